@@ -1,0 +1,121 @@
+"""The exact model of a small constrained MDP, as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+_PROBABILITY_TOLERANCE = 1e-9
+
+
+class ModelError(ValueError):
+    """An exact model that is not a constrained MDP (probabilities, shapes or numbers)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TabularModel:
+    """A finite constrained MDP, its transitions stored as sparse triples.
+
+    The K triples ``(pairs[k], next_states[k], probabilities[k])`` say that from the state-action pair
+    ``pairs[k] = state * num_actions + action`` the next state is ``next_states[k]`` with that probability.
+
+    Shapes: ``pairs``, ``next_states``, ``probabilities`` [K]; ``reward`` [S, A] and ``costs`` [p, S, A] are expected
+    one-step values; ``initial`` [S] is rho; ``absorbing`` [S] marks states in which an episode has ended.
+    """
+
+    pairs: IntArray
+    next_states: IntArray
+    probabilities: FloatArray
+    reward: FloatArray
+    costs: FloatArray
+    initial: FloatArray
+    absorbing: NDArray[np.bool_]
+    discount: float
+
+    def __post_init__(self) -> None:
+        states, actions = self.reward.shape
+        if self.costs.ndim != 3 or self.costs.shape[1:] != (states, actions):
+            raise ModelError(f"costs must have shape [p, {states}, {actions}], got {self.costs.shape}")
+        if self.initial.shape != (states,) or abs(float(self.initial.sum()) - 1.0) > _PROBABILITY_TOLERANCE:
+            raise ModelError(f"initial must be a distribution over {states} states")
+        if not 0.0 < self.discount < 1.0:
+            raise ModelError(f"discount must lie strictly between 0 and 1, got {self.discount}")
+        mass = np.bincount(self.pairs, weights=self.probabilities, minlength=states * actions)
+        wrong = np.flatnonzero(np.abs(mass - 1.0) > _PROBABILITY_TOLERANCE)
+        if wrong.size:
+            state, action = divmod(int(wrong[0]), actions)
+            raise ModelError(f"probabilities of state {state}, action {action} sum to {mass[wrong[0]]}, not 1")
+        for name in ("reward", "costs", "probabilities"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ModelError(f"{name} holds a value that is not finite")
+
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return int(self.reward.shape[0])
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return int(self.reward.shape[1])
+
+    @property
+    def num_costs(self) -> int:
+        """p."""
+        return int(self.costs.shape[0])
+
+    @property
+    def objectives(self) -> FloatArray:
+        """Reward and costs stacked, shape [1 + p, S, A], in the order of ``values``."""
+        return np.concatenate([self.reward[None], self.costs])
+
+
+def model_from_gymnasium(
+    table: dict[int, dict[int, list[tuple[float, int, float, bool]]]],
+    initial: FloatArray,
+    cost_of_transition: Any,
+    discount: float,
+    num_costs: int,
+) -> TabularModel:
+    """Read a toy-text environment's own table ``env.unwrapped.P`` into a :class:`TabularModel`.
+
+    ``cost_of_transition(state, next_state)`` gives the [p] costs of one transition. A state that a transition with
+    ``terminated`` enters is absorbing: it loops to itself without reward or cost (THEORY section 3).
+    """
+    states, actions = len(table), len(table[0])
+    entries: dict[tuple[int, int], float] = {}
+    reward = np.zeros((states, actions))
+    costs = np.zeros((num_costs, states, actions))
+    absorbing = np.zeros(states, dtype=np.bool_)
+    for by_action in table.values():
+        for outcomes in by_action.values():
+            for probability, next_state, _, terminated in outcomes:
+                if terminated and probability > 0.0:
+                    absorbing[next_state] = True
+    for state, by_action in table.items():
+        for action, outcomes in by_action.items():
+            pair = state * actions + action
+            if absorbing[state]:
+                entries[pair, state] = 1.0
+                continue
+            for probability, next_state, step_reward, _ in outcomes:
+                entries[pair, int(next_state)] = entries.get((pair, int(next_state)), 0.0) + probability
+                reward[state, action] += probability * step_reward
+                costs[:, state, action] += probability * cost_of_transition(state, int(next_state))
+    pairs, next_states = (np.array(column, dtype=np.int64) for column in zip(*entries, strict=True))
+    return TabularModel(
+        pairs=pairs,
+        next_states=next_states,
+        probabilities=np.fromiter(entries.values(), dtype=np.float64, count=len(entries)),
+        reward=reward,
+        costs=costs,
+        initial=np.asarray(initial, dtype=np.float64),
+        absorbing=absorbing,
+        discount=discount,
+    )
