@@ -83,7 +83,7 @@ def _solve(matrix: Any, right: FloatArray, *, transpose: bool = False) -> FloatA
     if matrix.shape[0] <= DENSE_STATES:
         dense = matrix.toarray()
         return np.asarray(np.linalg.solve(dense.T if transpose else dense, right))
-    return np.asarray(splu(matrix.tocsc()).solve(right, trans="T" if transpose else "N"))
+    return np.asarray(splu((matrix.T if transpose else matrix).tocsc()).solve(right))
 
 
 def _bellman_matrix(model: ExactModel, policy: FloatArray) -> Any:
@@ -172,5 +172,7 @@ def cost_range(model: ExactModel) -> CostRange:
     costs = range(1, 1 + model.tabular.num_costs)
     return CostRange(
         least=np.array([optimal_policy(model, objective=i).values[i] for i in costs]),
-        unconstrained=np.array([optimal_policy(model, objective=i, least_reward=best - slack).values[i] for i in costs]),
+        unconstrained=np.array(
+            [optimal_policy(model, objective=i, least_reward=best - slack).values[i] for i in costs]
+        ),
     )

@@ -196,7 +196,7 @@ def _drift_path(base: tuple[str, ...], seed: int, drift: int, steps: int) -> Ite
 
 
 def _change(desc: tuple[str, ...], count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Change ``count`` tiles, as evenly between new and removed holes as the map allows, so that maps stay comparable."""
+    """Change ``count`` tiles, half of them to holes and half from holes where it can, so that maps stay comparable."""
     tiles = np.array(list("".join(desc)))
     holes, frozen = np.flatnonzero(tiles == "H"), np.flatnonzero(tiles == "F")
     removed = count // 2 + (int(rng.integers(2)) if count % 2 else 0)

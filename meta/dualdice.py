@@ -1,0 +1,225 @@
+"""Tabular DualDICE in closed form (Nachum et al. 2019; THEORY section 3), and the diagnostics of each estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from policies.rollouts import Transitions
+from tasks.model import FloatArray
+
+_ROUNDING = 1e-6
+_HELD_OUT = 5
+"""Every fifth episode is held out for the Bellman-flow residual."""
+
+
+class DICESettings(BaseModel):
+    """How stationary distributions are estimated: the ``dice`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    estimator: Literal["dualdice_tabular"] = "dualdice_tabular"
+    """The estimator."""
+    ridge: float = Field(default=1e-12, ge=0.0)
+    """Ridge on nu where the policy reaches pairs without data; never used where the data covers the policy."""
+    max_missing_mass: float = Field(default=0.2, ge=0.0, le=1.0)
+    """An estimate that misses more than this share of the policy's mass fails its diagnostics."""
+    min_effective_sample_size: float = Field(default=0.001, ge=0.0, le=1.0)
+    """An estimate whose effective sample size is a smaller share of the data fails."""
+    max_negative_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """An estimate with a larger share of negative corrections fails."""
+    max_flow_residual: float = Field(default=1.0, gt=0.0)
+    """An estimate with a larger Bellman-flow residual on held-out episodes fails (0 is perfect, 2 the worst)."""
+    failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What tells whether an estimate is to be trusted.
+
+    ``mean_correction``: E_D[w], 1 when nothing is missing. ``effective_sample_size``: (sum w)^2 / sum w^2 / N.
+    ``negative_share``: samples with w < -1e-6 (beyond rounding). ``flow_residual``: L1 norm of the Bellman-flow
+    equation on held-out episodes, of an estimate made without them. ``missing_mass``: the policy's discounted mass on pairs without data.
+    ``regularized``: pairs without data were reached, so that the answer is a ridge-regularised least-squares one.
+    """
+
+    mean_correction: float
+    effective_sample_size: float
+    negative_share: float
+    flow_residual: float
+    missing_mass: float
+    regularized: bool
+
+    def failures(self, settings: DICESettings) -> tuple[str, ...]:
+        """Names of the diagnostics beyond their thresholds."""
+        failed = {
+            "missing_mass": self.missing_mass > settings.max_missing_mass,
+            "effective_sample_size": self.effective_sample_size < settings.min_effective_sample_size,
+            "negative_share": self.negative_share > settings.max_negative_share,
+            "flow_residual": not self.flow_residual <= settings.max_flow_residual,
+        }
+        return tuple(name for name, wrong in failed.items() if wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """A stationary-distribution estimate.
+
+    ``correction`` [N] is w = d^pi / d^D of every sample; ``pair_occupancy`` [S, A] the estimated d^pi(s,a) of states in
+    which the episode goes on, ``occupancy`` [S] its sum over actions (nu_hat); the rest of the mass is absorbed.
+    """
+
+    correction: FloatArray
+    pair_occupancy: FloatArray
+    diagnostics: Diagnostics
+
+    @property
+    def occupancy(self) -> FloatArray:
+        """nu_hat, [S]."""
+        return np.asarray(self.pair_occupancy.sum(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Aggregate:
+    """Aggregated transitions over the V visited pairs.
+
+    ``to_state`` [V, S] and ``absorption`` [V] are empirical next-state frequencies, ``successor`` [V, V] follows the
+    policy from there to visited pairs, ``first`` [S] is the empirical rho and ``initial`` [V] is mu_0.
+    """
+
+    visited: NDArray[np.int64]
+    counts: FloatArray
+    absorbing_count: float
+    to_state: sparse.csr_array
+    successor: sparse.csr_array
+    absorption: FloatArray
+    first: FloatArray
+    initial: FloatArray
+
+    @property
+    def total(self) -> float:
+        return float(self.counts.sum()) + self.absorbing_count
+
+
+def estimate(
+    data: Transitions, policy: FloatArray, discount: float, horizon: int, settings: DICESettings
+) -> Corrections:
+    """Estimate d^pi of ``policy`` [S, A] from transitions that any mixture of policies made.
+
+    With B = I - gamma P_hat^pi over visited pairs and d = diag(d^D): B' d B nu = (1 - gamma) mu_0, w = B nu (q = 2).
+    Transitions that terminate enter an absorbing state, where nu is 0 by convention; an episode that ended early counts
+    there until the horizon, so that E_D[w] = 1.
+    """
+    aggregate = _aggregate(data, policy, horizon)
+    solution = _solve(aggregate, discount, settings.ridge)
+    pair_occupancy = np.zeros(policy.size)
+    pair_occupancy[aggregate.visited] = solution
+    absorbed = _absorbed_mass(aggregate, solution, discount)
+    by_pair = np.zeros(policy.size)
+    by_pair[aggregate.visited] = solution * aggregate.total / aggregate.counts
+    correction = by_pair[_pairs(data, policy)]
+    missing = 1.0 - float(solution.sum()) - absorbed
+    squares = float((correction**2).sum())
+    squares += (absorbed * aggregate.total) ** 2 / aggregate.absorbing_count if aggregate.absorbing_count else 0.0
+    mean = float(solution.sum()) + absorbed
+    diagnostics = Diagnostics(
+        mean_correction=mean,
+        effective_sample_size=(mean * aggregate.total) ** 2 / squares / aggregate.total if squares > 0.0 else 0.0,
+        negative_share=float((correction < -_ROUNDING).mean()),
+        flow_residual=_held_out_residual(data, policy, discount, horizon, settings.ridge),
+        missing_mass=missing,
+        regularized=_uncovered(aggregate),
+    )
+    return Corrections(correction, pair_occupancy.reshape(policy.shape), diagnostics)
+
+
+def _pairs(data: Transitions, policy: FloatArray) -> NDArray[np.int64]:
+    return data.states.astype(np.int64) * policy.shape[1] + data.actions
+
+
+def _aggregate(data: Transitions, policy: FloatArray, horizon: int) -> _Aggregate:
+    states, actions = policy.shape
+    pair = _pairs(data, policy)
+    visited, position = np.unique(pair, return_inverse=True)
+    counts = np.bincount(position).astype(np.float64)
+    going_on = ~data.terminated
+    shape = (visited.size, states)
+    ones = np.ones(int(going_on.sum()))
+    sums = sparse.csr_array((ones, (position[going_on], data.next_states[going_on])), shape=shape)
+    to_state = sparse.csr_array(sparse.diags_array(1.0 / counts) @ sums)
+    state, action = np.divmod(visited, actions)
+    choose = sparse.csr_array((policy[state, action], (state, np.arange(visited.size))), shape=(states, visited.size))
+    starts = data.episode_starts
+    first = np.bincount(data.states[starts], minlength=states) / starts.sum()
+    ended = np.flatnonzero(data.terminated)
+    lengths = ended - np.flatnonzero(starts)[np.cumsum(starts)[ended] - 1] + 1
+    return _Aggregate(
+        visited=visited,
+        counts=counts,
+        absorbing_count=float((horizon - lengths).sum()),
+        to_state=to_state,
+        successor=sparse.csr_array(to_state @ choose),
+        absorption=np.bincount(position, weights=data.terminated, minlength=visited.size) / counts,
+        first=first,
+        initial=first[state] * policy[state, action],
+    )
+
+
+def _solve(aggregate: _Aggregate, discount: float, ridge: float) -> FloatArray:
+    """x = d * w over visited pairs, from the augmented form [-1/d, B; B', ridge I] [x; nu] = [0; (1-gamma) mu_0].
+
+    Eliminating x gives the normal equations (B' d B + ridge I) nu = (1 - gamma) mu_0 without squaring their condition
+    number. nu is 0 at pairs without data (and at the absorbing state), so B is square and the system regular.
+    """
+    size = aggregate.visited.size
+    identity = sparse.eye_array(size, format="csr")
+    bellman = identity - discount * aggregate.successor
+    right = (1.0 - discount) * aggregate.initial
+    if ridge == 0.0 or not _uncovered(aggregate):
+        return np.asarray(splu(bellman.T.tocsc()).solve(right))
+    weight = sparse.diags_array(-aggregate.total / aggregate.counts)
+    system = sparse.block_array([[weight, bellman], [bellman.T, ridge * identity]], format="csc")
+    return np.asarray(splu(system).solve(np.concatenate([np.zeros(size), right])))[:size]
+
+
+def _uncovered(aggregate: _Aggregate) -> bool:
+    """Whether the policy reaches a pair without data, at the start or after a visited pair."""
+    leaving = 1.0 - aggregate.absorption - np.asarray(aggregate.successor.sum(axis=1)).ravel()
+    return bool(leaving.max(initial=0.0) > 1e-12 or 1.0 - aggregate.initial.sum() > 1e-12)
+
+
+def _absorbed_mass(aggregate: _Aggregate, solution: FloatArray, discount: float) -> float:
+    """gamma / (1 - gamma) times the flow into the absorbing state."""
+    return float(discount / (1.0 - discount) * (aggregate.absorption @ solution))
+
+
+def _held_out_residual(data: Transitions, policy: FloatArray, discount: float, horizon: int, ridge: float) -> float:
+    """|| (1-gamma) mu_0 - E_held[ w(s,a) (e_(s,a) - gamma E_{a'~pi} e_(s',a')) ] ||_1, [S, A] unit vectors e.
+
+    w comes from four fifths of the episodes (0 where they have no data), the expectation is over the remaining fifth.
+    NaN where there are too few episodes to hold any out.
+    """
+    episode = np.cumsum(data.episode_starts) - 1
+    held = episode % _HELD_OUT == _HELD_OUT - 1
+    if not held.any() or held.all():
+        return float("nan")
+    fit = _aggregate(_subset(data, ~held), policy, horizon)
+    test = _aggregate(_subset(data, held), policy, horizon)
+    by_pair = np.zeros(policy.size)
+    by_pair[fit.visited] = _solve(fit, discount, ridge) * fit.total / fit.counts
+    mass = by_pair[test.visited] * test.counts / test.total
+    flow = -discount * (test.to_state.T @ mass)[:, None] * policy
+    flow -= (1.0 - discount) * test.first[:, None] * policy
+    flow.reshape(-1)[test.visited] += mass
+    return float(np.abs(flow).sum())
+
+
+def _subset(data: Transitions, keep: NDArray[np.bool_]) -> Transitions:
+    return Transitions(*(getattr(data, name)[keep] for name in Transitions.__slots__))

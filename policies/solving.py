@@ -1,0 +1,161 @@
+"""Solve one task from a given start and measure it: what a worker does, without knowing of workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.crpo import ExactEvaluator, Solution, WithinTaskSettings, solve
+from policies.empirical import empirical_model, evaluate_empirical
+from policies.exact import Evaluation, ExactModel, OptimalPolicy, evaluate, occupancy, optimal_policy
+from policies.rollouts import TabularRollouts, Transitions, concatenate
+from policies.softmax import logits_of
+from tasks.base import Task, TaskError, TaskFamily
+from tasks.model import FloatArray
+
+_CHOICE_STREAM = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is broadcast: ``initialization`` [S, A] (phi, probabilities) and ``learning_rates`` [1+p] (alpha)."""
+
+    initialization: FloatArray
+    learning_rates: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDataset:
+    """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""
+
+    task_index: int
+    transitions: Transitions
+    policy: FloatArray
+    start: Start
+    solution: Solution
+    discount: float
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A solved task, small enough to travel through the driver.
+
+    ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO
+    itself used. ``reference`` is the linear programme's optimum, or None without an exact model.
+    """
+
+    task: Task
+    solution: Solution
+    values: FloatArray
+    reference: OptimalPolicy | None
+    occupancy: FloatArray | None
+    env_steps: int
+    seconds: float
+
+    @property
+    def policy(self) -> FloatArray:
+        """pi_hat as probabilities, [S, A]."""
+        return np.exp(self.solution.logits)
+
+
+@dataclass(slots=True)
+class _Collector:
+    """Evaluates iterates for CRPO while keeping every transition seen."""
+
+    rollouts: TabularRollouts
+    settings: WithinTaskSettings
+    exact: ExactModel | None
+    discount: float
+    on_iteration: Callable[[int], None]
+    batches: list[Transitions]
+
+    def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
+        self.on_iteration(iteration)
+        self.batches.append(self.rollouts.collect(policy, iteration, self.settings.episodes_per_iteration))
+        return self.evaluate_last(policy)
+
+    def evaluate_last(self, policy: FloatArray) -> Evaluation:
+        if self.exact is not None:
+            return evaluate(self.exact, policy)
+        data = concatenate(self.batches)
+        shape = self.rollouts.num_states, self.rollouts.num_actions
+        return evaluate_empirical(empirical_model(data, *shape, self.discount), policy)
+
+
+def solve_task(
+    family: TaskFamily,
+    task: Task,
+    start: Start,
+    settings: WithinTaskSettings,
+    *,
+    collect: bool,
+    on_iteration: Callable[[int], None] = lambda iteration: None,
+) -> tuple[TaskResult, TaskDataset | None]:
+    """Solve ``task`` from ``start``; with ``collect`` also return the dataset for the meta-learner.
+
+    Raises:
+        TaskError: the environment breaks its contract, or exact evaluation is asked of a family without a model.
+    """
+    began = time.perf_counter()
+    tabular = family.model(task.parameters)
+    exact = None if tabular is None else ExactModel(tabular)
+    if settings.evaluation == "exact" and exact is None:
+        raise TaskError(f"task {task.label}: the family has no exact model; set within_task.evaluation to sampled")
+    rng = np.random.default_rng([task.seed, _CHOICE_STREAM])
+    limits, logits = np.array(task.limits), logits_of(start.initialization)
+    batches: list[Transitions] = []
+    if settings.evaluation == "exact" and not collect:
+        assert exact is not None
+        solution = solve(ExactEvaluator(exact), logits, start.learning_rates, limits, settings, family.discount, rng)
+    else:
+        rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
+        try:
+            _require_shape(task, rollouts, start)
+            known = exact if settings.evaluation == "exact" else None
+            collector = _Collector(rollouts, settings, known, family.discount, on_iteration, batches)
+            solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
+        finally:
+            rollouts.close()
+    result = _measure(task, exact, solution, settings, sum(map(len, batches)), time.perf_counter() - began)
+    if not collect:
+        return result, None
+    return result, TaskDataset(
+        task.index, concatenate(batches), result.policy, start, solution, family.discount, family.horizon
+    )
+
+
+def _measure(
+    task: Task,
+    exact: ExactModel | None,
+    solution: Solution,
+    settings: WithinTaskSettings,
+    env_steps: int,
+    seconds: float,
+) -> TaskResult:
+    if exact is None:
+        return TaskResult(task, solution, solution.values, None, None, env_steps, seconds)
+    values = solution.values
+    if settings.evaluation == "sampled":
+        values = np.array([evaluate(exact, np.exp(logits)).values for logits in solution.iterates])
+    return TaskResult(
+        task=task,
+        solution=solution,
+        values=values,
+        reference=optimal_policy(exact, np.array(task.limits)),
+        occupancy=occupancy(exact, np.exp(solution.logits)),
+        env_steps=env_steps,
+        seconds=seconds,
+    )
+
+
+def _require_shape(task: Task, rollouts: TabularRollouts, start: Start) -> None:
+    shape = rollouts.num_states, rollouts.num_actions
+    if start.initialization.shape != shape:
+        raise TaskError(
+            f"task {task.label}: the environment has {shape[0]} states and {shape[1]} actions, "
+            f"the policy start was learned for {start.initialization.shape}"
+        )

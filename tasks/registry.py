@@ -1,0 +1,85 @@
+"""Find a family by name or as ``package.module:ClassName`` and make it, with errors that say what is allowed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from tasks.base import TaskFamily
+from tasks.frozen_lake import FrozenLake
+
+BUILT_IN: dict[str, type[Any]] = {"frozen_lake": FrozenLake}
+
+_REQUIRED = ("cost_names", "discount", "horizon", "parameters", "make", "model", "limits")
+
+
+class FamilyError(ValueError):
+    """A family that cannot be found or made. ``field`` is the key of the family section that is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"family.{self.field}: {self.message}"
+
+
+def family_class(name: str) -> type[Any]:
+    """The class behind a built-in name or ``package.module:ClassName`` (found in the working directory too)."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    module_name, separator, class_name = name.partition(":")
+    if not separator or not module_name or not class_name:
+        raise FamilyError(
+            "name", f"no family is called {name!r}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName"
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise FamilyError("name", f"module {module_name!r} does not import: {type(error).__name__}: {error}") from error
+    try:
+        return getattr(module, class_name)  # type: ignore[no-any-return]
+    except AttributeError:
+        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}") from None
+
+
+def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, Any]) -> TaskFamily:
+    """Make a family from its name and its own parameters.
+
+    Raises:
+        FamilyError: it does not import, refuses a parameter, or lacks a part of the :class:`TaskFamily` protocol.
+    """
+    kind = family_class(name)
+    arguments = {"seed": seed, "num_tasks": num_tasks, **parameters}
+    _check_names(name, kind, arguments)
+    try:
+        family = kind(**arguments)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "name"
+        raise FamilyError(field, f"{first['msg']} (given: {first['input']!r})") from error
+    except Exception as error:
+        raise FamilyError("name", f"{name} could not be made: {type(error).__name__}: {error}") from error
+    missing = [part for part in _REQUIRED if not hasattr(family, part)]
+    if missing:
+        raise FamilyError("name", f"{name} lacks {', '.join(missing)}; see tasks.base.TaskFamily")
+    return family  # type: ignore[no-any-return]
+
+
+def _check_names(name: str, kind: type[Any], arguments: dict[str, Any]) -> None:
+    signature = inspect.signature(kind).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
+        return
+    for argument in arguments:
+        if argument not in signature:
+            allowed = ", ".join(sorted(signature))
+            raise FamilyError(argument, f"{name} has no such parameter; allowed: {allowed}")
