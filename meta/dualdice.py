@@ -46,8 +46,9 @@ class Diagnostics:
 
     ``mean_correction``: E_D[w], 1 when nothing is missing. ``effective_sample_size``: (sum w)^2 / sum w^2 / N.
     ``negative_share``: samples with w < -1e-6 (beyond rounding). ``flow_residual``: L1 norm of the Bellman-flow
-    equation on held-out episodes, of an estimate made without them. ``missing_mass``: the policy's discounted mass on pairs without data.
-    ``regularized``: pairs without data were reached, so that the answer is a ridge-regularised least-squares one.
+    equation on held-out episodes, of an estimate made without them. ``missing_mass``: the policy's discounted mass on
+    pairs without data. ``regularized``: pairs without data were reached, so that the answer is a ridge-regularised
+    least-squares one.
     """
 
     mean_correction: float

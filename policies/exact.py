@@ -145,7 +145,7 @@ def optimal_policy(
         raise InfeasibleError("no policy keeps every cost under its limit")
     if result.status != 0:
         raise RuntimeError(f"the occupancy linear programme failed: {result.message}")
-    return _from_occupancy(model, np.maximum(result.x, 0.0).reshape(states, actions))
+    return _from_occupancy(model, np.maximum(np.asarray(result.x), 0.0).reshape(states, actions))
 
 
 def _from_occupancy(model: ExactModel, pair_occupancy: FloatArray) -> OptimalPolicy:

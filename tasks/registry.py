@@ -47,7 +47,7 @@ def family_class(name: str) -> type[Any]:
     except Exception as error:
         raise FamilyError("name", f"module {module_name!r} does not import: {type(error).__name__}: {error}") from error
     try:
-        return getattr(module, class_name)  # type: ignore[no-any-return]
+        return getattr(module, class_name)
     except AttributeError:
         raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}") from None
 
@@ -72,7 +72,7 @@ def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, A
     missing = [part for part in _REQUIRED if not hasattr(family, part)]
     if missing:
         raise FamilyError("name", f"{name} lacks {', '.join(missing)}; see tasks.base.TaskFamily")
-    return family  # type: ignore[no-any-return]
+    return family
 
 
 def _check_names(name: str, kind: type[Any], arguments: dict[str, Any]) -> None:
