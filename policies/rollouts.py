@@ -180,6 +180,13 @@ class TabularRollouts:
         return f"task {self._task.label}, iteration {iteration}, episode {episode}, step {time}"
 
 
+def discrete_shape(family: TaskFamily, task: Task) -> tuple[int, int]:
+    """(S, A) of the environment of ``task``."""
+    rollouts = TabularRollouts(family, task, num_copies=1)
+    rollouts.close()
+    return rollouts.num_states, rollouts.num_actions
+
+
 def _discrete(task: Task, name: str, space: gymnasium.Space[Any]) -> int:
     if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
         raise EnvironmentContractError(f"task {task.label}: {name} must be Discrete(n) starting at 0, got {space}")

@@ -27,6 +27,12 @@ class Start:
     learning_rates: FloatArray
 
 
+def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
+    """The linear programme's optimum of ``task`` (pi*, nu*, J*), or None without an exact model."""
+    model = family.model(task.parameters)
+    return None if model is None else optimal_policy(ExactModel(model), np.array(task.limits))
+
+
 @dataclass(frozen=True, slots=True)
 class TaskDataset:
     """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""

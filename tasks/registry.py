@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,20 @@ def family_class(name: str) -> type[Any]:
         return getattr(module, class_name)
     except AttributeError:
         raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}") from None
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """How to make a family anywhere: what travels to a worker instead of the family itself."""
+
+    name: str
+    seed: int
+    num_tasks: int
+    parameters: dict[str, Any]
+
+    def make(self) -> TaskFamily:
+        """Make the family (see :func:`make_family`)."""
+        return make_family(self.name, seed=self.seed, num_tasks=self.num_tasks, parameters=self.parameters)
 
 
 def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, Any]) -> TaskFamily:

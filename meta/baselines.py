@@ -1,0 +1,180 @@
+"""The baselines and meta_srl as starts for a new task, compared on held-out tasks (THEORY section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from meta.evaluation import Interval, interval, measure
+from meta.pool import Pool
+from meta.updates import shrink
+from policies.crpo import WithinTaskSettings
+from policies.solving import Start, TaskResult
+from tasks.base import Task
+from tasks.model import FloatArray
+
+Method = Literal["random", "pretrained", "simple_average", "fal", "meta_srl", "oracle"]
+
+
+class EvaluationSettings(BaseModel):
+    """How starts are judged: the ``evaluation`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    methods: tuple[Method, ...] = ("random", "fal", "oracle", "meta_srl")
+    """Methods that `train` evaluates beside each other; `compare` always runs all of them."""
+    num_test_tasks: int = Field(default=20, gt=0)
+    """Held-out tasks, for each seed."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = tuple(range(10))
+    """Seeds of `compare`; each draws its own tasks."""
+    rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    """Learning rates from which every baseline gets the best one on training tasks."""
+    grid_tasks: int = Field(default=24, gt=0)
+    """Training tasks (the first ones) on which the rate is chosen, by the mean score."""
+    pretrain_iterations: int = Field(default=300, gt=0)
+    """CRPO iterations of the one task of `pretrained`."""
+    num_segments: int = Field(default=8, gt=0)
+    """Segments of the training sequence, each with a comparator of its own, for the task-relatedness V_psi^2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What baselines are made from: a pool, the training tasks and the shared settings."""
+
+    pool: Pool
+    tasks: Sequence[Task]
+    within: WithinTaskSettings
+    evaluation: EvaluationSettings
+    shrinkage: float
+    shape: tuple[int, int]
+    num_costs: int
+
+    @property
+    def uniform(self) -> FloatArray:
+        """The uniform policy, [S, A]."""
+        return np.full(self.shape, 1.0 / self.shape[1])
+
+    @property
+    def grid_tasks(self) -> Sequence[Task]:
+        """The training tasks on which rates are chosen."""
+        return self.tasks[: self.evaluation.grid_tasks]
+
+    def fixed(self, initialization: FloatArray, rate: float) -> Start:
+        """A start with one rate for every objective."""
+        return Start(initialization, np.full(1 + self.num_costs, rate))
+
+    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTaskSettings | None = None) -> list[TaskResult]:
+        """Solve tasks without collecting datasets; results in task order."""
+        solved = self.pool.solve(tasks, start, within or self.within, collect=False)
+        return sorted((item.result for item in solved), key=lambda result: result.task.index)
+
+    def best_rate(self, initialization: FloatArray) -> Start:
+        """The start with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
+        scores = [
+            mean_score(self.solve(self.grid_tasks, self.fixed(initialization, rate)))
+            for rate in self.evaluation.rate_grid
+        ]
+        return self.fixed(initialization, self.evaluation.rate_grid[int(np.argmin(scores))])
+
+
+def mean_score(results: Sequence[TaskResult]) -> float:
+    """Mean score of solved tasks: the one number by which rates are chosen, see :class:`Measures`."""
+    return float(np.mean([measure(result).score for result in results]))
+
+
+def random_start(bench: Bench) -> Start:
+    """The uniform policy with the grid's best rate."""
+    return bench.best_rate(bench.uniform)
+
+
+def pretrained_start(bench: Bench) -> Start:
+    """CRPO's policy of the first training task after many iterations, at the random start's rate; then its own rate."""
+    longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
+    (result,) = bench.solve(bench.tasks[:1], random_start(bench), longer)
+    return bench.best_rate(shrink(result.policy, bench.shrinkage))
+
+
+def simple_average_start(bench: Bench) -> Start:
+    """Plain average of the policies of all training tasks, each solved from the random start."""
+    results = bench.solve(bench.tasks, random_start(bench))
+    return bench.best_rate(shrink(np.mean([result.policy for result in results], axis=0), bench.shrinkage))
+
+
+def fal_start(bench: Bench, tasks_per_round: int) -> Start:
+    """Follow the average leader with the grid's rate of least mean score in the later half of the grid tasks."""
+
+    def follow(tasks: Sequence[Task], rate: float) -> tuple[Start, list[TaskResult]]:
+        start, total, results = bench.fixed(bench.uniform, rate), np.zeros(bench.shape), []
+        for begin in range(0, len(tasks), tasks_per_round):
+            solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
+            results += solved
+            total = total + np.sum([result.policy for result in solved], axis=0)
+            start = bench.fixed(shrink(total / len(results), bench.shrinkage), rate)
+        return start, results
+
+    grid, half = bench.evaluation.rate_grid, len(bench.grid_tasks) // 2
+    scores = [mean_score(follow(bench.grid_tasks, rate)[1][half:]) for rate in grid]
+    return follow(bench.tasks, grid[int(np.argmin(scores))])[0]
+
+
+def oracle_start(bench: Bench, comparator: FloatArray) -> Start:
+    """The minimiser of D*^2 over the true optimal policies of the training tasks, [S, A]; best rate of the grid."""
+    return bench.best_rate(shrink(comparator, bench.shrinkage))
+
+
+def make_starts(
+    methods: Sequence[Method],
+    bench: Bench,
+    tasks_per_round: int,
+    comparator: FloatArray | None,
+    meta_srl: Callable[[], Start],
+) -> dict[str, Start]:
+    """The start of every method; ``oracle`` is left out where there is no exact model (``comparator`` None)."""
+    makers: dict[str, Callable[[], Start]] = {
+        "random": lambda: random_start(bench),
+        "pretrained": lambda: pretrained_start(bench),
+        "simple_average": lambda: simple_average_start(bench),
+        "fal": lambda: fal_start(bench, tasks_per_round),
+        "meta_srl": meta_srl,
+    }
+    if comparator is not None:
+        makers["oracle"] = lambda: oracle_start(bench, comparator)
+    return {method: makers[method]() for method in methods if method in makers}
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A start on held-out tasks. Intervals are over tasks; curves [M+1] and [M+1, p] are means over tasks.
+
+    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`.
+    """
+
+    gap: Interval
+    violation: Interval
+    violation_during: Interval
+    learning_rates: tuple[float, ...]
+    reward_curve: FloatArray
+    cost_curve: FloatArray
+    score: float
+
+
+def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTaskSettings) -> HeldOut:
+    """Solve held-out ``tasks`` from ``start`` and summarise."""
+    results = sorted(
+        (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
+    )
+    measures = [measure(result) for result in results]
+    values = np.mean([result.values for result in results], axis=0)
+    return HeldOut(
+        gap=interval([item.gap for item in measures]),
+        violation=interval([float(item.violation.mean()) for item in measures]),
+        violation_during=interval([float(item.violation_during.mean()) for item in measures]),
+        learning_rates=tuple(float(rate) for rate in start.learning_rates),
+        reward_curve=values[:, 0],
+        cost_curve=values[:, 1:],
+        score=float(np.mean([item.score for item in measures])),
+    )

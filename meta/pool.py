@@ -1,0 +1,138 @@
+"""The pool of workers that the loop sees, and the pool that runs in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from meta.dualdice import DICESettings
+from meta.learner import Contribution, MetaSettings, MetaState, contribution, update
+from policies.crpo import WithinTaskSettings
+from policies.exact import OptimalPolicy
+from policies.limits import draw_task
+from policies.solving import Start, TaskDataset, TaskResult, reference_solution, solve_task
+from tasks.base import Split, Task
+from tasks.registry import FamilySpec
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A finished task: its small result, and an opaque handle on its dataset (None where none was collected)."""
+
+    result: TaskResult
+    dataset: Any
+
+
+class DatasetLostError(RuntimeError):
+    """A dataset vanished before the meta-learner read it; its task must be solved again."""
+
+
+class Pool(Protocol):
+    """Workers that draw and solve tasks of one family at a time."""
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks solved at the same time."""
+
+    def use(self, family: FamilySpec) -> None:
+        """Turn to another family (or another seed of the same)."""
+
+    def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
+        """Draw tasks, in the order of ``indices``."""
+
+    def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
+        """The exact solutions, in the order of ``tasks``."""
+
+    def solve(
+        self, tasks: Sequence[Task], start: Start, settings: WithinTaskSettings, *, collect: bool
+    ) -> Iterator[Solved]:
+        """Solve tasks from one start, yielding them in the order they finish."""
+
+    def release(self, dataset: Any) -> None:
+        """Let go of a dataset."""
+
+
+class Learner(Protocol):
+    """The meta-learner as the loop sees it."""
+
+    def restore(self, state: MetaState) -> None:
+        """Go on from ``state``."""
+
+    def estimate(self, dataset: Any) -> Contribution:
+        """Run DICE on the dataset behind the handle.
+
+        Raises:
+            DatasetLostError: it is gone.
+        """
+
+    def update(self, contributions: Sequence[Contribution]) -> MetaState:
+        """One online step on the losses of a round; the new state."""
+
+
+class LocalPool:
+    """Everything in this process, one task after the other; what a debugger wants."""
+
+    def __init__(self, family: FamilySpec) -> None:
+        self.use(family)
+
+    @property
+    def num_workers(self) -> int:
+        """One."""
+        return 1
+
+    def use(self, family: FamilySpec) -> None:
+        """Turn to another family."""
+        self._spec = family
+        self._family = family.make()
+
+    def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
+        """Draw tasks in order."""
+        with threadpool_limits(1):
+            return [draw_task(self._family, self._spec.name, self._spec.seed, split, index) for index in indices]
+
+    def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
+        """Exact solutions in order."""
+        for task in tasks:
+            with threadpool_limits(1):
+                solution = reference_solution(self._family, task)
+            yield solution
+
+    def solve(
+        self, tasks: Sequence[Task], start: Start, settings: WithinTaskSettings, *, collect: bool
+    ) -> Iterator[Solved]:
+        """Solve tasks in order; the handle is the dataset itself."""
+        for task in tasks:
+            with threadpool_limits(1):
+                result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+            yield Solved(result, dataset)
+
+    def release(self, dataset: Any) -> None:
+        """Nothing to do: the garbage collector owns the dataset."""
+
+
+class LocalLearner:
+    """The meta-learner in this process."""
+
+    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
+        self._meta, self._dice, self._num_iterations = meta, dice, num_iterations
+        self._state: MetaState | None = None
+
+    def restore(self, state: MetaState) -> None:
+        """Go on from ``state``."""
+        self._state = state
+
+    def estimate(self, dataset: TaskDataset) -> Contribution:
+        """Run DICE on the dataset."""
+        with threadpool_limits(1):
+            return contribution(dataset, self._dice, self._meta)
+
+    def update(self, contributions: Sequence[Contribution]) -> MetaState:
+        """One online step."""
+        if self._state is None:
+            raise RuntimeError("restore a state before the first update")
+        with threadpool_limits(1):
+            self._state = update(self._state, contributions, self._meta, self._num_iterations)
+        return self._state

@@ -1,0 +1,66 @@
+"""A row of ``tasks.csv``: what is measured of one training task, flat; docs/metrics.md explains each column."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from meta.evaluation import gap_bound, inexactness, measure
+from meta.learner import Contribution, MetaState
+from policies.crpo import REWARD_BRANCH
+from policies.solving import TaskResult
+
+Value = float | int | str | bool
+Row = dict[str, Value]
+
+
+def task_row(result: TaskResult, item: Contribution, state: MetaState) -> Row:
+    """Flatten a solved task; ``state`` is the one it started from."""
+    solution, task = result.solution, result.task
+    measures = measure(result)
+    row: Row = {
+        "task_index": task.index,
+        "round": state.num_rounds,
+        "seed": task.seed,
+        "gap": measures.gap,
+        "score": measures.score,
+        "gap_bound": gap_bound(result),
+        "reward_start": float(result.values[0, 0]),
+        "reward": float(result.values[solution.output, 0]),
+        "reward_optimum": float("nan") if result.reference is None else float(result.reference.values[0]),
+        "output_iteration": solution.output,
+        "feasible": solution.feasible,
+        "reward_steps": int((solution.branches == REWARD_BRANCH).sum()),
+        "f_hat": item.loss,
+        "weight": item.weight,
+        "failed_diagnostics": " ".join(item.failures),
+        "env_steps": result.env_steps,
+        "seconds": result.seconds,
+    }
+    for i, limit in enumerate(task.limits):
+        row |= {
+            f"limit_{i + 1}": limit,
+            f"cost_start_{i + 1}": float(result.values[0, 1 + i]),
+            f"cost_{i + 1}": float(result.values[solution.output, 1 + i]),
+            f"violation_{i + 1}": float(measures.violation[i]),
+            f"violation_during_{i + 1}": float(measures.violation_during[i]),
+        }
+    for i, curvature in enumerate(item.curvature):
+        row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(state.learning_rates[i])}
+    row |= {f"dice_{name}": value for name, value in dataclasses.asdict(item.diagnostics).items()}
+    split = inexactness(result, item, state.initialization)
+    if split is not None:
+        row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}
+    return row
+
+
+def column(rows: list[Row], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """One numeric column of rows, [T]."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def cost_columns(rows: list[Row], prefix: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Columns ``prefix_1`` to ``prefix_p`` of rows, [T, p]."""
+    count = sum(name.startswith("limit_") for name in rows[0])
+    return np.stack([column(rows, f"{prefix}_{i + 1}") for i in range(count)], axis=1)
