@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from meta.learner import Contribution, MetaState
-from meta.pool import DatasetLostError, Learner, Pool, Solved
+from meta.pool import DatasetLostError, Learner, Pool
 from meta.records import Row, task_row
 from policies.crpo import WithinTaskSettings
+from policies.solving import TaskResult
 from tasks.base import Task
 
 
@@ -24,7 +25,7 @@ class Finished:
 class Tracker(Protocol):
     """Who looks on: checkpoints, experiment tracking, progress bars."""
 
-    def task_finished(self, finished: Finished, solved: Solved) -> None:
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """A task is solved and estimated (called in the order tasks finish)."""
 
     def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
@@ -84,8 +85,6 @@ def _solve_round(
                 item = learner.estimate(solved.dataset)
             except DatasetLostError:
                 continue
-            pool.release(solved.dataset)
-            row = task_row(solved.result, item, state)
-            finished[solved.result.task.index] = done = Finished(row, item)
+            finished[solved.result.task.index] = done = Finished(task_row(solved.result, item, state), item)
             for tracker in trackers:
-                tracker.task_finished(done, solved)
+                tracker.task_finished(done, solved.result)

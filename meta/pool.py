@@ -20,7 +20,10 @@ from tasks.registry import FamilySpec
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """A finished task: its small result, and an opaque handle on its dataset (None where none was collected)."""
+    """A finished task: its small result, and an opaque handle on its dataset (None where none was collected).
+
+    A dataset is released by dropping the last handle on it: nobody may keep one after its estimate.
+    """
 
     result: TaskResult
     dataset: Any
@@ -50,9 +53,6 @@ class Pool(Protocol):
         self, tasks: Sequence[Task], start: Start, settings: WithinTaskSettings, *, collect: bool
     ) -> Iterator[Solved]:
         """Solve tasks from one start, yielding them in the order they finish."""
-
-    def release(self, dataset: Any) -> None:
-        """Let go of a dataset."""
 
 
 class Learner(Protocol):
@@ -108,9 +108,6 @@ class LocalPool:
             with threadpool_limits(1):
                 result, dataset = solve_task(self._family, task, start, settings, collect=collect)
             yield Solved(result, dataset)
-
-    def release(self, dataset: Any) -> None:
-        """Nothing to do: the garbage collector owns the dataset."""
 
 
 class LocalLearner:

@@ -23,6 +23,7 @@ FAULTS = (
     "three_costs",
     "cost_not_a_number",
     "infinite_cost",
+    "cost_is_text",
     "reward_not_a_number",
     "observation_too_large",
     "observation_negative",
@@ -82,6 +83,7 @@ class Faulty(gymnasium.Wrapper[Any, Any, Any, Any]):
             "three_costs": {"cost": [1.0, 1.0, 1.0]},
             "cost_not_a_number": {"cost": [0.0, float("nan")]},
             "infinite_cost": {"cost": [float("inf"), 0.0]},
+            "cost_is_text": {"cost": ["low", "high"]},
         }.get(self._fault, info)
         if self._fault == "reward_not_a_number":
             reward = float("nan")

@@ -1,0 +1,89 @@
+"""``metasrl adapt``: solve an unseen task from a learned start, beside the random start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from distributed.checkpoints import write_atomically
+from distributed.config import ConfigurationError
+from distributed.console import Console
+from distributed.run_directory import load_final_state, load_run_config, load_summary
+from meta.evaluation import measure
+from meta.pool import LocalPool
+from meta.report import plot_adaptation
+from policies.crpo import REWARD_BRANCH
+from policies.solving import Start, TaskResult
+
+_FIRST_NEW_INDEX = 2**20
+"""Tasks drawn by --task-seed have indices from here on, so that they are none of a run's held-out tasks."""
+
+
+def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console: Console) -> str:
+    """Solve the task in this process; write the curve to ``adapt/`` in the run directory; return a Markdown table.
+
+    Raises:
+        ConfigurationError: the directory holds no finished run.
+    """
+    config = load_run_config(run_dir)
+    state = load_final_state(run_dir, config, console.say)
+    random = load_summary(run_dir)["test"].get("random")
+    if random is None:
+        raise ConfigurationError(
+            f"{run_dir}: evaluation.methods had no random start to compare with; add it and resume"
+        )
+    pool = LocalPool(config.experiment.family)
+    index = _FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
+    (task,) = pool.draw("test", [index])
+    uniform = np.full_like(state.initialization, 1.0 / state.initialization.shape[1])
+    starts = {"random": Start(uniform, np.array(random["learning_rates"])), "meta_srl": state.start}
+    results = {
+        name: next(iter(pool.solve([task], start, config.within_task, collect=False))).result
+        for name, start in starts.items()
+    }
+    curves = {
+        name: {"reward_curve": result.values[:, 0].tolist(), "cost_curve": result.values[:, 1:].tolist()}
+        for name, result in results.items()
+    }
+    folder = run_dir / "adapt"
+    folder.mkdir(exist_ok=True)
+    figure = plot_adaptation(curves, task.limits[0])
+    path = folder / f"{task.split}-{task.index}.png"
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    policy = folder / f"{task.split}-{task.index}-policy.csv"
+    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in results["meta_srl"].policy)
+    write_atomically(policy, f"{rows}\n".encode())
+    console.say(f"plot: {path}\nadapted policy (a row a state): {policy}")
+    return _table(results)
+
+
+def _table(results: dict[str, TaskResult]) -> str:
+    task = next(iter(results.values())).task
+    lines = [f"Task {task.label}, limits {[round(limit, 4) for limit in task.limits]}", ""]
+    lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
+    lines.append("|---" * (1 + 3 * len(results)) + "|")
+    count = len(next(iter(results.values())).values)
+    for iteration in range(count):
+        cells = [str(iteration)]
+        for result in results.values():
+            cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
+            cells += [f"{result.values[iteration, 0]:.4f}", cost, _step(result, iteration)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for name, result in results.items():
+        measures = measure(result)
+        lines.append(
+            f"- {name}: gap {measures.gap:.4f}, violation of the output {measures.violation.round(4).tolist()}, "
+            f"during adaptation {measures.violation_during.round(4).tolist()} (output: iterate {result.solution.output})"
+        )
+    return "\n".join(lines)
+
+
+def _step(result: TaskResult, iteration: int) -> str:
+    if iteration >= result.solution.branches.size:
+        return "end"
+    branch = int(result.solution.branches[iteration])
+    return "reward" if branch == REWARD_BRANCH else f"cost {branch}"

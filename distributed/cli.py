@@ -1,0 +1,176 @@
+"""The ``metasrl`` command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+import distributed
+from distributed.config import ConfigurationError, RunConfig, dotted_fields, load_config
+from distributed.console import Console
+
+_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+_EPILOG = "Every key of the run file can be given as --dotted.key value: " + ", ".join(
+    key for key, _, _ in dotted_fields()
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Meta-safe reinforcement learning: learn, across tasks, starts from which new constrained tasks are solved.",
+)
+RunFile = Annotated[Path, typer.Argument(help="Run file (YAML), for instance deploy/runs/frozen_lake.yaml.")]
+RunDir = Annotated[Path, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>.")]
+
+
+@app.command(context_settings=_OVERRIDES, epilog=_EPILOG)
+def train(
+    context: typer.Context,
+    run_file: RunFile,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an earlier run directory.")] = None,
+) -> None:
+    """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
+    from distributed.train import report_lines, run
+    from meta.report import warnings_of
+
+    console = Console()
+    config = load_config(run_file, _overrides(context))
+    summary = run(config, console, resume)
+    console.result(report_lines(summary))
+    for warning in warnings_of(summary):
+        console.warn(warning)
+
+
+@app.command(context_settings=_OVERRIDES, epilog=_EPILOG)
+def compare(
+    context: typer.Context,
+    run_file: RunFile,
+    results: Annotated[Path | None, typer.Option(help="Also write a page (Markdown) and its plots here.")] = None,
+) -> None:
+    """Compare all baselines and meta_srl on the same tasks, for every seed of evaluation.seeds."""
+    from distributed.compare import compare as run_comparison
+
+    console = Console()
+    config = load_config(run_file, _overrides(context))
+    console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}"))
+
+
+@app.command()
+def adapt(
+    run_dir: RunDir,
+    task_index: Annotated[int | None, typer.Option(min=0, help="Which held-out task.")] = None,
+    task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
+) -> None:
+    """Solve an unseen task from the learned start; print and plot the curve beside the random start."""
+    from distributed.adapt import adapt as run_adaptation
+
+    if task_index is not None and task_seed is not None:
+        raise ConfigurationError("give --task-index or --task-seed, not both")
+    console = Console()
+    console.result(run_adaptation(run_dir, task_index, task_seed, console))
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """Print the result tables of a run and draw its plots again."""
+    from distributed.run_directory import load_summary, read_rows
+    from distributed.train import report_lines
+    from meta.report import warnings_of, write_plots
+
+    console = Console()
+    summary = load_summary(run_dir)
+    rows = read_rows(run_dir / "tasks.csv")
+    paths = write_plots(run_dir / "plots", rows, summary["test"], summary["limits_mean"][0])
+    console.result(report_lines(summary))
+    for warning in warnings_of(summary):
+        console.warn(warning)
+    console.say(f"plots: {', '.join(str(path) for path in paths)}")
+
+
+@app.command()
+def families() -> None:
+    """List the built-in families of tasks and their parameters."""
+    from tasks.registry import BUILT_IN
+
+    console = Console()
+    for name, kind in BUILT_IN.items():
+        lines = [
+            f"## {name}",
+            "",
+            (kind.__doc__ or "").strip(),
+            "",
+            "| parameter | default | meaning |",
+            "|---|---|---|",
+        ]
+        lines += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in dotted_fields(kind)]
+        console.result("\n".join(lines))
+    console.result("Your own: `family.name: package.module:ClassName` (see docs/families.md).")
+
+
+def _overrides(context: typer.Context) -> list[tuple[str, str]]:
+    """``--dotted.key value`` and ``--dotted.key=value`` pairs that typer left over."""
+    words, pairs = list(context.args), []
+    while words:
+        word = words.pop(0)
+        key, separator, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key.split(".")[0] not in RunConfig.model_fields:
+            sections = ", ".join(RunConfig.model_fields)
+            raise ConfigurationError(f"{word}: unknown option; settings are --section.key value, sections: {sections}")
+        if not separator:
+            if not words:
+                raise ConfigurationError(f"{word}: needs a value")
+            value = words.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def _require_own_package() -> None:
+    """``distributed`` is also the name of Dask's package: make sure that this one is in use."""
+    if not (Path(distributed.__file__).parent / "meta_learner.py").is_file():
+        raise ConfigurationError(
+            f"the package `distributed` at {distributed.__file__} is not metasrl's (Dask has one of that name): "
+            "use an environment without dask.distributed, or start from the metasrl checkout"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Exit codes: 0 good, 1 the run failed, 2 bad usage or configuration, 143 stopped."""
+    from tasks.base import TaskError
+
+    console = Console()
+    try:
+        _require_own_package()
+        command: Any = typer.main.get_command(app)
+        code = command.main(args=arguments, prog_name="metasrl", standalone_mode=False)
+    except ConfigurationError as error:
+        console.fail(str(error))
+        sys.exit(2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            console.fail(escape(error.format_message()))
+            sys.exit(2)
+        if not isinstance(error, TaskError):
+            console.error.print_exception()
+        console.fail(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    except BaseException as error:
+        from distributed.train import STOPPED_EXIT_CODE, Stopped
+
+        if not isinstance(error, Stopped):
+            raise
+        console.say("stopped; every finished task is kept, --resume goes on with it")
+        sys.exit(STOPPED_EXIT_CODE)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""``metasrl compare``: every method on the same tasks and seeds, with intervals over the seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from distributed.checkpoints import write_atomically
+from distributed.config import RunConfig
+from distributed.console import Console
+from distributed.run_directory import RunDirectory
+from distributed.tracking import git_commit
+from distributed.train import Workplace, stop_on_sigterm, workplace
+from meta.baselines import Method
+from meta.evaluation import interval, ratio_interval
+from meta.experiment import compare_starts, draw, measure_similarity
+from meta.learner import MetaState
+from meta.loop import Position, TrainingPlan, train
+from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, plot_adaptation, plot_held_out, similarity_json
+
+MEASURES = ("gap", "violation", "violation_during_adaptation")
+
+
+def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
+    """Run the comparison; returns its tables as Markdown. Each finished seed is kept in ``seeds/``."""
+    named = config.model_copy(update={"name": f"{config.name}-compare"})
+    directory = RunDirectory.create(named)
+    console.say(f"comparison directory: {directory.path}")
+    (directory.path / "seeds").mkdir()
+    cells = []
+    with workplace(config, console.say) as place, stop_on_sigterm():
+        for number, seed in enumerate(config.evaluation.seeds):
+            cell = _one_seed(config.model_copy(update={"seed": seed}), place)
+            write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
+            cells.append(cell)
+            gaps = ", ".join(f"{name} {entry['gap']['mean']:.4f}" for name, entry in cell["test"].items())
+            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): gap {gaps}")
+    summary = summarise(cells, config)
+    directory.write_summary(summary)
+    _plot(summary, directory.path / "plots")
+    page = _page(config, summary, command)
+    if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        _plot(summary, results.with_suffix(""))
+        pictures = "\n".join(f"\n![{name}]({results.stem}/{name}.png)" for name in ("held_out", "adaptation"))
+        results.write_text(f"{page}\n{pictures}\n", encoding="utf-8")
+    return page
+
+
+def _one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    experiment = config.experiment
+    drawn = draw(place.pool, experiment)
+    position = Position(drawn.initial_state(experiment.meta))
+    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+    state: MetaState = train(plan, place.pool, place.learner, [], position)
+    similar = measure_similarity(place.pool, experiment, drawn)
+    methods: Sequence[Method] = get_args(Method)
+    held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+    return {
+        "seed": config.seed,
+        "similarity": similarity_json(similar),
+        "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
+        "meta_state_sha256": state.sha256(),
+        "test": {name: held_out_json(entry) for name, entry in held_out.items()},
+    }
+
+
+def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
+    """Means over seeds with 95 % intervals; ratios to ``random`` and differences to ``fal`` are paired by seed."""
+    names = list(cells[0]["test"])
+    means = {
+        name: {key: np.array([cell["test"][name][key]["mean"] for cell in cells], dtype=np.float64) for key in MEASURES}
+        for name in names
+    }
+    test: dict[str, Any] = {}
+    for name in names:
+        entries = [cell["test"][name] for cell in cells]
+        test[name] = {key: interval(means[name][key]).as_json() for key in MEASURES}
+        test[name] |= {key: np.mean([entry[key] for entry in entries], axis=0).tolist() for key in _CURVES}
+        for other, measure in (("random", _ratio), ("oracle", _ratio), ("fal", _difference)):
+            if other in names and name != other:
+                key = f"{'minus' if measure is _difference else 'ratio_to'}_{other}"
+                test[name][key] = {item: measure(means[name][item], means[other][item]) for item in MEASURES}
+    similarities = [cell["similarity"] for cell in cells if cell["similarity"] is not None]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "family": config.family.name,
+        "evaluation": config.within_task.evaluation,
+        "num_iterations": config.within_task.num_iterations,
+        "num_tasks": config.family.num_tasks,
+        "num_test_tasks": config.evaluation.num_test_tasks,
+        "seeds": [cell["seed"] for cell in cells],
+        "task_similarity": interval([item["task_similarity"] for item in similarities]).as_json(),
+        "limits_mean": np.mean([cell["limits_mean"] for cell in cells], axis=0).tolist(),
+        "test": test,
+    }
+
+
+_CURVES = ("reward_curve", "cost_curve")
+
+
+def _ratio(top: Any, bottom: Any) -> dict[str, object] | None:
+    if not (np.isfinite(top).all() and np.isfinite(bottom).all() and (bottom > 0.0).all()) or top.size < 3:
+        return None
+    return ratio_interval(top, bottom).as_json()
+
+
+def _difference(first: Any, second: Any) -> dict[str, object]:
+    return interval(first - second).as_json()
+
+
+def _plot(summary: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = summary["limits_mean"][0]
+    for name, figure in (
+        ("held_out", plot_held_out(summary["test"])),
+        ("adaptation", plot_adaptation(summary["test"], limit)),
+    ):
+        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+
+
+def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
+    lines = [
+        f"# {config.name}: all methods on the same held-out tasks",
+        "",
+        f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
+        f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
+        f"{summary['num_iterations']} policy updates, {summary['evaluation']} evaluation. "
+        f"D*^2 = {_told(summary['task_similarity'])}; mean limit {summary['limits_mean'][0]:.3f}. "
+        "Means and 95 % intervals over seeds.",
+        "",
+        markdown_table(summary["test"]),
+        "",
+        "Ratios to `random` and to `oracle` (paired bootstrap over seeds), differences to `fal` (paired t):",
+        "",
+        "| method | gap / random's | violation during / random's | gap / oracle's | gap - fal's | violation during - fal's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, entry in summary["test"].items():
+        cells = [
+            _told(entry.get("ratio_to_random", {}).get("gap")),
+            _told(entry.get("ratio_to_random", {}).get("violation_during_adaptation")),
+            _told(entry.get("ratio_to_oracle", {}).get("gap")),
+            _told(entry.get("minus_fal", {}).get("gap")),
+            _told(entry.get("minus_fal", {}).get("violation_during_adaptation")),
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _told(entry: Any) -> str:
+    if entry is None or entry["mean"] is None:
+        return "–"
+    low, high = entry["ci95"]
+    return f"{entry['mean']:.4f}" if low is None else f"{entry['mean']:.4f} [{low:.4f}, {high:.4f}]"

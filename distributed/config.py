@@ -1,0 +1,245 @@
+"""The run file: one home for every setting, checked before any work is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from meta.baselines import EvaluationSettings
+from meta.dualdice import DICESettings
+from meta.experiment import Experiment
+from meta.learner import MetaSettings
+from policies.crpo import WithinTaskSettings
+from tasks.registry import FamilyError, FamilySpec, family_class
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ConfigurationError(ValueError):
+    """A run file, an override or a directory that cannot be used; the message says which key and what is allowed."""
+
+
+class FamilySettings(BaseModel):
+    """Which tasks: the `family` section. The family's own parameters stand beside `name` (see `metasrl families`)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str
+    """A built-in family, or package.module:ClassName of your own."""
+    num_tasks: int = Field(default=96, gt=0)
+    """Training tasks."""
+
+
+class ClusterSettings(BaseModel):
+    """Where it runs: the `cluster` section. Only `tasks_per_round` changes what is computed."""
+
+    model_config = _FROZEN
+
+    pool: Literal["local", "ray"] = "ray"
+    """local: everything in this process; ray: actors on a Ray cluster, by default one started on this machine."""
+    num_workers: int = Field(default=2, gt=0)
+    """CRPO workers."""
+    tasks_per_round: int = Field(default=4, gt=0)
+    """B, tasks that start from the same (phi, alpha); one meta-update follows each round."""
+    address: str | None = None
+    """Ray cluster to connect to; empty starts one on this machine, or uses the one that runs this job."""
+    dashboard: bool = True
+    """Start Ray's dashboard with a local cluster (on loopback)."""
+    dashboard_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of the dashboard; empty takes 8265 or the next free one."""
+    object_store_mb: int = Field(default=256, ge=80)
+    """Object store of a local cluster, in MiB."""
+    task_retries: int = Field(default=3, ge=0)
+    """How often a task is run again after its worker died before the run gives up."""
+    start_timeout_seconds: float = Field(default=120.0, gt=0.0)
+    """How long to wait for the cluster to start the workers."""
+
+
+class TrackingSettings(BaseModel):
+    """Experiment tracking: the `tracking` section."""
+
+    model_config = _FROZEN
+
+    enabled: bool = True
+    """Log to MLflow."""
+    uri: str | None = None
+    """MLflow tracking URI; empty takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    experiment: str = "metasrl"
+    """MLflow experiment."""
+    flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
+    """How long to wait at the end for a slow tracking server; what is not sent is kept and sent on resume."""
+
+
+class OutputSettings(BaseModel):
+    """Where results go: the `output` section."""
+
+    model_config = _FROZEN
+
+    run_dir: str = "runs"
+    """Parent of the run directories; a run writes to <run_dir>/<name>/<timestamp>."""
+    keep_checkpoints: int = Field(default=3, ge=2)
+    """Newest checkpoints kept; at least two, so that a damaged newest one has one before it."""
+
+
+class RunConfig(BaseModel):
+    """A run file."""
+
+    model_config = _FROZEN
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: letters, digits, dot, dash and underscore."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
+    family: FamilySettings
+    """Which tasks."""
+    within_task: WithinTaskSettings = WithinTaskSettings()
+    """How one task is solved."""
+    dice: DICESettings = DICESettings()
+    """How stationary distributions are estimated."""
+    meta: MetaSettings = MetaSettings()
+    """How the start is learned."""
+    cluster: ClusterSettings = ClusterSettings()
+    """Where it runs."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Experiment tracking."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How starts are judged."""
+    output: OutputSettings = OutputSettings()
+    """Where results go."""
+
+    @field_validator("family")
+    @classmethod
+    def _family_is_found(cls, value: FamilySettings) -> FamilySettings:
+        try:
+            family_class(value.name)
+        except FamilyError as error:
+            raise ValueError(error.message) from error
+        return value
+
+    @property
+    def experiment(self) -> Experiment:
+        """The part that decides what is computed."""
+        own = dict(self.family.model_extra or {})
+        return Experiment(
+            family=FamilySpec(self.family.name, self.seed, self.family.num_tasks, own),
+            tasks_per_round=self.cluster.tasks_per_round,
+            within=self.within_task,
+            dice=self.dice,
+            meta=self.meta,
+            evaluation=self.evaluation,
+        )
+
+    def digest(self) -> str:
+        """Digest of all that decides the learned state: a run may be resumed only under the same."""
+        parts = {
+            "seed": self.seed,
+            "family": self.family.model_dump(mode="json"),
+            "within_task": self.within_task.model_dump(mode="json"),
+            "dice": self.dice.model_dump(mode="json"),
+            "meta": self.meta.model_dump(mode="json"),
+            "tasks_per_round": self.cluster.tasks_per_round,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved run file."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunConfig:
+    """Read a run file, apply ``--dotted.key value`` overrides and check everything, the family's parameters included.
+
+    Raises:
+        ConfigurationError: names the file, the dotted key, what was given and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{path}: must hold the sections {', '.join(RunConfig.model_fields)}")
+    for key, value in overrides:
+        _override(raw, key, value)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], source: str) -> RunConfig:
+    """Check a run file's content; ``source`` is named in errors."""
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(source, dict(item)) for item in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from error
+    try:
+        family = config.experiment.family.make()
+        config.within_task.tolerances(len(family.cost_names))
+        config.meta.learning_rates.initial_rates(len(family.cost_names))
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: {error}") from error
+    return config
+
+
+def dotted_fields(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(dotted key, default, explanation) of every setting, for ``--help`` and the documentation."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from dotted_fields(field.annotation, f"{key}.")
+        else:
+            default = "required" if field.is_required() else json.dumps(field.default)
+            yield key, default, field.description or ""
+
+
+def _override(raw: dict[str, Any], key: str, value: str) -> None:
+    *sections, last = key.split(".")
+    node = raw
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigurationError(f"--{key}: {section} is a value, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--{key}: {value!r} is not a YAML value") from error
+
+
+def _explain(source: str, error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    allowed = ""
+    if error["type"] in ("extra_forbidden", "missing"):
+        section = _section(RunConfig, location[:-1])
+        if section is not None:
+            allowed = f" (allowed here: {', '.join(section.model_fields)})"
+    if error["type"] == "missing":
+        return f"{source}: {'.'.join(location)}: is missing{allowed}"
+    what = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
+    return f"{source}: {'.'.join(_named(location))}: {what}{allowed}; given: {error['input']!r}"
+
+
+def _named(location: list[str]) -> list[str]:
+    """Drop the names that pydantic adds for the members of a union."""
+    return [part for part in location if part.isidentifier() or part.isdigit()] if location else ["(file)"]
+
+
+def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else _members(field.annotation)
+        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _members(annotation: Any) -> list[Any]:
+    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]

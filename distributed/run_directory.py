@@ -1,0 +1,177 @@
+"""A run's directory: ``config.yaml``, ``summary.json``, ``tasks.csv``, ``plots/``, ``checkpoints/``, ``tracking/``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from distributed.checkpoints import CheckpointFolder, write_atomically
+from distributed.config import ConfigurationError, RunConfig, parse_config
+from meta.learner import MetaState
+from meta.loop import Finished, Position
+from meta.records import Row
+from policies.solving import TaskResult
+
+_TEXT_COLUMNS = ("failed_diagnostics",)
+
+
+class RunDirectory:
+    """Keeps a run on disk as it goes; a :class:`meta.loop.Tracker`."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self._checkpoints = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints)
+        self._began = time.monotonic()
+        self._earlier_seconds = 0.0
+        self.rows: list[Row] = []
+
+    @staticmethod
+    def create(config: RunConfig) -> RunDirectory:
+        """Make ``<run_dir>/<name>/<timestamp>``.
+
+        Raises:
+            ConfigurationError: it cannot be written to.
+        """
+        parent = Path(config.output.run_dir) / config.name
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+            path = parent / f"{stamp}{suffix}"
+            try:
+                path.mkdir(parents=True)
+                write_atomically(path / "config.yaml", config.to_yaml().encode())
+                return RunDirectory(path, config)
+            except FileExistsError:
+                if not parent.is_dir():
+                    break
+            except OSError as error:
+                raise ConfigurationError(f"output.run_dir: {path} cannot be written: {error.strerror}") from error
+        raise ConfigurationError(f"output.run_dir: {parent} is not a directory that can hold runs")
+
+    @staticmethod
+    def open(path: Path, config: RunConfig) -> RunDirectory:
+        """Open an earlier run for resuming under ``config``.
+
+        Raises:
+            ConfigurationError: it is no run, or was made under settings that compute something else.
+        """
+        earlier = load_run_config(path)
+        if earlier.digest() != config.digest():
+            raise ConfigurationError(
+                f"--resume {path}: its config.yaml computes something else than the run file; differing: "
+                f"{', '.join(_differences(earlier, config))}"
+            )
+        return RunDirectory(path, config)
+
+    def position(self, initial: MetaState, say: Callable[[str], None]) -> Position:
+        """Where the run stands on disk (``initial`` for a new one); also reads back the rows of finished tasks.
+
+        Raises:
+            DamagedFileError: no checkpoint is whole.
+        """
+        found = self._checkpoints.load_state(say)
+        state, facts = (initial, {}) if found is None else found
+        self._earlier_seconds = facts.get("wall_seconds", 0.0)
+        self.rows = [row for row in read_rows(self.path / "tasks.csv") if int(row["task_index"]) < state.num_tasks]
+        write_atomically(self.path / "tasks.csv", _csv(self.rows, header=True).encode())
+        return Position(state, self._checkpoints.load_finished(state, say))
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds spent in this run, those before a resume included."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """Keep the task, so that it stays finished whatever happens to its round."""
+        del result
+        self._checkpoints.save_finished(finished)
+
+    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+        """Append the rows, then write the checkpoint that makes them count."""
+        with (self.path / "tasks.csv").open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv(list(rows), header=not self.rows))
+        self.rows += rows
+        self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def load_run_config(path: Path) -> RunConfig:
+    """The resolved configuration of a run directory.
+
+    Raises:
+        ConfigurationError: it is no run directory.
+    """
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise ConfigurationError(f"{path}: is not a run directory (it has no config.yaml)")
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{file}: is not a run file")
+    return parse_config(raw, str(file))
+
+
+def load_summary(path: Path) -> dict[str, Any]:
+    """``summary.json`` of a finished run.
+
+    Raises:
+        ConfigurationError: the run has none yet.
+    """
+    file = path / "summary.json"
+    if not file.is_file():
+        raise ConfigurationError(
+            f"{path}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {path}"
+        )
+    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return summary
+
+
+def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) -> MetaState:
+    """The newest whole checkpoint of a run.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    found = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints).load_state(say)
+    if found is None:
+        raise ConfigurationError(f"{path}: has no checkpoint yet; train it first")
+    return found[0]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a ``tasks.csv``, numbers bit for bit as they were written; none where there is no file."""
+    if not path.exists() or path.stat().st_size == 0:
+        return []
+    types = dict.fromkeys(_TEXT_COLUMNS, str)
+    frame = pd.read_csv(path, float_precision="round_trip", dtype=types, keep_default_na=False, na_values=["nan"])
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _csv(rows: list[Row], *, header: bool) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _differences(first: RunConfig, second: RunConfig) -> list[str]:
+    from distributed.tracking import flatten
+
+    a, b = (dict(flatten(config.model_dump(mode="json"))) for config in (first, second))
+    ignored = ("tracking.", "output.", "evaluation.", "name")
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key) and not key.startswith(ignored)]
+    return [key for key in keys if not key.startswith("cluster.") or key == "cluster.tasks_per_round"]

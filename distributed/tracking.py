@@ -1,0 +1,241 @@
+"""MLflow tracking. Only the driver process talks to MLflow, through the outbox; metric names are in docs/metrics.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from distributed.config import RunConfig, TrackingSettings
+from distributed.outbox import Event, Outbox
+from meta.learner import MetaState
+from meta.loop import Finished
+from meta.records import Row, column
+from policies.solving import TaskResult
+
+_PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
+_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+_LONGEST_PARAM = 6000
+
+
+class MLflowSender:
+    """Delivers events to an MLflow tracking server. Imports MLflow on first use (it takes seconds)."""
+
+    def __init__(self, settings: TrackingSettings) -> None:
+        self._experiment = settings.experiment
+        self._uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self._client: Any = None
+
+    def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
+        """Deliver one event (see :class:`distributed.outbox.Sender`)."""
+        client = self._connected(memory)
+        getattr(self, f"_send_{event['kind']}")(client, event, memory, again)
+
+    def _connected(self, memory: dict[str, Any]) -> Any:
+        if self._client is None:
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=self._uri)
+            found = client.get_experiment_by_name(self._experiment)
+            if found is not None:
+                memory["experiment_id"] = found.experiment_id
+            else:
+                folder = (Path.cwd() / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
+                memory["experiment_id"] = client.create_experiment(self._experiment, artifact_location=folder)
+            self._client = client
+        return self._client
+
+    def _create(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> str:
+        """Create a run; if an earlier process may have done so, look for it by its key first."""
+        if again:
+            query = f"tags.`metasrl.key` = '{event['key']}'"
+            found = client.search_runs([memory["experiment_id"]], query, max_results=1)
+            if found:
+                return str(found[0].info.run_id)
+        tags = {**event["tags"], "metasrl.key": event["key"]}
+        run = client.create_run(memory["experiment_id"], start_time=event["time"], tags=tags, run_name=event["name"])
+        return str(run.info.run_id)
+
+    def _send_start(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        memory["run_id"] = self._create(client, event, memory, again)
+        self._log(client, memory["run_id"], event)
+
+    def _send_resume(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        del again
+        client.update_run(memory["run_id"], status="RUNNING")
+        self._log(client, memory["run_id"], event)
+
+    def _send_task(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        event = {**event, "tags": {**event["tags"], "mlflow.parentRunId": memory["run_id"]}}
+        run_id = self._create(client, event, memory, again)
+        self._log(client, run_id, event)
+        client.set_terminated(run_id, end_time=event["end_time"])
+
+    def _send_round(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        del again
+        self._log(client, memory["run_id"], event)
+
+    def _send_end(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        del again
+        self._log(client, memory["run_id"], event)
+        for path, folder in event["artifacts"]:
+            client.log_artifact(memory["run_id"], path, folder or None)
+        client.set_terminated(memory["run_id"], status=event["status"], end_time=event["time"])
+
+    @staticmethod
+    def _log(client: Any, run_id: str, event: Event) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(key, value, event["time"], step) for key, value, step in event.get("metrics", [])]
+        params = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in event.get("params", {}).items()]
+        tags = [RunTag(key, str(value)) for key, value in event.get("log_tags", {}).items()]
+        for begin in range(0, len(metrics), _METRICS_A_BATCH):
+            client.log_batch(run_id, metrics=metrics[begin : begin + _METRICS_A_BATCH])
+        for begin in range(0, max(len(params), 1), _PARAMS_A_BATCH):
+            client.log_batch(run_id, params=params[begin : begin + _PARAMS_A_BATCH], tags=tags if begin == 0 else [])
+
+
+class MLflowTracker:
+    """Turns what happens in the loop into events: a parent run, a nested run a task, running metrics a round."""
+
+    def __init__(self, config: RunConfig, run_dir: Path, rows: Sequence[Row], say: Callable[[str], None]) -> None:
+        self._rows: list[Row] = list(rows)
+        self._key = f"{run_dir.parent.name}/{run_dir.name}"
+        self._timeout = config.tracking.flush_timeout_seconds
+        self._outbox = Outbox(run_dir / "tracking", MLflowSender(config.tracking), say)
+        self._outbox.append(self._started(config) if self._outbox.empty else self._resumed())
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """A nested run: the task's parameters, J_0, J_i and the branch of every iteration, and its row."""
+        task, row = result.task, finished.row
+        metrics: list[tuple[str, float, int]] = []
+        for iteration, values in enumerate(result.values):
+            metrics += [(f"J_{i}", float(value), iteration) for i, value in enumerate(values)]
+        metrics += [("branch", float(branch), m) for m, branch in enumerate(result.solution.branches)]
+        metrics += [(name, float(row[name]), task.index) for name in ("gap", "score", "f_hat", "weight")]
+        metrics += [(name, float(v), task.index) for name, v in row.items() if name.startswith(("violation", "dice_"))]
+        now = _now()
+        self._outbox.append(
+            {
+                "kind": "task",
+                "key": f"{self._key}/{task.split}/{task.index}",
+                "name": f"task {task.label}",
+                "time": now - int(1000 * result.seconds),
+                "end_time": now,
+                "tags": {"task": task.label, "round": str(row["round"])},
+                "params": {
+                    "task_index": task.index,
+                    "task_seed": task.seed,
+                    "limits": list(task.limits),
+                    **{f"parameters.{name}": json.dumps(value) for name, value in task.parameters.items()},
+                },
+                "metrics": _finite(metrics),
+            }
+        )
+
+    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+        """Running TAOG and TACV, learning rates, DICE diagnostics and the meta-loss of the round."""
+        self._rows += rows
+        step = state.num_rounds
+        names = [name for name in rows[0] if name.startswith(("dice_", "inexactness_"))]
+        metrics = [
+            ("taog", column(self._rows, "gap").mean(), step),
+            ("meta_loss", column(list(rows), "f_hat").mean(), step),
+        ]
+        metrics += [
+            (f"tacv_{name.removeprefix('violation_')}", column(self._rows, name).mean(), step)
+            for name in rows[0]
+            if name.startswith("violation_") and not name.startswith("violation_during")
+        ]
+        metrics += [(f"learning_rate_{i}", rate, step) for i, rate in enumerate(state.learning_rates)]
+        metrics += [(name, column(list(rows), name).mean(), step) for name in names]
+        metrics.append(("weight", column(list(rows), "weight").mean(), step))
+        self._outbox.append({"kind": "round", "time": _now(), "metrics": _finite(metrics)})
+
+    def finish(self, status: str, metrics: dict[str, float], artifacts: Sequence[tuple[Path, str]]) -> int:
+        """Close the parent run with final metrics and artifacts (path, folder); returns the events left unsent."""
+        self._outbox.append(
+            {
+                "kind": "end",
+                "time": _now(),
+                "status": status,
+                "metrics": _finite([(name, value, 0) for name, value in metrics.items()]),
+                "artifacts": [(str(path.resolve()), folder) for path, folder in artifacts],
+            }
+        )
+        return self._outbox.close(self._timeout)
+
+    def interrupt(self) -> int:
+        """Stop sending at once (a signal asks for it); what is unsent stays in the outbox."""
+        return self._outbox.close(0.0)
+
+    @property
+    def run_id(self) -> str | None:
+        """The parent's MLflow run id, once the server has given one."""
+        return self._outbox.memory.get("run_id")
+
+    def _started(self, config: RunConfig) -> Event:
+        return {
+            "kind": "start",
+            "key": self._key,
+            "name": self._key,
+            "time": _now(),
+            "tags": {"metasrl.kind": "train"},
+            "params": dict(flatten(config.model_dump(mode="json"))),
+            "log_tags": environment_tags() | {"seed": str(config.seed)},
+        }
+
+    def _resumed(self) -> Event:
+        tags = {f"resumed.{name}": value for name, value in environment_tags().items()}
+        return {"kind": "resume", "time": _now(), "log_tags": tags}
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested dictionaries as (dotted key, text)."""
+    if isinstance(value, dict):
+        return [item for name, inner in value.items() for item in flatten(inner, f"{prefix}{name}.")]
+    return [(prefix.removesuffix("."), value if isinstance(value, str) else json.dumps(value))]
+
+
+def environment_tags() -> dict[str, str]:
+    """Git commit, package versions and Ray job id of this process."""
+    tags = {f"version.{name}": version(name) for name in _PACKAGES} | {"git_commit": git_commit()}
+    import ray
+
+    if ray.is_initialized():
+        tags["ray_job_id"] = ray.get_runtime_context().get_job_id()
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    if "job_submission_id" in submitted:
+        tags["ray_submission_id"] = submitted["job_submission_id"]
+    return tags
+
+
+def git_commit() -> str:
+    """Commit of the code that runs, with ``-dirty`` where files were changed; ``unknown`` outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _now() -> int:
+    return int(1000 * time.time())
+
+
+def _finite(metrics: Sequence[tuple[str, Any, int]]) -> list[tuple[str, float, int]]:
+    """MLflow stores refuse NaN in places: what is not known is left out."""
+    return [(name, float(value), step) for name, value, step in metrics if math.isfinite(float(value))]

@@ -1,0 +1,202 @@
+"""The main job: ``python -m distributed.train RUN_FILE`` (or ``metasrl train RUN_FILE``)."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from distributed.cluster import cluster
+from distributed.config import RunConfig
+from distributed.console import Console, ProgressTracker
+from distributed.meta_learner import RayLearner
+from distributed.pool import RayPool
+from distributed.run_directory import RunDirectory
+from distributed.tracking import MLflowTracker
+from meta.experiment import Drawn, compare_starts, draw, measure_similarity
+from meta.learner import MetaState
+from meta.loop import Tracker, TrainingPlan, train
+from meta.pool import Learner, LocalLearner, LocalPool, Pool
+from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, write_plots
+
+STOPPED_EXIT_CODE = 143
+"""Exit code after SIGTERM (128 + 15), as a shell reports it."""
+_SECONDS_TO_EXIT = 2.5
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived. Everything finished is on disk already; what is left is to leave quickly."""
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into :class:`Stopped`, and leave for good if cleaning up takes longer than a stopped Ray job has."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        timer = threading.Timer(_SECONDS_TO_EXIT, _leave)
+        timer.daemon = True
+        timer.start()
+        raise Stopped
+
+    earlier = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _leave() -> None:
+    import os
+
+    sys.stderr.flush()
+    os._exit(STOPPED_EXIT_CODE)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A pool and a meta-learner that belong together."""
+
+    pool: Pool
+    learner: Learner
+
+
+@contextlib.contextmanager
+def workplace(config: RunConfig, say: Callable[[str], None]) -> Iterator[Workplace]:
+    """The pool and the learner that ``cluster.pool`` asks for; whatever was started is stopped on leaving."""
+    experiment = config.experiment
+    arguments = (experiment.meta, experiment.dice, experiment.within.num_iterations)
+    if config.cluster.pool == "local":
+        yield Workplace(LocalPool(experiment.family), LocalLearner(*arguments))
+        return
+    settings = config.cluster
+    with cluster(settings) as where:
+        say(f"Ray: {where}")
+        learner = RayLearner(*arguments, retries=settings.task_retries)
+        pool = RayPool(
+            experiment.family, settings.num_workers, settings.task_retries, settings.start_timeout_seconds, say
+        )
+        yield Workplace(pool, learner)
+
+
+def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict[str, Any]:
+    """Train, evaluate and report; returns the summary. ``resume`` goes on with an earlier run directory.
+
+    Raises:
+        ConfigurationError: before any work is done.
+        TaskError: a task is infeasible or its environment breaks the contract.
+    """
+    directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
+    console.say(f"run directory: {directory.path}")
+    with workplace(config, console.say) as place, stop_on_sigterm():
+        return _run(config, console, directory, place)
+
+
+def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Workplace) -> dict[str, Any]:
+    experiment = config.experiment
+    with console.status("drawing tasks and checking their limits with the linear programme"):
+        drawn = draw(place.pool, experiment)
+    position = directory.position(drawn.initial_state(experiment.meta), console.say)
+    if position.state.num_tasks:
+        console.say(f"going on after {position.state.num_tasks} tasks, {len(position.finished)} more of the next round")
+    mlflow = MLflowTracker(config, directory.path, directory.rows, console.say) if config.tracking.enabled else None
+    try:
+        with ProgressTracker(console, len(drawn.train), directory.rows, len(position.finished)) as progress:
+            trackers: list[Tracker] = [directory, progress]
+            if mlflow is not None:
+                trackers.append(mlflow)
+            plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+            state = train(plan, place.pool, place.learner, trackers, position)
+        summary = _conclude(config, console, directory, place, drawn, state)
+    except BaseException as error:
+        if mlflow is not None:
+            if isinstance(error, Stopped):
+                mlflow.interrupt()
+            else:
+                mlflow.finish("FAILED", {}, [])
+        raise
+    if mlflow is not None:
+        _hand_over(mlflow, directory, summary, console)
+    return summary
+
+
+def _conclude(
+    config: RunConfig, console: Console, directory: RunDirectory, place: Workplace, drawn: Drawn, state: MetaState
+) -> dict[str, Any]:
+    experiment = config.experiment
+    with console.status("comparing starts on held-out tasks"):
+        similar = measure_similarity(place.pool, experiment, drawn)
+        methods = experiment.evaluation.methods
+        held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+    summary: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "name": config.name,
+        "family": experiment.family.name,
+        "seed": config.seed,
+        "num_iterations": experiment.within.num_iterations,
+        "evaluation": experiment.within.evaluation,
+        "pool": config.cluster.pool,
+        "num_workers": place.pool.num_workers,
+        "tasks_per_round": experiment.tasks_per_round,
+        **training_summary(directory.rows, state, experiment.tasks_per_round),
+        "similarity": similarity_json(similar),
+        "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
+        "wall_seconds": directory.wall_seconds,
+        "test": {name: held_out_json(entry) for name, entry in held_out.items()},
+    }
+    directory.write_summary(summary)
+    write_plots(directory.path / "plots", directory.rows, summary["test"], summary["limits_mean"][0])
+    return summary
+
+
+def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str, Any], console: Console) -> None:
+    """Send final metrics and artifacts: plots, tables, configuration and the learned start."""
+    metrics = {
+        name: float(summary[name]) for name in ("taog", "taog_last_half", "env_steps") if summary[name] is not None
+    }
+    metrics |= {"wall_seconds": summary["wall_seconds"]}
+    for method, entry in summary["test"].items():
+        for key in ("gap", "violation", "violation_during_adaptation"):
+            if entry[key]["mean"] is not None:
+                metrics[f"test/{method}/{key}"] = entry[key]["mean"]
+    newest = sorted((directory.path / "checkpoints").glob("round-*.json"))[-1]
+    files: Sequence[tuple[Path, str]] = [
+        *((path, "plots") for path in sorted((directory.path / "plots").glob("*.png"))),
+        *((directory.path / name, "") for name in ("summary.json", "tasks.csv", "config.yaml")),
+        *((path, "meta_policy") for path in (newest, newest.with_suffix(".safetensors"))),
+    ]
+    with console.status("sending the last results to MLflow"):
+        unsent = mlflow.finish("FINISHED", metrics, files)
+    if unsent:
+        console.warn(
+            f"{unsent} tracking events were not sent; `metasrl train ... --resume {directory.path}` sends them"
+        )
+
+
+def report_lines(summary: dict[str, Any]) -> str:
+    """The end of a run in a few lines of Markdown."""
+    taog = summary["taog"]
+    lines = [
+        "TAOG " + ("–" if taog is None else f"{taog:.4f}") + f", TACV {[round(v, 4) for v in summary['tacv']]} over "
+        f"{summary['num_tasks']} training tasks; learned rates {[round(r, 3) for r in summary['learning_rates']]}",
+        "",
+        markdown_table(summary["test"]),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from distributed.cli import main
+
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,242 @@
+"""What people read of a run: the summary, and a plot for every table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from meta.baselines import HeldOut
+from meta.evaluation import Similarity, failure_signature
+from meta.learner import MetaState
+from meta.records import Row, column, cost_columns
+from tasks.model import FloatArray
+
+SCHEMA_VERSION = 1
+COLOURS = {
+    "random": "#888888",
+    "pretrained": "#b279a2",
+    "simple_average": "#e0a030",
+    "fal": "#4c78a8",
+    "meta_srl": "#d62728",
+    "oracle": "#2ca02c",
+}
+
+
+def held_out_json(held_out: HeldOut) -> dict[str, Any]:
+    """A method's entry under ``test`` of ``summary.json``."""
+    return {
+        "gap": held_out.gap.as_json(),
+        "violation": held_out.violation.as_json(),
+        "violation_during_adaptation": held_out.violation_during.as_json(),
+        "score": held_out.score,
+        "learning_rates": list(held_out.learning_rates),
+        "reward_curve": held_out.reward_curve.tolist(),
+        "cost_curve": held_out.cost_curve.tolist(),
+    }
+
+
+def training_summary(rows: list[Row], state: MetaState, tasks_per_round: int) -> dict[str, Any]:
+    """TAOG, TACV, learning rates and the failure signature of the training tasks."""
+    gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
+    half = len(rows) // 2
+    failed = [row for row in rows if row["failed_diagnostics"]]
+    return {
+        "num_tasks": len(rows),
+        "taog": known(gaps.mean()),
+        "tacv": violations.mean(axis=0).tolist(),
+        "taog_last_half": known(gaps[half:].mean()),
+        "tacv_last_half": violations[half:].mean(axis=0).tolist(),
+        "learning_rates": state.learning_rates.tolist(),
+        "meta_state_sha256": state.sha256(),
+        "env_steps": int(column(rows, "env_steps").sum()),
+        "failed_estimates": len(failed),
+        "failure_signature": {
+            "gap": _signature(gaps, tasks_per_round),
+            "violation_during_adaptation": _signature(
+                cost_columns(rows, "violation_during").mean(axis=1), tasks_per_round
+            ),
+        },
+    }
+
+
+def similarity_json(similar: Similarity | None) -> dict[str, float] | None:
+    """``similarity`` of ``summary.json``."""
+    if similar is None:
+        return None
+    names = ("task_similarity", "task_relatedness", "path_length")
+    return {name: getattr(similar, name) for name in names}
+
+
+def warnings_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must be told at the end of a run, in words."""
+    told = []
+    for name, signature in summary["failure_signature"].items():
+        if signature is not None and not signature["improved"]:
+            told.append(f"the mean {name} of the last half of the tasks is not below that of the first round")
+        if signature is not None and signature["rising"]:
+            told.append(f"the {name} is rising over the last half of the tasks")
+    if summary["failed_estimates"]:
+        told.append(
+            f"{summary['failed_estimates']} of {summary['num_tasks']} DICE estimates failed their diagnostics "
+            "and were down-weighted (column failed_diagnostics of tasks.csv)"
+        )
+    return told
+
+
+def known(value: Any) -> float | None:
+    """A float, or None where it is NaN (JSON has none)."""
+    return None if math.isnan(float(value)) else float(value)
+
+
+def _signature(values: FloatArray, first_round: int) -> dict[str, Any] | None:
+    found = failure_signature(values, first_round)
+    return None if found is None else dataclasses.asdict(found)
+
+
+def write_plots(folder: Path, rows: list[Row], test: Mapping[str, Any], limit: float) -> list[Path]:
+    """Write every plot of a run. ``test`` as in ``summary.json``; ``limit`` is the mean limit of the held-out tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "training": plot_training(rows),
+        "learning_rates": plot_learning_rates(rows),
+        "estimation": plot_estimation(rows),
+    }
+    if test:
+        figures |= {"adaptation": plot_adaptation(test, limit), "held_out": plot_held_out(test)}
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=120, bbox_inches="tight")
+        plt.close(figure)
+    return paths
+
+
+def plot_adaptation(test: Mapping[str, Any], limit: float | None) -> Figure:
+    """Reward and cost after m = 0..M updates on held-out tasks, with the mean limit."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    for name, entry in test.items():
+        style = {"color": COLOURS.get(name), "marker": "o", "markersize": 3.5, "label": name}
+        iterations = np.arange(len(entry["reward_curve"]))
+        left.plot(iterations, entry["reward_curve"], **style)
+        right.plot(iterations, np.array(entry["cost_curve"])[:, 0], **style)
+    if limit is not None:
+        right.axhline(limit, color="black", linestyle="--", linewidth=1, label="mean limit")
+    _label(left, "policy updates on the new task", "expected discounted reward $J_0$", "Held-out tasks: reward")
+    _label(right, "policy updates on the new task", "expected discounted cost $J_1$", "Held-out tasks: cost")
+    right.legend(fontsize=8)
+    return figure
+
+
+def plot_held_out(test: Mapping[str, Any]) -> Figure:
+    """Gap and violations of every method on held-out tasks, with 95 % intervals."""
+    titles = {
+        "gap": "optimality gap",
+        "violation_during_adaptation": "violation during adaptation",
+        "violation": "violation of the output",
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(11, 0.5 * len(test) + 1.6), sharey=True)
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        for position, (name, entry) in enumerate(test.items()):
+            mean, bounds = entry[key]["mean"], entry[key]["ci95"]
+            if mean is None:
+                continue
+            axis.barh(position, mean, color=COLOURS.get(name), alpha=0.85)
+            if bounds[0] is not None:
+                axis.plot(bounds, [position, position], color="black", linewidth=1.5)
+        axis.set_yticks(range(len(test)), list(test))
+        _label(axis, title, "", "")
+    axes[0].invert_yaxis()
+    figure.suptitle("Held-out tasks: means and 95 % confidence intervals")
+    return figure
+
+
+def plot_training(rows: list[Row]) -> Figure:
+    """Gap and violation of each training task, with TAOG, TACV and the computed bound."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    index, gaps = column(rows, "task_index"), column(rows, "gap")
+    violations = cost_columns(rows, "violation")
+    left.plot(index, gaps, ".", color="#999999", markersize=4, label="gap of a task")
+    left.plot(index, _running_mean(gaps), color="#d62728", label="TAOG")
+    bound = column(rows, "gap_bound")
+    if np.isfinite(bound).any():
+        left.plot(index, bound, "x", color="#4c78a8", markersize=3, label="computed bound (mean over $N_0$)")
+    _label(left, "training task", "optimality gap", "Training: gap")
+    left.legend(fontsize=8)
+    for cost in range(violations.shape[1]):
+        right.plot(index, violations[:, cost], ".", markersize=4, label=f"violation {cost + 1} of a task")
+        right.plot(index, _running_mean(violations[:, cost]), label=f"TACV {cost + 1}")
+    during = cost_columns(rows, "violation_during").mean(axis=1)
+    right.plot(index, _running_mean(during), "--", color="black", label="during adaptation, running mean")
+    _label(right, "training task", "constraint violation", "Training: violation")
+    right.legend(fontsize=8)
+    return figure
+
+
+def plot_learning_rates(rows: list[Row]) -> Figure:
+    """Learning rate of each objective over the rounds."""
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    count = sum(name.startswith("learning_rate_") for name in rows[0])
+    for objective in range(count):
+        name = "reward" if objective == 0 else f"cost {objective}"
+        axis.step(column(rows, "task_index"), column(rows, f"learning_rate_{objective}"), where="post", label=name)
+    axis.set_yscale("log")
+    _label(axis, "training task", r"learning rate $\alpha_i$", "Learned rates")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_estimation(rows: list[Row]) -> Figure:
+    """DICE diagnostics, and where the error of the inexact loss comes from."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    index = column(rows, "task_index")
+    for name in ("mean_correction", "effective_sample_size", "missing_mass", "flow_residual"):
+        left.plot(index, column(rows, f"dice_{name}"), label=name.replace("_", " "))
+    _label(left, "training task", "", "DualDICE diagnostics")
+    left.legend(fontsize=8)
+    if "inexactness_total" in rows[0]:
+        for name in ("total", "occupancy_shift", "estimation", "suboptimality"):
+            right.plot(index, column(rows, f"inexactness_{name}"), label=name.replace("_", " "))
+    _label(right, "training task", r"$\hat f_t(\phi_t) - f_t(\phi_t)$", "Inexactness and its parts")
+    right.legend(fontsize=8)
+    return figure
+
+
+def _running_mean(values: FloatArray) -> FloatArray:
+    return np.cumsum(values) / np.arange(1, values.size + 1)
+
+
+def _label(axis: Axes, x: str, y: str, title: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+
+
+def markdown_table(test: Mapping[str, Any], order: Sequence[str] | None = None) -> str:
+    """The held-out results as a Markdown table."""
+    lines = ["| method | gap | violation during adaptation | violation of the output |", "|---|---|---|---|"]
+    for name in order or test:
+        entry = test[name]
+        cells = [format_interval(entry[key]) for key in ("gap", "violation_during_adaptation", "violation")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def format_interval(entry: Mapping[str, Any]) -> str:
+    """``mean [low, high]`` of an interval's JSON."""
+    if entry["mean"] is None:
+        return "–"
+    bounds = entry["ci95"]
+    return f"{entry['mean']:.4f}" + ("" if bounds[0] is None else f" [{bounds[0]:.4f}, {bounds[1]:.4f}]")

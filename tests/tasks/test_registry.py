@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.base import TaskFamily
+from tasks.frozen_lake import FrozenLake
+from tasks.registry import FamilyError, family_class, make_family
+from tests.user_families import CourierFamily
+
+USER = "tests.user_families"
+
+
+def _make(name: str, **parameters: Any) -> TaskFamily:
+    return make_family(name, seed=3, num_tasks=7, parameters=parameters)
+
+
+def _error(name: str, **parameters: Any) -> FamilyError:
+    with pytest.raises(FamilyError) as caught:
+        _make(name, **parameters)
+    assert str(caught.value).startswith(f"family.{caught.value.field}: ")
+    return caught.value
+
+
+def test_a_built_in_family_is_found_by_name() -> None:
+    assert _make("frozen_lake", map_size=4) == FrozenLake(seed=3, num_tasks=7, map_size=4)
+
+
+def test_a_users_family_is_found_by_module_and_class() -> None:
+    family = _make(f"{USER}:CourierFamily", toll=0.5)
+    assert family == CourierFamily(3, 7, toll=0.5)
+    assert isinstance(family, TaskFamily)
+
+
+def test_a_module_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family_in_this_folder.py").write_text("from tests.user_families import CourierFamily as Mine\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    assert family_class("family_in_this_folder:Mine") is CourierFamily
+
+
+@pytest.mark.parametrize("name", ["frozen_pond", "", "frozen_lake:", ":FrozenLake"])
+def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+    error = _error(name)
+    assert error.field == "name"
+    assert repr(name) in error.message
+    assert "known: frozen_lake, or give package.module:ClassName" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("no_such_module:Family", "module 'no_such_module' does not import: ModuleNotFoundError"),
+        (f"{USER}:Missing", "module 'tests.user_families' has no class 'Missing'"),
+        (f"{USER}:Unmakeable", "could not be made: RuntimeError: no such road"),
+        (f"{USER}:Incomplete", "lacks horizon, parameters, make, model, limits; see tasks.base.TaskFamily"),
+        (f"{USER}:NOT_A_CLASS", "NOT_A_CLASS"),
+    ],
+)
+def test_a_family_that_cannot_be_made_says_why(name: str, told: str) -> None:
+    error = _error(name)
+    assert error.field == "name"
+    assert told in error.message
+
+
+def test_a_module_that_fails_while_importing_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "family_that_fails.py").write_text("raise OSError('no disk')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "does not import: OSError: no disk" in _error("family_that_fails:Family").message
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("frozen_lake", "cluster_distance, discount"), (f"{USER}:CourierFamily", "discount, fault")]
+)
+def test_an_unknown_parameter_lists_the_allowed_ones(name: str, allowed: str) -> None:
+    error = _error(name, speed=3)
+    assert error.field == "speed"
+    assert f"no such parameter; allowed: {allowed}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "told"),
+    [
+        ("map_size", 2, "greater than or equal to 4 (given: 2)"),
+        ("drift", 0, "greater than or equal to 1 (given: 0)"),
+        ("sequence", "random", "'iid', 'drifting' or 'clustered' (given: 'random')"),
+        ("similarity", 0, "must be at least 1 (given: 0)"),
+        ("similarity", "medium", "'high' or 'low' (given: 'medium')"),
+    ],
+)
+def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: object, told: str) -> None:
+    error = _error("frozen_lake", **{parameter: value})
+    assert error.field == parameter
+    assert told in error.message
+
+
+def test_values_that_do_not_fit_together_are_told() -> None:
+    error = _error("frozen_lake", map_size=4, sequence="clustered")
+    assert "16 tiles cannot change on a map with 14 tiles" in error.message
