@@ -76,8 +76,8 @@ def _table(results: dict[str, TaskResult]) -> str:
     for name, result in results.items():
         measures = measure(result)
         lines.append(
-            f"- {name}: gap {measures.gap:.4f}, violation of the output {measures.violation.round(4).tolist()}, "
-            f"during adaptation {measures.violation_during.round(4).tolist()} (output: iterate {result.solution.output})"
+            f"- {name} (output: iterate {result.solution.output}): gap {measures.gap:.4f}, violation of the output "
+            f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
         )
     return "\n".join(lines)
 

@@ -137,7 +137,8 @@ def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
         "",
         "Ratios to `random` and to `oracle` (paired bootstrap over seeds), differences to `fal` (paired t):",
         "",
-        "| method | gap / random's | violation during / random's | gap / oracle's | gap - fal's | violation during - fal's |",
+        "| method | gap / random's | violation during / random's | gap / oracle's | gap - fal's | "
+        "violation during - fal's |",
         "|---|---|---|---|---|---|",
     ]
     for name, entry in summary["test"].items():

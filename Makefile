@@ -1,0 +1,41 @@
+# Everything works from a bare checkout with Python 3.11 and make. CI calls these targets.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN ?= deploy/runs/frozen_lake.yaml
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: setup train test test-all lint format bench compare results clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+train: setup ## the main job: meta-train over FrozenLake tasks on a local Ray cluster
+	$(BIN)/metasrl train $(RUN)
+
+test: setup ## everything but the slow learning tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## the slow learning tests too
+	$(BIN)/python -m pytest
+
+lint: setup ## linter, formatter, strict type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
