@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench compare results clean
+.PHONY: setup train test test-all lint format bench results clean
 
 setup: $(READY)
 
@@ -35,6 +35,15 @@ lint: setup ## linter, formatter, strict type checker
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup ## speed and memory as ratios, to docs/results/speed.md
+	$(BIN)/python -m benchmarks.speed
+
+results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
+	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
+	$(BIN)/metasrl compare $(RUN) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
+	$(BIN)/python -m benchmarks.learning_rates
+	$(BIN)/python -m benchmarks.similarity
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

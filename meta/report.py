@@ -172,10 +172,11 @@ def plot_training(rows: list[Row]) -> Figure:
     bound = column(rows, "gap_bound")
     if np.isfinite(bound).any():
         left.plot(index, bound, "x", color="#4c78a8", markersize=3, label="computed bound (mean over $N_0$)")
-    _label(left, "training task", "optimality gap", "Training: gap")
+    left.set_yscale("symlog", linthresh=1e-2)
+    _label(left, "training task", "optimality gap (linear below 0.01)", "Training: gap")
     left.legend(fontsize=8)
     for cost in range(violations.shape[1]):
-        right.plot(index, violations[:, cost], ".", markersize=4, label=f"violation {cost + 1} of a task")
+        right.plot(index, violations[:, cost], ".", markersize=4, label=f"violation {cost + 1} of a task's output")
         right.plot(index, _running_mean(violations[:, cost]), label=f"TACV {cost + 1}")
     during = cost_columns(rows, "violation_during").mean(axis=1)
     right.plot(index, _running_mean(during), "--", color="black", label="during adaptation, running mean")
@@ -210,6 +211,7 @@ def plot_estimation(rows: list[Row]) -> Figure:
             right.plot(index, column(rows, f"inexactness_{name}"), label=name.replace("_", " "))
     _label(right, "training task", r"$\hat f_t(\phi_t) - f_t(\phi_t)$", "Inexactness and its parts")
     right.legend(fontsize=8)
+    figure.tight_layout()
     return figure
 
 

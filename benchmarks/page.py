@@ -1,0 +1,40 @@
+"""What every benchmark page under ``docs/results/`` starts with: the command, the commit and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from distributed.tracking import git_commit
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def header(title: str, command: str) -> list[str]:
+    """Title, command, commit, date and machine."""
+    today = datetime.now(UTC).date().isoformat()
+    return [
+        f"# {title}",
+        "",
+        f"`{command}` at commit `{git_commit()}` on {today}; "
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
+        "",
+    ]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def write(name: str, lines: Sequence[str]) -> None:
+    """Write and print a page."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(lines).rstrip() + "\n"
+    (RESULTS / name).write_text(text, encoding="utf-8")
+    print(text)
