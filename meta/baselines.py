@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ class EvaluationSettings(BaseModel):
     """Segments of the training sequence, each with a comparator of its own, for the task-relatedness V_psi^2."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bench:
     """What baselines are made from: a pool, the training tasks and the shared settings."""
 
@@ -57,6 +58,11 @@ class Bench:
     def uniform(self) -> FloatArray:
         """The uniform policy, [S, A]."""
         return np.full(self.shape, 1.0 / self.shape[1])
+
+    @cached_property
+    def random(self) -> Start:
+        """The uniform policy with the grid's best rate."""
+        return self.best_rate(self.uniform)
 
     @property
     def grid_tasks(self) -> Sequence[Task]:
@@ -86,21 +92,16 @@ def mean_score(results: Sequence[TaskResult]) -> float:
     return float(np.mean([measure(result).score for result in results]))
 
 
-def random_start(bench: Bench) -> Start:
-    """The uniform policy with the grid's best rate."""
-    return bench.best_rate(bench.uniform)
-
-
 def pretrained_start(bench: Bench) -> Start:
     """CRPO's policy of the first training task after many iterations, at the random start's rate; then its own rate."""
     longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
-    (result,) = bench.solve(bench.tasks[:1], random_start(bench), longer)
+    (result,) = bench.solve(bench.tasks[:1], bench.random, longer)
     return bench.best_rate(shrink(result.policy, bench.shrinkage))
 
 
 def simple_average_start(bench: Bench) -> Start:
     """Plain average of the policies of all training tasks, each solved from the random start."""
-    results = bench.solve(bench.tasks, random_start(bench))
+    results = bench.solve(bench.tasks, bench.random)
     return bench.best_rate(shrink(np.mean([result.policy for result in results], axis=0), bench.shrinkage))
 
 
@@ -135,7 +136,7 @@ def make_starts(
 ) -> dict[str, Start]:
     """The start of every method; ``oracle`` is left out where there is no exact model (``comparator`` None)."""
     makers: dict[str, Callable[[], Start]] = {
-        "random": lambda: random_start(bench),
+        "random": lambda: bench.random,
         "pretrained": lambda: pretrained_start(bench),
         "simple_average": lambda: simple_average_start(bench),
         "fal": lambda: fal_start(bench, tasks_per_round),

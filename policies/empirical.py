@@ -7,13 +7,59 @@ transition that the task has seen, whichever policy made it; see docs/decisions/
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import sparse
 
 from policies.exact import Evaluation, ExactModel, evaluate
 from policies.rollouts import Transitions
 from tasks.model import FloatArray, TabularModel
+
+
+class TransitionCounts:
+    """Counts and sums of all transitions of a task so far; adding a batch costs its size, not that of all data."""
+
+    def __init__(self, num_states: int, num_actions: int, num_costs: int) -> None:
+        self._shape = num_states, num_actions
+        pairs = num_states * num_actions
+        self._to_state: Any = sparse.csr_matrix((pairs, num_states + 1), dtype=np.float64)
+        self._sums = np.zeros((1 + num_costs, pairs))
+        self._starts = np.zeros(num_states + 1)
+
+    def add(self, data: Transitions) -> None:
+        """Count a batch. Transitions that terminate go to the absorbing state, number S."""
+        states, actions = self._shape
+        pair = data.states.astype(np.int64) * actions + data.actions
+        target = np.where(data.terminated, states, data.next_states)
+        self._to_state = self._to_state + sparse.csr_matrix(
+            (np.ones(len(data)), (pair, target)), shape=self._to_state.shape
+        )
+        for row, values in zip(self._sums, (data.reward, *data.costs.T), strict=True):
+            row += np.bincount(pair, weights=values, minlength=row.size)
+        self._starts += np.bincount(data.states[data.episode_starts], minlength=states + 1)
+
+    def model(self, discount: float) -> EmpiricalModel:
+        """The maximum-likelihood model: P_hat = n(s,a,s') / n(s,a), mean rewards and costs, rho_hat from the starts."""
+        states, actions = self._shape
+        counts = np.asarray(self._to_state.sum(axis=1)).ravel()
+        missing = np.flatnonzero(np.concatenate([counts, np.zeros(actions)]) == 0)
+        entries = self._to_state.tocoo()
+        means = np.zeros((len(self._sums), states + 1, actions))
+        means[:, :states] = (self._sums / np.maximum(counts, 1.0)).reshape(-1, states, actions)
+        absorbing = np.zeros(states + 1, dtype=np.bool_)
+        absorbing[states] = True
+        tabular = TabularModel(
+            pairs=np.concatenate([entries.row.astype(np.int64), missing]),
+            next_states=np.concatenate([entries.col.astype(np.int64), np.full(missing.size, states)]),
+            probabilities=np.concatenate([entries.data / counts[entries.row], np.ones(missing.size)]),
+            reward=means[0],
+            costs=means[1:],
+            initial=self._starts / self._starts.sum(),
+            absorbing=absorbing,
+            discount=discount,
+        )
+        return EmpiricalModel(ExactModel(tabular), counts.reshape(states, actions))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,38 +71,14 @@ class EmpiricalModel:
     """
 
     model: ExactModel
-    counts: NDArray[np.int64]
+    counts: FloatArray
 
 
 def empirical_model(data: Transitions, num_states: int, num_actions: int, discount: float) -> EmpiricalModel:
-    """Count transitions: P_hat = n(s,a,s') / n(s,a), mean rewards and costs, rho_hat from the episode starts."""
-    states, pairs_total = num_states + 1, num_states * num_actions
-    pair = data.states.astype(np.int64) * num_actions + data.actions
-    target = np.where(data.terminated, num_states, data.next_states).astype(np.int64)
-    keys, visits = np.unique(pair * states + target, return_counts=True)
-    counts = np.bincount(pair, minlength=pairs_total)
-    total = np.maximum(counts, 1)
-    missing = np.flatnonzero(np.concatenate([counts, np.zeros(num_actions, dtype=counts.dtype)]) == 0)
-    rows, columns = np.divmod(keys, states)
-
-    def mean(values: FloatArray) -> FloatArray:
-        sums = np.bincount(pair, weights=values, minlength=pairs_total) / total
-        return np.concatenate([sums.reshape(num_states, num_actions), np.zeros((1, num_actions))])
-
-    starts = np.bincount(data.states[data.episode_starts], minlength=states).astype(np.float64)
-    absorbing = np.zeros(states, dtype=np.bool_)
-    absorbing[num_states] = True
-    tabular = TabularModel(
-        pairs=np.concatenate([rows, missing]),
-        next_states=np.concatenate([columns, np.full(missing.size, num_states)]),
-        probabilities=np.concatenate([visits / total[rows], np.ones(missing.size)]),
-        reward=mean(data.reward),
-        costs=np.stack([mean(data.costs[:, i]) for i in range(data.costs.shape[1])]),
-        initial=starts / starts.sum(),
-        absorbing=absorbing,
-        discount=discount,
-    )
-    return EmpiricalModel(ExactModel(tabular), counts.reshape(num_states, num_actions))
+    """The maximum-likelihood model of one dataset (see :meth:`TransitionCounts.model`)."""
+    counts = TransitionCounts(num_states, num_actions, data.costs.shape[1])
+    counts.add(data)
+    return counts.model(discount)
 
 
 def evaluate_empirical(empirical: EmpiricalModel, policy: FloatArray) -> Evaluation:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.crpo import ExactEvaluator, Solution, WithinTaskSettings, solve
-from policies.empirical import empirical_model, evaluate_empirical
+from policies.empirical import TransitionCounts, evaluate_empirical
 from policies.exact import Evaluation, ExactModel, OptimalPolicy, evaluate, occupancy, optimal_policy
 from policies.rollouts import TabularRollouts, Transitions, concatenate
 from policies.softmax import logits_of
@@ -77,19 +77,20 @@ class _Collector:
     exact: ExactModel | None
     discount: float
     on_iteration: Callable[[int], None]
+    counts: TransitionCounts
     batches: list[Transitions]
 
     def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
         self.on_iteration(iteration)
         self.batches.append(self.rollouts.collect(policy, iteration, self.settings.episodes_per_iteration))
+        if self.exact is None:
+            self.counts.add(self.batches[-1])
         return self.evaluate_last(policy)
 
     def evaluate_last(self, policy: FloatArray) -> Evaluation:
         if self.exact is not None:
             return evaluate(self.exact, policy)
-        data = concatenate(self.batches)
-        shape = self.rollouts.num_states, self.rollouts.num_actions
-        return evaluate_empirical(empirical_model(data, *shape, self.discount), policy)
+        return evaluate_empirical(self.counts.model(self.discount), policy)
 
 
 def solve_task(
@@ -122,7 +123,8 @@ def solve_task(
         try:
             _require_shape(task, rollouts, start)
             known = exact if settings.evaluation == "exact" else None
-            collector = _Collector(rollouts, settings, known, family.discount, on_iteration, batches)
+            counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
+            collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
             solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
         finally:
             rollouts.close()
