@@ -34,7 +34,7 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     cells = []
     with workplace(config, console.say) as place, stop_on_sigterm():
         for number, seed in enumerate(config.evaluation.seeds):
-            cell = _one_seed(config.model_copy(update={"seed": seed}), place)
+            cell = one_seed(config.model_copy(update={"seed": seed}), place, get_args(Method))
             write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
             cells.append(cell)
             gaps = ", ".join(f"{name} {entry['gap']['mean']:.4f}" for name, entry in cell["test"].items())
@@ -51,14 +51,14 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     return page
 
 
-def _one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
+def one_seed(config: RunConfig, place: Workplace, methods: Sequence[Method]) -> dict[str, Any]:
+    """Train meta_srl and judge ``methods`` on the held-out tasks of one seed."""
     experiment = config.experiment
     drawn = draw(place.pool, experiment)
     position = Position(drawn.initial_state(experiment.meta))
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     state: MetaState = train(plan, place.pool, place.learner, [], position)
     similar = measure_similarity(place.pool, experiment, drawn)
-    methods: Sequence[Method] = get_args(Method)
     held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
     return {
         "seed": config.seed,

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meta.baselines import EvaluationSettings
 from meta.dualdice import DICESettings
 from meta.experiment import Experiment
 from meta.learner import MetaSettings
 from policies.crpo import WithinTaskSettings
-from tasks.registry import FamilyError, FamilySpec, family_class
+from tasks.registry import FamilySpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -113,15 +113,6 @@ class RunConfig(BaseModel):
     """How starts are judged."""
     output: OutputSettings = OutputSettings()
     """Where results go."""
-
-    @field_validator("family")
-    @classmethod
-    def _family_is_found(cls, value: FamilySettings) -> FamilySettings:
-        try:
-            family_class(value.name)
-        except FamilyError as error:
-            raise ValueError(error.message) from error
-        return value
 
     @property
     def experiment(self) -> Experiment:

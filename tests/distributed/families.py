@@ -1,0 +1,124 @@
+"""Families that note what is done with them, die, wait or break their contract at a chosen task."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tasks.base import Parameters, Split
+from tasks.frozen_lake import FrozenLake
+from tasks.model import FloatArray, TabularModel
+from tests.user_families import CourierFamily
+
+
+class NotedLake(FrozenLake):
+    """FrozenLake that writes a line to ``folder`` for every task that is run in an environment (with one copy of it).
+
+    ``kill`` names a training task whose environment kills its own process in its fourth step, the first ``kills``
+    times. ``hold`` names one that waits in its fourth step until ``folder`` has a file ``go``.
+    """
+
+    folder: str
+    kill: int = -1
+    kills: int = 1
+    hold: int = -1
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "split": split, "index": index}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        return _Noted(super().make(parameters), self, f"{parameters['split']}/{parameters['index']}")
+
+
+class _Noted(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def __init__(self, env: gymnasium.Env[Any, Any], family: NotedLake, task: str) -> None:
+        super().__init__(env)
+        self._family, self._task, self._steps = family, task, 0
+
+    def step(self, action: Any) -> Any:
+        if self._steps == 0:
+            note(self._family.folder, "runs", self._task)
+        self._steps += 1
+        if self._steps == 4 and self._task == f"train/{self._family.kill}":
+            self._die()
+        if self._steps == 4 and self._task == f"train/{self._family.hold}":
+            self._wait()
+        return self.env.step(action)
+
+    def _die(self) -> None:
+        if len(notes(self._family.folder, "deaths")) < self._family.kills:
+            note(self._family.folder, "deaths", self._task)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _wait(self) -> None:
+        note(self._family.folder, "waiting", str(os.getpid()))
+        while not (Path(self._family.folder) / "go").exists():
+            time.sleep(0.02)
+
+
+def note(folder: str | Path, name: str, line: str) -> None:
+    """Append a line to a file that several processes write to."""
+    with (Path(folder) / name).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def notes(folder: str | Path, name: str) -> list[str]:
+    """The lines noted so far."""
+    path = Path(folder) / name
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+class FaultyAt(CourierFamily):
+    """A courier whose environment breaks its contract only in training task 2."""
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "sound": split == "test" or index != 2}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        env = super().make(parameters)
+        return env.env if parameters["sound"] and isinstance(env, gymnasium.Wrapper) else env
+
+
+class LongLimits(CourierFamily):
+    """Three limits for two costs."""
+
+    def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
+        return (1.0, 1.0, 1.0)
+
+
+class LargeCourier(CourierFamily):
+    """Episodes that never end early, so that datasets are large."""
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        return _Endless(super().make(parameters))
+
+    def model(self, parameters: Parameters) -> TabularModel | None:
+        return None
+
+
+class _Endless(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def step(self, action: Any) -> Any:
+        observation, reward, _, truncated, info = self.env.step(action)
+        return observation, reward, False, truncated, info
+
+
+def counts(lines: list[str]) -> dict[str, int]:
+    """How often each line occurs."""
+    return {line: lines.count(line) for line in sorted(set(lines))}
+
+
+def indices(lines: list[str]) -> Iterator[int]:
+    """Task indices of noted tasks."""
+    return (int(line.split("/")[1]) for line in lines)
+
+
+def uniform(states: int, actions: int) -> FloatArray:
+    """The uniform policy."""
+    return np.full((states, actions), 1.0 / actions)
