@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ def _config(*overrides: tuple[str, str]) -> RunConfig:
 
 
 @pytest.fixture
-def no_token(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    yield
 
 
 def _compared(config: RunConfig, methods: tuple[Method, ...]) -> dict[str, Any]:

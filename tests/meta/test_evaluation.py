@@ -119,7 +119,7 @@ def test_inexactness_parts_add_up_and_match_their_definitions() -> None:
     assert abs(split.suboptimality) > 1e-3, "CRPO stopped early on purpose: part C must show"
 
 
-@pytest.mark.parametrize("rate", [0.3, 1.0, 10.0])
+@pytest.mark.parametrize("rate", [1.0, 3.0, 10.0])
 def test_gap_bound_holds_for_the_mean_gap_over_the_reward_steps(rate: float) -> None:
     result, _ = _solved(rate)
     assert result.reference is not None

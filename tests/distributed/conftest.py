@@ -1,0 +1,30 @@
+"""One Ray cluster for all tests of this room that need one in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A cluster on this machine, with more CPUs declared than any one test uses."""
+    from distributed.cluster import cluster
+    from distributed.config import ClusterSettings
+
+    with cluster(ClusterSettings(num_workers=6, dashboard=False, object_store_mb=100)) as where:
+        yield where
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

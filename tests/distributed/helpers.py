@@ -1,0 +1,183 @@
+"""Small run files, the command line as a process or in this one, and the undisturbed result to compare with."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distributed.cli import main
+from distributed.config import RunConfig, parse_config
+from distributed.run_directory import RunDirectory
+from meta.experiment import draw
+from meta.learner import MetaState
+from meta.loop import Tracker, TrainingPlan, train
+from meta.pool import Learner, LocalLearner, LocalPool, Pool
+
+ROOT = Path(__file__).parent.parent.parent
+METASRL = Path(sys.executable).with_name("metasrl")
+NOTED = "tests.distributed.families:NotedLake"
+COURIER = "tests.user_families:CourierFamily"
+Raw = dict[str, Any]
+
+TINY: Raw = {
+    "name": "tiny",
+    "seed": 3,
+    "family": {"name": "frozen_lake", "num_tasks": 8, "map_size": 4, "horizon": 30},
+    "within_task": {"num_iterations": 2, "episodes_per_iteration": 3, "num_copies": 1},
+    "cluster": {"pool": "local", "num_workers": 2, "tasks_per_round": 4, "dashboard": False, "object_store_mb": 80},
+    "tracking": {"enabled": False},
+    "evaluation": {
+        "methods": ["random", "meta_srl"],
+        "num_test_tasks": 2,
+        "rate_grid": [1.0],
+        "grid_tasks": 2,
+        "pretrain_iterations": 5,
+    },
+}
+
+
+def tiny(**changes: Any) -> Raw:
+    """The run file of eight small tasks; ``within_task={"num_copies": 3}`` changes one key of a section."""
+    raw = copy.deepcopy(TINY)
+    for section, value in changes.items():
+        raw[section] = {**raw.get(section, {}), **value} if isinstance(value, dict) else value
+    return raw
+
+
+def noted(folder: Path, **changes: Any) -> Raw:
+    """The same tasks in a family that notes in ``folder`` what is run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    family = {"name": NOTED, "folder": str(folder), **changes.pop("family", {})}
+    return tiny(family=family, **changes)
+
+
+def courier(**family: Any) -> Raw:
+    """The user's family with two costs."""
+    raw = tiny(meta={"learning_rates": {"initial": 1.0}})
+    return {**raw, "family": {"name": COURIER, "num_tasks": 4, **family}}
+
+
+def parsed(raw: Raw) -> RunConfig:
+    """A checked configuration."""
+    return parse_config(raw, "test")
+
+
+def run_file(folder: Path, raw: Raw, name: str = "run.yaml") -> Path:
+    """Write a run file."""
+    path = folder / name
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+def local(config: RunConfig) -> tuple[LocalPool, LocalLearner]:
+    """Pool and learner of this process."""
+    experiment = config.experiment
+    learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
+    return LocalPool(experiment.family), learner
+
+
+def learn(
+    config: RunConfig, pool: Pool, learner: Learner, directory: RunDirectory | None = None, *more: Tracker
+) -> tuple[MetaState, RunDirectory]:
+    """Draw and train, nothing else, into a run directory (a new one by default)."""
+    directory = RunDirectory.create(config) if directory is None else directory
+    experiment = config.experiment
+    drawn = draw(pool, experiment)
+    position = directory.position(drawn.initial_state(experiment.meta), lambda message: None)
+    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+    return train(plan, pool, learner, [directory, *more], position), directory
+
+
+@functools.cache
+def undisturbed_sha(evaluation: str = "exact", seed: int = 3) -> str:
+    """What the tiny tasks must give, whatever happens on the way."""
+    config = parsed(tiny(seed=seed, within_task={"evaluation": evaluation}))
+    pool, learner = local(config)
+    experiment = config.experiment
+    drawn = draw(pool, experiment)
+    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+    from meta.loop import Position
+
+    return train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
+
+
+def exit_code(*arguments: str | Path) -> int:
+    """Run the command line in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Environment of a command that is run as a process; test modules are importable in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", **more}
+
+
+def command(
+    arguments: Sequence[str | Path], cwd: Path, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``metasrl`` to its end."""
+    words = [str(METASRL), *(str(argument) for argument in arguments)]
+    return subprocess.run(
+        words, cwd=cwd, env=environment(**environ), capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+@contextmanager
+def started(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``metasrl`` as a process of its own; its messages go to ``cwd/stderr``. Killed on leaving if it still runs."""
+    words = [str(METASRL), *(str(argument) for argument in arguments)]
+    with (cwd / "stderr").open("wb") as messages:
+        process = subprocess.Popen(words, cwd=cwd, env=environment(**environ), stdout=messages, stderr=messages)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait for a condition; fail when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def only_run(folder: Path) -> Path:
+    """The one run directory below ``folder``/runs."""
+    (path,) = (folder / "runs").glob("*/*")
+    return path
+
+
+def summary_of(run_dir: Path) -> Raw:
+    """``summary.json``."""
+    return dict(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))
+
+
+def finished_tasks(folder: Path) -> set[int]:
+    """Tasks of the round under way that are finished on disk, in the one run below ``folder``."""
+    return {int(path.stem.split("-")[1]) for path in folder.glob("runs/*/*/checkpoints/finished/task-*.json")}
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
