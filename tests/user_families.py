@@ -156,12 +156,16 @@ class LostAtStart(CourierFamily):
 
 
 class NeverBinds(CourierFamily):
-    """The reward never opposes a cost: there is none."""
+    """Nothing to trade: the reward or the costs, as ``fault`` says, are zero in the first ``fault_step`` attempts."""
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "binds": attempt >= self.fault_step}
 
     def model(self, parameters: Parameters) -> TabularModel | None:
         model = super().model(parameters)
         assert model is not None
-        return dataclasses.replace(model, reward=np.zeros_like(model.reward))
+        field = str(self.fault)
+        return model if parameters["binds"] else dataclasses.replace(model, **{field: 0.0 * getattr(model, field)})
 
 
 class Incomplete:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from tasks.base import Parameters, Split
 from tasks.frozen_lake import FrozenLake
-from tasks.model import FloatArray, TabularModel
 from tests.user_families import CourierFamily
 
 
@@ -93,32 +91,12 @@ class LongLimits(CourierFamily):
         return (1.0, 1.0, 1.0)
 
 
-class LargeCourier(CourierFamily):
-    """Episodes that never end early, so that datasets are large."""
-
-    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
-        return _Endless(super().make(parameters))
-
-    def model(self, parameters: Parameters) -> TabularModel | None:
-        return None
-
-
-class _Endless(gymnasium.Wrapper[Any, Any, Any, Any]):
-    def step(self, action: Any) -> Any:
-        observation, reward, _, truncated, info = self.env.step(action)
-        return observation, reward, False, truncated, info
-
-
 def counts(lines: list[str]) -> dict[str, int]:
     """How often each line occurs."""
     return {line: lines.count(line) for line in sorted(set(lines))}
 
 
-def indices(lines: list[str]) -> Iterator[int]:
-    """Task indices of noted tasks."""
-    return (int(line.split("/")[1]) for line in lines)
-
-
-def uniform(states: int, actions: int) -> FloatArray:
-    """The uniform policy."""
-    return np.full((states, actions), 1.0 / actions)
+def modules_of_the_driver(actor: Any) -> list[str]:
+    """Which modules that only the driver needs are imported in the process of ``actor``."""
+    del actor
+    return [name for name in ("mlflow", "distributed.tracking", "distributed.outbox") if name in sys.modules]

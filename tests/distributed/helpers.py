@@ -128,9 +128,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", **more}
 
 
-def command(
-    arguments: Sequence[str | Path], cwd: Path, **environ: str
-) -> subprocess.CompletedProcess[str]:
+def command(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run ``metasrl`` to its end."""
     words = [str(METASRL), *(str(argument) for argument in arguments)]
     return subprocess.run(

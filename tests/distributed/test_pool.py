@@ -6,8 +6,6 @@ import csv
 import os
 import re
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ import numpy as np
 import pytest
 import ray
 from ray._private.internal_api import memory_summary
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import ObjectLostError, OutOfMemoryError
 
-from distributed.config import RunConfig
 from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool, WorkerLostError
 from distributed.tracking import environment_tags
@@ -28,7 +25,7 @@ from meta.records import Row
 from policies.rollouts import EnvironmentContractError
 from policies.solving import Start, TaskDataset, TaskResult
 from tasks.base import TaskError
-from tests.distributed.families import counts, notes
+from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -126,7 +123,10 @@ def test_an_idle_worker_that_is_killed_costs_nothing(two: RayPool, learner: RayL
         os.kill(pid, signal.SIGKILL)
     config = parsed(tiny())
     assert learn(config, two, learner)[0].sha256() == undisturbed_sha()
-    assert [message.split(" died")[0] for message in said] == ["the worker of draw train 0", "the worker of draw train 1"]
+    assert [message.split(" died")[0] for message in said] == [
+        "the worker of draw train 0",
+        "the worker of draw train 1",
+    ]
 
 
 def test_a_task_that_kills_every_worker_ends_the_run(one: RayPool, learner: RayLearner, tmp_path: Path) -> None:
@@ -189,7 +189,16 @@ class _Careless:
         if not self.killed:
             self.killed += 1
             os.kill(ray.get(self._pool.workers[0].pid.remote()), signal.SIGKILL)
+            wait_until(lambda: _is_lost(dataset))
         return self._learner.estimate(dataset)
+
+
+def _is_lost(reference: Any) -> bool:
+    try:
+        ray.get(reference)
+    except ObjectLostError:
+        return True
+    return False
 
 
 def test_a_task_whose_dataset_died_with_its_worker_is_run_again(
@@ -268,46 +277,45 @@ def test_datasets_do_not_pass_through_this_process(
     assert read_here == []
     assert [type(value) for value in given] == [Start, Start]
     start = given[0]
-    task = config.experiment.family.make()
-    del task
     (solved,) = two.solve(two.draw("train", [6]), start, config.within_task, collect=True)
     ray.get(solved.dataset)
     assert read_here == [6], "the measurement itself must see a dataset that is read here"
 
 
-def stored_objects() -> int:
-    """Objects in the cluster's object store."""
-    found = re.search(r"Plasma memory usage .*?, (\d+) objects", memory_summary(stats_only=True))
-    assert found is not None
-    return int(found.group(1))
-
-
 class _Watch:
-    """Counts stored objects as tasks finish."""
+    """A learner that notes which datasets it is given, and which of the earlier ones the cluster still knows then."""
 
-    def __init__(self) -> None:
-        self.most = 0
+    def __init__(self, learner: RayLearner) -> None:
+        self._learner, self.seen, self.kept = learner, list[str](), list[int]()
+        self.restore, self.update = learner.restore, learner.update
 
-    def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        del finished, result
-        self.most = max(self.most, stored_objects())
+    def estimate(self, dataset: Any) -> Contribution:
+        self.seen.append(dataset.hex())
+        item = self._learner.estimate(dataset)
+        self.kept.append(len(self.known()))
+        return item
 
-    def round_finished(self, state: MetaState, rows: list[Row]) -> None:
-        pass
+    def known(self) -> list[str]:
+        """Datasets given so far that some process still refers to."""
+        known = memory_summary(ray.get_runtime_context().gcs_address)
+        return [name for name in self.seen if name in known]
 
 
 def test_datasets_are_released(two: RayPool, learner: RayLearner) -> None:
-    before, watch = stored_objects(), _Watch()
-    learn(parsed(tiny(family={"num_tasks": 24})), two, learner, None, watch)
-    wait_until(lambda: stored_objects() <= before, seconds=10.0)
-    assert 1 <= watch.most - before <= 6, "the start, and the datasets of the tasks just solved"
+    watch = _Watch(learner)
+    learn(parsed(tiny()), two, watch)
+    wait_until(lambda: not watch.known(), seconds=10.0)
+    assert len(set(watch.seen)) == 8
+    assert 1 <= max(watch.kept) <= 3, "the one just read, and those whose release is on its way"
 
 
 def test_actors_say_who_they_are(two: RayPool, learner: RayLearner) -> None:
     config = parsed(tiny())
     learn(config, two, learner)
     shown = ray.get([worker.__ray_call__.remote(repr) for worker in two.workers])
-    ids = [int(re.fullmatch(r"CRPOWorker\(id=(\d+), task=frozen_lake/train/\d, done\)", text).group(1)) for text in shown]
+    ids = [
+        int(re.fullmatch(r"CRPOWorker\(id=(\d+), task=frozen_lake/train/\d, done\)", text).group(1)) for text in shown
+    ]
     assert len(set(ids)) == 2
     told = ray.get(learner.actor.__ray_call__.remote(repr))
     assert re.fullmatch(r"MetaLearner\(round=2, tasks=\d+\)", told)
@@ -331,14 +339,9 @@ def test_a_worker_shows_task_and_iteration_while_it_solves(monkeypatch: pytest.M
     assert seen == ["CRPOWorker(id=7, idle)", "CRPOWorker(id=7, task=frozen_lake/train/3, iteration=1)"]
 
 
-def _tracking_modules(actor: Any) -> list[str]:
-    del actor
-    return [name for name in ("mlflow", "distributed.tracking", "distributed.outbox") if name in sys.modules]
-
-
 def test_actors_know_nothing_of_tracking(two: RayPool, learner: RayLearner) -> None:
     actors = [*two.workers, learner.actor]
-    assert ray.get([actor.__ray_call__.remote(_tracking_modules) for actor in actors]) == [[], [], []]
+    assert ray.get([actor.__ray_call__.remote(modules_of_the_driver) for actor in actors]) == [[], [], []]
 
 
 def test_the_tags_of_a_run_name_the_ray_job() -> None:
@@ -348,10 +351,10 @@ def test_the_tags_of_a_run_name_the_ray_job() -> None:
 
 
 @pytest.fixture
-def submitted(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def submitted(monkeypatch: pytest.MonkeyPatch) -> str:
     """As if the driver had been submitted as a job."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_7"}}')
-    yield "raysubmit_7"
+    return "raysubmit_7"
 
 
 def test_the_tags_of_a_submitted_run_name_the_submission(submitted: str) -> None:
@@ -366,7 +369,3 @@ def test_with_another_family_a_worker_makes_it_anew(two: RayPool) -> None:
         (task,) = two.draw("train", [0])
         shapes.append(len(task.parameters["desc"]))
     assert shapes == [4, 8, 4]
-
-
-def _config_type() -> type[RunConfig]:
-    return RunConfig

@@ -80,6 +80,10 @@ def test_largest_is_relative_to_the_limit() -> None:
     np.testing.assert_allclose(relative_violations(np.array([0.0, *costs]), LIMITS), [0.2, 0.6, 0.5], rtol=1e-12)
 
 
+def test_largest_passes_over_a_tolerated_violation() -> None:
+    assert _branch([1.2, 10.5, 4.0], "largest", np.array([0.3, 0.1, 0.0])) == 2
+
+
 def test_a_limit_of_zero_takes_the_violation_itself() -> None:
     violations = relative_violations(np.array([[9.0, 0.25, 3.0]]), np.array([0.0, 2.0]))
     np.testing.assert_array_equal(violations, [[0.25, 0.5]])
@@ -123,7 +127,7 @@ def test_last_is_the_last_feasible_iterate() -> None:
 
 
 def test_uniform_draws_from_the_iterates_improved_on_the_reward() -> None:
-    draws = [_output("uniform", seed=seed)[0] for seed in range(1500)]
+    draws = [_output("uniform", tolerance=0.15, seed=seed)[0] for seed in range(1500)]
     counts = np.bincount(draws, minlength=5)
     assert counts[[0, 4]].sum() == 0
     assert (np.abs(counts[1:4] - 500) < 5 * np.sqrt(1500 * 2 / 9)).all()

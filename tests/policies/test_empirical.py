@@ -79,6 +79,13 @@ def test_a_terminal_step_is_worth_its_reward_alone() -> None:
     np.testing.assert_array_equal(found.state_values[:, 3], 0.0)
 
 
+def test_a_terminal_step_is_not_followed_by_the_state_it_reports() -> None:
+    """Half of the steps from 0 to 0 end the episode: V = 1 + 0.9 V / 2."""
+    data = transitions(np.zeros((2, 3)), np.ones(2), np.zeros((2, 1)), np.array([True, False]))
+    found = evaluate_empirical(empirical_model(data, 1, 1, 0.9), np.ones((1, 1)))
+    np.testing.assert_allclose(found.values, [1.0 / 0.55, 0.0], rtol=1e-13)
+
+
 def test_noisy_rewards_are_averaged() -> None:
     steps = np.zeros((4, 3))
     gains, costs = np.array([0.0, 1.0, 2.0, 5.0]), np.array([[1.0], [1.0], [0.0], [0.0]])

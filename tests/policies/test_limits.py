@@ -138,6 +138,12 @@ def test_a_fraction_without_a_model_is_told() -> None:
         draw_task(CourierFamily(0, 4, with_model=False), "courier", 0, "train", 0)
 
 
+@pytest.mark.parametrize("absent", ["reward", "costs"])
+def test_a_draw_that_cannot_bind_is_drawn_again(absent: str) -> None:
+    family = NeverBinds(0, 4, fault=absent, fault_step=3)
+    assert draw_task(family, "courier", 0, "train", 0).parameters == family.parameters("train", 0, 3)
+
+
 def test_costs_that_never_oppose_the_reward_are_told() -> None:
     with pytest.raises(TaskError, match="courier/train/0: in 200 draws no constraint could bind"):
-        draw_task(NeverBinds(0, 4), "courier", 0, "train", 0)
+        draw_task(NeverBinds(0, 4, fault="costs", fault_step=1000), "courier", 0, "train", 0)
