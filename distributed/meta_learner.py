@@ -28,8 +28,8 @@ class MetaLearner:
         self._estimated, self._rounds, self._busy = 0, 0, 0.0
 
     def __repr__(self) -> str:
-        """Shown in the dashboard and before each log line."""
-        return f"MetaLearner(round={self._rounds}, tasks={self._estimated})"
+        """Name of the actor. Ray reads it once, at creation."""
+        return f"MetaLearner(round={self._rounds}, tasks={self._estimated})" if self._estimated else "MetaLearner"
 
     def pid(self) -> int:
         """Process id."""

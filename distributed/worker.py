@@ -25,11 +25,11 @@ class CRPOWorker:
         self._worker_id = worker_id
         self._spec: FamilySpec | None = None
         self._family: TaskFamily | None = None
-        self._at = "idle"
+        self._at = ""
 
     def __repr__(self) -> str:
-        """Shown in the dashboard and before each log line."""
-        return f"CRPOWorker(id={self._worker_id}, {self._at})"
+        """Name of the actor. Ray reads it once, at creation; the task at hand is in the names of the calls."""
+        return f"CRPOWorker(id={self._worker_id}{self._at})"
 
     def pid(self) -> int:
         """Process id."""
@@ -49,11 +49,11 @@ class CRPOWorker:
         """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
 
         def at(iteration: int) -> None:
-            self._at = f"task={task.label}, iteration={iteration}"
+            self._at = f", task={task.label}, iteration={iteration}"
 
         at(0)
         result, dataset = solve_task(self._made(spec), task, start, settings, collect=collect, on_iteration=at)
-        self._at = f"task={task.label}, done"
+        self._at = f", task={task.label}, done"
         return result, None if dataset is None else ray.put(dataset)
 
     def _made(self, spec: FamilySpec) -> TaskFamily:

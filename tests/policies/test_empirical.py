@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.empirical import empirical_model, evaluate_empirical
+from policies.empirical import TransitionCounts, empirical_model, evaluate_empirical
 from policies.exact import ExactModel, evaluate
-from policies.rollouts import Transitions
+from policies.rollouts import Transitions, concatenate
 from tasks.model import FloatArray, TabularModel
 from tests.problems import dense_transitions, random_cmdp, random_policy, tabular
 
@@ -101,6 +101,18 @@ def test_counts_are_visits_of_pairs() -> None:
     for state in range(4):
         for action in range(3):
             assert counts[state, action] == sum((data.states == state) & (data.actions == action))
+
+
+def test_adding_batches_is_counting_them_together() -> None:
+    model, counts = random_cmdp(0, 4, 3, 2, 0.9), TransitionCounts(4, 3, 2)
+    batches = [_sampled(model, 100, seed) for seed in range(3)]
+    for batch in batches:
+        counts.add(batch)
+    added, joined = counts.model(0.9), empirical_model(concatenate(batches), 4, 3, 0.9)
+    np.testing.assert_array_equal(added.counts, joined.counts)
+    np.testing.assert_array_equal(dense_transitions(added.model.tabular), dense_transitions(joined.model.tabular))
+    np.testing.assert_allclose(added.model.tabular.objectives, joined.model.tabular.objectives, rtol=1e-13)
+    np.testing.assert_array_equal(added.model.tabular.initial, joined.model.tabular.initial)
 
 
 def test_initial_states_are_counted_once_per_episode() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.exact import ExactModel, evaluate, occupancy
-from policies.rollouts import EnvironmentContractError, TabularRollouts, Transitions, concatenate
+from policies.rollouts import EnvironmentContractError, TabularRollouts, Transitions, concatenate, discrete_shape
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.frozen_lake import FrozenLake
 from tasks.model import FloatArray
@@ -227,6 +227,11 @@ def test_spaces_that_are_no_table_are_refused(fault: str) -> None:
     family = WrongSpaces(0, 4, fault=fault)
     with pytest.raises(EnvironmentContractError, match=rf"task courier/train/1: {space} must be Discrete\(n\)"):
         TabularRollouts(family, _task(family), 2)
+
+
+def test_shape_of_a_task_is_that_of_its_spaces() -> None:
+    assert discrete_shape(_lake(), _task(_lake())) == (16, 4)
+    assert discrete_shape(CourierFamily(0, 4), _task(CourierFamily(0, 4))) == (NUM_STATES, 3)
 
 
 def test_a_first_observation_out_of_range_is_refused() -> None:

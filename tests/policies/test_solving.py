@@ -10,7 +10,7 @@ from policies.crpo import Solution, WithinTaskSettings
 from policies.exact import ExactModel, evaluate, occupancy, optimal_policy
 from policies.limits import draw_task
 from policies.rollouts import EnvironmentContractError
-from policies.solving import Start, solve_task
+from policies.solving import Start, reference_solution, solve_task
 from tasks.base import TaskError
 from tasks.frozen_lake import FrozenLake
 from tests.user_families import NUM_STATES, CourierFamily
@@ -64,6 +64,14 @@ def test_result_is_measured_with_the_exact_model(evaluation: str) -> None:
     np.testing.assert_array_equal(result.policy, np.exp(result.solution.iterates[result.solution.output]))
     np.testing.assert_allclose(result.occupancy, occupancy(exact, result.policy), rtol=1e-12)
     np.testing.assert_array_equal(dataset.policy, result.policy)
+
+
+def test_reference_is_the_programmes_optimum_or_unknown() -> None:
+    found, result = reference_solution(COURIER, TASK), solve_task(COURIER, TASK, START, _settings(), collect=False)[0]
+    assert found is not None
+    assert result.reference is not None
+    np.testing.assert_array_equal(found.values, result.reference.values)
+    assert reference_solution(CourierFamily(0, 8, with_model=False), TASK) is None
 
 
 def test_sampled_estimates_approach_the_exact_values() -> None:

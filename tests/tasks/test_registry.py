@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from tasks.base import TaskFamily
 from tasks.frozen_lake import FrozenLake
-from tasks.registry import FamilyError, family_class, make_family
+from tasks.registry import FamilyError, FamilySpec, family_class, make_family
 from tests.user_families import CourierFamily
 
 USER = "tests.user_families"
@@ -27,6 +28,11 @@ def _error(name: str, **parameters: Any) -> FamilyError:
 
 def test_a_built_in_family_is_found_by_name() -> None:
     assert _make("frozen_lake", map_size=4) == FrozenLake(seed=3, num_tasks=7, map_size=4)
+
+
+def test_a_spec_makes_the_same_family_after_travelling() -> None:
+    spec = FamilySpec("frozen_lake", 3, 7, {"map_size": 4})
+    assert pickle.loads(pickle.dumps(spec)).make() == _make("frozen_lake", map_size=4)
 
 
 def test_a_users_family_is_found_by_module_and_class() -> None:
