@@ -84,7 +84,7 @@ def continuous_actions(
     np.clip(actions, low, high, out=out, casting="same_kind")
     if not np.isfinite(actions).all():
         copy = int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0])
-        raise TaskError(f"{label}, step {elapsed[copy]}, copy {copy}: the action {actions[copy]} is not finite")
+        raise TaskError(f"{label}, step {elapsed[copy] + 1}, copy {copy}: the action {actions[copy]} is not finite")
 
 
 def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, label: str, elapsed: IntArray) -> None:
@@ -97,14 +97,16 @@ def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, l
     if wrong.size:
         copy = int(wrong[0])
         raise TaskError(
-            f"{label}, step {elapsed[copy]}, copy {copy}: action {actions[copy]} is not one of 0..{num_actions - 1}"
+            f"{label}, step {elapsed[copy] + 1}, copy {copy}: action {actions[copy]} is not one of 0..{num_actions - 1}"
         )
 
 
 def check_started(elapsed: IntArray, label: str) -> None:
     """Raise TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
     if elapsed.min() < 0:
-        raise TaskError(f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step")
+        raise TaskError(
+            f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step"
+        )
 
 
 class GymnasiumBatch:
@@ -214,7 +216,9 @@ class GymnasiumBatch:
 
     def _step_costs(self, copy: int, info: dict[str, Any]) -> list[float]:
         if "cost" not in info:
-            raise TaskError(f'{self._where(copy)}: step reports no info["cost"]; it must hold {self.num_costs} number(s)')
+            raise TaskError(
+                f'{self._where(copy)}: step reports no info["cost"]; it must hold {self.num_costs} number(s)'
+            )
         given = info["cost"]
         values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
         if len(values) != self.num_costs:

@@ -1,4 +1,4 @@
-"""Copies of a MuJoCo robot that share one compiled model, stepped directly: Gymnasium's v5 numbers without its overhead."""
+"""Copies of a MuJoCo robot that share one compiled model: Gymnasium's v5 numbers without its overhead."""
 
 from __future__ import annotations
 
@@ -68,6 +68,12 @@ def compile_model(robot: Robot, body: Parameters | None = None) -> mujoco.MjMode
 def num_bodies(robot: Robot) -> int:
     """Bodies that have a mass (without the world)."""
     return int(_base_model(robot.name).nbody) - 1
+
+
+def base_action_bounds(robot: Robot) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The least and greatest action of each motor, [A] each."""
+    low, high = _base_model(robot.name).actuator_ctrlrange.astype(np.float32).T.copy()
+    return low, high
 
 
 def change_body(model: mujoco.MjModel, body: Parameters) -> None:
@@ -150,10 +156,8 @@ class MujocoBatch:
     def step(self, actions: NDArray[Any]) -> None:
         """See :class:`tasks.batch.BatchEnvironment`."""
         check_started(self._elapsed, self._label)
+        continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
         self._elapsed += 1
-        continuous_actions(
-            actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed
-        )
         self._advance()
         self._gather()
         position = self._robot.position(self._fields)

@@ -11,10 +11,21 @@ from typing import Any
 
 import pydantic
 
+from tasks.acrobot import Acrobot
 from tasks.base import TaskFamily
 from tasks.frozen_lake import FrozenLake
+from tasks.locomotion import Ant, HalfCheetah, Hopper, Humanoid, Swimmer, Walker2d
 
-BUILT_IN: dict[str, type[Any]] = {"frozen_lake": FrozenLake}
+BUILT_IN: dict[str, type[Any]] = {
+    "frozen_lake": FrozenLake,
+    "acrobot": Acrobot,
+    "half_cheetah": HalfCheetah,
+    "hopper": Hopper,
+    "swimmer": Swimmer,
+    "walker2d": Walker2d,
+    "ant": Ant,
+    "humanoid": Humanoid,
+}
 
 _REQUIRED = ("cost_names", "discount", "horizon", "parameters", "make", "model", "limits")
 

@@ -193,9 +193,7 @@ ROBOTS: dict[str, Robot] = {
             control_weight=0.1,
             speed_limit=3.2096,
         ),
-        _planar(
-            "hopper", "Hopper-v5", "hopper.xml", healthy=_hopper_healthy, healthy_reward=1.0, speed_limit=0.7402
-        ),
+        _planar("hopper", "Hopper-v5", "hopper.xml", healthy=_hopper_healthy, healthy_reward=1.0, speed_limit=0.7402),
         _planar(
             "swimmer",
             "Swimmer-v5",

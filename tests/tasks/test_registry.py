@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tasks.base import TaskFamily
 from tasks.frozen_lake import FrozenLake
-from tasks.registry import FamilyError, FamilySpec, family_class, make_family
+from tasks.registry import BUILT_IN, FamilyError, FamilySpec, family_class, make_family
 from tests.user_families import CourierFamily
 
 USER = "tests.user_families"
@@ -28,6 +29,16 @@ def _error(name: str, **parameters: Any) -> FamilyError:
 
 def test_a_built_in_family_is_found_by_name() -> None:
     assert _make("frozen_lake", map_size=4) == FrozenLake(seed=3, num_tasks=7, map_size=4)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_family_keeps_the_contract(name: str) -> None:
+    family = _make(name)
+    assert isinstance(family, TaskFamily)
+    drawn = family.parameters("train", 0, 0)
+    assert json.loads(json.dumps(drawn)) == drawn
+    limits = family.limits(drawn)
+    assert isinstance(limits, float) or len(limits) == len(family.cost_names)
 
 
 def test_a_spec_makes_the_same_family_after_travelling() -> None:
@@ -53,7 +64,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     error = _error(name)
     assert error.field == "name"
     assert repr(name) in error.message
-    assert "known: frozen_lake, or give package.module:ClassName" in error.message
+    assert f"known: {', '.join(BUILT_IN)}, or give package.module:ClassName" in error.message
 
 
 @pytest.mark.parametrize(
