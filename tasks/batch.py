@@ -81,7 +81,8 @@ def continuous_actions(
     """Clip ``actions`` [n, A] to the bounds into ``out``; other shapes and numbers that are not finite are errors."""
     if actions.shape != out.shape:
         raise TaskError(f"{label}: actions must have shape {list(out.shape)}, got {list(actions.shape)}")
-    np.clip(actions, low, high, out=out, casting="same_kind")
+    np.maximum(actions, low, out=out, casting="same_kind")
+    np.minimum(out, high, out=out)
     if not np.isfinite(actions).all():
         copy = int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0])
         raise TaskError(f"{label}, step {elapsed[copy] + 1}, copy {copy}: the action {actions[copy]} is not finite")

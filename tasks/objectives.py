@@ -19,7 +19,7 @@ EFFORT_WEIGHT = 0.1
 
 def control_effort(actions: NDArray[np.float32]) -> FloatArray:
     """0.1 |a|^2 [n] of the applied (clipped) actions [n, A]."""
-    return np.asarray(EFFORT_WEIGHT * np.sum(np.square(actions, dtype=np.float64), axis=-1))
+    return np.asarray(EFFORT_WEIGHT * np.add.reduce(np.square(actions, dtype=np.float64), axis=-1))
 
 
 def overspeed(velocity: FloatArray, limit: float, both_axes: bool) -> FloatArray:

@@ -76,7 +76,7 @@ class Robot:
     def reward(self, forward: Array, survival: Array, actions: Array, fields: Fields) -> Array:
         """Gymnasium's own reward [n] from forward speed [n], healthy reward [n] and float32 actions [n, A]."""
         applied = fields["ctrl"] if self.float64_control else actions
-        costs = self.control_weight * np.sum(np.square(applied), axis=-1)
+        costs = self.control_weight * np.add.reduce(np.square(applied), axis=-1)
         if self.contact_cost is not None:
             costs = costs + self.contact_cost(fields)
         return (self.forward_weight * forward + survival) - costs
@@ -124,7 +124,7 @@ def _torso(fields: Fields) -> Array:
 def _mass_centre(fields: Fields) -> Array:
     mass = fields["body_mass"]
     places = fields["xipos"].reshape(-1, mass.size, 3)
-    return (np.einsum("b,nbj->nj", mass, places) / mass.sum())[:, :2]
+    return np.add.reduce(mass[:, None] * places, axis=1)[:, :2] / mass.sum()
 
 
 def _hopper_healthy(fields: Fields) -> Array:
@@ -151,11 +151,11 @@ def _humanoid_healthy(fields: Fields) -> Array:
 
 
 def _ant_contact(fields: Fields) -> Array:
-    return 5e-4 * np.sum(np.square(np.clip(fields["cfrc_ext"], -1.0, 1.0)), axis=-1)
+    return 5e-4 * np.add.reduce(np.square(np.clip(fields["cfrc_ext"], -1.0, 1.0)), axis=-1)
 
 
 def _humanoid_contact(fields: Fields) -> Array:
-    return np.clip(5e-7 * np.sum(np.square(fields["cfrc_ext"]), axis=-1), -np.inf, 10.0)
+    return np.clip(5e-7 * np.add.reduce(np.square(fields["cfrc_ext"]), axis=-1), -np.inf, 10.0)
 
 
 def _planar(name: str, gymnasium_id: str, xml: str, **changes: Any) -> Robot:
