@@ -30,6 +30,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         options |= {"address": address}
     else:
         options |= {
+            "address": "local",
             "num_cpus": settings.num_workers,
             "object_store_memory": settings.object_store_mb * 2**20,
             "include_dashboard": settings.dashboard,

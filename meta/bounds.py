@@ -66,8 +66,7 @@ def regret_sides(
     """
     taken = np.arange(solution.branches.size)
     differences = optimum[solution.branches] - values[taken, solution.branches]
-    first, last = np.exp(solution.iterates[0]), np.exp(solution.iterates[-1])
-    divergence = occupancy @ (kl_divergence(policy, first) - kl_divergence(policy, last))
+    divergence = occupancy @ (policy * (solution.iterates[-1] - solution.iterates[0])).sum(axis=1)
     return float(solution.steps @ differences), float(divergence + (solution.log_normalizers @ occupancy).sum())
 
 

@@ -30,9 +30,12 @@ def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int
         parameters = family.parameters(split, index, attempt)
         task = Task(name, split, index, task_seed, parameters, limits=())
         limits = family.limits(parameters)
-        if not isinstance(limits, float):
-            return _with_given_limits(family, task, limits)
-        calibrated = _with_fraction(family, task, parameters, limits)
+        if np.ndim(limits) == 1:
+            return _with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
+        fraction = float(limits)  # type: ignore[arg-type]
+        if not 0.0 < fraction < 1.0:
+            raise TaskError(f"{task.label}: the limit fraction must lie strictly between 0 and 1, got {fraction}")
+        calibrated = _with_fraction(family, task, parameters, fraction)
         if calibrated is not None:
             return calibrated
     raise TaskError(f"{task.label}: in {_ATTEMPTS} draws no constraint could bind; the costs never oppose the reward")

@@ -105,13 +105,9 @@ class TabularRollouts:
             still: list[tuple[Any, int]] = []
             for (env, episode), time, action in zip(running, times.tolist(), chosen.tolist(), strict=True):
                 observation, gain, ended, cut, info = env.step(action)
-                if not 0 <= observation < self.num_states:
-                    raise EnvironmentContractError(
-                        f"{self._where(iteration, episode, time)}: step gave the observation {observation!r}, "
-                        f"not a state in 0..{self.num_states - 1}"
-                    )
+                observation = self._state_of(observation, "step", iteration, episode, time)
                 next_states[episode, time] = observation
-                reward[episode, time] = gain
+                reward[episode, time] = self._reward_of(gain, iteration, episode, time)
                 cost[episode, time] = self._costs_of(info, iteration, episode, time)
                 terminated[episode, time] = ended
                 lengths[episode] = time + 1
@@ -145,8 +141,28 @@ class TabularRollouts:
         sequence = np.random.SeedSequence([self._task.seed, iteration, episode])
         observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
         uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
-        states[episode, 0] = observation
+        states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
         running.append((env, episode))
+
+    def _state_of(self, observation: Any, call: str, iteration: int, episode: int, time: int) -> int:
+        if isinstance(observation, (int, np.integer)) or (
+            isinstance(observation, np.ndarray) and observation.shape == () and observation.dtype.kind in "iu"
+        ):
+            state = int(observation)
+            if 0 <= state < self.num_states:
+                return state
+        raise EnvironmentContractError(
+            f"{self._where(iteration, episode, time)}: {call} gave the observation {observation!r}, "
+            f"not a state in 0..{self.num_states - 1}"
+        )
+
+    def _reward_of(self, gain: Any, iteration: int, episode: int, time: int) -> float:
+        try:
+            return float(gain)
+        except (TypeError, ValueError):
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: step gave the reward {gain!r}, not a number"
+            ) from None
 
     def _costs_of(self, info: dict[str, Any], iteration: int, episode: int, time: int) -> Any:
         try:
@@ -158,7 +174,13 @@ class TabularRollouts:
             ) from None
         if isinstance(cost, float) and len(self._cost_names) == 1:
             return cost
-        values = np.atleast_1d(np.asarray(cost, dtype=np.float64))
+        try:
+            values = np.atleast_1d(np.asarray(cost, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: info['cost'] is {cost!r}; "
+                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
+            ) from None
         if values.shape != (len(self._cost_names),):
             raise EnvironmentContractError(
                 f"{self._where(iteration, episode, time)}: info['cost'] has shape {np.shape(cost)}; "

@@ -112,8 +112,14 @@ def solve_task(
     exact = None if tabular is None else ExactModel(tabular)
     if settings.evaluation == "exact" and exact is None:
         raise TaskError(f"task {task.label}: the family has no exact model; set within_task.evaluation to sampled")
-    rng = np.random.default_rng([task.seed, _CHOICE_STREAM])
+    rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
+    if exact is not None:
+        _require_shape(task, exact.shape, start)
     limits, logits = np.array(task.limits), logits_of(start.initialization)
+    if start.learning_rates.shape != (1 + limits.size,):
+        raise TaskError(
+            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
+        )
     batches: list[Transitions] = []
     if settings.evaluation == "exact" and not collect:
         assert exact is not None
@@ -121,7 +127,7 @@ def solve_task(
     else:
         rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
         try:
-            _require_shape(task, rollouts, start)
+            _require_shape(task, (rollouts.num_states, rollouts.num_actions), start)
             known = exact if settings.evaluation == "exact" else None
             counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
             collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
@@ -160,8 +166,7 @@ def _measure(
     )
 
 
-def _require_shape(task: Task, rollouts: TabularRollouts, start: Start) -> None:
-    shape = rollouts.num_states, rollouts.num_actions
+def _require_shape(task: Task, shape: tuple[int, int], start: Start) -> None:
     if start.initialization.shape != shape:
         raise TaskError(
             f"task {task.label}: the environment has {shape[0]} states and {shape[1]} actions, "

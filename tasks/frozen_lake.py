@@ -15,9 +15,9 @@ from typing import Any, Literal, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import MAPS, generate_random_map, is_valid
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
-from tasks.base import Parameters, Split
+from tasks.base import Parameters, Split, TaskError
 from tasks.model import TabularModel, model_from_gymnasium
 
 SIMILARITY = {"high": 1, "low": 12}
@@ -61,7 +61,7 @@ class FrozenLake(BaseModel):
     """Seed of every draw of the family."""
     num_tasks: int = Field(default=96, gt=0)
     """Length of the training sequence."""
-    similarity: Literal["high", "low"] | int = "high"
+    similarity: Literal["high", "low"] | StrictInt = "high"
     """Tiles in which each task differs from its base map: high is 1, low is 12, or any number."""
     sequence: Literal["iid", "drifting", "clustered"] = "iid"
     """iid: one base map; drifting: the base changes by `drift` tiles a task; clustered: `num_clusters` base maps."""
@@ -96,7 +96,8 @@ class FrozenLake(BaseModel):
     @model_validator(mode="after")
     def _enough_tiles(self) -> FrozenLake:
         free = self.map_size**2 - 2
-        most = max(self.num_changes, self.cluster_distance if self.sequence == "clustered" else 0)
+        moved = {"iid": 0, "drifting": self.drift, "clustered": self.cluster_distance}[self.sequence]
+        most = max(self.num_changes, moved)
         if most > free:
             raise ValueError(f"{most} tiles cannot change on a map with {free} tiles beside start and goal")
         return self
@@ -119,7 +120,7 @@ class FrozenLake(BaseModel):
             desc = _change(base, self.num_changes, rng)
             if self._split_of(desc) == split and is_valid([list(row) for row in desc], self.map_size):
                 return {"desc": list(desc)}
-        raise ValueError(
+        raise TaskError(
             f"frozen_lake: no solvable map of the {split} split differs from its base in {self.num_changes} tiles; "
             "change similarity or map_size"
         )
@@ -170,7 +171,7 @@ class FrozenLake(BaseModel):
         if self.sequence == "clustered":
             cluster = int(rng.integers(self.num_clusters))
             if cluster:
-                return _change(base, self.cluster_distance, np.random.default_rng([self.seed, 2, cluster]))
+                return _solvable_change(base, self.cluster_distance, np.random.default_rng([self.seed, 2, cluster]))
         return base
 
 
@@ -191,8 +192,16 @@ def _drifted(base: tuple[str, ...], seed: int, drift: int, steps: int) -> tuple[
 def _drift_path(base: tuple[str, ...], seed: int, drift: int, steps: int) -> Iterator[tuple[str, ...]]:
     rng = np.random.default_rng([seed, 3])
     for _ in range(steps):
-        base = _change(base, drift, rng)
+        base = _solvable_change(base, drift, rng)
         yield base
+
+
+def _solvable_change(desc: tuple[str, ...], count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    for _ in range(_DRAWS):
+        changed = _change(desc, count, rng)
+        if is_valid([list(row) for row in changed], len(desc)):
+            return changed
+    raise TaskError(f"frozen_lake: no solvable map differs from its base in {count} tiles")
 
 
 def _change(desc: tuple[str, ...], count: int, rng: np.random.Generator) -> tuple[str, ...]:

@@ -42,10 +42,21 @@ class TabularModel:
         states, actions = self.reward.shape
         if self.costs.ndim != 3 or self.costs.shape[1:] != (states, actions):
             raise ModelError(f"costs must have shape [p, {states}, {actions}], got {self.costs.shape}")
-        if self.initial.shape != (states,) or abs(float(self.initial.sum()) - 1.0) > _PROBABILITY_TOLERANCE:
+        initial = self.initial
+        if (
+            initial.shape != (states,)
+            or not (initial >= 0.0).all()
+            or abs(initial.sum() - 1.0) > _PROBABILITY_TOLERANCE
+        ):
             raise ModelError(f"initial must be a distribution over {states} states")
         if not 0.0 < self.discount < 1.0:
             raise ModelError(f"discount must lie strictly between 0 and 1, got {self.discount}")
+        for name, most in (("pairs", states * actions), ("next_states", states)):
+            numbers = getattr(self, name)
+            if numbers.shape != self.probabilities.shape or not ((numbers >= 0) & (numbers < most)).all():
+                raise ModelError(f"{name} must hold one number in 0..{most - 1} per probability")
+        if (self.probabilities < 0.0).any():
+            raise ModelError("probabilities must not be negative")
         mass = np.bincount(self.pairs, weights=self.probabilities, minlength=states * actions)
         wrong = np.flatnonzero(np.abs(mass - 1.0) > _PROBABILITY_TOLERANCE)
         if wrong.size:

@@ -54,10 +54,10 @@ def family_class(name: str) -> type[Any]:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise FamilyError("name", f"module {module_name!r} does not import: {type(error).__name__}: {error}") from error
-    try:
-        return getattr(module, class_name)
-    except AttributeError:
-        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}") from None
+    kind = getattr(module, class_name, None)
+    if not isinstance(kind, type):
+        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, A
         FamilyError: it does not import, refuses a parameter, or lacks a part of the :class:`TaskFamily` protocol.
     """
     kind = family_class(name)
+    for taken in ("seed", "num_tasks"):
+        if taken in parameters:
+            raise FamilyError(taken, "is a setting of the run, not a parameter of the family")
     arguments = {"seed": seed, "num_tasks": num_tasks, **parameters}
     _check_names(name, kind, arguments)
     try:
         family = kind(**arguments)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "name"
+        field = str(first["loc"][0]) if first["loc"] else "name"
         raise FamilyError(field, f"{first['msg']} (given: {first['input']!r})") from error
     except Exception as error:
         raise FamilyError("name", f"{name} could not be made: {type(error).__name__}: {error}") from error

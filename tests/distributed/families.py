@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from tasks.base import Parameters, Split
 from tasks.frozen_lake import FrozenLake
+from tasks.model import TabularModel
 from tests.user_families import CourierFamily
 
 
@@ -89,6 +92,24 @@ class LongLimits(CourierFamily):
 
     def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
         return (1.0, 1.0, 1.0)
+
+
+class NeverBinds(CourierFamily):
+    """The reward never opposes a cost: there is none."""
+
+    def model(self, parameters: Parameters) -> TabularModel | None:
+        model = super().model(parameters)
+        assert model is not None
+        return dataclasses.replace(model, reward=0.0 * model.reward)
+
+
+class BrokenModel(CourierFamily):
+    """An exact model with a reward that is no number."""
+
+    def model(self, parameters: Parameters) -> TabularModel | None:
+        model = super().model(parameters)
+        assert model is not None
+        return dataclasses.replace(model, reward=np.nan * model.reward)
 
 
 def counts(lines: list[str]) -> dict[str, int]:

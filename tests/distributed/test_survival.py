@@ -1,0 +1,157 @@
+"""A run's process is killed or told to stop at a known moment; resumed, it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.families import counts, notes
+from tests.distributed.helpers import (
+    Raw,
+    command,
+    finished_tasks,
+    noted,
+    only_run,
+    run_file,
+    started,
+    summary_of,
+    tiny,
+    undisturbed_sha,
+    wait_until,
+)
+
+HELD = 5
+SECONDS_OF_A_RAY_JOB = 3.0
+"""Between SIGTERM and SIGKILL when a Ray job is stopped."""
+
+
+def held(tmp_path: Path, pool: str) -> Raw:
+    """A run that waits in the middle of task 5, in the second round."""
+    return noted(tmp_path / "notes", family={"hold": HELD}, cluster={"pool": pool})
+
+
+def until_held(tmp_path: Path, finished: set[int]) -> None:
+    """Wait until task 5 waits and some others of its round are finished."""
+    wait_until(lambda: notes(tmp_path / "notes", "waiting") and finished_tasks(tmp_path) == finished)
+
+
+def go_on(tmp_path: Path, file: Path, *more: str) -> Raw:
+    """Resume and return the summary."""
+    (tmp_path / "notes" / "go").touch()
+    done = command(["train", file, "--resume", only_run(tmp_path), *more], tmp_path)
+    assert done.returncode == 0, done.stderr
+    return summary_of(only_run(tmp_path))
+
+
+def require_undisturbed(tmp_path: Path, summary: Raw) -> None:
+    """The undisturbed state; only the task that was interrupted was run twice."""
+    assert summary["meta_state_sha256"] == undisturbed_sha()
+    assert summary["num_tasks"] == 8
+    runs = counts(notes(tmp_path / "notes", "runs"))
+    assert runs == {f"train/{index}": 2 if index == HELD else 1 for index in range(8)}
+
+
+def test_a_killed_local_run_is_resumed(tmp_path: Path) -> None:
+    file = run_file(tmp_path, held(tmp_path, "local"))
+    with started(["train", file], tmp_path) as process:
+        until_held(tmp_path, {4})
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    assert not list(tmp_path.rglob("summary.json"))
+    require_undisturbed(tmp_path, go_on(tmp_path, file))
+
+
+def stop(process: subprocess.Popen[bytes]) -> float:
+    """Send SIGTERM; seconds until the process is gone."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("pool", "finished"), [("local", {4}), ("ray", {4, 6, 7})])
+def test_a_run_that_is_told_to_stop_leaves_in_time_and_is_resumed(
+    tmp_path: Path, pool: str, finished: set[int]
+) -> None:
+    file = run_file(tmp_path, held(tmp_path, pool))
+    with started(["train", file], tmp_path) as process:
+        until_held(tmp_path, finished)
+        seconds = stop(process)
+        assert process.returncode == 143
+    print(f"{pool}: gone {seconds:.2f} s after SIGTERM")
+    assert seconds < SECONDS_OF_A_RAY_JOB
+    require_gone(tmp_path)
+    require_undisturbed(tmp_path, go_on(tmp_path, file, "--cluster.pool", "local"))
+
+
+def require_gone(tmp_path: Path) -> None:
+    """The process that held task 5 does not outlive its run."""
+    pid = int(notes(tmp_path / "notes", "waiting")[0])
+    wait_until(lambda: not is_alive(pid), seconds=20.0)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+def test_a_killed_ray_run_is_resumed_on_ray(tmp_path: Path) -> None:
+    file = run_file(tmp_path, held(tmp_path, "ray"))
+    with started(["train", file], tmp_path) as process:
+        until_held(tmp_path, {4, 6, 7})
+        process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    require_gone(tmp_path)
+    require_undisturbed(tmp_path, go_on(tmp_path, file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [[signal.SIGKILL], [signal.SIGTERM, signal.SIGKILL], [signal.SIGTERM] * 3])
+def test_a_run_that_is_interrupted_again_and_again_is_resumed(tmp_path: Path, signals: list[int]) -> None:
+    """Each of the resumed runs is stopped too, at a later and later moment that only the clock chooses."""
+    file = run_file(tmp_path, tiny(family={"num_tasks": 24}))
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    assert command(["train", file], straight).returncode == 0
+    arguments = ["train", file]
+    for number in range(6):
+        with started(arguments, tmp_path) as process:
+            time.sleep(1.5 + 0.35 * number)
+            for which in signals:
+                if process.poll() is None:
+                    os.kill(process.pid, which)
+            process.wait(30)
+        if list(tmp_path.glob("runs/*/*/config.yaml")):
+            arguments = ["train", file, "--resume", only_run(tmp_path)]
+    assert command(arguments, tmp_path).returncode == 0
+    ours, theirs = (summary_of(only_run(folder)) for folder in (tmp_path, straight))
+    for summary in (ours, theirs):
+        del summary["wall_seconds"]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("moment", ["gcs_server", "raylet", "Ray: local"])
+def test_a_run_that_is_told_to_stop_while_its_cluster_starts_leaves_in_time(tmp_path: Path, moment: str) -> None:
+    """Moments: a process of the cluster appears; the cluster is up and its workers are about to start."""
+    file = run_file(tmp_path, tiny(cluster={"pool": "ray"}))
+    with started(["train", file], tmp_path) as process:
+        wait_until(lambda: moment in descendants(process.pid) or moment in (tmp_path / "stderr").read_text())
+        seconds = stop(process)
+        assert process.returncode in {143, -signal.SIGTERM}, "both are 143 to a shell"
+    assert seconds < SECONDS_OF_A_RAY_JOB
+
+
+def descendants(pid: int) -> set[str]:
+    """Names of the processes that a process has started."""
+    found = subprocess.run(["ps", "-o", "comm=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return set(found.stdout.split())
