@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,19 @@ class ObservationStatistics:
 
     def normalize(self, observations: Array) -> Array:
         """(x - mean) / sqrt(variance), clipped to +-10, in the type of ``observations``."""
-        scale = self.scale
-        centred = observations - self.mean.astype(observations.dtype)
-        centred *= scale.astype(observations.dtype)
-        return np.clip(centred, -_CLIP, _CLIP, out=centred)
+        return self.normalizer(observations.dtype)(observations)
+
+    def normalizer(self, dtype: DTypeLike = np.float32) -> Callable[[Array], Array]:
+        """:meth:`normalize` with its constants computed once."""
+        mean, scale = self.mean.astype(dtype), self.scale.astype(dtype)
+
+        def normalize(observations: Array) -> Array:
+            centred = observations - mean
+            centred *= scale
+            np.maximum(centred, -_CLIP, out=centred)
+            return np.asarray(np.minimum(centred, _CLIP, out=centred))
+
+        return normalize
 
     @property
     def scale(self) -> FloatArray:
