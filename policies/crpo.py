@@ -45,11 +45,20 @@ class WithinTaskSettings(BaseModel):
         Raises:
             ValueError: a tuple of another length.
         """
-        if isinstance(self.tolerance, tuple):
-            if len(self.tolerance) != num_costs:
-                raise ValueError(f"within_task.tolerance: {len(self.tolerance)} numbers given for {num_costs} cost(s)")
-            return np.array(self.tolerance, dtype=np.float64)
-        return np.full(num_costs, self.tolerance)
+        return tolerance_of_each(self.tolerance, num_costs)
+
+
+def tolerance_of_each(tolerance: float | tuple[float, ...], num_costs: int) -> FloatArray:
+    """eta as an array [p], from one number for all costs or one per cost.
+
+    Raises:
+        ValueError: a tuple of another length.
+    """
+    if isinstance(tolerance, tuple):
+        if len(tolerance) != num_costs:
+            raise ValueError(f"within_task.tolerance: {len(tolerance)} numbers given for {num_costs} cost(s)")
+        return np.array(tolerance, dtype=np.float64)
+    return np.full(num_costs, tolerance)
 
 
 class Evaluator(Protocol):

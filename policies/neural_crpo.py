@@ -1,0 +1,139 @@
+"""CRPO with a neural policy: solve one task from a given start (Xu, Liang, Lan 2021, algorithm 1; THEORY section 2)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.batch_protocol import TaskBatch
+from policies.crpo import choose_output
+from policies.neural_policy import PolicyState, new_policy
+from policies.neural_rollouts import NeuralRollouts, NeuralTransitions
+from policies.neural_update import NeuralSettings, NonFiniteError, Problem, UpdateReport, estimate_returns, improve
+from tasks.base import TaskError
+from tasks.model import FloatArray
+
+_CHOICE_STREAM = 23
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralSolution:
+    """What CRPO did on one task.
+
+    ``iterates`` are the policies 0..M and ``values`` [M+1, 1+p] the estimates of their J_i (the last row is missing where
+    the last iterate was not evaluated; it is then no candidate for the output). ``updates`` [M] report each step,
+    ``rollout_seconds`` [M or M+1] the time of each batch. ``output`` is the index of the chosen iterate; ``feasible``
+    says whether any candidate kept every limit within its tolerance, else the output is the one of smallest violation.
+    """
+
+    iterates: tuple[PolicyState, ...]
+    values: FloatArray
+    updates: tuple[UpdateReport, ...]
+    rollout_seconds: tuple[float, ...]
+    env_steps: int
+    output: int
+    feasible: bool
+
+    @property
+    def policy(self) -> PolicyState:
+        """pi_hat."""
+        return self.iterates[self.output]
+
+    @property
+    def branches(self) -> NDArray[np.int64]:
+        """[M], the objective of each step."""
+        return np.array([update.branch for update in self.updates], dtype=np.int64)
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """How many steps each cap shortened (``none``: taken as asked for)."""
+        return dict(Counter(update.step.cap for update in self.updates))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Where the time went: rollout, update, critic."""
+        return {
+            "rollout": sum(self.rollout_seconds),
+            "update": sum(update.update_seconds for update in self.updates),
+            "critic": sum(update.critic_seconds for update in self.updates),
+        }
+
+
+def fresh_policy(batch: TaskBatch, settings: NeuralSettings, seed: int) -> PolicyState:
+    """A new policy of the shape that ``batch`` needs."""
+    continuous = batch.num_actions is None
+    outputs = batch.num_actions if batch.num_actions is not None else batch.action_low.size  # type: ignore[union-attr]
+    return new_policy(
+        batch.observation_size,
+        outputs,
+        batch.num_costs,
+        continuous=continuous,
+        hidden=settings.hidden,
+        critic_hidden=settings.critic_hidden,
+        log_std=settings.initial_log_std,
+        seed=seed,
+    )
+
+
+def solve_neural(
+    batch: TaskBatch,
+    start: PolicyState,
+    learning_rates: FloatArray,
+    limits: FloatArray,
+    settings: NeuralSettings,
+    seed: int,
+    *,
+    discount: float,
+    label: str,
+    on_batch: Callable[[int, NeuralTransitions], None] = lambda iteration, data: None,
+) -> NeuralSolution:
+    """Run CRPO from ``start`` with ``learning_rates`` [1+p] under ``limits`` [p]; pure in its arguments.
+
+    ``on_batch`` sees the data of every iterate; its arrays are overwritten by the next one's (see ``copy``).
+
+    Raises:
+        TaskError: the settings do not fit the task, or a value is not finite; the message names task, iteration, tensor.
+    """
+    problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
+    rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
+    rng = np.random.default_rng([seed, _CHOICE_STREAM])
+    iterates, updates, seconds, values = [start], [], [], []
+    for iteration in range(settings.num_iterations + settings.evaluate_last):
+        began = time.perf_counter()
+        data = rollouts.collect(iterates[-1], iteration)
+        seconds.append(time.perf_counter() - began)
+        on_batch(iteration, data)
+        try:
+            if iteration == settings.num_iterations:
+                values.append(estimate_returns(data, problem, settings))
+                break
+            policy, report = improve(iterates[-1], data, problem, settings, rng)
+        except NonFiniteError as error:
+            raise TaskError(f"task {label}, iteration {iteration}: {error}") from error
+        iterates.append(policy)
+        updates.append(report)
+        values.append(report.values)
+    all_values, branches = np.array(values), np.array([update.branch for update in updates], dtype=np.int64)
+    output, feasible = choose_output(all_values, branches, limits, problem.tolerance, settings.output, rng)
+    env_steps = len(seconds) * settings.steps_per_iteration
+    return NeuralSolution(
+        tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible
+    )
+
+
+def _steps_per_copy(batch: TaskBatch, settings: NeuralSettings, label: str) -> int:
+    if batch.num_copies != settings.num_copies:
+        raise TaskError(f"task {label}: {batch.num_copies} copies were made, num_copies is {settings.num_copies}")
+    steps = settings.steps_per_iteration // settings.num_copies
+    if steps < batch.horizon:
+        raise TaskError(
+            f"task {label}: {steps} steps per copy do not hold an episode of {batch.horizon}; "
+            f"set num_copies to at most {max(1, settings.steps_per_iteration // batch.horizon)}, "
+            f"or steps_per_iteration to at least {settings.num_copies * batch.horizon}"
+        )
+    return steps

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pydantic
+import pytest
+
+from policies.natural_gradient import TrustRegionSettings
+from policies.networks import Array
+from policies.neural_crpo import NeuralSolution, fresh_policy, solve_neural
+from policies.neural_rollouts import NeuralTransitions
+from policies.neural_update import NeuralSettings, Problem, estimate_returns, room_of_satisfied
+from tasks.base import TaskError
+from tests.policies.point_batch import PointBatch
+
+SETTINGS = NeuralSettings(
+    num_iterations=4,
+    steps_per_iteration=200,
+    num_copies=5,
+    hidden=(8, 8),
+    critic_hidden=(8, 8),
+    returns="episodic",
+    trust_region=TrustRegionSettings(delta_max=0.05),
+)
+
+
+def _solve(
+    limits: tuple[float, ...] = (1.0,), alpha: float = 0.1, seed: int = 0, discrete: bool = False, **settings: Any
+) -> NeuralSolution:
+    chosen = SETTINGS.model_copy(update=settings)
+    batch = PointBatch(chosen.num_copies, num_costs=len(limits), discrete=discrete)
+    start = fresh_policy(batch, chosen, 0)
+    rates = np.full(1 + len(limits), alpha)
+    return solve_neural(batch, start, rates, np.array(limits), chosen, seed, discount=0.95, label="point/0")
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_it_learns_the_reward_and_keeps_the_limit(discrete: bool) -> None:
+    """The best of limit 1 is about 18 a episode (the way to x = 1 takes four steps); a random policy earns about 0."""
+    solution = _solve(discrete=discrete, num_iterations=40, steps_per_iteration=1000, num_copies=10)
+    assert solution.feasible
+    reward, cost = solution.values[solution.output]
+    assert reward > 13.0
+    assert cost <= 1.0
+    assert solution.values[-15:, 0].mean() > 12.5
+    assert solution.values[-15:, 1].mean() < 2.0
+    assert set(solution.branches.tolist()) == {0, 1}
+
+
+def test_two_constraints_are_both_kept() -> None:
+    """Effort a^2 is limited too: reaching x = 1 needs little of it, noise most."""
+    solution = _solve((1.0, 6.0), num_iterations=40, steps_per_iteration=1000, num_copies=10, initial_log_std=0.0)
+    assert solution.feasible
+    assert solution.values[0, 2] > 6.0
+    reward, *costs = solution.values[solution.output]
+    assert reward > 8.0
+    assert (np.array(costs) <= [1.0, 6.0]).all()
+    assert 2 in solution.branches
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    first, again, other = _solve(seed=1), _solve(seed=1), _solve(seed=2)
+    for one, two in zip(first.iterates, again.iterates, strict=True):
+        for name, value in one.to_arrays().items():
+            np.testing.assert_array_equal(value, two.to_arrays()[name])
+    np.testing.assert_array_equal(first.values, again.values)
+    assert not np.array_equal(first.iterates[-1].actor.vector, other.iterates[-1].actor.vector)
+
+
+def test_the_start_is_not_changed_and_a_limit_never_reached_only_climbs() -> None:
+    solution = _solve((1000.0,))
+    assert solution.branches.tolist() == [0, 0, 0, 0]
+    assert solution.iterates[0].statistics.count == 0.0
+    assert solution.iterates[1].statistics.count == 200.0
+    assert solution.iterates[4].statistics.count == 800.0
+    assert len(solution.iterates) == len(solution.values) == 5
+    assert solution.env_steps == 1000
+    assert sum(solution.caps.values()) == 4
+
+
+def test_every_step_goes_the_way_of_its_branch() -> None:
+    solution = _solve((0.2,), num_iterations=12, initial_log_std=0.3)
+    assert set(solution.branches.tolist()) == {0, 1}
+    for update in solution.updates:
+        assert update.branch == update.step.branch
+        assert (update.values[1] > 0.2) == (update.branch == 1)
+        assert np.sign(update.step.rate) == (1.0 if update.branch == 0 else -1.0)
+        assert float(update.step.surrogate[update.branch]) * update.step.rate > 0.0
+        assert update.step.kl <= 0.05
+
+
+def test_small_rates_are_taken_as_asked_for() -> None:
+    solution = _solve(alpha=1e-4)
+    assert solution.caps == {"none": 4}
+    assert all(update.step.scale == 1.0 for update in solution.updates)
+
+
+@pytest.mark.parametrize("rule", ["best", "uniform", "last"])
+def test_output_rules(rule: str) -> None:
+    solution = _solve((1000.0,), output=rule, evaluate_last=False)
+    assert len(solution.values) == 4
+    assert len(solution.iterates) == 5
+    assert solution.feasible
+    expected = {"best": int(np.argmax(solution.values[:, 0])), "last": 3}
+    assert solution.output == expected.get(rule, solution.output)
+    assert 0 <= solution.output < 4
+
+
+def test_an_impossible_limit_is_reported() -> None:
+    solution = _solve((1.0, 0.0))
+    assert not solution.feasible
+    assert solution.output == int(np.argmin(solution.values[:, 2]))
+
+
+class BrokenReward(PointBatch):
+    """Rewards so large that the advantages overflow."""
+
+    def step(self, actions: Array) -> None:
+        super().step(actions)
+        self.reward = np.full_like(self.reward, 3e38)
+
+
+def test_a_value_that_is_not_finite_names_task_iteration_and_tensor() -> None:
+    batch = BrokenReward(5)
+    start = fresh_policy(batch, SETTINGS, 0)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(TaskError, match=r"task point/0, iteration 0: \w+ not finite"),
+    ):
+        solve_neural(batch, start, np.ones(2), np.ones(1), SETTINGS, 0, discount=0.95, label="point/0")
+    policy = fresh_policy(PointBatch(5), SETTINGS, 0)
+    policy.actor.vector[3] = np.nan
+    with pytest.raises(TaskError, match="iteration 0, step 0, copy 0: actions not finite"):
+        solve_neural(PointBatch(5), policy, np.ones(2), np.ones(1), SETTINGS, 0, discount=0.95, label="point/0")
+
+
+def test_settings_that_do_not_fit_are_refused_with_what_would_be_right() -> None:
+    with pytest.raises(pydantic.ValidationError, match="200 is no multiple of num_copies 7"):
+        NeuralSettings(steps_per_iteration=200, num_copies=7)
+    with pytest.raises(TaskError, match=r"10 steps per copy do not hold an episode of 20; set num_copies to at most 5"):
+        _solve(steps_per_iteration=100, num_copies=10)
+    with pytest.raises(ValueError, match=r"2 numbers given for 1 cost"):
+        _solve(tolerance=(0.1, 0.2))
+
+
+def _transitions(signals: Array, ended: Any) -> NeuralTransitions:
+    shape = signals.shape[:2]
+    empty = np.zeros((*shape, 1), np.float32)
+    return NeuralTransitions(
+        empty, empty, signals, np.zeros(shape, np.bool_), ended, np.zeros((0, 2), np.int64), np.zeros((0, 1), np.float32)
+    )
+
+
+def test_returns_and_room_in_both_senses() -> None:
+    signals = np.ones((8, 2, 2), dtype=np.float32)
+    ended = np.zeros((8, 2), dtype=np.bool_)
+    ended[3::4] = True
+    data = _transitions(signals, ended)
+    problem = Problem(np.ones(2), np.array([5.0]), np.array([1.0]), 0.5, 4)
+    assert estimate_returns(data, problem, SETTINGS).tolist() == [4.0, 4.0]
+    discounted = SETTINGS.model_copy(update={"returns": "discounted", "return_estimate": "complete"})
+    values = estimate_returns(data, problem, discounted)
+    assert values.tolist() == [1.875, 1.875]
+    assert room_of_satisfied(data, np.array([4.0, 4.0]), problem, SETTINGS).room == (0.5,)
+    assert room_of_satisfied(data, values, problem, discounted).room == pytest.approx(((6.0 - 1.875) / 2.0,))
+    violated = dataclasses.replace(problem, limits=np.array([1.0]))
+    assert room_of_satisfied(data, np.array([4.0, 4.0]), violated, SETTINGS).columns == ()
+    with pytest.raises(ValueError, match="no episode was completed"):
+        estimate_returns(_transitions(signals, np.zeros_like(ended)), problem, discounted)
