@@ -112,20 +112,31 @@ def families() -> None:
     console.result("Your own: `family.name: package.module:ClassName` (see docs/families.md).")
 
 
-def _overrides(context: typer.Context) -> list[tuple[str, str]]:
-    """``--dotted.key value`` and ``--dotted.key=value`` pairs that typer left over."""
-    words, pairs = list(context.args), []
+def _split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of a command's arguments."""
+    words, rest, pairs = list(arguments), [], []
     while words:
         word = words.pop(0)
         key, separator, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or key.split(".")[0] not in RunConfig.model_fields:
-            sections = ", ".join(RunConfig.model_fields)
-            raise ConfigurationError(f"{word}: unknown option; settings are --section.key value, sections: {sections}")
+            rest.append(word)
+            continue
         if not separator:
-            if not words:
+            if not words or words[0].startswith("--"):
                 raise ConfigurationError(f"{word}: needs a value")
             value = words.pop(0)
         pairs.append((key, value))
+    return rest, pairs
+
+
+def _overrides(context: typer.Context) -> list[tuple[str, str]]:
+    """The settings that were given; anything else that is left over is a mistake."""
+    if context.args:
+        sections = ", ".join(RunConfig.model_fields)
+        raise ConfigurationError(
+            f"{context.args[0]}: unknown option; settings are --section.key value, sections: {sections}"
+        )
+    pairs: list[tuple[str, str]] = context.obj
     return pairs
 
 
@@ -146,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _require_own_package()
         command: Any = typer.main.get_command(app)
-        code = command.main(args=arguments, prog_name="metasrl", standalone_mode=False)
+        rest, pairs = _split(sys.argv[1:] if arguments is None else arguments)
+        code = command.main(args=rest, obj=pairs, prog_name="metasrl", standalone_mode=False)
     except ConfigurationError as error:
         console.fail(str(error))
         sys.exit(2)

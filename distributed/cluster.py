@@ -12,6 +12,8 @@ import ray
 
 from distributed.config import ClusterSettings, ConfigurationError
 
+_SECONDS_TO_ANSWER = 5.0
+
 
 @contextmanager
 def cluster(settings: ClusterSettings) -> Iterator[str]:
@@ -23,6 +25,8 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         ConfigurationError: the dashboard's port is taken, or the address does not answer.
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _require_answer(address)
     if address is None and settings.dashboard and settings.dashboard_port is not None:
         _require_free(settings.dashboard_port)
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
@@ -51,6 +55,24 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for minutes and then aborts the process: ask first whether anybody listens."""
+    if address in ("auto", "local"):
+        return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise ConfigurationError(
+            f"cluster.address: {address!r} is no address; give host:port, ray://host:port, auto, or nothing"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cluster.address: no Ray cluster answers at {address} ({error.strerror or error}); "
+            "start one there (ray start --head), or leave cluster.address empty for one on this machine"
+        ) from error
 
 
 def _require_free(port: int) -> None:

@@ -150,6 +150,18 @@ def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunCon
     Raises:
         ConfigurationError: names the file, the dotted key, what was given and what is allowed.
     """
+    raw = read_yaml(path)
+    for key, value in overrides:
+        _override(raw, key, value)
+    return parse_config(raw, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A run file's content, read without running any code of it.
+
+    Raises:
+        ConfigurationError: it cannot be read, is not plain YAML, or holds no sections.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -158,9 +170,7 @@ def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunCon
         raise ConfigurationError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{path}: must hold the sections {', '.join(RunConfig.model_fields)}")
-    for key, value in overrides:
-        _override(raw, key, value)
-    return parse_config(raw, str(path))
+    return raw
 
 
 def parse_config(raw: dict[str, Any], source: str) -> RunConfig:
@@ -204,21 +214,30 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
 
 
 def _explain(source: str, error: dict[str, Any]) -> str:
-    location = [str(part) for part in error["loc"]]
+    location = list(error["loc"])
+    key = ".".join(_named(location, unknown_key=error["type"] == "extra_forbidden"))
     allowed = ""
     if error["type"] in ("extra_forbidden", "missing"):
-        section = _section(RunConfig, location[:-1])
+        section = _section(RunConfig, [str(part) for part in location[:-1]])
         if section is not None:
             allowed = f" (allowed here: {', '.join(section.model_fields)})"
     if error["type"] == "missing":
-        return f"{source}: {'.'.join(location)}: is missing{allowed}"
+        return f"{source}: {key}: is missing{allowed}"
     what = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
-    return f"{source}: {'.'.join(_named(location))}: {what}{allowed}; given: {error['input']!r}"
+    return f"{source}: {key or '(file)'}: {what}{allowed}; given: {error['input']!r}"
 
 
-def _named(location: list[str]) -> list[str]:
-    """Drop the names that pydantic adds for the members of a union."""
-    return [part for part in location if part.isidentifier() or part.isdigit()] if location else ["(file)"]
+def _named(location: list[Any], *, unknown_key: bool) -> list[str]:
+    """The dotted key of an error: fields and positions, without the names that pydantic adds for a union's members."""
+    named: list[str] = []
+    model: type[BaseModel] | None = RunConfig
+    for place, part in enumerate(location):
+        is_field = model is not None and part in model.model_fields
+        if is_field or isinstance(part, int) or (unknown_key and place == len(location) - 1):
+            named.append(str(part))
+        if is_field and model is not None:
+            model = _section(model, [str(part)])
+    return named
 
 
 def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:

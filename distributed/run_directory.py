@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from distributed.checkpoints import CheckpointFolder, write_atomically
-from distributed.config import ConfigurationError, RunConfig, parse_config
+from distributed.config import ConfigurationError, RunConfig, parse_config, read_yaml
 from meta.learner import MetaState
 from meta.loop import Finished, Position
 from meta.records import Row
@@ -84,6 +85,15 @@ class RunDirectory:
         write_atomically(self.path / "tasks.csv", _csv(self.rows, header=True).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
+    def discard_if_untouched(self) -> None:
+        """Remove the directory again, and parents that it leaves empty, where nothing was done in it yet."""
+        if (self.path / "tasks.csv").exists():
+            return
+        shutil.rmtree(self.path)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
+
     @property
     def wall_seconds(self) -> float:
         """Seconds spent in this run, those before a resume included."""
@@ -115,10 +125,7 @@ def load_run_config(path: Path) -> RunConfig:
     file = path / "config.yaml"
     if not file.is_file():
         raise ConfigurationError(f"{path}: is not a run directory (it has no config.yaml)")
-    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(raw, dict):
-        raise ConfigurationError(f"{file}: is not a run file")
-    return parse_config(raw, str(file))
+    return parse_config(read_yaml(file), str(file))
 
 
 def load_summary(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distributed.cluster import cluster
-from distributed.config import RunConfig
+from distributed.config import ConfigurationError, RunConfig
 from distributed.console import Console, ProgressTracker
 from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
@@ -26,6 +26,7 @@ from meta.learner import MetaState
 from meta.loop import Tracker, TrainingPlan, train
 from meta.pool import Learner, LocalLearner, LocalPool, Pool
 from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, write_plots
+from tasks.base import TaskError
 
 STOPPED_EXIT_CODE = 143
 """Exit code after SIGTERM (128 + 15), as a shell reports it."""
@@ -99,14 +100,21 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
     """
     directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
     console.say(f"run directory: {directory.path}")
-    with workplace(config, console.say) as place, stop_on_sigterm():
-        return _run(config, console, directory, place)
+    try:
+        with workplace(config, console.say) as place, stop_on_sigterm():
+            return _run(config, console, directory, place)
+    except ConfigurationError:
+        directory.discard_if_untouched()
+        raise
 
 
 def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Workplace) -> dict[str, Any]:
     experiment = config.experiment
     with console.status("drawing tasks and checking their limits with the linear programme"):
-        drawn = draw(place.pool, experiment)
+        try:
+            drawn = draw(place.pool, experiment)
+        except TaskError as error:
+            raise ConfigurationError(str(error)) from error
     position = directory.position(drawn.initial_state(experiment.meta), console.say)
     if position.state.num_tasks:
         console.say(f"going on after {position.state.num_tasks} tasks, {len(position.finished)} more of the next round")

@@ -26,13 +26,15 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    methods: tuple[Method, ...] = ("random", "fal", "oracle", "meta_srl")
+    methods: tuple[Method, ...] = Field(default=("random", "fal", "oracle", "meta_srl"), min_length=1)
     """Methods that `train` evaluates beside each other; `compare` always runs all of them."""
     num_test_tasks: int = Field(default=20, gt=0)
     """Held-out tasks, for each seed."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = tuple(range(10))
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
     """Seeds of `compare`; each draws its own tasks."""
-    rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        default=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
+    )
     """Learning rates from which every baseline gets the best one on training tasks."""
     grid_tasks: int = Field(default=24, gt=0)
     """Training tasks (the first ones) on which the rate is chosen, by the mean score."""

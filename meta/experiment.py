@@ -13,8 +13,8 @@ from meta.learner import MetaSettings, MetaState, initial_state
 from meta.pool import Pool
 from policies.crpo import WithinTaskSettings
 from policies.rollouts import discrete_shape
-from policies.solving import Start
-from tasks.base import Task
+from policies.solving import NO_MODEL, Start
+from tasks.base import Task, TaskError
 from tasks.registry import FamilySpec
 
 
@@ -61,6 +61,8 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     pool.use(experiment.family)
     train = pool.draw("train", range(experiment.family.num_tasks))
     test = pool.draw("test", range(experiment.evaluation.num_test_tasks))
+    if experiment.within.evaluation == "exact" and family.model(train[0].parameters) is None:
+        raise TaskError(f"task {train[0].label}: {NO_MODEL}")
     return Drawn(train, test, discrete_shape(family, train[0]), num_costs)
 
 

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from policies.exact import CostRange, ExactModel, InfeasibleError, cost_range, optimal_policy
-from tasks.base import Parameters, Split, Task, TaskError, TaskFamily
+from tasks.base import Split, Task, TaskError, TaskFamily
+from tasks.model import ModelError, TabularModel
 
 _ATTEMPTS = 200
 _LEAST_WIDTH = 1e-3
@@ -35,7 +36,7 @@ def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int
         fraction = float(limits)  # type: ignore[arg-type]
         if not 0.0 < fraction < 1.0:
             raise TaskError(f"{task.label}: the limit fraction must lie strictly between 0 and 1, got {fraction}")
-        calibrated = _with_fraction(family, task, parameters, fraction)
+        calibrated = _with_fraction(family, task, fraction)
         if calibrated is not None:
             return calibrated
     raise TaskError(f"{task.label}: in {_ATTEMPTS} draws no constraint could bind; the costs never oppose the reward")
@@ -48,7 +49,7 @@ def _with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...]
     if not all(np.isfinite(limit) and limit >= 0.0 for limit in limits):
         raise TaskError(f"{task.label}: limits must be finite and not negative, got {limits}")
     task = dataclasses.replace(task, limits=tuple(float(limit) for limit in limits))
-    model = family.model(task.parameters)
+    model = _model_of(family, task)
     if model is not None:
         require_feasible(task, ExactModel(model), names)
     return task
@@ -71,8 +72,15 @@ def require_feasible(task: Task, model: ExactModel, names: tuple[str, ...]) -> N
         raise TaskError(f"{task.label}: no policy keeps its limits ({told}); raise the limits") from None
 
 
-def _with_fraction(family: TaskFamily, task: Task, parameters: Parameters, fraction: float) -> Task | None:
-    tabular = family.model(parameters)
+def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:
+    try:
+        return family.model(task.parameters)
+    except ModelError as error:
+        raise TaskError(f"{task.label}: its exact model is none: {error}") from error
+
+
+def _with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | None:
+    tabular = _model_of(family, task)
     if tabular is None:
         raise TaskError(f"{task.label}: a limit fraction needs an exact model; give the limits themselves instead")
     model = ExactModel(tabular)

@@ -17,6 +17,7 @@ from tasks.base import Task, TaskError, TaskFamily
 from tasks.model import FloatArray
 
 _CHOICE_STREAM = 7
+NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def solve_task(
     tabular = family.model(task.parameters)
     exact = None if tabular is None else ExactModel(tabular)
     if settings.evaluation == "exact" and exact is None:
-        raise TaskError(f"task {task.label}: the family has no exact model; set within_task.evaluation to sampled")
+        raise TaskError(f"task {task.label}: {NO_MODEL}")
     rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
     if exact is not None:
         _require_shape(task, exact.shape, start)

@@ -28,3 +28,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not draw at the end of a run in this process."""
+    monkeypatch.setattr("distributed.train.write_plots", lambda *arguments: [])

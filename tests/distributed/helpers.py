@@ -150,11 +150,12 @@ def started(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> Itera
             process.wait()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait for a condition; fail when it does not come true."""
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0, process: Any = None) -> None:
+    """Wait for a condition; fail when it does not come true, or when the process that should bring it about ends."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
+        assert process is None or process.poll() is None or condition(), "the process ended before"
         time.sleep(0.02)
 
 

@@ -17,7 +17,7 @@ FAMILIES = "tests.distributed.families"
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(workplace: Path) -> None:
+def _in_an_empty_folder(workplace: Path, no_plots: None) -> None:
     pass
 
 

@@ -336,7 +336,7 @@ def test_a_worker_shows_task_and_iteration_while_it_solves(monkeypatch: pytest.M
     monkeypatch.setattr("distributed.worker.solve_task", spy)
     start = Start(np.full((16, 4), 0.25), np.ones(2))
     worker.solve(config.experiment.family, task, start, config.within_task, True)
-    assert seen == ["CRPOWorker(id=7, idle)", "CRPOWorker(id=7, task=frozen_lake/train/3, iteration=1)"]
+    assert seen == ["CRPOWorker(id=7)", "CRPOWorker(id=7, task=frozen_lake/train/3, iteration=1)"]
 
 
 def test_actors_know_nothing_of_tracking(two: RayPool, learner: RayLearner) -> None:

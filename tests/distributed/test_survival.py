@@ -35,9 +35,10 @@ def held(tmp_path: Path, pool: str) -> Raw:
     return noted(tmp_path / "notes", family={"hold": HELD}, cluster={"pool": pool})
 
 
-def until_held(tmp_path: Path, finished: set[int]) -> None:
+def until_held(tmp_path: Path, finished: set[int], process: subprocess.Popen[bytes]) -> None:
     """Wait until task 5 waits and some others of its round are finished."""
-    wait_until(lambda: notes(tmp_path / "notes", "waiting") and finished_tasks(tmp_path) == finished)
+    waits = tmp_path / "notes" / "waiting"
+    wait_until(lambda: waits.exists() and finished_tasks(tmp_path) == finished, process=process)
 
 
 def go_on(tmp_path: Path, file: Path, *more: str) -> Raw:
@@ -59,7 +60,7 @@ def require_undisturbed(tmp_path: Path, summary: Raw) -> None:
 def test_a_killed_local_run_is_resumed(tmp_path: Path) -> None:
     file = run_file(tmp_path, held(tmp_path, "local"))
     with started(["train", file], tmp_path) as process:
-        until_held(tmp_path, {4})
+        until_held(tmp_path, {4}, process)
         process.kill()
         assert process.wait(10) == -signal.SIGKILL
     assert not list(tmp_path.rglob("summary.json"))
@@ -80,7 +81,7 @@ def test_a_run_that_is_told_to_stop_leaves_in_time_and_is_resumed(
 ) -> None:
     file = run_file(tmp_path, held(tmp_path, pool))
     with started(["train", file], tmp_path) as process:
-        until_held(tmp_path, finished)
+        until_held(tmp_path, finished, process)
         seconds = stop(process)
         assert process.returncode == 143
     print(f"{pool}: gone {seconds:.2f} s after SIGTERM")
@@ -108,7 +109,7 @@ def is_alive(pid: int) -> bool:
 def test_a_killed_ray_run_is_resumed_on_ray(tmp_path: Path) -> None:
     file = run_file(tmp_path, held(tmp_path, "ray"))
     with started(["train", file], tmp_path) as process:
-        until_held(tmp_path, {4, 6, 7})
+        until_held(tmp_path, {4, 6, 7}, process)
         process.kill()
         assert process.wait(10) == -signal.SIGKILL
     require_gone(tmp_path)
@@ -145,13 +146,20 @@ def test_a_run_that_is_told_to_stop_while_its_cluster_starts_leaves_in_time(tmp_
     """Moments: a process of the cluster appears; the cluster is up and its workers are about to start."""
     file = run_file(tmp_path, tiny(cluster={"pool": "ray"}))
     with started(["train", file], tmp_path) as process:
-        wait_until(lambda: moment in descendants(process.pid) or moment in (tmp_path / "stderr").read_text())
+        wait_until(lambda: moment in {*children(process.pid), told(tmp_path)}, process=process)
+        started_processes = children(process.pid)
         seconds = stop(process)
         assert process.returncode in {143, -signal.SIGTERM}, "both are 143 to a shell"
     assert seconds < SECONDS_OF_A_RAY_JOB
+    wait_until(lambda: not any(is_alive(pid) for pid in started_processes.values()), seconds=20.0)
 
 
-def descendants(pid: int) -> set[str]:
-    """Names of the processes that a process has started."""
-    found = subprocess.run(["ps", "-o", "comm=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return set(found.stdout.split())
+def told(tmp_path: Path) -> str:
+    """The start of a run's message about its cluster, once there is one."""
+    return "Ray: local" if "Ray: local" in (tmp_path / "stderr").read_text() else ""
+
+
+def children(pid: int) -> dict[str, int]:
+    """Processes that a process has started: name and process id."""
+    found = subprocess.run(["ps", "-o", "comm=,pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return {line.split()[0]: int(line.split()[-1]) for line in found.stdout.splitlines()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,11 +10,15 @@ import pytest
 from meta.bounds import initialization_loss, worst_case_curvature
 from meta.dualdice import Diagnostics, DICESettings, estimate
 from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
+from meta.loop import Finished, Position, TrainingPlan, train
+from meta.pool import LocalLearner, LocalPool
+from meta.records import Row, column
 from meta.updates import InitializationSettings, LearningRateSettings, leader, project_to_shrunk_simplex, shrink
 from policies.crpo import WithinTaskSettings
 from policies.limits import draw_task
-from policies.solving import TaskDataset, solve_task
+from policies.solving import TaskDataset, TaskResult, solve_task
 from tasks.frozen_lake import FrozenLake
+from tasks.registry import FamilySpec
 from tests.meta.helpers import random_rows
 
 STATES, ACTIONS, COSTS, ITERATIONS = 5, 3, 2, 7
@@ -275,6 +280,14 @@ def test_ogd_on_rates_slows_down_only_with_the_static_schedule() -> None:
     np.testing.assert_allclose(moved["static"], 0.1 * sum(1.0 / np.sqrt(t) for t in range(1, 5)), rtol=1e-4)
 
 
+def test_ogd_on_rates_takes_the_mean_slope_of_a_round() -> None:
+    chosen = settings(rates="ogd", learning_rates={"initial": 0.2, "step_size": 0.3})
+    batch = contributions(0, 3)
+    alone = [np.log(after(chosen, [item]).learning_rates / 0.2) for item in batch]
+    together = np.log(after(chosen, batch).learning_rates / 0.2)
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), rtol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def dataset() -> TaskDataset:
     family = FrozenLake(seed=0, map_size=4, horizon=60)
@@ -336,3 +349,43 @@ def test_contribution_that_fails_its_diagnostics_gets_the_failed_weight(
 def test_settings_refuse(given: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         MetaSettings.model_validate(given)
+
+
+RATE_GRID = (0.1, 0.3, 1.0, 3.0, 10.0)
+SEEDS = range(300, 306)
+
+
+class Scores:
+    """The scores of training tasks in task order (a tracker of the training loop)."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        del finished, result
+
+    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+        del state
+        self.rows += rows
+
+
+def late_score(seed: int, method: str, rate: float) -> float:
+    """Mean score of the later half of 96 lakes: max(gap, 0) / J*_0 + mean violation of the iterates 0..M / limit."""
+    pool = LocalPool(FamilySpec("frozen_lake", seed, 96, {"map_size": 8, "similarity": "high"}))
+    chosen = settings("ftl", method, initialization={"forgetting": 0.8}, learning_rates={"initial": rate})
+    scores, within = Scores(), WithinTaskSettings(num_iterations=5, evaluation="exact")
+    learner = LocalLearner(chosen, DICESettings(), within.num_iterations)
+    plan = TrainingPlan(pool.draw("train", range(96)), 4, within)
+    train(plan, pool, learner, [scores], Position(initial_state(chosen, 64, 4, 1)))
+    return float(column(scores.rows, "score")[48:].mean())
+
+
+@pytest.mark.slow
+def test_learned_rates_recover_from_ten_times_too_small_and_too_large() -> None:
+    """At least 80 % of the difference between the wrong rate kept fixed and the best fixed rate; means over seeds."""
+    fixed = {rate: np.mean([late_score(seed, "fixed", rate) for seed in SEEDS]) for rate in RATE_GRID}
+    best = min(fixed, key=lambda rate: fixed[rate])
+    assert best == 1.0
+    for wrong in (0.1 * best, 10.0 * best):
+        learned = np.mean([late_score(seed, "ftl", wrong) for seed in SEEDS])
+        assert fixed[wrong] - learned >= 0.8 * (fixed[wrong] - fixed[best])
