@@ -103,12 +103,13 @@ def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, l
         )
 
 
-def check_started(elapsed: IntArray, label: str) -> None:
-    """Raise TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
+def check_started(elapsed: IntArray, label: str) -> bool:
+    """True; raises TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
     if elapsed.min() < 0:
         raise TaskError(
             f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step"
         )
+    return True
 
 
 class GymnasiumBatch:

@@ -161,7 +161,7 @@ class Locomotion(BaseModel):
 
     def _objective(self, parameters: Parameters) -> Objective:
         if self.variant == "velocity":
-            return objectives.target_speed(float(parameters["target_speed"]))
+            return objectives.target_speed(float(parameters["target_speed"]), self._robot.healthy is not None)
         if self.variant == "direction":
             first, second = parameters["weights"]
             return objectives.heading((float(first), float(second)))

@@ -18,7 +18,7 @@ HORIZON = 60
 
 
 def _own(values: StepValues) -> tuple[FloatArray, FloatArray]:
-    return values.reward, values.velocity
+    return values.own_reward(), values.velocity
 
 
 def _batch(name: str, num_copies: int, body: dict[str, Any] | None = None, horizon: int = HORIZON) -> MujocoBatch:
