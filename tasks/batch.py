@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -133,6 +134,10 @@ class GymnasiumBatch:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
         self._label, self._seconds, self._current = label, seconds, 0
         self._envs: Sequence[gymnasium.Env[Any, Any]] = [make() for _ in range(num_copies)]
+        if "mujoco" in sys.modules:
+            from tasks.instability import listen
+
+            listen()
         self._box = _observation_space(label, self._envs[0])
         self._low = self._box.low.astype(np.float32).ravel()
         self._high = self._box.high.astype(np.float32).ravel()
@@ -193,10 +198,24 @@ class GymnasiumBatch:
             raise
         except Exception as error:
             raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
+        self._check_stable(copy, action)
         self._observe(copy, observation)
         self.reward[copy] = self._number(copy, "the reward", reward)
         self.costs[copy] = self._step_costs(copy, info)
         self.terminated[copy], self.truncated[copy] = terminated, truncated
+
+    def _check_stable(self, copy: int, action: Any) -> None:
+        """An environment that keeps MuJoCo's data, as Gymnasium's do, must not have warned since its reset."""
+        warnings = getattr(getattr(self._envs[copy].unwrapped, "data", None), "warning", None)
+        counts = getattr(warnings, "number", None)
+        if not isinstance(counts, np.ndarray) or not counts.any():
+            return
+        from tasks.instability import warning_texts
+
+        raise TaskError(
+            f"{self._where(copy)}: MuJoCo warns: {warning_texts(counts)} "
+            f"Observation before the step: {self.observations[copy].tolist()}, action {np.ravel(action).tolist()}"
+        )
 
     def _environment_actions(self, actions: NDArray[Any]) -> Sequence[Any]:
         if self.num_actions is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,22 +17,13 @@ from numpy.typing import NDArray
 
 from tasks.base import Parameters, TaskError
 from tasks.batch import FloatArray, check_started, continuous_actions
+from tasks.instability import listen, warning_texts
 from tasks.robots import ROBOTS, Robot
 
-_log = logging.getLogger(__name__)
 _ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
-def _hear(message: str) -> None:
-    """Take MuJoCo's warnings instead of letting them go to MUJOCO_LOG.TXT in the working directory.
-
-    Instabilities raise TaskError where they are counted; what is left is the note on an old attribute of Gymnasium's
-    HalfCheetah model.
-    """
-    _log.debug("MuJoCo: %s", message)
-
-
-mujoco.set_mju_user_warning(_hear)
+listen()
 
 
 class StepValues(NamedTuple):
@@ -90,11 +80,6 @@ def change_body(model: mujoco.MjModel, body: Parameters) -> None:
     model.opt.gravity[:] *= body["gravity"]
     model.actuator_gear[:] *= body["strength"]
     mujoco.mj_setConst(model, mujoco.MjData(model))
-
-
-def warning_texts(numbers: NDArray[Any]) -> str:
-    """MuJoCo's warning counts [kinds] in words; empty where there are none."""
-    return " ".join(mujoco.mju_warningText(int(kind), 0) for kind in np.flatnonzero(numbers))
 
 
 class MujocoBatch:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tasks.base import TaskError
 from tasks.batch import FloatArray
-from tasks.mujoco_batch import Objective, StepValues, warning_texts
+from tasks.instability import warning_texts
+from tasks.mujoco_batch import Objective, StepValues
 from tasks.robots import Robot
 
 EFFORT_WEIGHT = 0.1

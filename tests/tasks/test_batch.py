@@ -152,3 +152,20 @@ def test_spaces_that_change_are_told() -> None:
     batch = GymnasiumBatch(Growing, 1, 2, 5, "walk/train/4")
     with pytest.raises(TaskError, match=r"walk/train/4, step 0, copy 0: the space was Box.* and has become Box\(-60"):
         batch.reset(np.arange(1), np.arange(1))
+
+
+def test_an_instability_of_an_environment_on_mujoco_is_told() -> None:
+    class Costly(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            return observation, reward, terminated, truncated, info | {"cost": 0.0}
+
+    env = gymnasium.make("Hopper-v5", disable_env_checker=True)
+    batch = GymnasiumBatch(lambda: Costly(env), 1, 1, 50, "jump/test/0")
+    batch.reset(np.arange(1), np.arange(1))
+    batch.step(np.zeros((1, 3)))
+    env.unwrapped.data.qvel[0] = 1e12  # type: ignore[attr-defined]
+    with pytest.raises(TaskError, match=r"jump/test/0, step 2, copy 0: MuJoCo warns: .*unstable.*Observation before"):
+        batch.step(np.zeros((1, 3)))
+    batch.reset(np.arange(1), np.arange(1))
+    batch.step(np.zeros((1, 3)))

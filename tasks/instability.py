@@ -1,0 +1,29 @@
+"""MuJoCo's warnings: heard in this process instead of a file, and put into words."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+_OLD_ATTRIBUTE = "settotalmass"
+"""What MuJoCo says of Gymnasium's HalfCheetah model each time it compiles it."""
+
+
+def _hear(message: str) -> None:
+    level = logging.DEBUG if _OLD_ATTRIBUTE in message else logging.WARNING
+    _log.log(level, "MuJoCo: %s", message)
+
+
+def listen() -> None:
+    """Send MuJoCo's warnings to this process's log; otherwise it writes MUJOCO_LOG.TXT in the working directory."""
+    mujoco.set_mju_user_warning(_hear)
+
+
+def warning_texts(counts: NDArray[Any]) -> str:
+    """MuJoCo's warning counts [kinds] in words; empty where there are none."""
+    return " ".join(mujoco.mju_warningText(int(kind), 0) for kind in np.flatnonzero(counts))
