@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    import mujoco
+except Exception as error:
+    raise ImportError(
+        f"MuJoCo does not import with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({error}); unset MUJOCO_GL, or set "
+        "it to egl (Debian's package libegl1) or osmesa (libosmesa6) and install that"
+    ) from error
 
 _log = logging.getLogger(__name__)
 _OLD_ATTRIBUTE = "settotalmass"
