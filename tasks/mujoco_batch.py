@@ -22,7 +22,6 @@ from tasks.robots import ROBOTS, Robot
 
 _ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
-
 listen()
 
 
