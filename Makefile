@@ -36,8 +36,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed and memory as ratios, to docs/results/speed.md
+bench: setup ## speed and memory as ratios, to docs/results/speed.md and simulators.md
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.simulators
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md

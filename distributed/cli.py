@@ -95,10 +95,11 @@ def report(run_dir: RunDir) -> None:
 @app.command()
 def families() -> None:
     """List the built-in families of tasks and their parameters."""
-    from tasks.registry import BUILT_IN
+    from tasks.registry import BUILT_IN, family_class
 
     console = Console()
-    for name, kind in BUILT_IN.items():
+    for name in BUILT_IN:
+        kind = family_class(name)
         lines = [
             f"## {name}",
             "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.base import Task, TaskError, TaskFamily
+from tasks.timeout import time_limit
 
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -102,35 +104,47 @@ def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, l
         )
 
 
-def check_started(elapsed: IntArray, label: str) -> None:
-    """Raise TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
+def check_started(elapsed: IntArray, label: str) -> bool:
+    """True; raises TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
     if elapsed.min() < 0:
         raise TaskError(
             f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step"
         )
+    return True
 
 
 class GymnasiumBatch:
     """The general path: ordinary Gymnasium environments stepped one after the other, with every number checked.
 
     ``make`` gives a fresh environment with a Box observation space (flattened here) and a Discrete or Box action
-    space, whose ``step`` reports [p] costs in ``info["cost"]``. ``label`` names the task in messages.
+    space, whose ``step`` reports [p] costs in ``info["cost"]``. ``label`` names the task in messages. A reset of some
+    copies or a step of all copies that takes longer than ``seconds`` is an error.
     """
 
     def __init__(
-        self, make: Callable[[], gymnasium.Env[Any, Any]], num_copies: int, num_costs: int, horizon: int, label: str
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        num_copies: int,
+        num_costs: int,
+        horizon: int,
+        label: str,
+        seconds: float = 60.0,
     ) -> None:
         if num_copies < 1:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
-        self._label = label
+        self._label, self._seconds, self._current = label, seconds, 0
         self._envs: Sequence[gymnasium.Env[Any, Any]] = [make() for _ in range(num_copies)]
+        if "mujoco" in sys.modules:
+            from tasks.instability import listen
+
+            listen()
         self._box = _observation_space(label, self._envs[0])
         self._low = self._box.low.astype(np.float32).ravel()
         self._high = self._box.high.astype(np.float32).ravel()
         self.num_copies, self.num_costs, self.horizon = num_copies, num_costs, horizon
         self.observation_size = int(self._low.size)
         self.action_low, self.action_high, self.num_actions, self._first_action = _action_space(label, self._envs[0])
-        self._shape: tuple[int, ...] = self._envs[0].action_space.shape or ()
+        self._actions = self._envs[0].action_space
         self._clipped = np.zeros((num_copies, 0 if self.action_low is None else self.action_low.size), np.float32)
         self._elapsed = np.full(num_copies, -1)
         self.observations = np.zeros((num_copies, self.observation_size), np.float32)
@@ -141,30 +155,18 @@ class GymnasiumBatch:
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
         """See :class:`BatchEnvironment`."""
-        for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
-            self._elapsed[copy] = 0
-            try:
-                observation, _ = self._envs[copy].reset(seed=seed)
-            except Exception as error:
-                raise TaskError(f"{self._where(copy)}: reset raised {type(error).__name__}: {error}") from error
-            self._observe(copy, observation)
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset"):
+            for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
+                self._reset_copy(copy, seed)
         self._check_observations()
 
     def step(self, actions: NDArray[Any]) -> None:
         """See :class:`BatchEnvironment`."""
         check_started(self._elapsed, self._label)
-        for copy, (env, action) in enumerate(zip(self._envs, self._environment_actions(actions), strict=True)):
-            self._elapsed[copy] += 1
-            try:
-                observation, reward, terminated, truncated, info = env.step(action)
-            except TaskError:
-                raise
-            except Exception as error:
-                raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
-            self._observe(copy, observation)
-            self.reward[copy] = self._number(copy, "the reward", reward)
-            self.costs[copy] = self._step_costs(copy, info)
-            self.terminated[copy], self.truncated[copy] = terminated, truncated
+        given = self._environment_actions(actions)
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step"):
+            for copy, action in enumerate(given):
+                self._step_copy(copy, action)
         np.logical_or(self.truncated, self._elapsed >= self.horizon, out=self.truncated)
         self._check_observations()
 
@@ -173,6 +175,48 @@ class GymnasiumBatch:
         for env in self._envs:
             env.close()  # type: ignore[no-untyped-call]
 
+    def _reset_copy(self, copy: int, seed: int) -> None:
+        env = self._envs[copy]
+        self._current, self._elapsed[copy] = copy, 0
+        try:
+            observation, _ = env.reset(seed=seed)
+        except TaskError:
+            raise
+        except Exception as error:
+            raise TaskError(f"{self._where(copy)}: reset raised {type(error).__name__}: {error}") from error
+        for space, first in ((env.observation_space, self._box), (env.action_space, self._actions)):
+            if space is not first and space != first:
+                raise TaskError(f"{self._where(copy)}: the space was {first} and has become {space}; spaces must stay")
+        self._observe(copy, observation)
+
+    def _step_copy(self, copy: int, action: Any) -> None:
+        self._current = copy
+        self._elapsed[copy] += 1
+        try:
+            observation, reward, terminated, truncated, info = self._envs[copy].step(action)
+        except TaskError:
+            raise
+        except Exception as error:
+            raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
+        self._check_stable(copy, action)
+        self._observe(copy, observation)
+        self.reward[copy] = self._number(copy, "the reward", reward)
+        self.costs[copy] = self._step_costs(copy, info)
+        self.terminated[copy], self.truncated[copy] = terminated, truncated
+
+    def _check_stable(self, copy: int, action: Any) -> None:
+        """An environment that keeps MuJoCo's data, as Gymnasium's do, must not have warned since its reset."""
+        warnings = getattr(getattr(self._envs[copy].unwrapped, "data", None), "warning", None)
+        counts = getattr(warnings, "number", None)
+        if not isinstance(counts, np.ndarray) or not counts.any():
+            return
+        from tasks.instability import warning_texts
+
+        raise TaskError(
+            f"{self._where(copy)}: MuJoCo warns: {warning_texts(counts)} "
+            f"Observation before the step: {self.observations[copy].tolist()}, action {np.ravel(action).tolist()}"
+        )
+
     def _environment_actions(self, actions: NDArray[Any]) -> Sequence[Any]:
         if self.num_actions is not None:
             discrete_actions(actions, self.num_copies, self.num_actions, self._label, self._elapsed)
@@ -180,7 +224,7 @@ class GymnasiumBatch:
         assert self.action_low is not None
         assert self.action_high is not None
         continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
-        return list(self._clipped.copy().reshape(self.num_copies, *self._shape))
+        return list(self._clipped.copy().reshape(self.num_copies, *(self._actions.shape or ())))
 
     def _where(self, copy: int) -> str:
         return f"{self._label}, step {self._elapsed[copy]}, copy {copy}"

@@ -161,7 +161,7 @@ class Locomotion(BaseModel):
 
     def _objective(self, parameters: Parameters) -> Objective:
         if self.variant == "velocity":
-            return objectives.target_speed(float(parameters["target_speed"]))
+            return objectives.target_speed(float(parameters["target_speed"]), self._robot.healthy is not None)
         if self.variant == "direction":
             first, second = parameters["weights"]
             return objectives.heading((float(first), float(second)))
@@ -183,33 +183,39 @@ class HalfCheetah(Locomotion):
     """The ``half_cheetah`` family on HalfCheetah-v5: 17 observations, 6 actions, never ends early."""
 
     robot: Literal["half_cheetah"] = "half_cheetah"
+    """The robot; fixed."""
 
 
 class Hopper(Locomotion):
     """The ``hopper`` family on Hopper-v5: 11 observations, 3 actions, ends on falling."""
 
     robot: Literal["hopper"] = "hopper"
+    """The robot; fixed."""
 
 
 class Swimmer(Locomotion):
     """The ``swimmer`` family on Swimmer-v5: 8 observations, 2 actions, never ends early."""
 
     robot: Literal["swimmer"] = "swimmer"
+    """The robot; fixed."""
 
 
 class Walker2d(Locomotion):
     """The ``walker2d`` family on Walker2d-v5: 17 observations, 6 actions, ends on falling."""
 
     robot: Literal["walker2d"] = "walker2d"
+    """The robot; fixed."""
 
 
 class Ant(Locomotion):
     """The ``ant`` family on Ant-v5: 105 observations, 8 actions, ends on falling or jumping."""
 
     robot: Literal["ant"] = "ant"
+    """The robot; fixed."""
 
 
 class Humanoid(Locomotion):
     """The ``humanoid`` family on Humanoid-v5: 348 observations, 17 actions, ends on falling."""
 
     robot: Literal["humanoid"] = "humanoid"
+    """The robot; fixed."""

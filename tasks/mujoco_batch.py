@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,31 +17,21 @@ from numpy.typing import NDArray
 
 from tasks.base import Parameters, TaskError
 from tasks.batch import FloatArray, check_started, continuous_actions
+from tasks.instability import listen, warning_texts
 from tasks.robots import ROBOTS, Robot
 
-_log = logging.getLogger(__name__)
 _ASSETS = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
-
-def _hear(message: str) -> None:
-    """Take MuJoCo's warnings instead of letting them go to MUJOCO_LOG.TXT in the working directory.
-
-    Instabilities raise TaskError where they are counted; what is left is the note on an old attribute of Gymnasium's
-    HalfCheetah model.
-    """
-    _log.debug("MuJoCo: %s", message)
-
-
-mujoco.set_mju_user_warning(_hear)
+listen()
 
 
 class StepValues(NamedTuple):
     """What one step of n copies gives a variant to compute its reward and costs from."""
 
-    reward: FloatArray
-    """[n], Gymnasium's own."""
+    own_reward: Callable[[], FloatArray]
+    """Computes Gymnasium's own reward, [n]."""
     survival: FloatArray
-    """[n], its part for being healthy."""
+    """[n], its part for being healthy; all 0 for a robot whose episodes never end early."""
     velocity: FloatArray
     """[n, 2], metres per second along x and y."""
     actions: NDArray[np.float32]
@@ -91,11 +81,6 @@ def change_body(model: mujoco.MjModel, body: Parameters) -> None:
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
-def warning_texts(numbers: NDArray[Any]) -> str:
-    """MuJoCo's warning counts [kinds] in words; empty where there are none."""
-    return " ".join(mujoco.mju_warningText(int(kind), 0) for kind in np.flatnonzero(numbers))
-
-
 class MujocoBatch:
     """A :class:`tasks.batch.BatchEnvironment` of n copies of ``robot`` that share ``model``.
 
@@ -128,8 +113,9 @@ class MujocoBatch:
         self.observation_size = self._count_observations()
         self._clipped = np.zeros((num_copies, model.nu), np.float32)
         self._position = np.array(robot.position(self._fields))
-        self._velocity = np.zeros((num_copies, 2))
-        self._elapsed = np.full(num_copies, -1)
+        self._velocity, self._survival = np.zeros((num_copies, 2)), np.zeros(num_copies)
+        self._values = StepValues(self._own_reward, self._survival, self._velocity, self._clipped)
+        self._elapsed, self._started = np.full(num_copies, -1), False
         self.observations = np.zeros((num_copies, self.observation_size), np.float32)
         self.reward = np.zeros(num_copies)
         self.costs = np.zeros((num_copies, num_costs))
@@ -155,7 +141,8 @@ class MujocoBatch:
 
     def step(self, actions: NDArray[Any]) -> None:
         """See :class:`tasks.batch.BatchEnvironment`."""
-        check_started(self._elapsed, self._label)
+        if not self._started:
+            self._started = check_started(self._elapsed, self._label)
         continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
         self._elapsed += 1
         self._advance()
@@ -163,16 +150,18 @@ class MujocoBatch:
         position = self._robot.position(self._fields)
         self._velocity[:, : position.shape[1]] = (position - self._position) / self._dt
         self._position[:] = position
-        survival, self.terminated[:] = self._robot.survival(self._fields, self.num_copies)
-        own = self._robot.reward(self._velocity[:, 0], survival, self._clipped, self._fields)
-        values = StepValues(own, survival, self._velocity, self._clipped)
-        self.reward[:], self.costs[:] = self._objective(values)
+        if self._robot.healthy is not None:
+            self._robot.survival(self._fields, self._survival, self.terminated)
+        self.reward[:], self.costs[:] = self._objective(self._values)
         np.greater_equal(self._elapsed, self.horizon, out=self.truncated)
         self._robot.observe(self._fields, self.observations, self._robot.hidden)
         self._check_finite()
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _own_reward(self) -> FloatArray:
+        return self._robot.reward(self._velocity[:, 0], self._survival, self._clipped, self._fields)
 
     def _start(self, seed: int) -> tuple[FloatArray, FloatArray]:
         """Gymnasium's start state of a seed: its draws, in its order."""
@@ -228,7 +217,8 @@ class MujocoBatch:
             np.concatenate(views, out=out)
 
     def _check_finite(self) -> None:
-        if np.isfinite(self.observations).all() and np.isfinite(self.reward).all() and np.isfinite(self.costs).all():
+        """Costs are bounded functions of actions and velocities, which actions, observations and reward answer for."""
+        if np.isfinite(self.observations).all() and math.isfinite(float(np.add.reduce(self.reward))):
             return
         whole = np.column_stack([self.observations, self.reward, self.costs])
         index = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tasks.base import TaskError
 from tasks.batch import FloatArray
-from tasks.mujoco_batch import Objective, StepValues, warning_texts
+from tasks.instability import warning_texts
+from tasks.mujoco_batch import Objective, StepValues
 from tasks.robots import Robot
 
 EFFORT_WEIGHT = 0.1
@@ -37,7 +38,8 @@ def target_speed_reward(forward: FloatArray, survival: FloatArray, target: float
     Without that bonus a robot that can fall would earn most by falling at once; with it, standing still earns the
     healthy reward and every speed up to v* earns itself on top, as in Gymnasium's own reward.
     """
-    return np.asarray(-np.abs(forward - target) + survival + (survival > 0.0) * target)
+    distance = np.abs(forward - target)
+    return np.asarray((survival > 0.0) * target + survival - distance)
 
 
 def heading_reward(velocity: FloatArray, survival: FloatArray, weights: tuple[float, float]) -> FloatArray:
@@ -45,11 +47,12 @@ def heading_reward(velocity: FloatArray, survival: FloatArray, weights: tuple[fl
     return np.asarray(weights[0] * velocity[:, 0] + weights[1] * velocity[:, 1] + survival)
 
 
-def target_speed(target: float) -> Objective:
+def target_speed(target: float, can_fall: bool) -> Objective:
     """Variant ``velocity``: reward :func:`target_speed_reward`, cost :func:`control_effort`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:
-        reward = target_speed_reward(values.velocity[:, 0], values.survival, target)
+        forward = values.velocity[:, 0]
+        reward = target_speed_reward(forward, values.survival, target) if can_fall else -np.abs(forward - target)
         return reward, control_effort(values.actions)[:, None]
 
     return objective
@@ -68,7 +71,7 @@ def own_reward_with_effort() -> Objective:
     """Gymnasium's own reward, cost :func:`control_effort`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:
-        return values.reward, control_effort(values.actions)[:, None]
+        return values.own_reward(), control_effort(values.actions)[:, None]
 
     return objective
 
@@ -77,7 +80,7 @@ def own_reward_with_speed_limit(limit: float, both_axes: bool) -> Objective:
     """Gymnasium's own reward, cost :func:`overspeed`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:
-        return values.reward, overspeed(values.velocity, limit, both_axes)[:, None]
+        return values.own_reward(), overspeed(values.velocity, limit, both_axes)[:, None]
 
     return objective
 
@@ -120,7 +123,7 @@ class ObjectiveEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         survival = info.get("reward_survive", 0.0) if self._robot.healthy is not None else 0.0
         values = StepValues(
-            reward=np.array([own], np.float64),
+            own_reward=lambda: np.array([own], np.float64),
             survival=np.array([survival], np.float64),
             velocity=np.array([[info["x_velocity"], info.get("y_velocity", 0.0)]], np.float64),
             actions=applied[None],

@@ -66,12 +66,12 @@ class Robot:
         """Whether ``mj_rnePostConstraint`` must run after each step (it changes nothing else that is read)."""
         return "cfrc_ext" in self.extra_fields
 
-    def survival(self, fields: Fields, count: int) -> tuple[Array, Array]:
-        """Healthy reward [n] and terminated [n]."""
-        if self.healthy is None:
-            return np.zeros(count), np.zeros(count, np.bool_)
+    def survival(self, fields: Fields, reward: Array, terminated: Array) -> None:
+        """Write the healthy reward [n] and where an episode ends [n] of a robot that has a healthy range."""
+        assert self.healthy is not None
         healthy = self.healthy(fields)
-        return healthy * self.healthy_reward, ~healthy
+        np.multiply(healthy, self.healthy_reward, out=reward)
+        np.logical_not(healthy, out=terminated)
 
     def reward(self, forward: Array, survival: Array, actions: Array, fields: Fields) -> Array:
         """Gymnasium's own reward [n] from forward speed [n], healthy reward [n] and float32 actions [n, A]."""

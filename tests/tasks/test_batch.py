@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import gymnasium
@@ -38,6 +40,8 @@ class Walk(gymnasium.Env[Any, Any]):
             name, value = self.fault
             if name == "raise":
                 raise value
+            if name == "hang":
+                time.sleep(value)
             result[name] = value
         info = {} if result["cost"] is None else {"cost": result["cost"]}
         return result["observation"], result["reward"], self.steps == 8, False, info
@@ -117,3 +121,51 @@ def test_it_wants_a_reset_first() -> None:
     batch.reset(np.array([0]), np.array([0]))
     with pytest.raises(TaskError, match="copy 1 was never reset"):
         batch.step(np.zeros((2, 1)))
+
+
+def test_a_step_that_hangs_is_told() -> None:
+    batch = GymnasiumBatch(lambda: Walk(("hang", 30.0)), 2, 2, 50, "walk/train/4", seconds=0.2)
+    batch.reset(np.arange(2), np.arange(2))
+    for _ in range(2):
+        batch.step(np.zeros((2, 1)))
+    began = time.monotonic()
+    with pytest.raises(TaskError, match=r"walk/train/4, step 3, copy 0: step: no answer within 0\.2 seconds"):
+        batch.step(np.zeros((2, 1)))
+    assert time.monotonic() - began < 5.0
+
+
+def test_outside_the_main_thread_there_is_no_limit() -> None:
+    batch = _batch()
+    batch.reset(np.arange(2), np.arange(2))
+    thread = threading.Thread(target=batch.step, args=(np.zeros((2, 1)),))
+    thread.start()
+    thread.join()
+    assert batch.costs[0, 1] == 1.0
+
+
+def test_spaces_that_change_are_told() -> None:
+    class Growing(Walk):
+        def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+            self.observation_space = gymnasium.spaces.Box(-60.0, 50.0, (1, 2), np.float64)
+            return super().reset(**arguments)
+
+    batch = GymnasiumBatch(Growing, 1, 2, 5, "walk/train/4")
+    with pytest.raises(TaskError, match=r"walk/train/4, step 0, copy 0: the space was Box.* and has become Box\(-60"):
+        batch.reset(np.arange(1), np.arange(1))
+
+
+def test_an_instability_of_an_environment_on_mujoco_is_told() -> None:
+    class Costly(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            return observation, reward, terminated, truncated, info | {"cost": 0.0}
+
+    env = gymnasium.make("Hopper-v5", disable_env_checker=True)
+    batch = GymnasiumBatch(lambda: Costly(env), 1, 1, 50, "jump/test/0")
+    batch.reset(np.arange(1), np.arange(1))
+    batch.step(np.zeros((1, 3)))
+    env.unwrapped.data.qvel[0] = 1e12  # type: ignore[attr-defined]
+    with pytest.raises(TaskError, match=r"jump/test/0, step 2, copy 0: MuJoCo warns: .*unstable.*Observation before"):
+        batch.step(np.zeros((1, 3)))
+    batch.reset(np.arange(1), np.arange(1))
+    batch.step(np.zeros((1, 3)))

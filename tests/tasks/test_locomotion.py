@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium
@@ -145,6 +148,18 @@ def test_an_instability_in_the_environment_names_task_step_and_state() -> None:
 def test_bad_fields_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         Locomotion(**({"robot": "ant", "seed": 0} | wrong))
+
+
+def test_a_missing_graphics_library_is_told() -> None:
+    code = "from tasks.registry import family_class; family_class('hopper')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "slate"}, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    last = run.stderr.strip().splitlines()[-1]
+    assert "family.name: module 'tasks.locomotion' does not import" in last
+    assert "MuJoCo does not import with MUJOCO_GL='slate'" in last
+    assert "set it to egl (Debian's package libegl1)" in last
 
 
 def test_a_family_has_the_robot_as_its_name() -> None:

@@ -18,7 +18,7 @@ HORIZON = 60
 
 
 def _own(values: StepValues) -> tuple[FloatArray, FloatArray]:
-    return values.reward, values.velocity
+    return values.own_reward(), values.velocity
 
 
 def _batch(name: str, num_copies: int, body: dict[str, Any] | None = None, horizon: int = HORIZON) -> MujocoBatch:
@@ -139,6 +139,8 @@ def test_an_instability_names_task_step_and_state() -> None:
     assert "unstable" in message
     assert f"qpos {batch.state[0][1].tolist()}" in message
     assert message.endswith("action [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]")
+    batch.reset(np.array([1]), np.array([1]))
+    batch.step(np.zeros((2, 6)))
 
 
 def test_actions_that_are_not_numbers_or_of_another_shape_are_told() -> None:
