@@ -37,7 +37,7 @@ class TrustRegionSettings(BaseModel):
     fisher_samples: int = Field(default=4000, gt=0)
     """Fisher-vector products use every k-th sample, so that at most about this many are used."""
     backtracking: float = Field(default=0.7, gt=0.0, lt=1.0)
-    """Factor by which the line search shortens a step."""
+    """Factor by which the line search shortens a step, less where the KL measured says that less is enough."""
     max_backtracks: int = Field(default=12, ge=0)
     """A step is refused after this many shortenings."""
     keep_satisfied: bool = False
@@ -197,11 +197,18 @@ def natural_gradient_step(
             report = StepReport(branch, rate, scale, cap, used, residual, backtracks, requested, kl, surrogate)
             return candidate, report
         cap = broken
-        scale *= settings.backtracking
+        scale *= _shortening(kl, settings) if broken == "trust_region" else settings.backtracking
     nothing = np.zeros_like(surrogate)
     return vector, StepReport(
         branch, rate, 0.0, "refused", used, residual, settings.max_backtracks, requested, 0.0, nothing
     )
+
+
+def _shortening(kl: float, settings: TrustRegionSettings) -> float:
+    """Where a KL that grows as the square of the length would be just under delta_max."""
+    if not np.isfinite(kl):
+        return settings.backtracking
+    return max(settings.backtracking, 0.98 * float(np.sqrt(settings.delta_max / kl)))
 
 
 def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, constraints: Constraints) -> Cap:

@@ -121,9 +121,7 @@ def solve_neural(
     all_values, branches = np.array(values), np.array([update.branch for update in updates], dtype=np.int64)
     output, feasible = choose_output(all_values, branches, limits, problem.tolerance, settings.output, rng)
     env_steps = len(seconds) * settings.steps_per_iteration
-    return NeuralSolution(
-        tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible
-    )
+    return NeuralSolution(tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible)
 
 
 def _steps_per_copy(batch: TaskBatch, settings: NeuralSettings, label: str) -> int:

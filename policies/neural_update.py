@@ -144,9 +144,7 @@ class Estimates:
     predicted: Array
 
 
-def estimate_advantages(
-    policy: PolicyState, data: NeuralTransitions, discount: float, trace: FloatArray
-) -> Estimates:
+def estimate_advantages(policy: PolicyState, data: NeuralTransitions, discount: float, trace: FloatArray) -> Estimates:
     """Advantages of every head with the policy's own critic; the critic sees each observation once."""
     inputs = policy.statistics.normalize(data.flat(data.observations))
     predicted = critic_values(policy.critic, inputs)
