@@ -1,4 +1,4 @@
-"""HalfCheetah-v5 in many copies for benchmarks of the update: Gymnasium's own step, plainly, one copy after the other."""
+"""HalfCheetah-v5 in many copies for benchmarks of the update: Gymnasium's own step, one copy after the other."""
 
 from __future__ import annotations
 

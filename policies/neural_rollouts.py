@@ -1,4 +1,4 @@
-"""Rollouts of a neural policy in many copies of one task: one batched policy call a time step, arrays allocated once."""
+"""Rollouts of a neural policy in many copies of one task: one policy call a time step, arrays allocated once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _NOISE_STREAM, _RESET_STREAM = 21, 22
 class NeuralTransitions:
     """T steps of n copies, all begun at time 0 by a reset.
 
-    ``observations`` [T, n, d] before each step; ``actions`` [T, n] or [T, n, A] as the policy chose them (before scaling
-    and clipping to the bounds); ``signals`` [T, n, 1+p], reward and costs; ``terminated`` and ``truncated`` [T, n].
+    ``observations`` [T, n, d] before each step; ``actions`` [T, n] or [T, n, A] as the policy chose them (before
+    scaling and clipping to the bounds); ``signals`` [T, n, 1+p], reward, costs; ``terminated``, ``truncated`` [T, n].
     ``final_observations`` [K, d] follow the K steps in ``final_steps`` [K, 2] (time, copy): all that ended an episode
     and those of time T - 1; after any other step comes the next row of ``observations``.
     """
@@ -65,8 +65,8 @@ class NeuralTransitions:
 class NeuralRollouts:
     """Collects rollouts of one task.
 
-    The noise of an action depends on (task seed, iteration, copy, step) alone and a reset on (task seed, iteration, copy,
-    episode of the copy). The same seed gives the same bits for the same number of copies and steps on the same
+    The noise of an action depends on (task seed, iteration, copy, step) alone and a reset on (task seed, iteration,
+    copy, episode of the copy). The same seed gives the same bits for the same number of copies and steps on the same
     processor and libraries: matrix products of another size may round otherwise.
     """
 
@@ -133,8 +133,8 @@ class NeuralRollouts:
         given = network.sizes[0], network.sizes[-1], policy.num_objectives
         if given != needed:
             raise TaskError(
-                f"task {self._label}: the policy has {given[0]} inputs, {given[1]} outputs and {given[2]} critic heads, "
-                f"the task needs {needed[0]}, {needed[1]} and {needed[2]}"
+                f"task {self._label}: the policy has {given[0]} inputs, {given[1]} outputs and {given[2]} critic heads"
+                f", the task needs {needed[0]}, {needed[1]} and {needed[2]}"
             )
         distribution, extra = distribution_of(network), extra_of(network, vector)
         noise = np.stack(

@@ -1,4 +1,4 @@
-"""One CRPO update of a neural policy from one batch of its own rollouts: estimates, branch, step, critic, statistics."""
+"""One CRPO update of a neural policy from one batch of its rollouts: estimates, branch, step, critic, statistics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class NeuralSettings(BaseModel):
     returns: Literal["discounted", "episodic"] = "discounted"
     """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
     return_estimate: Literal["life_table", "complete"] = "life_table"
-    """J_i from every step of the batch by its age (unbiased), or the mean over its complete episodes (favours short)."""
+    """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True
@@ -136,7 +136,7 @@ def estimate_returns(data: NeuralTransitions, problem: Problem, settings: Neural
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """``inputs`` [N, d] of the batch, ``advantages`` and ``targets`` (lambda-returns) [N, 1+p], ``predicted`` [N, 1+p]."""
+    """``inputs`` [N, d] of the batch; ``advantages``, ``targets`` (lambda-returns) and ``predicted`` [N, 1+p]."""
 
     inputs: Array
     advantages: Array

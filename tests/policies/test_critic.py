@@ -16,7 +16,7 @@ def _critic(heads: int = 3, size: int = 4) -> Parameters:
 def _data(seed: int, rows: int = 2000) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(rows, 4)).astype(np.float32)
-    heads = [np.sin(inputs[:, 0]) + inputs[:, 1], 1000.0 + 50.0 * inputs[:, 2], 0.001 * inputs[:, 3] ** 2]
+    heads = [np.sin(inputs[:, 0]) + inputs[:, 1], 1000.0 + 50.0 * inputs[:, 2], 0.001 * np.cos(inputs[:, 3])]
     return inputs, np.stack(heads, axis=1).astype(np.float32)
 
 
@@ -34,11 +34,11 @@ def test_the_last_layer_is_the_ridge_solution() -> None:
 
 
 def test_heads_of_every_scale_are_fitted() -> None:
-    """Held-out explained variance although the heads differ by a factor of 50,000."""
+    """Held-out explained variance although the heads differ by a factor of 100,000."""
     inputs, targets = _data(0)
     critic = fit_critic(_critic(), inputs, targets, CriticSettings(epochs=60), np.random.default_rng(0))
     fresh, truth = _data(1)
-    assert (explained_variance(critic_values(critic, fresh), truth) > 0.95).all()
+    assert (explained_variance(critic_values(critic, fresh), truth) > 0.93).all()
 
 
 def test_the_fit_is_pure_in_its_arguments() -> None:
