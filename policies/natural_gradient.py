@@ -181,7 +181,7 @@ def natural_gradient_direction(
     def product(direction: Array) -> Array:
         return fisher_product(network, thin, weights, direction) + settings.cg_damping * direction
 
-    precondition = _identity
+    precondition: Callable[[Array], Array] = _identity
     if settings.preconditioner == "kronecker":
         precondition = kronecker_preconditioner(thin, weights, settings.cg_damping)
     return conjugate_gradient(product, gradient, settings.cg_iterations, settings.cg_residual, precondition)
