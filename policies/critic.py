@@ -23,8 +23,8 @@ class CriticSettings(BaseModel):
     """Samples of one Adam step."""
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Adam's step, falling linearly to 0 over the fit."""
-    ridge: float = Field(default=1e-3, gt=0.0)
-    """Penalty of the last layer's exact solution that Adam starts from, in units of the targets' variance."""
+    ridge: float = Field(default=1.0, gt=0.0)
+    """How much the last layer, solved before Adam, is held at its old weights, in units of the features' variance."""
 
 
 def fit_critic(
@@ -32,12 +32,13 @@ def fit_critic(
 ) -> Parameters:
     """Least squares of the normalised heads on ``targets`` [N, h] at ``inputs`` [N, d] (normalised observations).
 
-    Heads are put in units of the spread of their targets, the last layer is solved exactly on the features that the
-    hidden layers have now, and Adam goes on from there.
+    Heads are put in units of the spread of their targets with the function unchanged (Pop-Art, van Hasselt et al. 2016,
+    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam goes on from there.
     """
     network, vector = critic.network, critic.vector.copy()
     mean, spread = targets.mean(axis=0, dtype=np.float64), targets.std(axis=0, dtype=np.float64)
     scale = np.maximum(spread, _LEAST_SCALE * (1.0 + np.abs(mean)))
+    network.part(vector, f"weights_{network.num_layers - 1}")[:] *= network.part(vector, TARGET_SCALE) / scale
     network.part(vector, TARGET_MEAN)[:], network.part(vector, TARGET_SCALE)[:] = mean, scale
     wanted = ((targets - mean) / scale).astype(vector.dtype)
     solve_last_layer(network, vector, inputs, wanted, settings.ridge)
@@ -45,18 +46,22 @@ def fit_critic(
 
 
 def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Array, ridge: float) -> None:
-    """Write the last layer of ``vector``: min_w mean |wanted - h w - b|^2 + ridge |w|^2, the bias free.
+    """Write the last layer of ``vector``: min_w mean |wanted - h w - b|^2 + ridge |w - w_0|^2, the bias free.
 
-    w = (cov(h, h) + ridge)^{-1} cov(h, wanted), b = mean(wanted) - mean(h) w.
+    w = w_0 + (cov(h, h) + ridge)^{-1} cov(h, wanted - h w_0) and b = mean(wanted) - mean(h) w. w_0 are the weights that
+    are there, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns).
     """
+    last = network.num_layers - 1
+    weights, bias = network.part(vector, f"weights_{last}"), network.part(vector, f"bias_{last}")
     features = linearize(network, vector, inputs).activations[-1].astype(np.float64)
     centre, middle = features.mean(axis=0), wanted.mean(axis=0, dtype=np.float64)
     features -= centre
-    covariance = features.T @ features / len(features) + ridge * np.eye(features.shape[1])
-    solution = np.linalg.solve(covariance, features.T @ (wanted - middle) / len(features))
-    last = network.num_layers - 1
-    network.part(vector, f"weights_{last}")[:] = solution
-    network.part(vector, f"bias_{last}")[:] = middle - centre @ solution
+    missing = wanted - middle
+    useless = (missing - features @ weights).var(axis=0) >= missing.var(axis=0)
+    start = np.where(useless, 0.0, weights)
+    covariance = features.T @ features / len(features) + ridge * np.eye(len(start))
+    solution = start + np.linalg.solve(covariance, features.T @ (missing - features @ start) / len(features))
+    weights[:], bias[:] = solution, middle - centre @ solution
 
 
 def _adam(

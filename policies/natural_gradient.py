@@ -246,10 +246,11 @@ def _compare(network: Network, linear: Linearization, candidate: Array, samples:
     """Mean KL(old || candidate) and the surrogates E[(pi'/pi - 1) A_i], [1+p]."""
     distribution = distribution_of(network)
     extra, new_extra = extra_of(network, linear.vector), extra_of(network, candidate)
-    outputs = apply(network, candidate, samples.inputs)
-    kl = samples.weights @ distribution.kl(linear.outputs, extra, outputs, new_extra)
-    ratio = np.exp(
-        distribution.log_probability(outputs, new_extra, samples.actions)
-        - distribution.log_probability(linear.outputs, extra, samples.actions)
-    )
-    return float(kl), np.asarray((samples.weights * (ratio - 1.0)) @ samples.advantages)
+    with np.errstate(over="ignore", invalid="ignore"):  # a candidate too far away: the line search sees it
+        outputs = apply(network, candidate, samples.inputs)
+        kl = samples.weights @ distribution.kl(linear.outputs, extra, outputs, new_extra)
+        ratio = np.exp(
+            distribution.log_probability(outputs, new_extra, samples.actions)
+            - distribution.log_probability(linear.outputs, extra, samples.actions)
+        )
+        return float(kl), np.asarray((samples.weights * (ratio - 1.0)) @ samples.advantages)
