@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policies.batch_protocol import FloatBatch, TaskBatch
 from policies.distributions import distribution_of, extra_of
-from policies.networks import Array, apply
+from policies.networks import apply
 from policies.neural_policy import PolicyState
 from tasks.base import TaskError
 
@@ -105,11 +105,14 @@ class NeuralRollouts:
             observations[:] = batch.observations
             actions = act(observations, time)
             self._actions[time] = actions
+            self._require_finite(iteration, f"step {time}", actions=actions)
             batch.step(bounded(actions))
             self._signals[time, :, 0] = batch.reward
             self._signals[time, :, 1:] = batch.costs
             self._terminated[time], self._truncated[time] = batch.terminated, batch.truncated
-            self._require_finite(iteration, time)
+            self._require_finite(
+                iteration, f"step {time}", observations=batch.observations, reward=batch.reward, costs=batch.costs
+            )
             ended = self._terminated[time] | self._truncated[time]
             last = np.arange(batch.num_copies) if time == self._steps - 1 else np.flatnonzero(ended)
             if last.size:
@@ -157,21 +160,14 @@ class NeuralRollouts:
         keys = ([self._seed, _RESET_STREAM, iteration, copy, episodes[copy]] for copy in copies.tolist())
         seeds = np.array([np.random.SeedSequence(key).generate_state(1)[0] for key in keys], dtype=np.uint32)
         self._batch.reset(copies, seeds)
+        self._require_finite(iteration, "reset", observations=self._batch.observations)
         episodes[copies] += 1
 
-    def _require_finite(self, iteration: int, time: int) -> None:
-        tensors: dict[str, Array] = {
-            "actions": self._actions[time],
-            "observations": self._batch.observations,
-            "reward": self._signals[time, :, 0],
-            "costs": self._signals[time, :, 1:],
-        }
+    def _require_finite(self, iteration: int, moment: str, **tensors: NDArray[Any]) -> None:
         for name, tensor in tensors.items():
             if not math.isfinite(tensor.sum()) and not np.isfinite(tensor).all():
                 copy = int(np.argwhere(~np.isfinite(tensor))[0][0])
-                raise TaskError(
-                    f"task {self._label}, iteration {iteration}, step {time}, copy {copy}: {name} not finite"
-                )
+                raise TaskError(f"task {self._label}, iteration {iteration}, {moment}, copy {copy}: {name} not finite")
 
 
 def _to_bounds(batch: TaskBatch) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -159,11 +159,7 @@ def estimate_advantages(policy: PolicyState, data: NeuralTransitions, discount: 
 
 
 def improve(
-    policy: PolicyState,
-    data: NeuralTransitions,
-    problem: Problem,
-    settings: NeuralSettings,
-    rng: np.random.Generator,
+    policy: PolicyState, data: NeuralTransitions, problem: Problem, settings: NeuralSettings, rng: np.random.Generator
 ) -> tuple[PolicyState, UpdateReport]:
     """The next iterate, and what was done.
 
@@ -186,7 +182,6 @@ def improve(
     middle = time.perf_counter()
     critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
     require_finite(actor=vector, critic=critic.vector)
-    fitted = critic_values(critic, estimates.inputs)
     statistics = policy.statistics
     if settings.update_statistics and not fresh:
         statistics = statistics.merged(data.flat(data.observations))
@@ -196,7 +191,7 @@ def improve(
         num_episodes=int(data.ended.sum()),
         step=step,
         predicted_variance=explained_variance(estimates.predicted, estimates.targets),
-        fitted_variance=explained_variance(fitted, estimates.targets),
+        fitted_variance=explained_variance(critic_values(critic, estimates.inputs), estimates.targets),
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
     )

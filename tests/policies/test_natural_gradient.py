@@ -284,6 +284,15 @@ def test_a_satisfied_cost_can_shorten_or_refuse_a_step() -> None:
     np.testing.assert_array_equal(same, vector)
 
 
+def test_a_step_far_too_long_overflows_nothing() -> None:
+    network = ACTORS["gaussian"]
+    vector, samples = _vector(network), _samples(network, 200)
+    huge = TrustRegionSettings(delta_max=1e300, cg_damping=0.01)
+    same, report = natural_gradient_step(network, vector, samples, 0, 1e6, 0.9, huge)
+    assert np.isfinite(same).all()
+    assert report.cap in {"none", "trust_region", "refused"}
+
+
 def test_thinned_fisher_products_give_nearly_the_same_direction() -> None:
     network = ACTORS["gaussian"]
     vector, samples = _vector(network), _samples(network, 2000)
