@@ -39,6 +39,7 @@ format: setup
 bench: setup ## speed and memory as ratios, to docs/results/speed.md and simulators.md
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.simulators
+	$(BIN)/python -m benchmarks.neural_update
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md

@@ -66,7 +66,7 @@ def complete_returns(signals: Array, ended: BoolArray, discount: float) -> Float
         np.bincount(episode, weights=column, minlength=count) for column in weights.reshape(-1, signals.shape[-1]).T
     ]
     finished = np.bincount(episode, weights=ended.ravel(), minlength=count) > 0
-    return np.stack(sums, axis=1)[finished]
+    return np.stack(sums, axis=1, dtype=np.float64)[finished]
 
 
 def life_table_returns(signals: Array, ended: BoolArray, discount: float, horizon: int) -> FloatArray:

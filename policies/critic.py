@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,37 +19,49 @@ class CriticSettings(BaseModel):
 
     epochs: int = Field(default=10, gt=0)
     """Passes over the samples."""
-    minibatch: int = Field(default=128, gt=0)
+    minibatch: int = Field(default=256, gt=0)
     """Samples of one Adam step."""
-    learning_rate: float = Field(default=1e-3, gt=0.0)
+    learning_rate: float = Field(default=3e-3, gt=0.0)
     """Adam's step, falling linearly to 0 over the fit."""
-
-
-def renormalized(critic: Parameters, targets: Array) -> Parameters:
-    """The same function with heads in units of the spread of ``targets`` [N, h] (van Hasselt et al. 2016, Pop-Art).
-
-    w' = w sigma / sigma', b' = (sigma b + mu - mu') / sigma'.
-    """
-    network, vector = critic.network, critic.vector.copy()
-    last = network.num_layers - 1
-    weights, bias = network.part(vector, f"weights_{last}"), network.part(vector, f"bias_{last}")
-    mean, scale = network.part(vector, TARGET_MEAN), network.part(vector, TARGET_SCALE)
-    new_mean, spread = targets.mean(axis=0, dtype=np.float64), targets.std(axis=0, dtype=np.float64)
-    new_scale = np.maximum(spread, _LEAST_SCALE + 1e-6 * np.abs(new_mean))
-    weights *= scale / new_scale
-    bias[:] = (scale * bias + mean - new_mean) / new_scale
-    mean[:], scale[:] = new_mean, new_scale
-    return Parameters(network, vector)
+    ridge: float = Field(default=1.0, gt=0.0)
+    """How much the last layer, solved before Adam, is held at its old weights, in units of the features' variance."""
 
 
 def fit_critic(
     critic: Parameters, inputs: Array, targets: Array, settings: CriticSettings, rng: np.random.Generator
 ) -> Parameters:
-    """Least squares of the normalised heads on ``targets`` [N, h] at ``inputs`` [N, d] (normalised observations)."""
-    critic = renormalized(critic, targets)
-    network, vector = critic.network, critic.vector
-    wanted = (targets - network.part(vector, TARGET_MEAN)) / network.part(vector, TARGET_SCALE)
-    return Parameters(network, _adam(network, vector, inputs, wanted.astype(vector.dtype), settings, rng))
+    """Least squares of the normalised heads on ``targets`` [N, h] at ``inputs`` [N, d] (normalised observations).
+
+    Heads are put in units of the spread of their targets with the function unchanged (Pop-Art, van Hasselt et al. 2016,
+    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam goes on from there.
+    """
+    network, vector = critic.network, critic.vector.copy()
+    mean, spread = targets.mean(axis=0, dtype=np.float64), targets.std(axis=0, dtype=np.float64)
+    scale = np.maximum(spread, _LEAST_SCALE * (1.0 + np.abs(mean)))
+    network.part(vector, f"weights_{network.num_layers - 1}")[:] *= network.part(vector, TARGET_SCALE) / scale
+    network.part(vector, TARGET_MEAN)[:], network.part(vector, TARGET_SCALE)[:] = mean, scale
+    wanted = ((targets - mean) / scale).astype(vector.dtype)
+    solve_last_layer(network, vector, inputs, wanted, settings.ridge)
+    return Parameters(network, _adam(network, vector, inputs, wanted, settings, rng))
+
+
+def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Array, ridge: float) -> None:
+    """Write the last layer of ``vector``: min_w mean |wanted - h w - b|^2 + ridge |w - w_0|^2, the bias free.
+
+    w = w_0 + (cov(h, h) + ridge)^{-1} cov(h, wanted - h w_0) and b = mean(wanted) - mean(h) w. w_0 are the weights that
+    are there, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns).
+    """
+    last = network.num_layers - 1
+    weights, bias = network.part(vector, f"weights_{last}"), network.part(vector, f"bias_{last}")
+    features = linearize(network, vector, inputs).activations[-1].astype(np.float64)
+    centre, middle = features.mean(axis=0), wanted.mean(axis=0, dtype=np.float64)
+    features -= centre
+    missing = wanted - middle
+    useless = (missing - features @ weights).var(axis=0) >= missing.var(axis=0)
+    start = np.where(useless, 0.0, weights)
+    covariance = features.T @ features / len(features) + ridge * np.eye(len(start))
+    solution = start + np.linalg.solve(covariance, features.T @ (missing - features @ start) / len(features))
+    weights[:], bias[:] = solution, middle - centre @ solution
 
 
 def _adam(

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.distributions import LOG_STD, distribution_of, extra_of
+from policies.kronecker import kronecker_preconditioner
 from policies.networks import Array, Linearization, Network, apply, linearize
 
 Cap = Literal["none", "trust_region", "satisfied_cost", "refused"]
@@ -28,20 +29,28 @@ class TrustRegionSettings(BaseModel):
 
     delta_max: float = Field(default=0.01, gt=0.0)
     """Largest mean KL(old || new) of one step."""
-    cg_iterations: int = Field(default=15, gt=0)
+    cg_iterations: int = Field(default=10, gt=0)
     """At most this many Fisher-vector products a step."""
     cg_residual: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Conjugate gradient stops once |g - F x| is this share of |g|."""
-    cg_damping: float = Field(default=0.01, ge=0.0)
-    """Added to the diagonal of the Fisher matrix."""
+    cg_damping: float = Field(default=0.1, ge=0.0)
+    """Added to the diagonal of the Fisher matrix; a few thousand samples do not determine its small eigenvalues."""
+    preconditioner: Literal["kronecker", "none"] = "kronecker"
+    """kronecker: products with Kronecker factors of the Fisher matrix save most iterations; needs a damping above 0."""
     fisher_samples: int = Field(default=4000, gt=0)
     """Fisher-vector products use every k-th sample, so that at most about this many are used."""
     backtracking: float = Field(default=0.7, gt=0.0, lt=1.0)
-    """Factor by which the line search shortens a step."""
+    """Factor by which the line search shortens a step, less where the KL measured says that less is enough."""
     max_backtracks: int = Field(default=12, ge=0)
     """A step is refused after this many shortenings."""
     keep_satisfied: bool = False
     """Also shorten a step whose surrogate takes a satisfied cost over its limit."""
+
+    @model_validator(mode="after")
+    def _preconditioner_needs_damping(self) -> TrustRegionSettings:
+        if self.preconditioner == "kronecker" and self.cg_damping == 0.0:
+            raise ValueError("preconditioner kronecker needs cg_damping above 0; set it to none for no damping")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +116,44 @@ def _with_extras(network: Network, vector: Array, extras: Array) -> Array:
     return vector
 
 
+def _identity(vector: Array) -> Array:
+    return vector
+
+
 def conjugate_gradient(
-    product: Callable[[Array], Array], right: Array, iterations: int, residual: float
+    product: Callable[[Array], Array],
+    right: Array,
+    iterations: int,
+    residual: float,
+    precondition: Callable[[Array], Array] = _identity,
 ) -> tuple[Array, int, float]:
-    """Solve F x = ``right`` for a symmetric positive F, from x = 0 (Hestenes, Stiefel 1952).
+    """Solve F x = ``right`` for a symmetric positive F, from x = 0 (Hestenes, Stiefel 1952; Saad 2003, algorithm 9.1).
 
     Returns x, the products used and the last |right - F x| / |right| (from the recurrence). Stops at ``residual``.
+    ``precondition`` is a symmetric positive approximation of F^{-1}; it changes the way, not the solution.
     """
     solution = np.zeros_like(right)
     error = right.copy()
-    squared = first = float(error @ error)
-    direction = error.copy()
+    size = float(np.linalg.norm(right))
+    share = 1.0 if size > 0.0 else 0.0
+    direction = precondition(error).copy()
+    squared = float(error @ direction)
     for used in range(iterations):
-        if squared <= residual * residual * first:
-            return solution, used, _root_share(squared, first)
+        if share <= residual:
+            return solution, used, share
         moved = product(direction)
         curvature = float(direction @ moved)
         if not curvature > 0.0:
-            return solution, used, _root_share(squared, first)
+            return solution, used, share
         length = squared / curvature
         solution += length * direction
         error -= length * moved
-        previous, squared = squared, float(error @ error)
+        share = float(np.linalg.norm(error)) / size
+        conditioned = precondition(error)
+        previous, squared = squared, float(error @ conditioned)
         direction *= squared / previous
-        direction += error
-    return solution, iterations, _root_share(squared, first)
-
-
-def _root_share(squared: float, first: float) -> float:
-    return float(np.sqrt(squared / first)) if first > 0.0 else 0.0
+        direction += conditioned
+    return solution, iterations, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +181,10 @@ def natural_gradient_direction(
     def product(direction: Array) -> Array:
         return fisher_product(network, thin, weights, direction) + settings.cg_damping * direction
 
-    return conjugate_gradient(product, gradient, settings.cg_iterations, settings.cg_residual)
+    precondition: Callable[[Array], Array] = _identity
+    if settings.preconditioner == "kronecker":
+        precondition = kronecker_preconditioner(thin, weights, settings.cg_damping)
+    return conjugate_gradient(product, gradient, settings.cg_iterations, settings.cg_residual, precondition)
 
 
 def natural_gradient_step(
@@ -197,11 +218,18 @@ def natural_gradient_step(
             report = StepReport(branch, rate, scale, cap, used, residual, backtracks, requested, kl, surrogate)
             return candidate, report
         cap = broken
-        scale *= settings.backtracking
+        scale *= _shortening(kl, settings) if broken == "trust_region" else settings.backtracking
     nothing = np.zeros_like(surrogate)
     return vector, StepReport(
         branch, rate, 0.0, "refused", used, residual, settings.max_backtracks, requested, 0.0, nothing
     )
+
+
+def _shortening(kl: float, settings: TrustRegionSettings) -> float:
+    """Where a KL that grows as the square of the length would be just under delta_max."""
+    if not np.isfinite(kl):
+        return settings.backtracking
+    return max(settings.backtracking, 0.98 * float(np.sqrt(settings.delta_max / kl)))
 
 
 def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, constraints: Constraints) -> Cap:
@@ -218,10 +246,11 @@ def _compare(network: Network, linear: Linearization, candidate: Array, samples:
     """Mean KL(old || candidate) and the surrogates E[(pi'/pi - 1) A_i], [1+p]."""
     distribution = distribution_of(network)
     extra, new_extra = extra_of(network, linear.vector), extra_of(network, candidate)
-    outputs = apply(network, candidate, samples.inputs)
-    kl = samples.weights @ distribution.kl(linear.outputs, extra, outputs, new_extra)
-    ratio = np.exp(
-        distribution.log_probability(outputs, new_extra, samples.actions)
-        - distribution.log_probability(linear.outputs, extra, samples.actions)
-    )
-    return float(kl), np.asarray((samples.weights * (ratio - 1.0)) @ samples.advantages)
+    with np.errstate(over="ignore", invalid="ignore"):  # a candidate too far away: the line search sees it
+        outputs = apply(network, candidate, samples.inputs)
+        kl = samples.weights @ distribution.kl(linear.outputs, extra, outputs, new_extra)
+        ratio = np.exp(
+            distribution.log_probability(outputs, new_extra, samples.actions)
+            - distribution.log_probability(linear.outputs, extra, samples.actions)
+        )
+        return float(kl), np.asarray((samples.weights * (ratio - 1.0)) @ samples.advantages)

@@ -25,10 +25,11 @@ _CHOICE_STREAM = 23
 class NeuralSolution:
     """What CRPO did on one task.
 
-    ``iterates`` are the policies 0..M and ``values`` [M+1, 1+p] the estimates of their J_i (the last row is missing where
-    the last iterate was not evaluated; it is then no candidate for the output). ``updates`` [M] report each step,
-    ``rollout_seconds`` [M or M+1] the time of each batch. ``output`` is the index of the chosen iterate; ``feasible``
-    says whether any candidate kept every limit within its tolerance, else the output is the one of smallest violation.
+    ``iterates`` are the policies 0..M and ``values`` [M+1, 1+p] the estimates of their J_i (the last row is missing
+    where the last iterate was not evaluated; it is then no candidate for the output). ``updates`` [M] report each
+    step, ``rollout_seconds`` [M or M+1] the time of each batch. ``output`` is the index of the chosen iterate;
+    ``feasible`` says whether any candidate kept every limit within its tolerance, else the output is the one of
+    smallest violation.
     """
 
     iterates: tuple[PolicyState, ...]
@@ -97,7 +98,7 @@ def solve_neural(
     ``on_batch`` sees the data of every iterate; its arrays are overwritten by the next one's (see ``copy``).
 
     Raises:
-        TaskError: the settings do not fit the task, or a value is not finite; the message names task, iteration, tensor.
+        TaskError: the settings do not fit the task, or a value is not finite (task, iteration and tensor are named).
     """
     problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
     rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
@@ -121,9 +122,7 @@ def solve_neural(
     all_values, branches = np.array(values), np.array([update.branch for update in updates], dtype=np.int64)
     output, feasible = choose_output(all_values, branches, limits, problem.tolerance, settings.output, rng)
     env_steps = len(seconds) * settings.steps_per_iteration
-    return NeuralSolution(
-        tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible
-    )
+    return NeuralSolution(tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible)
 
 
 def _steps_per_copy(batch: TaskBatch, settings: NeuralSettings, label: str) -> int:

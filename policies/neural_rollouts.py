@@ -1,4 +1,4 @@
-"""Rollouts of a neural policy in many copies of one task: one batched policy call a time step, arrays allocated once."""
+"""Rollouts of a neural policy in many copies of one task: one policy call a time step, arrays allocated once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policies.batch_protocol import FloatBatch, TaskBatch
 from policies.distributions import distribution_of, extra_of
-from policies.networks import Array, apply
+from policies.networks import apply
 from policies.neural_policy import PolicyState
 from tasks.base import TaskError
 
@@ -23,8 +23,8 @@ _NOISE_STREAM, _RESET_STREAM = 21, 22
 class NeuralTransitions:
     """T steps of n copies, all begun at time 0 by a reset.
 
-    ``observations`` [T, n, d] before each step; ``actions`` [T, n] or [T, n, A] as the policy chose them (before scaling
-    and clipping to the bounds); ``signals`` [T, n, 1+p], reward and costs; ``terminated`` and ``truncated`` [T, n].
+    ``observations`` [T, n, d] before each step; ``actions`` [T, n] or [T, n, A] as the policy chose them (before
+    scaling and clipping to the bounds); ``signals`` [T, n, 1+p], reward, costs; ``terminated``, ``truncated`` [T, n].
     ``final_observations`` [K, d] follow the K steps in ``final_steps`` [K, 2] (time, copy): all that ended an episode
     and those of time T - 1; after any other step comes the next row of ``observations``.
     """
@@ -65,8 +65,8 @@ class NeuralTransitions:
 class NeuralRollouts:
     """Collects rollouts of one task.
 
-    The noise of an action depends on (task seed, iteration, copy, step) alone and a reset on (task seed, iteration, copy,
-    episode of the copy). The same seed gives the same bits for the same number of copies and steps on the same
+    The noise of an action depends on (task seed, iteration, copy, step) alone and a reset on (task seed, iteration,
+    copy, episode of the copy). The same seed gives the same bits for the same number of copies and steps on the same
     processor and libraries: matrix products of another size may round otherwise.
     """
 
@@ -105,11 +105,14 @@ class NeuralRollouts:
             observations[:] = batch.observations
             actions = act(observations, time)
             self._actions[time] = actions
+            self._require_finite(iteration, f"step {time}", actions=actions)
             batch.step(bounded(actions))
             self._signals[time, :, 0] = batch.reward
             self._signals[time, :, 1:] = batch.costs
             self._terminated[time], self._truncated[time] = batch.terminated, batch.truncated
-            self._require_finite(iteration, time)
+            self._require_finite(
+                iteration, f"step {time}", observations=batch.observations, reward=batch.reward, costs=batch.costs
+            )
             ended = self._terminated[time] | self._truncated[time]
             last = np.arange(batch.num_copies) if time == self._steps - 1 else np.flatnonzero(ended)
             if last.size:
@@ -133,8 +136,8 @@ class NeuralRollouts:
         given = network.sizes[0], network.sizes[-1], policy.num_objectives
         if given != needed:
             raise TaskError(
-                f"task {self._label}: the policy has {given[0]} inputs, {given[1]} outputs and {given[2]} critic heads, "
-                f"the task needs {needed[0]}, {needed[1]} and {needed[2]}"
+                f"task {self._label}: the policy has {given[0]} inputs, {given[1]} outputs and {given[2]} critic heads"
+                f", the task needs {needed[0]}, {needed[1]} and {needed[2]}"
             )
         distribution, extra = distribution_of(network), extra_of(network, vector)
         noise = np.stack(
@@ -157,21 +160,14 @@ class NeuralRollouts:
         keys = ([self._seed, _RESET_STREAM, iteration, copy, episodes[copy]] for copy in copies.tolist())
         seeds = np.array([np.random.SeedSequence(key).generate_state(1)[0] for key in keys], dtype=np.uint32)
         self._batch.reset(copies, seeds)
+        self._require_finite(iteration, "reset", observations=self._batch.observations)
         episodes[copies] += 1
 
-    def _require_finite(self, iteration: int, time: int) -> None:
-        tensors: dict[str, Array] = {
-            "actions": self._actions[time],
-            "observations": self._batch.observations,
-            "reward": self._signals[time, :, 0],
-            "costs": self._signals[time, :, 1:],
-        }
+    def _require_finite(self, iteration: int, moment: str, **tensors: NDArray[Any]) -> None:
         for name, tensor in tensors.items():
             if not math.isfinite(tensor.sum()) and not np.isfinite(tensor).all():
                 copy = int(np.argwhere(~np.isfinite(tensor))[0][0])
-                raise TaskError(
-                    f"task {self._label}, iteration {iteration}, step {time}, copy {copy}: {name} not finite"
-                )
+                raise TaskError(f"task {self._label}, iteration {iteration}, {moment}, copy {copy}: {name} not finite")
 
 
 def _to_bounds(batch: TaskBatch) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""One CRPO update of a neural policy from one batch of its own rollouts: estimates, branch, step, critic, statistics."""
+"""One CRPO update of a neural policy from one batch of its rollouts: estimates, branch, step, critic, statistics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class NeuralSettings(BaseModel):
     returns: Literal["discounted", "episodic"] = "discounted"
     """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
     return_estimate: Literal["life_table", "complete"] = "life_table"
-    """J_i from every step of the batch by its age (unbiased), or the mean over its complete episodes (favours short)."""
+    """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True
@@ -136,7 +136,7 @@ def estimate_returns(data: NeuralTransitions, problem: Problem, settings: Neural
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """``inputs`` [N, d] of the batch, ``advantages`` and ``targets`` (lambda-returns) [N, 1+p], ``predicted`` [N, 1+p]."""
+    """``inputs`` [N, d] of the batch; ``advantages``, ``targets`` (lambda-returns) and ``predicted`` [N, 1+p]."""
 
     inputs: Array
     advantages: Array
@@ -144,9 +144,7 @@ class Estimates:
     predicted: Array
 
 
-def estimate_advantages(
-    policy: PolicyState, data: NeuralTransitions, discount: float, trace: FloatArray
-) -> Estimates:
+def estimate_advantages(policy: PolicyState, data: NeuralTransitions, discount: float, trace: FloatArray) -> Estimates:
     """Advantages of every head with the policy's own critic; the critic sees each observation once."""
     inputs = policy.statistics.normalize(data.flat(data.observations))
     predicted = critic_values(policy.critic, inputs)
@@ -161,11 +159,7 @@ def estimate_advantages(
 
 
 def improve(
-    policy: PolicyState,
-    data: NeuralTransitions,
-    problem: Problem,
-    settings: NeuralSettings,
-    rng: np.random.Generator,
+    policy: PolicyState, data: NeuralTransitions, problem: Problem, settings: NeuralSettings, rng: np.random.Generator
 ) -> tuple[PolicyState, UpdateReport]:
     """The next iterate, and what was done.
 
@@ -188,7 +182,6 @@ def improve(
     middle = time.perf_counter()
     critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
     require_finite(actor=vector, critic=critic.vector)
-    fitted = critic_values(critic, estimates.inputs)
     statistics = policy.statistics
     if settings.update_statistics and not fresh:
         statistics = statistics.merged(data.flat(data.observations))
@@ -198,7 +191,7 @@ def improve(
         num_episodes=int(data.ended.sum()),
         step=step,
         predicted_variance=explained_variance(estimates.predicted, estimates.targets),
-        fitted_variance=explained_variance(fitted, estimates.targets),
+        fitted_variance=explained_variance(critic_values(critic, estimates.inputs), estimates.targets),
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
     )

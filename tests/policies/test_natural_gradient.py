@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 
 from policies.distributions import distribution_of, extra_of
 from policies.exact import ExactModel, evaluate, occupancy
+from policies.kronecker import kronecker_preconditioner
 from policies.natural_gradient import (
     Constraints,
     Samples,
@@ -15,10 +17,11 @@ from policies.natural_gradient import (
     conjugate_gradient,
     equal_weights,
     fisher_product,
+    natural_gradient_direction,
     natural_gradient_step,
     policy_gradient,
 )
-from policies.networks import Array, Network, linearize
+from policies.networks import Array, Network, initialize, linearize
 from policies.softmax import log_policy
 from policies.softmax import natural_gradient_step as tabular_step
 from tests.policies.test_networks import torch_network
@@ -28,7 +31,7 @@ ACTORS = {
     "categorical": Network((4, 5, 6, 3)),
     "gaussian": Network((4, 5, 6, 3), (("log_std", 3),)),
 }
-FREE = TrustRegionSettings(delta_max=1e9, cg_iterations=400, cg_residual=1e-12, cg_damping=0.0)
+FREE = TrustRegionSettings(delta_max=1e9, cg_iterations=400, cg_residual=1e-12, cg_damping=0.0, preconditioner="none")
 
 
 def _vector(network: Network, seed: int = 0) -> Array:
@@ -198,6 +201,45 @@ def test_on_a_table_the_step_is_the_tabular_one(rate: float, branch: int) -> Non
     assert (report.cap, report.scale, report.backtracks) == ("none", 1.0, 0)
 
 
+@pytest.mark.parametrize("name", ACTORS)
+def test_the_preconditioner_saves_products_and_keeps_the_solution(name: str) -> None:
+    network = Network((17, 64, 64, 6), (("log_std", 6),) if ACTORS[name].extras else ())
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2000, 17)) * 3.0 * 0.7 ** np.arange(17) @ np.linalg.qr(rng.normal(size=(17, 17)))[0]
+    actions = rng.normal(size=(2000, 6)) if network.extras else rng.integers(6, size=2000)
+    samples = Samples(inputs, actions, rng.normal(size=(2000, 1)), equal_weights(inputs))
+    linear = linearize(network, initialize(network, 0, 1.0, np.float64), inputs)
+    gradient = policy_gradient(network, linear, samples, 0)
+
+    def solved(preconditioner: Literal["none", "kronecker"], residual: float) -> tuple[Array, int]:
+        settings = TrustRegionSettings(
+            cg_damping=0.01, cg_residual=residual, cg_iterations=500, preconditioner=preconditioner
+        )
+        direction, used, reached = natural_gradient_direction(network, linear, samples, gradient, settings)
+        assert reached <= residual
+        return direction, used
+
+    plain, direct = solved("none", 1e-8)[0], solved("kronecker", 1e-8)[0]
+    np.testing.assert_allclose(plain, direct, atol=1e-6 * np.abs(plain).max())
+    assert solved("kronecker", 0.1)[1] <= 0.5 * solved("none", 0.1)[1]
+    with pytest.raises(pydantic.ValidationError, match="needs cg_damping above 0"):
+        TrustRegionSettings(cg_damping=0.0)
+
+
+def test_kronecker_factors_are_exact_for_one_sample_of_a_linear_network() -> None:
+    """One observation: the block is a a' (x) G exactly, and G the Fisher matrix of the drawn actions."""
+    network = Network((3, 2), (("log_std", 2),))
+    vector = np.random.default_rng(0).normal(size=network.num_parameters)
+    rows = 200_000
+    inputs = np.tile(np.array([[0.5, -1.0, 2.0]]), (rows, 1))
+    weights = equal_weights(inputs)
+    precondition = kronecker_preconditioner(linearize(network, vector, inputs), weights, 1e-8)
+    direction = np.random.default_rng(1).normal(size=network.num_parameters)
+    right = fisher_product(network, linearize(network, vector, inputs[:1]), np.ones(1), direction)
+    again = fisher_product(network, linearize(network, vector, inputs[:1]), np.ones(1), precondition(right))
+    np.testing.assert_allclose(again, right, rtol=0.02, atol=0.01)
+
+
 def test_a_small_step_has_the_kl_that_the_quadratic_model_says() -> None:
     network = ACTORS["gaussian"]
     vector, samples = _vector(network), _samples(network, 200)
@@ -240,6 +282,15 @@ def test_a_satisfied_cost_can_shorten_or_refuse_a_step() -> None:
     same, none = natural_gradient_step(network, vector, samples, 0, 5.0, 0.9, settings, Constraints((1,), (-1.0,)))
     assert (none.cap, none.scale, none.kl) == ("refused", 0.0, 0.0)
     np.testing.assert_array_equal(same, vector)
+
+
+def test_a_step_far_too_long_overflows_nothing() -> None:
+    network = ACTORS["gaussian"]
+    vector, samples = _vector(network), _samples(network, 200)
+    huge = TrustRegionSettings(delta_max=1e300, cg_damping=0.01)
+    same, report = natural_gradient_step(network, vector, samples, 0, 1e6, 0.9, huge)
+    assert np.isfinite(same).all()
+    assert report.cap in {"none", "trust_region", "refused"}
 
 
 def test_thinned_fisher_products_give_nearly_the_same_direction() -> None:

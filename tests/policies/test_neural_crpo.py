@@ -149,7 +149,13 @@ def _transitions(signals: Array, ended: Any) -> NeuralTransitions:
     shape = signals.shape[:2]
     empty = np.zeros((*shape, 1), np.float32)
     return NeuralTransitions(
-        empty, empty, signals, np.zeros(shape, np.bool_), ended, np.zeros((0, 2), np.int64), np.zeros((0, 1), np.float32)
+        empty,
+        empty,
+        signals,
+        np.zeros(shape, np.bool_),
+        ended,
+        np.zeros((0, 2), np.int64),
+        np.zeros((0, 1), np.float32),
     )
 
 

@@ -111,6 +111,17 @@ def test_numbers_that_are_not_finite_name_task_iteration_step_and_tensor(name: s
         _collect(BrokenBatch(name, 4), 10, iteration=2)
 
 
+class BrokenReset(PointBatch):
+    def reset(self, copies: Any, seeds: Any) -> None:
+        super().reset(copies, seeds)
+        self.observations[2, 1] = np.nan
+
+
+def test_an_observation_of_a_reset_that_is_not_finite_is_named() -> None:
+    with pytest.raises(TaskError, match="point/0, iteration 0, reset, copy 2: observations not finite"):
+        _collect(BrokenReset(3), 10)
+
+
 def test_a_policy_of_another_shape_is_refused() -> None:
     with pytest.raises(TaskError, match="2 inputs, 1 outputs and 3 critic heads, the task needs 2, 1 and 2"):
         _collect(PointBatch(2), 5, costs=2)
