@@ -54,8 +54,8 @@ class LearningRateSettings(BaseModel):
     """Factor on the sums of ftl, once a round; 1 remembers every task alike."""
     regularizer: float = Field(default=1e-6, gt=0.0)
     """eps, added to both sums of ftl."""
-    curvature: Literal["measured", "worst_case"] = "measured"
-    """b: measured in each run, or CRPO's constant for costs and rewards of at most 1."""
+    curvature: Literal["measured", "measured_shared", "worst_case"] = "measured"
+    """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
 
     @model_validator(mode="after")
     def _in_range(self) -> LearningRateSettings:
