@@ -50,7 +50,8 @@ def main() -> None:
             for name, factor in (("10x too small", 0.1), ("10x too large", 10.0)):
                 wrong = best * factor
                 start = fixed.get(wrong) or score(config, place, LearningRateSettings(method="fixed", initial=wrong))
-                learned = score(config, place, LearningRateSettings(method="ftl", initial=wrong))
+                settings = base.meta.learning_rates.model_copy(update={"initial": wrong})
+                learned = score(config, place, settings)
                 recovered.setdefault(name, []).append((start - learned) / (start - fixed[best]))
                 scores.setdefault(name, []).append(start)
                 scores.setdefault(f"learned from {name}", []).append(learned)

@@ -18,6 +18,9 @@ _EPILOG = "Every key of the run file can be given as --dotted.key value: " + ", 
     key for key, _, _ in dotted_fields()
 )
 
+INTERRUPTED_EXIT_CODE = 130
+"""Exit code after Ctrl-C (128 + 2), as a shell reports it."""
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -151,7 +154,10 @@ def _require_own_package() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Exit codes: 0 good, 1 the run failed, 2 bad usage or configuration, 143 stopped."""
+    """Run the command line.
+
+    Exit codes: 0 good, 1 the run failed, 2 bad usage or configuration, 130 interrupted, 143 stopped by SIGTERM.
+    """
     from tasks.base import TaskError
 
     console = Console()
@@ -175,13 +181,15 @@ def main(arguments: list[str] | None = None) -> None:
             console.error.print_exception()
         console.fail(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        sys.exit(INTERRUPTED_EXIT_CODE)
     except BaseException as error:
-        from distributed.train import STOPPED_EXIT_CODE, Stopped
+        from distributed.train import Stopped, leave
 
         if not isinstance(error, Stopped):
             raise
-        console.say("stopped; every finished task is kept, --resume goes on with it")
-        sys.exit(STOPPED_EXIT_CODE)
+        leave()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,13 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from distributed.checkpoints import CheckpointFolder, write_atomically
+from distributed.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.config import ConfigurationError, RunConfig, parse_config, read_yaml
 from meta.learner import MetaState
 from meta.loop import Finished, Position
-from meta.records import Row
+from meta.records import Row, Value
 from policies.solving import TaskResult
 
 _TEXT_COLUMNS = ("failed_diagnostics",)
@@ -81,7 +80,11 @@ class RunDirectory:
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
         self._earlier_seconds = facts.get("wall_seconds", 0.0)
-        self.rows = [row for row in read_rows(self.path / "tasks.csv") if int(row["task_index"]) < state.num_tasks]
+        self.rows = read_rows(self.path / "tasks.csv")[: state.num_tasks]
+        if [row["task_index"] for row in self.rows] != list(range(state.num_tasks)):
+            raise DamagedFileError(
+                f"{self.path / 'tasks.csv'}: does not hold the {state.num_tasks} tasks of the checkpoint in their order"
+            )
         write_atomically(self.path / "tasks.csv", _csv(self.rows, header=True).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
@@ -108,6 +111,8 @@ class RunDirectory:
         """Append the rows, then write the checkpoint that makes them count."""
         with (self.path / "tasks.csv").open("a", encoding="utf-8", newline="") as file:
             file.write(_csv(list(rows), header=not self.rows))
+            file.flush()
+            os.fsync(file.fileno())
         self.rows += rows
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
 
@@ -157,11 +162,18 @@ def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) 
 
 def read_rows(path: Path) -> list[Row]:
     """Rows of a ``tasks.csv``, numbers bit for bit as they were written; none where there is no file."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
         return []
-    types = dict.fromkeys(_TEXT_COLUMNS, str)
-    frame = pd.read_csv(path, float_precision="round_trip", dtype=types, keep_default_na=False, na_values=["nan"])
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: _value(name, text or "") for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str) -> Value:
+    if name in _TEXT_COLUMNS:
+        return text
+    if text in ("True", "False"):
+        return text == "True"
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _csv(rows: list[Row], *, header: bool) -> str:

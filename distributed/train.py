@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -30,7 +31,7 @@ from tasks.base import TaskError
 
 STOPPED_EXIT_CODE = 143
 """Exit code after SIGTERM (128 + 15), as a shell reports it."""
-_SECONDS_TO_EXIT = 2.5
+_SECONDS_TO_EXIT = 1.8
 
 
 class Stopped(BaseException):
@@ -46,7 +47,7 @@ def stop_on_sigterm() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         del number, frame
-        timer = threading.Timer(_SECONDS_TO_EXIT, _leave)
+        timer = threading.Timer(_SECONDS_TO_EXIT, leave)
         timer.daemon = True
         timer.start()
         raise Stopped
@@ -58,11 +59,11 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def _leave() -> None:
-    import os
-
+def leave(code: int = STOPPED_EXIT_CODE) -> None:
+    """End the process at once: the interpreter's own exit waits for threads longer than a stopped Ray job has."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(STOPPED_EXIT_CODE)
+    os._exit(code)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
         with workplace(config, console.say) as place, stop_on_sigterm():
             return _run(config, console, directory, place)
     except ConfigurationError:
-        directory.discard_if_untouched()
+        if resume is None:
+            directory.discard_if_untouched()
+        raise
+    except Stopped:
+        console.say(f"stopped; every finished task is kept, --resume {directory.path} goes on with it")
         raise
 
 
@@ -171,9 +176,10 @@ def _conclude(
 def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str, Any], console: Console) -> None:
     """Send final metrics and artifacts: plots, tables, configuration and the learned start."""
     metrics = {
-        name: float(summary[name]) for name in ("taog", "taog_last_half", "env_steps") if summary[name] is not None
+        f"final/{name}": float(summary[name])
+        for name in ("taog", "taog_last_half", "env_steps", "wall_seconds")
+        if summary[name] is not None
     }
-    metrics |= {"wall_seconds": summary["wall_seconds"]}
     for method, entry in summary["test"].items():
         for key in ("gap", "violation", "violation_during_adaptation"):
             if entry[key]["mean"] is not None:

@@ -36,6 +36,16 @@ def measured_curvature(
     return result
 
 
+def shared_curvature(curvature: FloatArray, branches: NDArray[np.int64]) -> FloatArray:
+    """b_i |N_i| / M, [1+p]: the curvature of objective i averaged over all M iterations instead of over its own.
+
+    This is the term that the per-run inequality has: sum_m E[log Z_m] = sum_i alpha_i^2 b_i |N_i|. With a rate for each
+    objective, U_i = f / (a M) + a b_i |N_i| / M is the tighter bound; an objective that few iterations step on may
+    take larger steps.
+    """
+    return curvature * np.bincount(branches, minlength=curvature.size) / branches.size
+
+
 def worst_case_curvature(largest_cost: float, num_states: int, num_actions: int, discount: float) -> float:
     """CRPO's constant b = 2 c_max^2 |S| |A| / (1 - gamma)^3 (Xu et al. 2021, theorem 1)."""
     return 2.0 * largest_cost**2 * num_states * num_actions / (1.0 - discount) ** 3

@@ -25,7 +25,8 @@ class Measures:
     """One solved task. ``gap`` is NaN without an exact model.
 
     ``violation`` [p]: max(0, J_i(pi_hat) - d_i). ``violation_during`` [p]: the mean of max(0, J_i(pi_m) - d_i) over
-    the iterates m = 0..M. ``score``: max(gap, 0) / |J_0*| plus the mean over costs of violation_during / d_i.
+    the iterates m = 0..M. ``score``: max(gap, 0) / |J_0*| plus the mean over costs of violation_during / d_i; without
+    an exact model its first term is -J_0(pi_hat), in the environment's units.
     """
 
     gap: float
@@ -39,7 +40,7 @@ def measure(result: TaskResult) -> Measures:
     limits = np.array(result.task.limits)
     excess = np.maximum(0.0, result.values[:, 1:] - limits)
     during = excess.mean(axis=0)
-    gap, relative_gap = math.nan, 0.0
+    gap, relative_gap = math.nan, -float(result.values[result.solution.output, 0])
     if result.reference is not None:
         optimum = float(result.reference.values[0])
         gap = optimum - float(result.values[result.solution.output, 0])

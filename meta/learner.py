@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from meta.bounds import initialization_loss, measured_curvature, worst_case_curvature
+from meta.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
 from meta.dualdice import Diagnostics, DICESettings, estimate
 from meta.updates import (
     InitializationSettings,
@@ -109,8 +109,10 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
     occupancy = corrections.occupancy
     failures = corrections.diagnostics.failures(dice)
     rates = dataset.start.learning_rates
-    if settings.learning_rates.curvature == "measured":
-        curvature = measured_curvature(dataset.solution.log_normalizers, dataset.solution.branches, rates, occupancy)
+    kind, branches = settings.learning_rates.curvature, dataset.solution.branches
+    if kind != "worst_case":
+        curvature = measured_curvature(dataset.solution.log_normalizers, branches, rates, occupancy)
+        curvature = shared_curvature(curvature, branches) if kind == "measured_shared" else curvature
     else:
         states, actions = dataset.policy.shape
         curvature = np.full(rates.size, worst_case_curvature(1.0, states, actions, dataset.discount))

@@ -209,8 +209,8 @@ def plot_estimation(rows: list[Row]) -> Figure:
     if "inexactness_total" in rows[0]:
         for name in ("total", "occupancy_shift", "estimation", "suboptimality"):
             right.plot(index, column(rows, f"inexactness_{name}"), label=name.replace("_", " "))
+        right.legend(fontsize=8)
     _label(right, "training task", r"$\hat f_t(\phi_t) - f_t(\phi_t)$", "Inexactness and its parts")
-    right.legend(fontsize=8)
     figure.tight_layout()
     return figure
 

@@ -26,7 +26,7 @@ class InitializationSettings(BaseModel):
     schedule: Schedule = "static"
     """Step sizes of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic is constant, for a drifting one."""
     forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on what ftl remembers, once a round; 1 remembers every task alike."""
+    """Factor on what ftl and fal remember, once a round; 1 remembers every task alike."""
     shrinkage: float = Field(default=0.01, gt=0.0, lt=1.0)
     """rho_min: every action keeps at least the probability rho_min / |A|."""
     prior_weight: float = Field(default=1e-3, gt=0.0)
@@ -54,8 +54,8 @@ class LearningRateSettings(BaseModel):
     """Factor on the sums of ftl, once a round; 1 remembers every task alike."""
     regularizer: float = Field(default=1e-6, gt=0.0)
     """eps, added to both sums of ftl."""
-    curvature: Literal["measured", "worst_case"] = "measured"
-    """b: measured in each run, or CRPO's constant for costs and rewards of at most 1."""
+    curvature: Literal["measured", "measured_shared", "worst_case"] = "measured"
+    """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
 
     @model_validator(mode="after")
     def _in_range(self) -> LearningRateSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 
@@ -30,6 +31,7 @@ def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int
     for attempt in range(_ATTEMPTS):
         parameters = family.parameters(split, index, attempt)
         task = Task(name, split, index, task_seed, parameters, limits=())
+        _require_plain(task)
         limits = family.limits(parameters)
         if np.ndim(limits) == 1:
             return _with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
@@ -39,7 +41,18 @@ def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int
         calibrated = _with_fraction(family, task, fraction)
         if calibrated is not None:
             return calibrated
-    raise TaskError(f"{task.label}: in {_ATTEMPTS} draws no constraint could bind; the costs never oppose the reward")
+    raise TaskError(
+        f"{task.label}: in {_ATTEMPTS} draws no constraint could bind: for at least one of the costs "
+        f"({', '.join(family.cost_names)}) the reward's optimum costs no more than the least, or the limits cannot be "
+        "kept together; change the family or give the limits themselves"
+    )
+
+
+def _require_plain(task: Task) -> None:
+    try:
+        json.dumps(task.parameters)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"{task.label}: its parameters must be plain (text, numbers, lists): {error}") from error
 
 
 def _with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...]) -> Task:

@@ -94,6 +94,13 @@ class LongLimits(CourierFamily):
         return (1.0, 1.0, 1.0)
 
 
+class OddNames(CourierFamily):
+    """A task parameter with a name that MLflow does not take."""
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "load {kg} = a": 1.5}
+
+
 class NeverBinds(CourierFamily):
     """The reward never opposes a cost: there is none."""
 

@@ -218,6 +218,20 @@ def test_a_run_is_not_resumed_under_another_configuration(
     assert sorted(run.rglob("*")) == before
 
 
+def test_a_resume_that_cannot_start_leaves_the_run_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even one whose table is gone: its checkpoints are worth more."""
+    config = parsed(tiny())
+    directory = RunDirectory.create(config)
+    with pytest.raises(Crash):
+        learn(config, *local(config), directory, CrashAfter(5))
+    (directory.path / "tasks.csv").unlink()
+    before = sorted(directory.path.rglob("*"))
+    file = run_file(tmp_path, tiny(cluster={"pool": "ray", "address": "nonsense"}))
+    assert exit_code("train", file, "--resume", directory.path) == 2
+    assert "cluster.address" in capsys.readouterr().err
+    assert sorted(directory.path.rglob("*")) == before
+
+
 def test_where_and_how_it_runs_may_change_on_resume(tmp_path: Path) -> None:
     config = parsed(tiny())
     directory = RunDirectory.create(config)

@@ -21,6 +21,7 @@ from distributed.train import Stopped
 from tests.distributed.helpers import (
     Raw,
     command,
+    courier,
     exit_code,
     free_port,
     noted,
@@ -256,6 +257,19 @@ def test_a_tracked_run_that_is_told_to_stop_leaves_in_time_and_is_sent_whole(
     assert {name.rpartition("/")[2] for name in store.children()} == {str(index) for index in range(8)}
     ours, theirs = store.history(store.parent()), tracked.store.history(tracked.store.parent())
     assert ours["taog"][:2] == theirs["taog"][:2]
+    assert store.status(store.parent()) == "FINISHED"
+
+
+@pytest.mark.slow
+def test_an_event_that_the_server_refuses_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """MLflow takes only some characters in names: a family's own names must not stop its tracking for ever."""
+    raw = courier(name="tests.distributed.families:OddNames")
+    raw["tracking"] = {"enabled": True, "flush_timeout_seconds": 60.0}
+    done = command(["train", run_file(tmp_path, raw)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "were not sent" not in done.stderr
+    store = Store(tmp_path / "mlflow.db")
+    assert len(store.children()) == 4
     assert store.status(store.parent()) == "FINISHED"
 
 
