@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.batch_protocol import TaskBatch
 from policies.crpo import choose_output
 from policies.neural_policy import PolicyState, new_policy
 from policies.neural_rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural_update import NeuralSettings, NonFiniteError, Problem, UpdateReport, estimate_returns, improve
 from tasks.base import TaskError
+from tasks.batch import BatchEnvironment
 from tasks.model import FloatArray
 
 _CHOICE_STREAM = 23
@@ -65,7 +65,7 @@ class NeuralSolution:
         }
 
 
-def fresh_policy(batch: TaskBatch, settings: NeuralSettings, seed: int) -> PolicyState:
+def fresh_policy(batch: BatchEnvironment, settings: NeuralSettings, seed: int) -> PolicyState:
     """A new policy of the shape that ``batch`` needs."""
     continuous = batch.num_actions is None
     outputs = batch.num_actions if batch.num_actions is not None else batch.action_low.size  # type: ignore[union-attr]
@@ -82,7 +82,7 @@ def fresh_policy(batch: TaskBatch, settings: NeuralSettings, seed: int) -> Polic
 
 
 def solve_neural(
-    batch: TaskBatch,
+    batch: BatchEnvironment,
     start: PolicyState,
     learning_rates: FloatArray,
     limits: FloatArray,
@@ -125,7 +125,7 @@ def solve_neural(
     return NeuralSolution(tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible)
 
 
-def _steps_per_copy(batch: TaskBatch, settings: NeuralSettings, label: str) -> int:
+def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:
     if batch.num_copies != settings.num_copies:
         raise TaskError(f"task {label}: {batch.num_copies} copies were made, num_copies is {settings.num_copies}")
     steps = settings.steps_per_iteration // settings.num_copies

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.batch_protocol import FloatBatch, TaskBatch
 from policies.distributions import distribution_of, extra_of
 from policies.networks import apply
 from policies.neural_policy import PolicyState
 from tasks.base import TaskError
+from tasks.batch import BatchEnvironment, Float32Array
 
 _NOISE_STREAM, _RESET_STREAM = 21, 22
 
@@ -29,13 +29,13 @@ class NeuralTransitions:
     and those of time T - 1; after any other step comes the next row of ``observations``.
     """
 
-    observations: FloatBatch
+    observations: Float32Array
     actions: NDArray[Any]
-    signals: FloatBatch
+    signals: Float32Array
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     final_steps: NDArray[np.int64]
-    final_observations: FloatBatch
+    final_observations: Float32Array
 
     @property
     def ended(self) -> NDArray[np.bool_]:
@@ -43,12 +43,12 @@ class NeuralTransitions:
         return self.terminated | self.truncated
 
     @property
-    def reward(self) -> FloatBatch:
+    def reward(self) -> Float32Array:
         """[T, n]."""
         return self.signals[..., 0]
 
     @property
-    def costs(self) -> FloatBatch:
+    def costs(self) -> Float32Array:
         """[T, n, p]."""
         return self.signals[..., 1:]
 
@@ -70,7 +70,7 @@ class NeuralRollouts:
     processor and libraries: matrix products of another size may round otherwise.
     """
 
-    def __init__(self, batch: TaskBatch, num_steps: int, seed: int, label: str) -> None:
+    def __init__(self, batch: BatchEnvironment, num_steps: int, seed: int, label: str) -> None:
         copies, self._size = batch.num_copies, batch.observation_size
         self._batch, self._steps, self._seed, self._label = batch, num_steps, seed, label
         outputs = self.num_outputs
@@ -130,7 +130,7 @@ class NeuralRollouts:
             np.concatenate(final_observations),
         )
 
-    def _actor(self, policy: PolicyState, iteration: int) -> Callable[[FloatBatch, int], NDArray[Any]]:
+    def _actor(self, policy: PolicyState, iteration: int) -> Callable[[Float32Array, int], NDArray[Any]]:
         network, vector = policy.actor.network, policy.actor.vector
         needed = self._size, self.num_outputs, 1 + self._batch.num_costs
         given = network.sizes[0], network.sizes[-1], policy.num_objectives
@@ -151,7 +151,7 @@ class NeuralRollouts:
         )
         normalize = policy.statistics.normalizer()
 
-        def act(observations: FloatBatch, time: int) -> NDArray[Any]:
+        def act(observations: Float32Array, time: int) -> NDArray[Any]:
             return distribution.sample(apply(network, vector, normalize(observations)), extra, noise[time])
 
         return act
@@ -170,7 +170,7 @@ class NeuralRollouts:
                 raise TaskError(f"task {self._label}, iteration {iteration}, {moment}, copy {copy}: {name} not finite")
 
 
-def _to_bounds(batch: TaskBatch) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Actions in units of half the range about its centre, clipped; unbounded and discrete ones as they are."""
     low, high = batch.action_low, batch.action_high
     if low is None or high is None:
