@@ -43,7 +43,12 @@ def save_arrays(stem: Path, arrays: dict[str, np.ndarray[Any, Any]], facts: dict
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     write_atomically(stem.with_suffix(".safetensors"), content)
     told = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    told["facts_sha256"] = _facts_sha256(told)
     write_atomically(stem.with_suffix(".json"), json.dumps(told, indent=1).encode())
+
+
+def _facts_sha256(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def load_arrays(stem: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
@@ -60,6 +65,8 @@ def load_arrays(stem: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, 
         raise DamagedFileError(f"{stem.with_suffix('.json')}: cannot be read ({error})") from error
     if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
         raise DamagedFileError(f"{stem.with_suffix('.json')}: is not of schema version {SCHEMA_VERSION}")
+    if facts.pop("facts_sha256", None) != _facts_sha256(facts):
+        raise DamagedFileError(f"{stem.with_suffix('.json')}: its checksum is not its own (cut short or changed)")
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise DamagedFileError(f"{path}: its checksum is not the one in {stem.name}.json (cut short or changed)")
     try:

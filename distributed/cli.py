@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 import distributed
 from distributed.config import ConfigurationError, RunConfig, dotted_fields, load_config
@@ -158,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 good, 1 the run failed, 2 bad usage or configuration, 130 interrupted, 143 stopped by SIGTERM.
     """
+    from distributed.checkpoints import DamagedFileError
+    from distributed.pool import WorkerLostError
     from tasks.base import TaskError
 
     console = Console()
@@ -175,9 +176,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         if hasattr(error, "format_message"):
-            console.fail(escape(error.format_message()))
+            console.fail(error.format_message())
             sys.exit(2)
-        if not isinstance(error, TaskError):
+        if not isinstance(error, TaskError | DamagedFileError | WorkerLostError):
             console.error.print_exception()
         console.fail(f"{type(error).__name__}: {error}")
         sys.exit(1)
@@ -185,11 +186,13 @@ def main(arguments: list[str] | None = None) -> None:
         console.say("interrupted")
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BaseException as error:
-        from distributed.train import Stopped, leave
+        from distributed.train import STOPPED_EXIT_CODE, Stopped, leave
 
         if not isinstance(error, Stopped):
             raise
-        leave()
+        if error.args:
+            leave()
+        sys.exit(STOPPED_EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,7 +46,8 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         if settings.dashboard_port is not None:
             options |= {"dashboard_port": settings.dashboard_port}
     try:
-        context = ray.init(**options)
+        with _own_sigterm_handler():
+            context = ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
@@ -73,6 +76,17 @@ def _require_answer(address: str) -> None:
             f"cluster.address: no Ray cluster answers at {address} ({error.strerror or error}); "
             "start one there (ray start --head), or leave cluster.address empty for one on this machine"
         ) from error
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Ray puts a SIGTERM handler of its own in place when it starts; put ours back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _require_free(port: int) -> None:

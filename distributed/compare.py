@@ -20,7 +20,15 @@ from meta.evaluation import interval, ratio_interval
 from meta.experiment import compare_starts, draw, measure_similarity
 from meta.learner import MetaState
 from meta.loop import Position, TrainingPlan, train
-from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, plot_adaptation, plot_held_out, similarity_json
+from meta.report import (
+    SCHEMA_VERSION,
+    format_interval,
+    held_out_json,
+    markdown_table,
+    plot_adaptation,
+    plot_held_out,
+    similarity_json,
+)
 
 MEASURES = ("gap", "violation", "violation_during_adaptation")
 
@@ -32,13 +40,13 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     console.say(f"comparison directory: {directory.path}")
     (directory.path / "seeds").mkdir()
     cells = []
-    with workplace(config, console.say) as place, stop_on_sigterm():
+    with stop_on_sigterm(), workplace(config, console.say) as place:
         for number, seed in enumerate(config.evaluation.seeds):
             cell = one_seed(config.model_copy(update={"seed": seed}), place, get_args(Method))
             write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
             cells.append(cell)
-            scores = ", ".join(f"{name} {entry['score']:.4f}" for name, entry in cell["test"].items())
-            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): score {scores}")
+            gaps = ", ".join(f"{name} {format_interval(entry['gap'])}" for name, entry in cell["test"].items())
+            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): gap {gaps}")
     summary = summarise(cells, config)
     directory.write_summary(summary)
     _plot(summary, directory.path / "plots")

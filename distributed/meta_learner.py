@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
+from distributed.pool import LOST
 from meta.dualdice import DICESettings
 from meta.learner import Contribution, MetaSettings, MetaState
 from meta.pool import DatasetLostError, LocalLearner
@@ -103,7 +104,7 @@ class RayLearner:
                 return ray.get(getattr(self.actor, method).options(name=f"MetaLearner.{method}").remote(argument))
             except RayTaskError as error:
                 raise error.cause from error
-            except RayActorError:
+            except LOST:
                 if attempt == self._retries:
                     raise
                 self.actor = self._make()

@@ -17,11 +17,19 @@ from distributed.checkpoints import write_atomically
 Event = dict[str, Any]
 
 
+class RefusedError(Exception):
+    """The server will never take this event: sending it again is no use."""
+
+
 class Sender(Protocol):
     """Delivers events; what it must remember between processes goes through ``memory``."""
 
     def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
-        """Deliver one event. ``again``: an earlier process may have delivered it already. Raises when it cannot."""
+        """Deliver one event. ``again``: an earlier process may have delivered it already. Raises when it cannot.
+
+        Raises:
+            RefusedError: it never will; the event is given up.
+        """
 
 
 class Outbox:
@@ -90,6 +98,8 @@ class Outbox:
                 event = self._events[self._sent]
             try:
                 self._sender.send(event, self._memory, again=self._maybe_delivered)
+            except RefusedError as error:
+                self._say(f"tracking: an event was refused and is left out: {error}")
             except Exception as error:
                 if not failing:
                     self._say(

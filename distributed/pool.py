@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from distributed.worker import CRPOWorker
 from meta.pool import Solved
@@ -18,6 +18,10 @@ from tasks.base import Split, Task
 from tasks.registry import FamilySpec
 
 _Worker: Any = CRPOWorker
+
+
+LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
+"""What Ray raises when a process is gone; one killed by its memory monitor is no RayActorError."""
 
 
 class WorkerLostError(RuntimeError):
@@ -111,7 +115,7 @@ class RayPool:
                 value = ray.get(done)
             except RayTaskError as error:
                 raise error.cause from error
-            except RayActorError as error:
+            except LOST as error:
                 failures[position] += 1
                 name = calls[position][0]
                 self._workers[slot] = self._make_worker()

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -80,12 +79,11 @@ class RunDirectory:
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
         self._earlier_seconds = facts.get("wall_seconds", 0.0)
-        self.rows = read_rows(self.path / "tasks.csv")[: state.num_tasks]
+        table = self.path / "tasks.csv"
+        self.rows = [row for row in read_rows(table) if int(row["task_index"]) < state.num_tasks]
         if [row["task_index"] for row in self.rows] != list(range(state.num_tasks)):
-            raise DamagedFileError(
-                f"{self.path / 'tasks.csv'}: does not hold the {state.num_tasks} tasks of the checkpoint in their order"
-            )
-        write_atomically(self.path / "tasks.csv", _csv(self.rows, header=True).encode())
+            raise DamagedFileError(f"{table}: does not hold the rows of the first {state.num_tasks} tasks")
+        write_atomically(table, _csv(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
     def discard_if_untouched(self) -> None:
@@ -108,12 +106,9 @@ class RunDirectory:
         self._checkpoints.save_finished(finished)
 
     def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
-        """Append the rows, then write the checkpoint that makes them count."""
-        with (self.path / "tasks.csv").open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv(list(rows), header=not self.rows))
-            file.flush()
-            os.fsync(file.fileno())
+        """Write the table with the new rows, then the checkpoint that makes them count."""
         self.rows += rows
+        write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -144,7 +139,12 @@ def load_summary(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {path}"
         )
-    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(summary, dict) or "taog" not in summary:
+        raise ConfigurationError(f"{file}: is not the summary of a training run")
     return summary
 
 
@@ -165,7 +165,8 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text or "") for name, text in row.items()} for row in csv.DictReader(file)]
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
 
 
 def _value(name: str, text: str) -> Value:
@@ -173,16 +174,18 @@ def _value(name: str, text: str) -> Value:
         return text
     if text in ("True", "False"):
         return text == "True"
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
-def _csv(rows: list[Row], *, header: bool) -> str:
+def _csv(rows: list[Row]) -> str:
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
+    writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed.config import RunConfig, TrackingSettings
-from distributed.outbox import Event, Outbox
+from distributed.outbox import Event, Outbox, RefusedError
 from meta.learner import MetaState
 from meta.loop import Finished
 from meta.records import Row, column
@@ -35,7 +36,14 @@ class MLflowSender:
     def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
         """Deliver one event (see :class:`distributed.outbox.Sender`)."""
         client = self._connected(memory)
-        getattr(self, f"_send_{event['kind']}")(client, event, memory, again)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            getattr(self, f"_send_{event['kind']}")(client, event, memory, again)
+        except MlflowException as error:
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                raise RefusedError(str(error)) from error
+            raise
 
     def _connected(self, memory: dict[str, Any]) -> Any:
         if self._client is None:
@@ -137,7 +145,7 @@ class MLflowTracker:
                     "task_index": task.index,
                     "task_seed": task.seed,
                     "limits": list(task.limits),
-                    **{f"parameters.{name}": json.dumps(value) for name, value in task.parameters.items()},
+                    **{f"parameters.{_plain(name)}": json.dumps(value) for name, value in task.parameters.items()},
                 },
                 "metrics": _finite(metrics),
             }
@@ -160,7 +168,8 @@ class MLflowTracker:
         metrics += [(f"learning_rate_{i}", rate, step) for i, rate in enumerate(state.learning_rates)]
         metrics += [(name, column(list(rows), name).mean(), step) for name in names]
         metrics.append(("weight", column(list(rows), "weight").mean(), step))
-        self._outbox.append({"kind": "round", "time": _now(), "metrics": _finite(metrics)})
+        key = f"{self._key}/round/{step}"
+        self._outbox.append({"kind": "round", "key": key, "time": _now(), "metrics": _finite(metrics)})
 
     def finish(self, status: str, metrics: dict[str, float], artifacts: Sequence[tuple[Path, str]]) -> int:
         """Close the parent run with final metrics and artifacts (path, folder); returns the events left unsent."""
@@ -232,6 +241,11 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _plain(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w.\- :/]", "_", name)
 
 
 def _now() -> int:

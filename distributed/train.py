@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from tasks.base import TaskError
 
 STOPPED_EXIT_CODE = 143
 """Exit code after SIGTERM (128 + 15), as a shell reports it."""
-_SECONDS_TO_EXIT = 1.8
+_SECONDS_TO_EXIT = 2.0
 
 
 class Stopped(BaseException):
@@ -40,30 +42,51 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into :class:`Stopped`, and leave for good if cleaning up takes longer than a stopped Ray job has."""
+    """Turn SIGTERM into :class:`Stopped`, and leave for good if cleaning up takes longer than a stopped Ray job has.
+
+    The clock is started by a thread that the interpreter wakes at the signal itself: the main thread may sit in a long
+    call, and Ray puts a handler of its own in place while it starts.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopped = threading.Event()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def watch() -> None:
+        with ours:
+            while received := ours.recv(64):
+                if signal.SIGTERM in received:
+                    stopped.set()
+                    # Ray's C++ code may hold the interpreter's lock: then only the kernel's own alarm ends the process.
+                    signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_EXIT + 0.5)
+                    time.sleep(_SECONDS_TO_EXIT)
+                    leave()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        timer = threading.Timer(_SECONDS_TO_EXIT, leave)
-        timer.daemon = True
-        timer.start()
-        raise Stopped
+        del frame
+        raise Stopped(number)
 
-    earlier = signal.signal(signal.SIGTERM, handle)
+    threading.Thread(target=watch, name="stop-watch", daemon=True).start()
+    earlier = signal.signal(signal.SIGTERM, handle), signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield
+    except SystemExit as error:
+        if error.code in (1, signal.SIGTERM) and stopped.wait(0.5):
+            raise Stopped(signal.SIGTERM) from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        signal.set_wakeup_fd(earlier[1])
+        signal.signal(signal.SIGTERM, earlier[0])
+        theirs.close()
 
 
-def leave(code: int = STOPPED_EXIT_CODE) -> None:
-    """End the process at once: the interpreter's own exit waits for threads longer than a stopped Ray job has."""
+def leave() -> None:
+    """End this process now: at an ordinary exit, tearing down Ray and torch takes seconds more."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(STOPPED_EXIT_CODE)
 
 
 @dataclass(frozen=True)
@@ -102,7 +125,7 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
     directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
     console.say(f"run directory: {directory.path}")
     try:
-        with workplace(config, console.say) as place, stop_on_sigterm():
+        with stop_on_sigterm(), workplace(config, console.say) as place:
             return _run(config, console, directory, place)
     except ConfigurationError:
         if resume is None:
@@ -127,8 +150,8 @@ def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Wo
     try:
         with ProgressTracker(console, len(drawn.train), directory.rows, len(position.finished)) as progress:
             trackers: list[Tracker] = [directory, progress]
-            if mlflow is not None:
-                trackers.append(mlflow)
+            if mlflow is not None:  # first: an event that is kept twice has the same key, one that is lost is lost
+                trackers.insert(0, mlflow)
             plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
             state = train(plan, place.pool, place.learner, trackers, position)
         summary = _conclude(config, console, directory, place, drawn, state)

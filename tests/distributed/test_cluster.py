@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -34,14 +36,25 @@ def test_without_an_address_a_cluster_is_started_even_where_another_one_runs(ask
     assert asked["include_dashboard"] is False
 
 
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """An address at which somebody listens, who may be a cluster."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 @pytest.mark.parametrize("source", ["setting", "environment"])
-def test_an_address_is_joined(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_an_address_is_joined(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, listening: str, source: str
+) -> None:
     if source == "environment":
-        monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
-    settings = ClusterSettings(address="ray-head:6379" if source == "setting" else None)
+        monkeypatch.setenv("RAY_ADDRESS", listening)
+    settings = ClusterSettings(address=listening if source == "setting" else None)
     with cluster(settings) as where:
-        assert where == "joined ray-head:6379; no dashboard"
-    assert asked["address"] == "ray-head:6379"
+        assert where == f"joined {listening}; no dashboard"
+    assert asked["address"] == listening
     assert "num_cpus" not in asked
 
 
@@ -52,13 +65,13 @@ def test_the_dashboard_listens_on_loopback_only(asked: dict[str, Any]) -> None:
     assert asked["dashboard_host"] == "127.0.0.1"
 
 
-def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
     def failing(**options: Any) -> None:
-        raise ConnectionError("nobody there")
+        raise ConnectionError("no cluster there")
 
     monkeypatch.setattr(ray, "init", failing)
     with (
-        pytest.raises(ConfigurationError, match=r"cluster\.address: .* at 10\.9\.9\.9:1: nobody there"),
-        cluster(ClusterSettings(address="10.9.9.9:1")),
+        pytest.raises(ConfigurationError, match=rf"cluster\.address: .* at {listening}: no cluster there"),
+        cluster(ClusterSettings(address=listening)),
     ):
         pass

@@ -13,6 +13,7 @@ from meta.bounds import (
     measured_curvature,
     per_run_inequality,
     regret_sides,
+    shared_curvature,
     upper_bound,
     worst_case_curvature,
 )
@@ -192,6 +193,20 @@ def test_measured_curvature_averages_each_objective_over_its_own_steps() -> None
         steps[int(branch)].append(float(mass @ kl_divergence(np.exp(before), np.exp(after))) / rates[branch] ** 2)
     measured = measured_curvature(solution.log_normalizers, solution.branches, rates, mass)
     np.testing.assert_allclose(measured, [np.mean(steps[i]) for i in range(3)], rtol=1e-9)
+
+
+def test_shared_curvatures_add_up_to_the_term_of_the_per_run_inequality() -> None:
+    """sum_m E[log Z_m] = M sum_i alpha_i^2 b_i, and what was not measured stays NaN."""
+    task, rates = random_task(2, num_costs=3), np.array([0.02, 0.05, 0.1, 0.07])
+    solution = run_crpo(task, rates, num_iterations=40, choice="random")
+    mass = task.optimum.occupancy
+    measured = measured_curvature(solution.log_normalizers, solution.branches, rates, mass)
+    shared = shared_curvature(measured, solution.branches)
+    unmeasured = np.bincount(solution.branches, minlength=4) == 0
+    np.testing.assert_array_equal(np.isnan(shared), unmeasured)
+    total = 40 * np.nansum(rates**2 * shared)
+    assert total == pytest.approx((solution.log_normalizers @ mass).sum(), rel=1e-12)
+    assert (shared[~unmeasured] < measured[~unmeasured]).all()
 
 
 @pytest.mark.parametrize(("loss", "curvature"), [(0.3, 20.0), (2.0, 1e-3), (1e-4, 5e4)])

@@ -319,6 +319,15 @@ def test_contribution_measures_the_curvature_of_each_objective(dataset: TaskData
         assert found.curvature[objective] == pytest.approx(steps.mean() / 0.5**2, rel=1e-12)
 
 
+def test_contribution_with_the_shared_curvature_averages_over_all_iterations(dataset: TaskDataset) -> None:
+    found = contribution(dataset, DICESettings(), settings(learning_rates={"curvature": "measured_shared"}))
+    per_iteration = dataset.solution.log_normalizers @ found.occupancy
+    for objective in (0, 1):
+        own = dataset.solution.branches == objective
+        expected = np.where(own, per_iteration, 0.0).mean() / 0.5**2
+        assert found.curvature[objective] == pytest.approx(expected, rel=1e-12)
+
+
 def test_contribution_with_the_worst_case_curvature(dataset: TaskDataset) -> None:
     measured = contribution(dataset, DICESettings(), settings())
     worst = contribution(dataset, DICESettings(), settings(learning_rates={"curvature": "worst_case"}))
@@ -372,7 +381,8 @@ class Scores:
 def late_score(seed: int, method: str, rate: float) -> float:
     """Mean score of the later half of 96 lakes: max(gap, 0) / J*_0 + mean violation of the iterates 0..M / limit."""
     pool = LocalPool(FamilySpec("frozen_lake", seed, 96, {"map_size": 8, "similarity": "high"}))
-    chosen = settings("ftl", method, initialization={"forgetting": 0.8}, learning_rates={"initial": rate})
+    rates = {"initial": rate, "curvature": "measured_shared"}
+    chosen = settings("ftl", method, initialization={"forgetting": 0.8}, learning_rates=rates)
     scores, within = Scores(), WithinTaskSettings(num_iterations=5, evaluation="exact")
     learner = LocalLearner(chosen, DICESettings(), within.num_iterations)
     plan = TrainingPlan(pool.draw("train", range(96)), 4, within)
