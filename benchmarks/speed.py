@@ -29,7 +29,7 @@ from policies.solving import TaskResult
 from tasks.model import TabularModel
 from tasks.registry import FamilySpec
 
-REPEATS = 5
+REPEATS = 3
 
 
 def experiment(num_tasks: int, tasks_per_round: int, within: WithinTaskSettings, **family: object) -> Experiment:

@@ -204,7 +204,9 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
     *sections, last = key.split(".")
     node = raw
     for section in sections:
-        node = node.setdefault(section, {})
+        if node.get(section) is None:  # absent, or left empty in the file
+            node[section] = {}
+        node = node[section]
         if not isinstance(node, dict):
             raise ConfigurationError(f"--{key}: {section} is a value, not a section")
     try:
