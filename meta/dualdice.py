@@ -15,6 +15,7 @@ from policies.rollouts import Transitions
 from tasks.model import FloatArray
 
 _ROUNDING = 1e-6
+_LARGEST_TABLE = 2**20
 _HELD_OUT = 5
 """Every fifth episode is held out for the Bellman-flow residual."""
 
@@ -118,7 +119,8 @@ def estimate(
     Transitions that terminate enter an absorbing state, where nu is 0 by convention; an episode that ended early counts
     there until the horizon, so that E_D[w] = 1.
     """
-    aggregate = _aggregate(data, policy, horizon)
+    tally = _tally(data, policy, horizon)
+    aggregate = _aggregate(tally, policy)
     solution = _solve(aggregate, discount, settings.ridge)
     pair_occupancy = np.zeros(policy.size)
     pair_occupancy[aggregate.visited] = solution
@@ -134,7 +136,7 @@ def estimate(
         mean_correction=mean,
         effective_sample_size=(mean * aggregate.total) ** 2 / squares / aggregate.total if squares > 0.0 else 0.0,
         negative_share=float((correction < -_ROUNDING).mean()),
-        flow_residual=_held_out_residual(data, policy, discount, horizon, settings.ridge),
+        flow_residual=_held_out_residual(data, tally, policy, discount, horizon, settings.ridge),
         missing_mass=missing,
         regularized=_uncovered(aggregate),
     )
@@ -145,32 +147,69 @@ def _pairs(data: Transitions, policy: FloatArray) -> NDArray[np.int64]:
     return data.states.astype(np.int64) * policy.shape[1] + data.actions
 
 
-def _aggregate(data: Transitions, policy: FloatArray, horizon: int) -> _Aggregate:
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Counts over all pairs, which add up over sets of episodes. ``visits`` and ``ended`` [S*A], ``first`` [S]."""
+
+    visits: NDArray[np.int64]
+    to_state: sparse.csr_array[np.float64, tuple[int, int]]
+    ended: NDArray[np.int64]
+    first: NDArray[np.int64]
+    absorbing_count: float
+
+    def without(self, part: _Tally) -> _Tally:
+        """The counts of the episodes that are not in ``part``."""
+        return _Tally(
+            self.visits - part.visits,
+            sparse.csr_array(self.to_state - part.to_state),
+            self.ended - part.ended,
+            self.first - part.first,
+            self.absorbing_count - part.absorbing_count,
+        )
+
+
+def _tally(data: Transitions, policy: FloatArray, horizon: int) -> _Tally:
+    states, _ = policy.shape
+    pair, starts = _pairs(data, policy), data.episode_starts
+    going_on, ended = ~data.terminated, np.flatnonzero(data.terminated)
+    lengths = ended - np.flatnonzero(starts)[np.cumsum(starts)[ended] - 1] + 1
+    return _Tally(
+        visits=np.bincount(pair, minlength=policy.size),
+        to_state=_count_pairs(pair[going_on], data.next_states[going_on], (policy.size, states)),
+        ended=np.bincount(pair[ended], minlength=policy.size),
+        first=np.bincount(data.states[starts], minlength=states),
+        absorbing_count=float((horizon - lengths).sum()),
+    )
+
+
+def _aggregate(tally: _Tally, policy: FloatArray) -> _Aggregate:
     states, actions = policy.shape
-    pair = _pairs(data, policy)
-    visited, position = np.unique(pair, return_inverse=True)
-    counts = np.bincount(position).astype(np.float64)
-    going_on = ~data.terminated
-    shape = (visited.size, states)
-    ones = np.ones(int(going_on.sum()))
-    sums = sparse.csr_array((ones, (position[going_on], data.next_states[going_on])), shape=shape)
-    to_state = sparse.csr_array(sparse.diags_array(1.0 / counts) @ sums)
+    visited = np.flatnonzero(tally.visits)
+    counts = tally.visits[visited].astype(np.float64)
+    to_state = sparse.csr_array(sparse.diags_array(1.0 / counts) @ tally.to_state[visited])
     state, action = np.divmod(visited, actions)
     choose = sparse.csr_array((policy[state, action], (state, np.arange(visited.size))), shape=(states, visited.size))
-    starts = data.episode_starts
-    first = np.bincount(data.states[starts], minlength=states) / starts.sum()
-    ended = np.flatnonzero(data.terminated)
-    lengths = ended - np.flatnonzero(starts)[np.cumsum(starts)[ended] - 1] + 1
+    first = tally.first / tally.first.sum()
     return _Aggregate(
         visited=visited,
         counts=counts,
-        absorbing_count=float((horizon - lengths).sum()),
+        absorbing_count=tally.absorbing_count,
         to_state=to_state,
         successor=sparse.csr_array(to_state @ choose),
-        absorption=np.bincount(position, weights=data.terminated, minlength=visited.size) / counts,
+        absorption=tally.ended[visited] / counts,
         first=first,
         initial=first[state] * policy[state, action],
     )
+
+
+def _count_pairs(
+    rows: NDArray[np.int64], columns: NDArray[np.int32], shape: tuple[int, int]
+) -> sparse.csr_array[np.float64, tuple[int, int]]:
+    """How often each (row, column) occurs; a table is counted much faster than triples are sorted."""
+    if shape[0] * shape[1] <= _LARGEST_TABLE:
+        table = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
+        return sparse.csr_array(table.reshape(shape).astype(np.float64))
+    return sparse.csr_array((np.ones(rows.size), (rows, columns)), shape=shape)
 
 
 def _solve(aggregate: _Aggregate, discount: float, ridge: float) -> FloatArray:
@@ -201,7 +240,9 @@ def _absorbed_mass(aggregate: _Aggregate, solution: FloatArray, discount: float)
     return float(discount / (1.0 - discount) * (aggregate.absorption @ solution))
 
 
-def _held_out_residual(data: Transitions, policy: FloatArray, discount: float, horizon: int, ridge: float) -> float:
+def _held_out_residual(
+    data: Transitions, tally: _Tally, policy: FloatArray, discount: float, horizon: int, ridge: float
+) -> float:
     """|| (1-gamma) mu_0 - E_held[ w(s,a) (e_(s,a) - gamma E_{a'~pi} e_(s',a')) ] ||_1, [S, A] unit vectors e.
 
     w comes from four fifths of the episodes (0 where they have no data), the expectation is over the remaining fifth.
@@ -211,8 +252,8 @@ def _held_out_residual(data: Transitions, policy: FloatArray, discount: float, h
     held = episode % _HELD_OUT == _HELD_OUT - 1
     if not held.any() or held.all():
         return float("nan")
-    fit = _aggregate(_subset(data, ~held), policy, horizon)
-    test = _aggregate(_subset(data, held), policy, horizon)
+    held_out = _tally(_subset(data, held), policy, horizon)
+    fit, test = _aggregate(tally.without(held_out), policy), _aggregate(held_out, policy)
     by_pair = np.zeros(policy.size)
     by_pair[fit.visited] = _solve(fit, discount, ridge) * fit.total / fit.counts
     mass = by_pair[test.visited] * test.counts / test.total
