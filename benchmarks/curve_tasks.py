@@ -66,7 +66,9 @@ class CurveTask:
         return make_batch(family, task, num_copies)
 
 
-def _speed_limit(robot: str, published: tuple[Published, ...], settings: NeuralSettings, margin: float) -> CurveTask:
+def _speed_limit(
+    robot: str, published: tuple[Published, ...], settings: NeuralSettings, margin: float, discount: float = 0.99
+) -> CurveTask:
     """Safety-Gymnasium's velocity task: Gymnasium's own reward, cost 1 a step over the threshold, 1,000 steps."""
     return CurveTask(
         family=robot,
@@ -76,6 +78,7 @@ def _speed_limit(robot: str, published: tuple[Published, ...], settings: NeuralS
         margin=(margin,),
         learning_rates=(1.0, 1.0),
         settings=settings,
+        discount=discount,
         published=published,
     )
 
@@ -113,10 +116,10 @@ The rest was found before that, with absolute damping:
 """
 
 _SHRINKING = _SETTINGS.trust_region.model_copy(update={"delta_last": 0.001})
-"""For hopper. With steps of 0.02 to the end it comes to 1,714 after 1.5 million steps, then falls more and more often
-and ends at 566 (seed 0, since run again; decision 0022); with a least std of 0.1 it goes from 1,695 to 1,454 (seed
-100). With a trust region that shrinks linearly to 0.001 seed 100 stays between 1,453 and 1,600 from 0.6 million on.
-"""
+"""For hopper; decision 0022 has the figures, among them runs with a discount of 0.99 that collapsed."""
+
+_HOPPER_DISCOUNT = 0.997
+"""A hopper's step takes 0.008 s (half_cheetah: 0.05 s), so 0.99 looks 0.8 s ahead and does not see most falls coming."""
 
 TASKS = {
     "half_cheetah": _speed_limit(
@@ -130,6 +133,7 @@ TASKS = {
         (Published("TRPO-Lagrangian", 1392.0, 11.2), Published("CPO", 1714.0, 13.4)),
         _SETTINGS.model_copy(update={"initial_log_std": -0.5, "trust_region": _SHRINKING}),
         5.0,
+        _HOPPER_DISCOUNT,
     ),
     "acrobot": CurveTask(
         family="acrobot",
