@@ -119,7 +119,7 @@ _SHRINKING = _SETTINGS.trust_region.model_copy(update={"delta_last": 0.001})
 """For hopper; decision 0022 has the figures, among them runs with a discount of 0.99 that collapsed."""
 
 _HOPPER_DISCOUNT = 0.997
-"""A hopper's step takes 0.008 s (half_cheetah: 0.05 s), so 0.99 looks 0.8 s ahead and does not see most falls coming."""
+"""A hopper's step takes 0.008 s (half_cheetah: 0.05 s), so 0.99 looks 0.8 s ahead and hardly sees its falls."""
 
 TASKS = {
     "half_cheetah": _speed_limit(
