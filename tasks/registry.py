@@ -22,6 +22,7 @@ BUILT_IN = {
     "walker2d": "tasks.locomotion:Walker2d",
     "ant": "tasks.locomotion:Ant",
     "humanoid": "tasks.locomotion:Humanoid",
+    "safety_gymnasium": "tasks.navigation:SafetyGymnasium",
 }
 """Imported when asked for: a lake needs no physics engine."""
 
