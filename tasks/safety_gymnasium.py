@@ -167,6 +167,11 @@ class NavigationEnv(gymnasium.Env[Any, Any]):
         """A picture [256, 256, 3] of the camera on the robot."""
         return self._inner.render()
 
+    def close(self) -> None:
+        """Let go of what was needed for pictures."""
+        for viewer in self._inner.task._viewers.values():
+            viewer.close()
+
 
 def velocity_env(name: str) -> gymnasium.Env[Any, Any]:
     """The package's own velocity task (v1) of a robot as it is (six values a step): ``HalfCheetah``, ``Ant``, ...

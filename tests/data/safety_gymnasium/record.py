@@ -30,7 +30,7 @@ SEEDS = {
     ("Point", "Circle1"): 24,
     ("Point", "Run0"): 12,
     ("Point", "FadingEasy1"): 4,
-    ("Car", "Goal1"): 24,
+    ("Car", "Goal1"): 33,
     ("Car", "Button1"): 14,
     ("Car", "Push1"): 10,
     ("Car", "Circle1"): 24,
@@ -53,6 +53,8 @@ def drive(robot, drawn, high):
 def record(task_id, robot, seed, steps, suffix=""):
     """A short episode under random actions, each held for a few steps; it stops where the episode does."""
     env = safety_gymnasium.make(task_id)
+    # The very first reset computes positions once less than all others, which in MuJoCo 2.3.3 moves the last digit.
+    env.reset(seed=seed)
     observation, _ = env.reset(seed=seed)
     layout = {}
     if robot is not None:
