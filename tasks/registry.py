@@ -23,6 +23,7 @@ BUILT_IN = {
     "ant": "tasks.locomotion:Ant",
     "humanoid": "tasks.locomotion:Humanoid",
     "safety_gymnasium": "tasks.navigation:SafetyGymnasium",
+    "safety_velocity": "tasks.safety_velocity:SafetyVelocity",
 }
 """Imported when asked for: a lake needs no physics engine."""
 
