@@ -38,9 +38,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed and memory as ratios, to docs/results/speed.md and simulators.md
+bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.simulators
+	$(BIN)/python -m benchmarks.navigation
 	$(BIN)/python -m benchmarks.neural_update
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
