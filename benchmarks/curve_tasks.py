@@ -135,6 +135,18 @@ TASKS = {
         5.0,
         _HOPPER_DISCOUNT,
     ),
+    "point_goal": CurveTask(
+        family="safety_gymnasium",
+        family_parameters={},
+        task_parameters={"robot": "point"},
+        limits=(25.0,),
+        margin=(5.0,),
+        learning_rates=(1.0, 1.0),
+        settings=_SETTINGS.model_copy(
+            update={"steps_per_iteration": 20_000, "num_copies": 20, "initial_log_std": -0.5}
+        ),
+        published=(Published("TRPO-Lagrangian", 18.5, 23.0),),
+    ),
     "acrobot": CurveTask(
         family="acrobot",
         family_parameters={},
