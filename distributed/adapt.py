@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from distributed.checkpoints import write_atomically
+from distributed.checkpoints import save_arrays, write_atomically
 from distributed.config import ConfigurationError
 from distributed.console import Console
 from distributed.run_directory import load_final_state, load_run_config, load_summary
 from meta.evaluation import measure
+from meta.experiment import fresh_policy
 from meta.pool import LocalPool
 from meta.report import plot_adaptation
 from policies.crpo import REWARD_BRANCH
-from policies.solving import Start, TaskResult
+from policies.neural_policy import PolicyState
+from policies.results import Policy, Start, TaskResult
 
 _FIRST_NEW_INDEX = 2**20
 """Tasks drawn by --task-seed have indices from here on, so that they are none of a run's held-out tasks."""
@@ -37,10 +39,10 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     pool = LocalPool(config.experiment.family)
     index = _FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
     (task,) = pool.draw("test", [index])
-    uniform = np.full_like(state.initialization, 1.0 / state.initialization.shape[1])
-    starts = {"random": Start(uniform, np.array(random["learning_rates"])), "meta_srl": state.start}
+    fresh = fresh_policy(config.experiment.family.make(), task, config.within_task, config.seed)
+    starts = {"random": Start(fresh, np.array(random["learning_rates"])), "meta_srl": state.start}
     results = {
-        name: next(iter(pool.solve([task], start, config.within_task, collect=False))).result
+        name: next(iter(pool.solve([task], start, config.experiment.held_out_within, collect=False))).result
         for name, start in starts.items()
     }
     curves = {
@@ -53,11 +55,19 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     path = folder / f"{task.split}-{task.index}.png"
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
-    policy = folder / f"{task.split}-{task.index}-policy.csv"
-    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in results["meta_srl"].policy)
-    write_atomically(policy, f"{rows}\n".encode())
-    console.say(f"plot: {path}\nadapted policy (a row a state): {policy}")
+    policy = _write_policy(folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
+    console.say(f"plot: {path}\nadapted policy: {policy}")
     return _table(results)
+
+
+def _write_policy(stem: Path, policy: Policy) -> Path:
+    """A table of probabilities as CSV, a row a state; a neural policy as safetensors."""
+    if isinstance(policy, PolicyState):
+        save_arrays(stem, policy.to_arrays(), {"kind": "neural"})
+        return stem.with_suffix(".safetensors")
+    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in policy)
+    write_atomically(stem.with_suffix(".csv"), f"{rows}\n".encode())
+    return stem.with_suffix(".csv")
 
 
 def _table(results: dict[str, TaskResult]) -> str:
@@ -76,14 +86,14 @@ def _table(results: dict[str, TaskResult]) -> str:
     for name, result in results.items():
         measures = measure(result)
         lines.append(
-            f"- {name} (output: iterate {result.solution.output}): gap {measures.gap:.4f}, violation of the output "
+            f"- {name} (output: iterate {result.output}): gap {measures.gap:.4f}, violation of the output "
             f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
         )
     return "\n".join(lines)
 
 
 def _step(result: TaskResult, iteration: int) -> str:
-    if iteration >= result.solution.branches.size:
+    if iteration >= result.branches.size:
         return "end"
-    branch = int(result.solution.branches[iteration])
+    branch = int(result.branches[iteration])
     return "reward" if branch == REWARD_BRANCH else f"cost {branch}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from distributed.console import Console
 from distributed.run_directory import RunDirectory
 from distributed.tracking import git_commit
 from distributed.train import Workplace, stop_on_sigterm, workplace
-from meta.baselines import Method
+from meta.baselines import NEURAL_METHODS, TABULAR_METHODS, Method
 from meta.evaluation import interval, ratio_interval
-from meta.experiment import compare_starts, draw, measure_similarity
-from meta.learner import MetaState
+from meta.experiment import compare_starts, draw, evaluation_of, measure_similarity
+from meta.learning import State
 from meta.loop import Position, TrainingPlan, train
 from meta.report import (
     SCHEMA_VERSION,
@@ -29,6 +29,7 @@ from meta.report import (
     plot_held_out,
     similarity_json,
 )
+from policies.neural_update import NeuralSettings
 
 MEASURES = ("gap", "violation", "violation_during_adaptation")
 
@@ -40,9 +41,10 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     console.say(f"comparison directory: {directory.path}")
     (directory.path / "seeds").mkdir()
     cells = []
+    methods = NEURAL_METHODS if isinstance(config.within_task, NeuralSettings) else TABULAR_METHODS
     with stop_on_sigterm(), workplace(config, console.say) as place:
         for number, seed in enumerate(config.evaluation.seeds):
-            cell = one_seed(config.model_copy(update={"seed": seed}), place, get_args(Method))
+            cell = one_seed(config.model_copy(update={"seed": seed}), place, methods)
             write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
             cells.append(cell)
             gaps = ", ".join(f"{name} {format_interval(entry['gap'])}" for name, entry in cell["test"].items())
@@ -65,7 +67,7 @@ def one_seed(config: RunConfig, place: Workplace, methods: Sequence[Method]) -> 
     drawn = draw(place.pool, experiment)
     position = Position(drawn.initial_state(experiment.meta))
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
-    state: MetaState = train(plan, place.pool, place.learner, [], position)
+    state: State = train(plan, place.pool, place.learner, [], position)
     similar = measure_similarity(place.pool, experiment, drawn)
     held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
     return {
@@ -97,7 +99,7 @@ def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, A
     return {
         "schema_version": SCHEMA_VERSION,
         "family": config.family.name,
-        "evaluation": config.within_task.evaluation,
+        "evaluation": evaluation_of(config.within_task),
         "num_iterations": config.within_task.num_iterations,
         "num_tasks": config.family.num_tasks,
         "num_test_tasks": config.evaluation.num_test_tasks,

@@ -15,10 +15,10 @@ from typing import Any
 
 from distributed.config import RunConfig, TrackingSettings
 from distributed.outbox import Event, Outbox, RefusedError
-from meta.learner import MetaState
+from meta.learning import State
 from meta.loop import Finished
 from meta.records import Row, column
-from policies.solving import TaskResult
+from policies.results import TaskResult
 
 _PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
@@ -129,7 +129,7 @@ class MLflowTracker:
         metrics: list[tuple[str, float, int]] = []
         for iteration, values in enumerate(result.values):
             metrics += [(f"J_{i}", float(value), iteration) for i, value in enumerate(values)]
-        metrics += [("branch", float(branch), m) for m, branch in enumerate(result.solution.branches)]
+        metrics += [("branch", float(branch), m) for m, branch in enumerate(result.branches)]
         metrics += [(name, float(row[name]), task.index) for name in ("gap", "score", "f_hat", "weight")]
         metrics += [(name, float(v), task.index) for name, v in row.items() if name.startswith(("violation", "dice_"))]
         now = _now()
@@ -151,7 +151,7 @@ class MLflowTracker:
             }
         )
 
-    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Running TAOG and TACV, learning rates, DICE diagnostics and the meta-loss of the round."""
         self._rows += rows
         step = state.num_rounds

@@ -8,10 +8,10 @@ from typing import Any
 import ray
 from threadpoolctl import threadpool_limits
 
-from policies.crpo import WithinTaskSettings
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.solving import Start, TaskResult, reference_solution, solve_task
+from policies.results import Start, TaskResult
+from policies.solving import WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task, TaskFamily
 from tasks.registry import FamilySpec
 
@@ -44,7 +44,7 @@ class CRPOWorker:
         return reference_solution(self._made(spec), task)
 
     def solve(
-        self, spec: FamilySpec, task: Task, start: Start, settings: WithinTaskSettings, collect: bool
+        self, spec: FamilySpec, task: Task, start: Start, settings: WithinTask, collect: bool
     ) -> tuple[TaskResult, Any]:
         """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
 

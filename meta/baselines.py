@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from meta.evaluation import Interval, interval, measure
 from meta.pool import Pool
 from meta.updates import shrink
-from policies.crpo import WithinTaskSettings
-from policies.solving import Start, TaskResult
+from policies.neural_policy import PolicyState
+from policies.neural_update import NeuralSettings
+from policies.results import Policy, Start, TaskResult, table_of
+from policies.solving import WithinTask
 from tasks.base import Task
 from tasks.model import FloatArray
 
@@ -26,10 +28,12 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    methods: tuple[Method, ...] = Field(default=("random", "fal", "oracle", "meta_srl"), min_length=1)
-    """Methods that `train` evaluates beside each other; `compare` always runs all of them."""
+    methods: tuple[Method, ...] | None = Field(default=None, min_length=1)
+    """Methods that `train` evaluates; empty: random, fal, oracle, meta_srl, or random, meta_srl for neural policies."""
     num_test_tasks: int = Field(default=20, gt=0)
     """Held-out tasks, for each seed."""
+    num_iterations: int | None = Field(default=None, gt=0)
+    """Policy updates on a held-out task; empty takes within_task.num_iterations."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
     """Seeds of `compare`; each draws its own tasks."""
     rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
@@ -44,43 +48,62 @@ class EvaluationSettings(BaseModel):
     """Segments of the training sequence, each with a comparator of its own, for the task-relatedness V_psi^2."""
 
 
+TABULAR_METHODS: tuple[Method, ...] = get_args(Method)
+NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "meta_srl")
+"""Averages of neural policies are not built yet, and there is no exact model for an oracle."""
+
+
+def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[Method, ...]:
+    """The methods that `train` evaluates.
+
+    Raises:
+        ValueError: one of them has no form for the within-task algorithm.
+    """
+    neural = isinstance(within, NeuralSettings)
+    if evaluation.methods is None:
+        return ("random", "meta_srl") if neural else ("random", "fal", "oracle", "meta_srl")
+    allowed = NEURAL_METHODS if neural else TABULAR_METHODS
+    for method in evaluation.methods:
+        if method not in allowed:
+            raise ValueError(
+                f"evaluation.methods: {method} has no form for within_task.algorithm {within.algorithm}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    return evaluation.methods
+
+
 @dataclass(frozen=True)
 class Bench:
     """What baselines are made from: a pool, the training tasks and the shared settings."""
 
     pool: Pool
     tasks: Sequence[Task]
-    within: WithinTaskSettings
+    within: WithinTask
     evaluation: EvaluationSettings
     shrinkage: float
-    shape: tuple[int, int]
+    fresh: Policy
     num_costs: int
-
-    @property
-    def uniform(self) -> FloatArray:
-        """The uniform policy, [S, A]."""
-        return np.full(self.shape, 1.0 / self.shape[1])
 
     @cached_property
     def random(self) -> Start:
-        """The uniform policy with the grid's best rate."""
-        return self.best_rate(self.uniform)
+        """The policy that has learned nothing (uniform, or a fresh network) with the grid's best rate."""
+        return self.best_rate(self.fresh)
 
     @property
     def grid_tasks(self) -> Sequence[Task]:
         """The training tasks on which rates are chosen."""
         return self.tasks[: self.evaluation.grid_tasks]
 
-    def fixed(self, initialization: FloatArray, rate: float) -> Start:
+    def fixed(self, initialization: Policy, rate: float) -> Start:
         """A start with one rate for every objective."""
         return Start(initialization, np.full(1 + self.num_costs, rate))
 
-    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTaskSettings | None = None) -> list[TaskResult]:
+    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
         """Solve tasks without collecting datasets; results in task order."""
         solved = self.pool.solve(tasks, start, within or self.within, collect=False)
         return sorted((item.result for item in solved), key=lambda result: result.task.index)
 
-    def best_rate(self, initialization: FloatArray) -> Start:
+    def best_rate(self, initialization: Policy) -> Start:
         """The start with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
         scores = [
             mean_score(self.solve(self.grid_tasks, self.fixed(initialization, rate)))
@@ -98,24 +121,26 @@ def pretrained_start(bench: Bench) -> Start:
     """CRPO's policy of the first training task after many iterations, at the random start's rate; then its own rate."""
     longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
     (result,) = bench.solve(bench.tasks[:1], bench.random, longer)
-    return bench.best_rate(shrink(result.policy, bench.shrinkage))
+    policy = result.policy
+    return bench.best_rate(policy if isinstance(policy, PolicyState) else shrink(policy, bench.shrinkage))
 
 
 def simple_average_start(bench: Bench) -> Start:
     """Plain average of the policies of all training tasks, each solved from the random start."""
     results = bench.solve(bench.tasks, bench.random)
-    return bench.best_rate(shrink(np.mean([result.policy for result in results], axis=0), bench.shrinkage))
+    return bench.best_rate(shrink(np.mean([table_of(result.policy) for result in results], axis=0), bench.shrinkage))
 
 
 def fal_start(bench: Bench, tasks_per_round: int) -> Start:
     """Follow the average leader with the grid's rate of least mean score in the later half of the grid tasks."""
 
     def follow(tasks: Sequence[Task], rate: float) -> tuple[Start, list[TaskResult]]:
-        start, total, results = bench.fixed(bench.uniform, rate), np.zeros(bench.shape), []
+        start, results = bench.fixed(bench.fresh, rate), []
+        total = np.zeros_like(table_of(bench.fresh))
         for begin in range(0, len(tasks), tasks_per_round):
             solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
             results += solved
-            total = total + np.sum([result.policy for result in solved], axis=0)
+            total = total + np.sum([table_of(result.policy) for result in solved], axis=0)
             start = bench.fixed(shrink(total / len(results), bench.shrinkage), rate)
         return start, results
 
@@ -153,31 +178,37 @@ def make_starts(
 class HeldOut:
     """A start on held-out tasks. Intervals are over tasks; curves [M+1] and [M+1, p] are means over tasks.
 
-    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`.
+    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
+    is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
     """
 
     gap: Interval
+    reward: Interval
     violation: Interval
     violation_during: Interval
     learning_rates: tuple[float, ...]
     reward_curve: FloatArray
     cost_curve: FloatArray
+    episodic_curve: FloatArray | None
     score: float
 
 
-def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTaskSettings) -> HeldOut:
+def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
     results = sorted(
         (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
     )
     measures = [measure(result) for result in results]
     values = np.mean([result.values for result in results], axis=0)
+    episodic = [result.episodic for result in results]
     return HeldOut(
         gap=interval([item.gap for item in measures]),
+        reward=interval([float(result.values[result.output, 0]) for result in results]),
         violation=interval([float(item.violation.mean()) for item in measures]),
         violation_during=interval([float(item.violation_during.mean()) for item in measures]),
         learning_rates=tuple(float(rate) for rate in start.learning_rates),
         reward_curve=values[:, 0],
         cost_curve=values[:, 1:],
+        episodic_curve=None if any(curve is None for curve in episodic) else np.mean(np.array(episodic), axis=0),
         score=float(np.mean([item.score for item in measures])),
     )

@@ -6,15 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, hold_out, make_starts
 from meta.dualdice import DICESettings
 from meta.evaluation import Similarity, similarity
-from meta.learner import MetaSettings, MetaState, initial_state
+from meta.learner import MetaSettings
+from meta.learning import State, first_state
 from meta.pool import Pool
-from policies.crpo import WithinTaskSettings
+from policies.neural_crpo import fresh_policy as fresh_network
+from policies.neural_crpo import require_whole_episodes
+from policies.neural_update import NeuralSettings
+from policies.results import Policy, Start
 from policies.rollouts import discrete_shape
-from policies.solving import NO_MODEL, Start
-from tasks.base import Task, TaskError
+from policies.solving import NO_MODEL, WithinTask
+from tasks.base import Task, TaskError, TaskFamily
+from tasks.batch import make_batch
 from tasks.registry import FamilySpec
 
 
@@ -24,10 +31,16 @@ class Experiment:
 
     family: FamilySpec
     tasks_per_round: int
-    within: WithinTaskSettings
+    within: WithinTask
     dice: DICESettings
     meta: MetaSettings
     evaluation: EvaluationSettings
+
+    @property
+    def held_out_within(self) -> WithinTask:
+        """How a held-out task is solved."""
+        count = self.evaluation.num_iterations
+        return self.within if count is None else self.within.model_copy(update={"num_iterations": count})
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
@@ -36,16 +49,16 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The tasks of an experiment. ``shape`` is (S, A)."""
+    """The tasks of an experiment, and the policy that has learned nothing: uniform [S, A], or a fresh network."""
 
     train: Sequence[Task]
     test: Sequence[Task]
-    shape: tuple[int, int]
+    fresh: Policy
     num_costs: int
 
-    def initial_state(self, meta: MetaSettings) -> MetaState:
+    def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
-        return initial_state(meta, *self.shape, self.num_costs)
+        return first_state(meta, self.fresh, self.num_costs)
 
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:
@@ -61,9 +74,31 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     pool.use(experiment.family)
     train = pool.draw("train", range(experiment.family.num_tasks))
     test = pool.draw("test", range(experiment.evaluation.num_test_tasks))
-    if experiment.within.evaluation == "exact" and family.model(train[0].parameters) is None:
-        raise TaskError(f"task {train[0].label}: {NO_MODEL}")
-    return Drawn(train, test, discrete_shape(family, train[0]), num_costs)
+    return Drawn(train, test, fresh_policy(family, train[0], experiment.within, experiment.family.seed), num_costs)
+
+
+def evaluation_of(within: WithinTask) -> str:
+    """``exact`` or ``sampled``; values of neural policies are always estimates from rollouts."""
+    return "sampled" if isinstance(within, NeuralSettings) else within.evaluation
+
+
+def fresh_policy(family: TaskFamily, task: Task, within: WithinTask, seed: int) -> Policy:
+    """The policy that has learned nothing; ``task`` tells the shapes.
+
+    Raises:
+        TaskError: the within-task settings do not fit the task.
+    """
+    if isinstance(within, NeuralSettings):
+        batch = make_batch(family, task, 1)
+        try:
+            require_whole_episodes(within, batch.horizon, task.label)
+            return fresh_network(batch, within, seed)
+        finally:
+            batch.close()
+    if within.evaluation == "exact" and family.model(task.parameters) is None:
+        raise TaskError(f"task {task.label}: {NO_MODEL}")
+    states, actions = discrete_shape(family, task)
+    return np.full((states, actions), 1.0 / actions)
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:
@@ -90,9 +125,9 @@ def compare_starts(
         within=experiment.within,
         evaluation=experiment.evaluation,
         shrinkage=experiment.meta.initialization.shrinkage,
-        shape=drawn.shape,
+        fresh=drawn.fresh,
         num_costs=drawn.num_costs,
     )
     comparator = None if similar is None else similar.comparator
     starts = make_starts(methods, bench, experiment.tasks_per_round, comparator, lambda: meta_srl)
-    return {name: hold_out(pool, drawn.test, start, experiment.within) for name, start in starts.items()}
+    return {name: hold_out(pool, drawn.test, start, experiment.held_out_within) for name, start in starts.items()}

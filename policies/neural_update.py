@@ -63,6 +63,8 @@ class NeuralSettings(BaseModel):
     """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
     return_estimate: Literal["life_table", "complete"] = "life_table"
     """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
+    dataset_size: int = Field(default=1000, gt=0)
+    """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True

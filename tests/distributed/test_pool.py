@@ -22,8 +22,9 @@ from distributed.worker import CRPOWorker
 from meta.learner import Contribution, MetaState
 from meta.loop import Finished
 from meta.records import Row
+from policies.results import Start, TaskResult
 from policies.rollouts import EnvironmentContractError
-from policies.solving import Start, TaskDataset, TaskResult
+from policies.solving import TaskDataset
 from tasks.base import TaskError
 from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until

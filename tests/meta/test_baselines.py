@@ -10,7 +10,7 @@ from meta.learner import MetaSettings
 from meta.pool import LocalPool
 from meta.updates import shrink
 from policies.crpo import WithinTaskSettings
-from policies.solving import Start
+from policies.results import Start
 from tasks.registry import FamilySpec
 
 EXPERIMENT = Experiment(
@@ -87,7 +87,7 @@ def test_held_out_numbers_are_means_over_the_tasks(pool: LocalPool, drawn: Drawn
     results = bench.solve(drawn.test, bench.random)
     np.testing.assert_allclose(held_out.reward_curve, np.mean([result.values[:, 0] for result in results], axis=0))
     np.testing.assert_allclose(held_out.cost_curve, np.mean([result.values[:, 1:] for result in results], axis=0))
-    gaps = [r.reference.values[0] - r.values[r.solution.output, 0] for r in results if r.reference is not None]
+    gaps = [r.reference.values[0] - r.values[r.output, 0] for r in results if r.reference is not None]
     assert held_out.gap.mean == pytest.approx(np.mean(gaps))
 
 
