@@ -28,10 +28,11 @@ from meta.report import (
     plot_adaptation,
     plot_held_out,
     similarity_json,
+    value_key,
 )
 from policies.neural_update import NeuralSettings
 
-MEASURES = ("gap", "violation", "violation_during_adaptation")
+MEASURES = ("gap", "reward", "violation", "violation_during_adaptation")
 
 
 def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
@@ -47,8 +48,9 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
             cell = one_seed(config.model_copy(update={"seed": seed}), place, methods)
             write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
             cells.append(cell)
-            gaps = ", ".join(f"{name} {format_interval(entry['gap'])}" for name, entry in cell["test"].items())
-            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): gap {gaps}")
+            key = value_key(cell["test"])
+            told = ", ".join(f"{name} {format_interval(entry[key])}" for name, entry in cell["test"].items())
+            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): {key} {told}")
     summary = summarise(cells, config)
     directory.write_summary(summary)
     _plot(summary, directory.path / "plots")
@@ -91,9 +93,14 @@ def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, A
         entries = [cell["test"][name] for cell in cells]
         test[name] = {key: interval(means[name][key]).as_json() for key in MEASURES}
         test[name] |= {key: np.mean([entry[key] for entry in entries], axis=0).tolist() for key in _CURVES}
-        for other, measure in (("random", _ratio), ("oracle", _ratio), ("fal", _difference)):
+        for key, measure in (
+            ("ratio_to_random", _ratio),
+            ("ratio_to_oracle", _ratio),
+            ("minus_random", _difference),
+            ("minus_fal", _difference),
+        ):
+            other = key.rpartition("_")[2]
             if other in names and name != other:
-                key = f"{'minus' if measure is _difference else 'ratio_to'}_{other}"
                 test[name][key] = {item: measure(means[name][item], means[other][item]) for item in MEASURES}
     similarities = [cell["similarity"] for cell in cells if cell["similarity"] is not None]
     return {
@@ -145,22 +152,34 @@ def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
         "",
         markdown_table(summary["test"]),
         "",
-        "Ratios to `random` and to `oracle` (paired bootstrap over seeds), differences to `fal` (paired t):",
+        "Ratios are paired bootstraps over seeds, differences paired t:",
         "",
-        "| method | gap / random's | violation during / random's | gap / oracle's | gap - fal's | "
-        "violation during - fal's |",
-        "|---|---|---|---|---|---|",
+        *_paired_table(summary["test"]),
     ]
-    for name, entry in summary["test"].items():
-        cells = [
-            _told(entry.get("ratio_to_random", {}).get("gap")),
-            _told(entry.get("ratio_to_random", {}).get("violation_during_adaptation")),
-            _told(entry.get("ratio_to_oracle", {}).get("gap")),
-            _told(entry.get("minus_fal", {}).get("gap")),
-            _told(entry.get("minus_fal", {}).get("violation_during_adaptation")),
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+_WITH_MODEL = {
+    "gap / random's": ("ratio_to_random", "gap"),
+    "violation during / random's": ("ratio_to_random", "violation_during_adaptation"),
+    "gap / oracle's": ("ratio_to_oracle", "gap"),
+    "gap - fal's": ("minus_fal", "gap"),
+    "violation during - fal's": ("minus_fal", "violation_during_adaptation"),
+}
+_WITHOUT_MODEL = {
+    "reward - random's": ("minus_random", "reward"),
+    "violation during - random's": ("minus_random", "violation_during_adaptation"),
+    "violation of the output - random's": ("minus_random", "violation"),
+}
+
+
+def _paired_table(test: dict[str, Any]) -> list[str]:
+    columns = _WITH_MODEL if value_key(test) == "gap" else _WITHOUT_MODEL
+    lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    for name, entry in test.items():
+        cells = [_told(entry.get(comparison, {}).get(measure)) for comparison, measure in columns.values()]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
 
 
 def _told(entry: Any) -> str:

@@ -168,7 +168,7 @@ def plot_held_out(test: Mapping[str, Any]) -> Figure:
 
 def value_key(test: Mapping[str, Any]) -> str:
     """What a start's worth is told by: ``gap``, or ``reward`` where there is no exact model."""
-    return "reward" if all(entry["gap"]["mean"] is None for entry in test.values()) else "gap"
+    return "reward" if all(entry["gap"]["mean"] is None for entry in test.values()) and test else "gap"
 
 
 def plot_training(rows: list[Row]) -> Figure:

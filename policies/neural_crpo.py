@@ -95,11 +95,13 @@ def solve_neural(
 ) -> NeuralSolution:
     """Run CRPO from ``start`` with ``learning_rates`` [1+p] under ``limits`` [p]; pure in its arguments.
 
-    ``on_batch`` sees the data of every iterate; its arrays are overwritten by the next one's (see ``copy``).
+    Branches and output are chosen under (1 - ``safety_margin``) d. ``on_batch`` sees the data of every iterate; its
+    arrays are overwritten by the next one's (see ``copy``).
 
     Raises:
         TaskError: the settings do not fit the task, or a value is not finite (task, iteration and tensor are named).
     """
+    limits = (1.0 - settings.safety_margin) * limits
     problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
     rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])

@@ -55,6 +55,8 @@ class NeuralSettings(BaseModel):
     """lambda of every cost's advantages."""
     tolerance: Tolerance | tuple[Tolerance, ...] = 0.0
     """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i, so that overshoots stay under d_i."""
     constraint_choice: Literal["largest", "first", "random"] = "largest"
     """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
     output: Literal["best", "uniform", "last"] = "best"

@@ -35,11 +35,11 @@ def drawn(pool: LocalPool) -> Drawn:
 
 @pytest.fixture(scope="module")
 def bench(pool: LocalPool, drawn: Drawn) -> Bench:
-    return Bench(pool, drawn.train, EXPERIMENT.within, EXPERIMENT.evaluation, 0.01, drawn.shape, drawn.num_costs)
+    return Bench(pool, drawn.train, EXPERIMENT.within, EXPERIMENT.evaluation, 0.01, drawn.fresh, drawn.num_costs)
 
 
 def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> None:
-    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.uniform, rate))) for rate in (0.1, 1.0)}
+    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.fresh, rate))) for rate in (0.1, 1.0)}
     assert scores[0.1] != scores[1.0]
     start = bench.random
     np.testing.assert_array_equal(start.initialization, 0.25)
@@ -54,7 +54,7 @@ def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Bench
 def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Drawn) -> None:
     start = fal_start(bench, tasks_per_round=4)
     rate = float(start.learning_rates[0])
-    first = bench.solve(drawn.train[:4], bench.fixed(bench.uniform, rate))
+    first = bench.solve(drawn.train[:4], bench.fixed(bench.fresh, rate))
     average = shrink(np.mean([result.policy for result in first], axis=0), 0.01)
     second = bench.solve(drawn.train[4:], bench.fixed(average, rate))
     expected = np.mean([result.policy for result in [*first, *second]], axis=0)
@@ -64,7 +64,7 @@ def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Dra
 def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     assert similar is not None
-    meta_srl = Start(bench.uniform, np.ones(2))
+    meta_srl = Start(bench.fresh, np.ones(2))
     starts = make_starts(("oracle", "meta_srl"), bench, 4, similar.comparator, lambda: meta_srl)
     np.testing.assert_allclose(starts["oracle"].initialization, shrink(similar.comparator, 0.01))
     assert starts["meta_srl"] is meta_srl
