@@ -1,0 +1,225 @@
+"""Does the learned start help on held-out tasks? ``make results`` writes docs/results/meta_learning_*.md.
+
+For each seed: meta-train as the run file says, then solve the held-out tasks from the learned start and from a fresh
+network, and from a fresh network for 200,000 steps a task as the level to reach. Finished seeds are kept in ``runs/``
+and not computed again under the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from benchmarks.page import RESULTS, header, table, write
+from distributed.checkpoints import write_atomically
+from distributed.config import RunConfig, load_config
+from distributed.console import Console
+from distributed.train import Workplace, workplace
+from meta.baselines import Bench
+from meta.evaluation import Interval, interval
+from meta.experiment import Drawn, draw
+from meta.loop import Position, TrainingPlan, train
+from policies.neural_update import NeuralSettings
+from policies.results import Start
+from policies.solving import WithinTask
+from tasks.base import Task, TaskFamily
+from tasks.batch import make_batch
+from tasks.model import FloatArray
+
+SCRATCH_STEPS = 200_000
+LEVEL_OVER = 5
+"""The level that a fresh start reaches: mean over so many last iterations."""
+MARKS = (0, 1, 5, 10)
+
+
+def idle_reward(family: TaskFamily, task: Task) -> float:
+    """Undiscounted reward of one episode without any torque: zeros, or the middle one of discrete actions."""
+    batch = make_batch(family, task, 1)
+    actions = np.zeros((1, batch.action_low.size), np.float32) if batch.action_low is not None else np.array([1])
+    batch.reset(np.arange(1), np.array([task.seed]))
+    total = 0.0
+    for _ in range(batch.horizon):
+        batch.step(actions)
+        total += float(batch.reward[0])
+        if batch.terminated[0]:
+            break
+    batch.close()
+    return total
+
+
+def solve_all(place: Workplace, tasks: Sequence[Task], start: Start, within: WithinTask) -> dict[str, Any]:
+    """Curves of every task in task order: ``episodic`` [N, M+1, 1+p] (undiscounted) and ``values`` (discounted)."""
+    solved = (item.result for item in place.pool.solve(tasks, start, within, collect=False))
+    results = sorted(solved, key=lambda result: result.task.index)
+    episodic = [result.episodic for result in results if result.episodic is not None]
+    return {"episodic": np.array(episodic).tolist(), "values": np.array([r.values for r in results]).tolist()}
+
+
+def one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    """Everything of one seed, as JSON."""
+    experiment = config.experiment
+    drawn: Drawn = draw(place.pool, experiment)
+    within = experiment.held_out_within
+    assert isinstance(within, NeuralSettings)
+    began = time.perf_counter()
+    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+    state = train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
+    minutes = (time.perf_counter() - began) / 60.0
+    bench = Bench(place.pool, drawn.train, experiment.within, experiment.evaluation, 0.0, drawn.fresh, drawn.num_costs)
+    longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
+    family = experiment.family.make()
+    return {
+        "seed": config.seed,
+        "minutes": minutes,
+        "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
+        "learning_rates": state.learning_rates.tolist(),
+        "limits": [task.limits for task in drawn.test],
+        "parameters": [dict(task.parameters) for task in drawn.test],
+        "idle": [idle_reward(family, task) for task in drawn.test],
+        "meta_srl": solve_all(place, drawn.test, state.start, within),
+        "random": solve_all(place, drawn.test, bench.random, within),
+        "level": solve_all(place, drawn.test, bench.random, longer),
+    }
+
+
+def share_of_the_way(cell: dict[str, Any], name: str) -> FloatArray:
+    """(R_m - R_idle) / (R_level - R_idle) [M+1] of mean episode rewards: 0 is no torque, 1 the level."""
+    level = np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean()
+    idle = float(np.mean(cell["idle"]))
+    return np.asarray((np.array(cell[name]["episodic"])[:, :, 0].mean(axis=0) - idle) / (level - idle))
+
+
+def relative_costs(cell: dict[str, Any], name: str) -> FloatArray:
+    """J_i / d_i, [N, M+1, p]."""
+    return np.asarray(np.array(cell[name]["values"])[:, :, 1:] / np.array(cell["limits"])[:, None, :])
+
+
+def told(found: Interval, digits: int = 1) -> str:
+    """A mean with its interval."""
+    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def curve_rows(cells: Sequence[dict[str, Any]], name: str) -> list[list[object]]:
+    """Rows of the table of a start: reward, its share of the way, and cost after m updates, over seeds."""
+    rows: list[list[object]] = []
+    for mark in MARKS:
+        rewards = [np.array(cell[name]["episodic"])[:, mark, 0].mean() for cell in cells]
+        way = [share_of_the_way(cell, name)[mark] for cell in cells]
+        costs = [relative_costs(cell, name)[:, mark].mean(axis=0).max() for cell in cells]
+        broken = [(relative_costs(cell, name)[:, mark] > 1.0).any(axis=1).mean() for cell in cells]
+        shown = told(interval(rewards)), told(interval(way), 2), told(interval(costs), 3), told(interval(broken), 2)
+        rows.append([f"`{name}`", mark, *shown])
+    return rows
+
+
+def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem: str) -> list[str]:
+    """The whole page."""
+    within = config.within_task
+    assert isinstance(within, NeuralSettings)
+    worst = {
+        name: told(interval([relative_costs(cell, name).mean(axis=0).max() for cell in cells]), 3)
+        for name in ("meta_srl", "random")
+    }
+    everywhere = {
+        name: told(interval([(relative_costs(cell, name) > 1.0).any(axis=2).mean() for cell in cells]), 3)
+        for name in ("meta_srl", "random")
+    }
+    level = interval([np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean() for cell in cells])
+    kept = interval([relative_costs(cell, "level")[:, -LEVEL_OVER:].mean(axis=(0, 1)).max() for cell in cells])
+    start = interval([np.array(cell["meta_srl"]["episodic"])[:, 0, 0].mean() for cell in cells])
+    idle = interval([float(np.mean(cell["idle"])) for cell in cells])
+    return [
+        *header(f"Meta-learning on {config.name}", command),
+        f"Seeds {[cell['seed'] for cell in cells]}; {config.family.num_tasks} training tasks of "
+        f"{within.num_iterations} updates, {np.mean([cell['train_steps'] for cell in cells]):.3g} environment steps in "
+        f"{told(interval([cell['minutes'] for cell in cells]))} minutes with {config.cluster.num_workers} workers; "
+        f"{config.evaluation.num_test_tasks} held-out tasks a seed, updates of {within.steps_per_iteration} steps.",
+        "",
+        "Rewards are undiscounted sums of an episode; costs and limits are discounted as the family says. Both are "
+        "estimates from the batch of each iterate: the stochastic policy, not its mean action; continuous actions are "
+        "clipped to their bounds before use. The way leads from no torque at all "
+        f"({told(idle)}) to what a fresh start reaches after {SCRATCH_STEPS:,} steps on the same tasks ({told(level)}, "
+        f"mean of the last {LEVEL_OVER} iterations; largest mean cost over its limit {told(kept, 3)}). CRPO keeps "
+        f"{within.safety_margin:.0%} of every limit free. Means and 95 % t-intervals over seeds. The learned start "
+        f"itself earns {told(start)}.",
+        "",
+        *table(
+            ["start", "updates", "reward", "share of the way", "mean cost / limit (worst cost)", "tasks over a limit"],
+            [row for name in ("meta_srl", "random") for row in curve_rows(cells, name)],
+        ),
+        *table(
+            ["start", "largest mean cost / limit of any iteration", "tasks x iterations over a limit"],
+            [[f"`{name}`", worst[name], everywhere[name]] for name in worst],
+        ),
+        f"![curves]({stem}/curves.png)",
+    ]
+
+
+def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
+    """Reward and cost over updates: one line a seed, the level and no torque as lines."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    for name, colour in (("meta_srl", "#d62728"), ("random", "#888888")):
+        for number, cell in enumerate(cells):
+            label = name if number == 0 else None
+            left.plot(np.array(cell[name]["episodic"])[:, :, 0].mean(axis=0), color=colour, label=label, marker=".")
+            for cost, curve in enumerate(relative_costs(cell, name).mean(axis=0).T):
+                right.plot(curve, color=colour, marker=".", linestyle="-" if cost == 0 else ":", label=label)
+                label = None
+    level = np.mean([np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean() for cell in cells])
+    left.axhline(level, color="#2ca02c", linestyle="--", label=f"fresh start after {SCRATCH_STEPS:,} steps")
+    left.axhline(np.mean([cell["idle"] for cell in cells]), color="black", linestyle=":", label="no torque")
+    right.axhline(1.0, color="black", linestyle="--", label="limit")
+    for axis, title in ((left, "reward of an episode"), (right, "mean discounted cost / limit")):
+        axis.set_xlabel("policy updates on a held-out task")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_file", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    given = parser.parse_args(arguments)
+    config = load_config(given.run_file, [("tracking.enabled", "false")])
+    folder = Path("runs") / "meta_learning" / f"{config.name}-{config.digest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    with workplace(config, console.say) as place:
+        for seed in given.seeds:
+            path = folder / f"{seed}.json"
+            if not path.exists():
+                cell = one_seed(config.model_copy(update={"seed": seed}), place)
+                write_atomically(path, json.dumps(cell).encode())
+            cell = json.loads(path.read_text(encoding="utf-8"))
+            shares = {
+                name: share_of_the_way(cell, name)[[0, 5, 10]].round(2).tolist() for name in ("meta_srl", "random")
+            }
+            highest = relative_costs(cell, "meta_srl").mean(axis=0).max(axis=0).round(3).tolist()
+            console.say(f"seed {seed}: {cell['minutes']:.1f} min, share of the way {shares}, cost at most {highest}")
+    cells = [json.loads((folder / f"{seed}.json").read_text(encoding="utf-8")) for seed in given.seeds]
+    stem = f"meta_learning_{config.name}"
+    plot(cells, RESULTS / stem / "curves.png")
+    seeds = " ".join(map(str, given.seeds))
+    write(
+        f"{stem}.md", page(config, cells, f"python -m benchmarks.meta_learning {given.run_file} --seeds {seeds}", stem)
+    )
+
+
+if __name__ == "__main__":
+    main()
