@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from threadpoolctl import threadpool_limits
 
 import distributed
 from distributed.config import ConfigurationError, RunConfig, dotted_fields, load_config
@@ -112,7 +114,35 @@ def families() -> None:
         ]
         lines += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in dotted_fields(kind)]
         console.result("\n".join(lines))
-    console.result("Your own: `family.name: package.module:ClassName` (see docs/families.md).")
+    console.result(
+        "Your own: `family.name: package.module:ClassName` or `path/to/file.py:ClassName` (see docs/families.md); "
+        "`metasrl check-family` checks it."
+    )
+
+
+@app.command("check-family")
+def check_family(
+    name: Annotated[str, typer.Argument(help="path/to/file.py:Class, package.module:Class, or a built-in name.")],
+    parameters: Annotated[str, typer.Option(help="The family's own parameters, as JSON: '{\"horizon\": 50}'.")] = "{}",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the family.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="About how long the check may take.")] = 20.0,
+) -> None:
+    """Check a family of tasks against the contract; say in words what is wrong. Exit code 2 if anything is."""
+    from policies.family_check import broken, table
+    from policies.family_check import check_family as run_checks
+
+    try:
+        given = json.loads(parameters)
+    except ValueError as error:
+        raise ConfigurationError(f"--parameters: {parameters!r} is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigurationError(f"--parameters: must be a JSON object with the family's parameters, got {parameters}")
+    console = Console()
+    with console.status(f"checking {name}"), threadpool_limits(1):
+        checks = run_checks(name, given, seed, seconds)
+    console.result(table(checks))
+    if broken(checks):
+        raise typer.Exit(2)
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:

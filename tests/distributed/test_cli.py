@@ -58,7 +58,7 @@ def require_pictures(paths: list[Path], names: set[str]) -> None:
         assert path.stat().st_size > 3000
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families"])
+@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families", "check-family"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0
     told = capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "compare", "adapt", "report", "families"):
+    for command in ("train", "compare", "adapt", "report", "families", "check-family"):
         assert re.search(rf"^\s+{command}\s+\w", told, re.MULTILINE)
 
 
@@ -318,6 +318,26 @@ def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path)
     assert len(summary["tacv"]) == 2
     assert len(summary["learning_rates"]) == 3
     assert {f"violation_{i}" for i in (1, 2)} <= set(rows_of(only_run(workplace))[0])
+
+
+def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contract_is_kept(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (ROOT / "tests" / "user_families.py").read_text(encoding="utf-8")
+    (workplace / "mine.py").write_text(source, encoding="utf-8")
+    quick = ["--seconds", "2"]
+    assert exit_code("check-family", "mine.py:CourierFamily", *quick) == 0
+    told = capsys.readouterr().out
+    assert "| costs | ok | in every step: fuel 0 to 1, damage 0 to 1 |" in told
+    assert "The family keeps the contract." in told
+    faulty = '{"fault": "three_costs", "with_model": false, "limit": [1.0, 1.0]}'
+    assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", faulty, *quick) == 2
+    told = capsys.readouterr().out
+    assert '| costs | wrong | mine.py:CourierFamily/train/0, step 3: info["cost"] must hold 2 number(s)' in told
+    assert "1 wrong." in told
+    for wrong in ("{", "[1]"):
+        assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", wrong) == 2
+        assert "--parameters: " in capsys.readouterr().err
 
 
 def test_a_comparison_is_no_run_to_report(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
