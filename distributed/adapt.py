@@ -85,8 +85,11 @@ def _table(results: dict[str, TaskResult]) -> str:
     lines.append("")
     for name, result in results.items():
         measures = measure(result)
+        known = f"reward {result.values[result.output, 0]:.4f}"
+        if result.reference is not None:
+            known = f"gap {measures.gap:.4f}"
         lines.append(
-            f"- {name} (output: iterate {result.output}): gap {measures.gap:.4f}, violation of the output "
+            f"- {name} (output: iterate {result.output}): {known}, violation of the output "
             f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
         )
     return "\n".join(lines)

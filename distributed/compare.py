@@ -141,13 +141,17 @@ def _plot(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
+    known = summary["task_similarity"]["mean"] is not None
+    similar = f"D*^2 = {_told(summary['task_similarity'])}. " if known else ""
+    updates, held_out = summary["num_iterations"], config.experiment.held_out_within.num_iterations
+    more = "" if held_out == updates else f" ({held_out} on held-out tasks)"
     lines = [
         f"# {config.name}: all methods on the same held-out tasks",
         "",
         f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
         f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
-        f"{summary['num_iterations']} policy updates, {summary['evaluation']} evaluation. "
-        f"D*^2 = {_told(summary['task_similarity'])}; mean limit {summary['limits_mean'][0]:.3f}. "
+        f"{updates} policy updates{more}, {summary['evaluation']} evaluation. "
+        f"{similar}Mean limit {summary['limits_mean'][0]:.3f}. "
         "Means and 95 % intervals over seeds.",
         "",
         markdown_table(summary["test"]),

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from meta.baselines import EvaluationSettings, chosen_methods
+from meta.baselines import EvaluationSettings
 from meta.dualdice import DICESettings
-from meta.experiment import Experiment
+from meta.experiment import Experiment, require_matching_sections
 from meta.learner import MetaSettings
 from policies.crpo import WithinTaskSettings
 from policies.neural_update import NeuralSettings
@@ -132,16 +132,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sections_belong_together(self) -> RunConfig:
-        chosen_methods(self.evaluation, self.within_task)
-        neural, algorithm = isinstance(self.within_task, NeuralSettings), self.within_task.algorithm
-        if self.dice.estimator == ("dualdice_tabular" if neural else "none"):
-            right = "none" if neural else "dualdice_tabular"
-            raise ValueError(f"dice.estimator: must be {right} where within_task.algorithm is {algorithm}")
-        unused, used = ("initialization", "neural") if neural else ("neural", "initialization")
-        if getattr(self.meta, unused) != MetaSettings.model_fields[unused].default:
-            raise ValueError(
-                f"meta.{unused}: has no effect where within_task.algorithm is {algorithm}; meta.{used} is its section"
-            )
+        require_matching_sections(self.within_task, self.dice, self.meta, self.evaluation)
         return self
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, hold_out, make_starts
+from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, chosen_methods, hold_out, make_starts
 from meta.dualdice import DICESettings
 from meta.evaluation import Similarity, similarity
 from meta.learner import MetaSettings
@@ -45,6 +45,39 @@ class Experiment:
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
         return dataclasses.replace(self, family=dataclasses.replace(self.family, seed=seed))
+
+
+def require_matching_sections(
+    within: WithinTask, dice: DICESettings, meta: MetaSettings, evaluation: EvaluationSettings
+) -> None:
+    """Check that the settings of all sections are for the same algorithm, so that none is without effect.
+
+    Raises:
+        ValueError: one is for the other algorithm; the message says what would be right.
+    """
+    chosen_methods(evaluation, within)
+    neural, algorithm = isinstance(within, NeuralSettings), within.algorithm
+    if dice.estimator == ("dualdice_tabular" if neural else "none"):
+        right = "none" if neural else "dualdice_tabular"
+        raise ValueError(f"dice.estimator: must be {right} where within_task.algorithm is {algorithm}")
+    if neural:
+        _refuse_tabular_estimates(dice, meta)
+    unused, used = ("initialization", "neural") if neural else ("neural", "initialization")
+    if getattr(meta, unused) != MetaSettings.model_fields[unused].default:
+        raise ValueError(
+            f"meta.{unused}: has no effect where within_task.algorithm is {algorithm}; meta.{used} is its section"
+        )
+
+
+def _refuse_tabular_estimates(dice: DICESettings, meta: MetaSettings) -> None:
+    for name, field in DICESettings.model_fields.items():
+        if name != "estimator" and getattr(dice, name) != field.default:
+            raise ValueError(f"dice.{name}: has no effect where within_task.algorithm is neural_crpo")
+    if meta.learning_rates.curvature == "worst_case":
+        raise ValueError(
+            "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "
+            "must be measured or measured_shared"
+        )
 
 
 @dataclass(frozen=True)

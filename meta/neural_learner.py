@@ -167,8 +167,12 @@ def neural_update(
 def next_policy(
     policy: PolicyState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings, num_rounds: int
 ) -> PolicyState:
-    """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share."""
-    if settings.method == "fixed" or not any(item.weight > 0.0 for item in ordered):
+    """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
+
+    A task of weight 0 is as if it had not been there.
+    """
+    ordered = [item for item in ordered if item.weight > 0.0]
+    if settings.method == "fixed" or not ordered:
         return policy
     statistics = policy.statistics
     for item in ordered:

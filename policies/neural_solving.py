@@ -42,10 +42,10 @@ class NeuralDataset:
 
 @dataclass(slots=True)
 class _Collector:
-    """Looks on while CRPO runs: draws observations and measures whole episodes."""
+    """Looks on while CRPO runs: measures whole episodes, and draws ``shares`` [M or M+1] of the observations."""
 
     seed: int
-    size: int
+    shares: NDArray[np.int64] | None
     statistics: ObservationStatistics
     observations: list[Float32Array] = field(default_factory=list)
     episodic: list[FloatArray] = field(default_factory=list)
@@ -54,11 +54,12 @@ class _Collector:
         returns = complete_returns(data.signals, data.ended, 1.0)
         absent = np.full(data.signals.shape[2], np.nan)
         self.episodic.append(np.asarray(returns.mean(axis=0), np.float64) if len(returns) else absent)
-        if not self.size:
+        if self.shares is None:
             return
         rows = data.flat(data.observations)
         rng = np.random.default_rng([self.seed, _SAMPLE_STREAM, iteration])
-        self.observations.append(rows[np.sort(rng.choice(len(rows), min(self.size, len(rows)), replace=False))])
+        share = min(int(self.shares[iteration]), len(rows))
+        self.observations.append(rows[np.sort(rng.choice(len(rows), share, replace=False))])
         self.statistics = merge(self.statistics, no_observations(rows.shape[1]).merged(rows))
 
 
@@ -85,8 +86,8 @@ def solve_neural_task(
             f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
         )
     batch = make_batch(family, task, settings.num_copies)
-    share = -(-settings.dataset_size // (settings.num_iterations + settings.evaluate_last)) if collect else 0
-    collector = _Collector(task.seed, share, no_observations(batch.observation_size))
+    shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
+    collector = _Collector(task.seed, shares, no_observations(batch.observation_size))
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
         on_iteration(iteration)
@@ -111,13 +112,18 @@ def solve_neural_task(
         return result, None
     return result, NeuralDataset(
         task_index=task.index,
-        observations=np.concatenate(collector.observations)[: settings.dataset_size],
+        observations=np.concatenate(collector.observations),
         statistics=collector.statistics,
         policy=solution.policy,
         start=start,
         branches=solution.branches,
         divergences=np.array([update.step.requested_kl for update in solution.updates], np.float64),
     )
+
+
+def _even_shares(total: int, parts: int) -> NDArray[np.int64]:
+    """``total`` split into ``parts`` whole numbers [parts] that differ by at most one."""
+    return np.diff(np.arange(parts + 1) * total // parts)
 
 
 def _result(task: Task, solution: NeuralSolution, episodic: FloatArray, seconds: float) -> TaskResult:
