@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,28 +103,67 @@ def solve_neural(
     """
     limits = (1.0 - settings.safety_margin) * limits
     problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
-    rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
-    iterates, updates, seconds, values = [start], [], [], []
-    for iteration in range(settings.num_iterations + settings.evaluate_last):
-        began = time.perf_counter()
-        data = rollouts.collect(iterates[-1], iteration)
-        seconds.append(time.perf_counter() - began)
-        on_batch(iteration, data)
-        try:
-            if iteration == settings.num_iterations:
-                values.append(estimate_returns(data, problem, settings))
-                break
-            policy, report = improve(iterates[-1], data, problem, settings, rng)
-        except NonFiniteError as error:
-            raise TaskError(f"task {label}, iteration {iteration}: {error}") from error
-        iterates.append(policy)
-        updates.append(report)
-        values.append(report.values)
-    all_values, branches = np.array(values), np.array([update.branch for update in updates], dtype=np.int64)
+    iterations = list(iterate_neural(batch, start, problem, settings, seed, rng, label=label, on_batch=on_batch))
+    updates = tuple(iteration.update for iteration in iterations if iteration.update is not None)
+    iterates = tuple(iteration.policy for iteration in iterations)
+    if not settings.evaluate_last:
+        iterates += (iterations[-1].improved,)
+    all_values, branches = np.array([i.values for i in iterations]), np.array([u.branch for u in updates], np.int64)
     output, feasible = choose_output(all_values, branches, limits, problem.tolerance, settings.output, rng)
-    env_steps = len(seconds) * settings.steps_per_iteration
-    return NeuralSolution(tuple(iterates), all_values, tuple(updates), tuple(seconds), env_steps, output, feasible)
+    seconds = tuple(iteration.rollout_seconds for iteration in iterations)
+    env_steps = len(iterations) * settings.steps_per_iteration
+    return NeuralSolution(iterates, all_values, updates, seconds, env_steps, output, feasible)
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralIteration:
+    """One iterate: its estimated J_i [1+p], the update made of it and the policy that came out.
+
+    The last iterate of a solver that evaluates it has no ``update``, and ``improved`` is the iterate itself.
+    """
+
+    index: int
+    policy: PolicyState
+    values: FloatArray
+    update: UpdateReport | None
+    improved: PolicyState
+    rollout_seconds: float
+
+
+def iterate_neural(
+    batch: BatchEnvironment,
+    start: PolicyState,
+    problem: Problem,
+    settings: NeuralSettings,
+    seed: int,
+    rng: np.random.Generator,
+    *,
+    label: str,
+    on_batch: Callable[[int, NeuralTransitions], None] = lambda iteration, data: None,
+) -> Iterator[NeuralIteration]:
+    """The iterations of :func:`solve_neural` one by one, none of them kept: for runs of any length.
+
+    Raises:
+        TaskError: as :func:`solve_neural`.
+    """
+    rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
+    policy = start
+    for index in range(settings.num_iterations + settings.evaluate_last):
+        began = time.perf_counter()
+        data = rollouts.collect(policy, index)
+        seconds = time.perf_counter() - began
+        on_batch(index, data)
+        try:
+            if index == settings.num_iterations:
+                values = estimate_returns(data, problem, settings)
+                yield NeuralIteration(index, policy, values, None, policy, seconds)
+                return
+            improved, report = improve(policy, data, problem, settings, rng)
+        except NonFiniteError as error:
+            raise TaskError(f"task {label}, iteration {index}: {error}") from error
+        yield NeuralIteration(index, policy, report.values, report, improved, seconds)
+        policy = improved
 
 
 def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:

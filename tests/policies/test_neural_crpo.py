@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from policies.natural_gradient import TrustRegionSettings
 from policies.networks import Array
-from policies.neural_crpo import NeuralSolution, fresh_policy, solve_neural
+from policies.neural_crpo import NeuralSolution, fresh_policy, iterate_neural, solve_neural
 from policies.neural_rollouts import NeuralTransitions
 from policies.neural_update import NeuralSettings, Problem, estimate_returns, room_of_satisfied
 from tasks.base import TaskError
@@ -58,6 +59,35 @@ def test_two_constraints_are_both_kept() -> None:
     assert reward > 8.0
     assert (np.array(costs) <= [1.0, 6.0]).all()
     assert 2 in solution.branches
+
+
+@pytest.mark.parametrize("evaluate_last", [True, False])
+def test_one_by_one_is_the_same_as_solved_whole(evaluate_last: bool) -> None:
+    whole = _solve(seed=3, evaluate_last=evaluate_last)
+    settings = SETTINGS.model_copy(update={"evaluate_last": evaluate_last})
+    batch, problem = PointBatch(5), Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
+    start, rng = fresh_policy(batch, settings, 0), np.random.default_rng([3, 23])
+    iterations = list(iterate_neural(batch, start, problem, settings, 3, rng, label="point/0"))
+    assert len(iterations) == len(whole.values) == 4 + evaluate_last
+    np.testing.assert_array_equal([iteration.values for iteration in iterations], whole.values)
+    for iteration, following in zip(iterations, whole.iterates[1:], strict=False):
+        np.testing.assert_array_equal(iteration.improved.actor.vector, following.actor.vector)
+        np.testing.assert_array_equal(iteration.improved.critic.vector, following.critic.vector)
+    assert (iterations[-1].update is None) == evaluate_last
+    assert len(whole.iterates) == 5
+
+
+def test_iterations_are_not_kept() -> None:
+    """Runs of any length: once the caller lets go of an iteration, its policy is gone."""
+    settings = SETTINGS.model_copy(update={"num_iterations": 12})
+    batch, problem = PointBatch(5), Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
+    start, rng = fresh_policy(batch, settings, 0), np.random.default_rng(0)
+    seen: list[weakref.ref[Any]] = []
+    alive = []
+    for iteration in iterate_neural(batch, start, problem, settings, 0, rng, label="point/0"):
+        seen.append(weakref.ref(iteration.improved.actor.vector))
+        alive.append(sum(found() is not None for found in seen))
+    assert max(alive) <= 3
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
