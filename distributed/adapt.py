@@ -11,6 +11,7 @@ from distributed.checkpoints import save_arrays, write_atomically
 from distributed.config import ConfigurationError
 from distributed.console import Console
 from distributed.run_directory import load_final_state, load_run_config, load_summary
+from distributed.watch import film, require_pictures
 from meta.evaluation import measure
 from meta.experiment import fresh_policy
 from meta.pool import LocalPool
@@ -23,8 +24,12 @@ _FIRST_NEW_INDEX = 2**20
 """Tasks drawn by --task-seed have indices from here on, so that they are none of a run's held-out tasks."""
 
 
-def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console: Console) -> str:
+def adapt(
+    run_dir: Path, task_index: int | None, task_seed: int | None, console: Console, *, video: bool = False
+) -> str:
     """Solve the task in this process; write the curve to ``adapt/`` in the run directory; return a Markdown table.
+
+    With ``video`` also film the learned start and the policy that was adapted from it.
 
     Raises:
         ConfigurationError: the directory holds no finished run.
@@ -39,7 +44,10 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     pool = LocalPool(config.experiment.family)
     index = _FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
     (task,) = pool.draw("test", [index])
-    fresh = fresh_policy(config.experiment.family.make(), task, config.within_task, config.seed)
+    family = config.experiment.family.make()
+    if video:
+        require_pictures(family, task)
+    fresh = fresh_policy(family, task, config.within_task, config.seed)
     starts = {"random": Start(fresh, np.array(random["learning_rates"])), "meta_srl": state.start}
     results = {
         name: next(iter(pool.solve([task], start, config.experiment.held_out_within, collect=False))).result
@@ -57,7 +65,10 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     plt.close(figure)
     policy = _write_policy(folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
     console.say(f"plot: {path}\nadapted policy: {policy}")
-    return _table(results)
+    if not video:
+        return _table(results)
+    policies = {"learned start": state.start.initialization, "adapted": results["meta_srl"].policy}
+    return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
 
 
 def _write_policy(stem: Path, policy: Policy) -> Path:

@@ -69,6 +69,7 @@ def adapt(
     run_dir: RunDir,
     task_index: Annotated[int | None, typer.Option(min=0, help="Which held-out task.")] = None,
     task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
+    video: Annotated[bool, typer.Option(help="Film the learned start and the adapted policy, as watch does.")] = False,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve beside the random start."""
     from distributed.adapt import adapt as run_adaptation
@@ -76,7 +77,21 @@ def adapt(
     if task_index is not None and task_seed is not None:
         raise ConfigurationError("give --task-index or --task-seed, not both")
     console = Console()
-    console.result(run_adaptation(run_dir, task_index, task_seed, console))
+    console.result(run_adaptation(run_dir, task_index, task_seed, console, video=video))
+
+
+@app.command()
+def watch(
+    run_dir: RunDir,
+    task_index: Annotated[int, typer.Option(min=0, help="Which held-out task.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="The video, FILE.mp4 or FILE.gif; by default in adapt/.")] = None,
+) -> None:
+    """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
+    from distributed.watch import watch as run_watch
+
+    console = Console()
+    with threadpool_limits(1):
+        console.result(run_watch(run_dir, task_index, output, console))
 
 
 @app.command()
@@ -145,8 +160,11 @@ def check_family(
         raise typer.Exit(2)
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of a command's arguments."""
+def _split(command: Any, arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of the arguments, where any are taken."""
+    chosen = command.commands.get(arguments[0]) if arguments else None
+    if chosen is None or chosen.context_settings != _OVERRIDES:
+        return list(arguments), []
     words, rest, pairs = list(arguments), [], []
     while words:
         word = words.pop(0)
@@ -195,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _require_own_package()
         command: Any = typer.main.get_command(app)
-        rest, pairs = _split(sys.argv[1:] if arguments is None else arguments)
+        rest, pairs = _split(command, sys.argv[1:] if arguments is None else arguments)
         code = command.main(args=rest, obj=pairs, prog_name="metasrl", standalone_mode=False)
     except ConfigurationError as error:
         console.fail(str(error))

@@ -17,7 +17,7 @@ from policies.neural_policy import PolicyState
 from policies.neural_rollouts import to_bounds
 from policies.results import Policy
 from tasks import contract
-from tasks.base import Task, TaskFamily
+from tasks.base import Task, TaskError, TaskFamily
 from tasks.batch import GymnasiumBatch
 from tasks.model import FloatArray
 from tasks.rendering import picture, renderable
@@ -95,8 +95,14 @@ def _steps(env: gymnasium.Env[Any, Any], family: TaskFamily, task: Task, policy:
 def _network_steps(
     env: gymnasium.Env[Any, Any], family: TaskFamily, task: Task, policy: Policy, seed: int
 ) -> Iterator[Step]:
+    assert isinstance(policy, PolicyState)
     rng, num_costs, last = np.random.default_rng([seed, _ACTION_STREAM]), len(family.cost_names), False
     batch = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, _SECONDS)
+    if policy.actor.network.sizes[0] != batch.observation_size:
+        raise TaskError(
+            f"{task.label}: the policy takes {policy.actor.network.sizes[0]} numbers, an observation has "
+            f"{batch.observation_size}; film the tasks of the family that it was learned on"
+        )
     bounded = to_bounds(batch)
     batch.reset(np.array([0]), np.array([seed]))
     yield 0.0, np.zeros(num_costs), False

@@ -16,6 +16,7 @@ import yaml
 
 from distributed.run_directory import load_run_config
 from meta.baselines import Method
+from tasks import rendering
 from tasks.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
     ROOT,
@@ -58,7 +59,7 @@ def require_pictures(paths: list[Path], names: set[str]) -> None:
         assert path.stat().st_size > 3000
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families", "check-family"])
+@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families", "check-family", "watch"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0
     told = capsys.readouterr().out
@@ -72,7 +73,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "compare", "adapt", "report", "families", "check-family"):
+    for command in ("train", "compare", "adapt", "report", "families", "check-family", "watch"):
         assert re.search(rf"^\s+{command}\s+\w", told, re.MULTILINE)
 
 
@@ -239,6 +240,96 @@ def test_adapt_needs_a_random_start_to_compare_with(workplace: Path, capsys: pyt
     capsys.readouterr()
     assert exit_code("adapt", only_run(workplace)) == 2
     assert "evaluation.methods had no random start" in capsys.readouterr().err
+
+
+def watched(printed: str) -> list[list[str]]:
+    """The rows of the table of filmed episodes."""
+    lines = printed[printed.index("One episode of task") :].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+
+
+def test_watch_films_the_start_and_the_adapted_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--task-index", "1") == 0
+    told = capsys.readouterr()
+    assert "One episode of task frozen_lake/test/1 each" in told.out
+    rows = watched(told.out)
+    assert [row[0].split(" (")[0] for row in rows] == ["learned start", "after 2 updates"]
+    assert all(1 <= int(row[1]) <= 30 for row in rows)
+    video = trained / "adapt" / "test-1.mp4"
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert video.with_name("test-1-frames.png").read_bytes().startswith(PNG)
+    for path in (video, video.with_name("test-1-frames.png")):
+        assert str(path) in told.err
+
+
+def test_watch_writes_where_it_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--output", tmp_path / "film.gif") == 0
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
+    assert {path.name for path in tmp_path.iterdir()} >= {"film.gif", "film-frames.png"}
+    capsys.readouterr()
+    assert exit_code("watch", trained, "--output", "film.avi") == 2
+    assert "--output: film.avi must end in .mp4 or .gif" in capsys.readouterr().err
+    assert exit_code("watch", tmp_path) == 2
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_adapt_films_what_it_adapted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--task-index", "0") == 0
+    alone = watched(capsys.readouterr().out)
+    (trained / "adapt" / "test-0.mp4").unlink()
+    assert exit_code("adapt", trained, "--video") == 0
+    told = capsys.readouterr().out
+    assert "| updates | random: reward" in told
+    assert [row[1:] for row in watched(told)] == [row[1:] for row in alone]
+    assert (trained / "adapt" / "test-0.mp4").is_file()
+
+
+NEURAL: Raw = {
+    "name": "swim",
+    "family": {"name": "swimmer", "num_tasks": 2, "horizon": 6},
+    "within_task": {
+        "algorithm": "neural_crpo",
+        "num_iterations": 1,
+        "steps_per_iteration": 60,
+        "num_copies": 5,
+        "hidden": [8],
+        "critic_hidden": [8],
+    },
+    "cluster": {"pool": "local", "tasks_per_round": 2},
+    "tracking": {"enabled": False},
+    "evaluation": {"methods": ["random", "meta_srl"], "num_test_tasks": 1, "rate_grid": [0.1], "grid_tasks": 1},
+}
+
+
+def test_watch_films_a_neural_policy_of_a_robot(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert exit_code("train", run_file(workplace, NEURAL)) == 0
+    run = only_run(workplace)
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering, "graphics_work", lambda name: False)
+        capsys.readouterr()
+        for arguments in (["watch", run], ["adapt", run, "--video"]):
+            assert exit_code(*arguments) == 2
+            told = capsys.readouterr().err
+            assert "MuJoCo cannot draw pictures on this machine" in told
+            assert "libosmesa6" in told
+            assert "Traceback" not in told
+    assert not (run / "adapt").exists(), "it is told before any work"
+    if not any(rendering.graphics_work(name) for name in rendering.LIBRARIES):
+        pytest.skip("no graphics library works here; Debian: libegl1 or libosmesa6")
+    assert exit_code("watch", run) == 0
+    rows = watched(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ["6", "6"]
+    assert all(0.0 < float(row[3]) < 1.2 for row in rows)
+    assert (run / "adapt" / "test-0.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_only_commands_with_settings_take_them(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("adapt", "report", "watch"):
+        assert exit_code(command, trained, "--family.similarity", "low") == 2
+        assert "No such option: --family.similarity" in capsys.readouterr().err
 
 
 def test_compare_runs_all_methods_for_every_seed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
