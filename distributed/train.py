@@ -202,11 +202,11 @@ def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str
     """Send final metrics and artifacts: plots, tables, configuration and the learned start."""
     metrics = {
         f"final/{name}": float(summary[name])
-        for name in ("taog", "taog_last_half", "env_steps", "wall_seconds")
+        for name in ("mean_reward", "taog", "taog_last_half", "env_steps", "wall_seconds")
         if summary[name] is not None
     }
     for method, entry in summary["test"].items():
-        for key in ("gap", "violation", "violation_during_adaptation"):
+        for key in ("gap", "reward", "violation", "violation_during_adaptation"):
             if entry[key]["mean"] is not None:
                 metrics[f"test/{method}/{key}"] = entry[key]["mean"]
     newest = sorted((directory.path / "checkpoints").glob("round-*.json"))[-1]

@@ -28,6 +28,7 @@ from policies.neural_rollouts import NeuralTransitions
 from tasks.model import FloatArray
 
 Tolerance = Annotated[float, Field(ge=0.0)]
+Width = Annotated[int, Field(gt=0)]
 
 
 class NeuralSettings(BaseModel):
@@ -43,11 +44,11 @@ class NeuralSettings(BaseModel):
     """Environment steps of each iteration, over all copies; each copy must hold at least one whole episode."""
     num_copies: int = Field(default=20, gt=0)
     """n, copies of the task stepped together; part of what the random numbers depend on."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Width, ...] = (64, 64)
     """Widths of the actor's hidden layers."""
-    critic_hidden: tuple[int, ...] = (64, 64)
+    critic_hidden: tuple[Width, ...] = (64, 64)
     """Widths of the critic's hidden layers."""
-    initial_log_std: float = -0.5
+    initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
     """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
     reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
     """lambda of the reward's advantages."""

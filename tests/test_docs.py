@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from distributed.config import dotted_fields
 from distributed.run_directory import read_rows
+from policies.crpo import WithinTaskSettings
+from policies.neural_update import NeuralSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -25,6 +28,32 @@ def example_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text((DOCS / "examples" / name).read_text())
     options = ["--cluster.pool", "local", "--family.num_tasks", "8", "--evaluation.num_test_tasks", "3"]
     command = [sys.executable, "-m", "distributed.train", "own_family.yaml", *options, "--tracking.enabled", "false"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = folder.glob("runs/*/*")
+    return run
+
+
+@pytest.fixture(scope="module")
+def neural_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run file of a robot, with few and short tasks."""
+    folder = tmp_path_factory.mktemp("robot")
+    small = {
+        "cluster.pool": "local",
+        "cluster.tasks_per_round": "2",
+        "family.num_tasks": "4",
+        "within_task.num_iterations": "2",
+        "within_task.steps_per_iteration": "400",
+        "within_task.num_copies": "2",
+        "evaluation.num_test_tasks": "2",
+        "evaluation.num_iterations": "3",
+        "evaluation.rate_grid": "[0.1]",
+        "evaluation.grid_tasks": "1",
+        "tracking.enabled": "false",
+    }
+    options = [f"--{key}={value}" for key, value in small.items()]
+    file = ROOT / "deploy" / "runs" / "half_cheetah_velocity.yaml"
+    command = [sys.executable, "-m", "distributed.train", str(file), *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (run,) = folder.glob("runs/*/*")
@@ -46,14 +75,39 @@ def test_the_example_family_runs_and_is_short(example_run: Path) -> None:
     assert code.strip() in (DOCS / "families.md").read_text(), "the page shows the file as it is"
 
 
-def test_every_column_and_summary_key_is_explained(example_run: Path) -> None:
-    names = {re.sub(r"_\d+$", "_i", name) for name in read_rows(example_run / "tasks.csv")[0]}
-    names |= set(json.loads((example_run / "summary.json").read_text()))
+@pytest.mark.parametrize("made", ["example_run", "neural_run"])
+def test_every_column_and_summary_key_is_explained(made: str, request: pytest.FixtureRequest) -> None:
+    run: Path = request.getfixturevalue(made)
+    summary = json.loads((run / "summary.json").read_text())
+    names = {re.sub(r"_\d+$", "_i", name) for name in read_rows(run / "tasks.csv")[0]}
+    names |= {key for part in (summary, *summary["test"].values()) for key in part}
     assert not names - explained("metrics.md")
+
+
+def test_the_run_file_of_a_robot_runs(neural_run: Path) -> None:
+    summary = json.loads((neural_run / "summary.json").read_text())
+    assert (summary["algorithm"], summary["num_tasks"], summary["num_iterations"]) == ("neural_crpo", 4, 2)
+    assert [len(entry["reward_curve"]) for entry in summary["test"].values()] == [4, 4]
+    assert len(read_rows(neural_run / "tasks.csv")) == 4
 
 
 def test_every_setting_is_listed() -> None:
     assert not {key for key, _, _ in dotted_fields()} - explained("configuration.md")
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [("With `algorithm: crpo`", WithinTaskSettings), ("With `algorithm: neural_crpo`", NeuralSettings)],
+)
+def test_the_tables_of_an_algorithm_have_its_keys_and_defaults(heading: str, model: type[BaseModel]) -> None:
+    page = (DOCS / "configuration.md").read_text()
+    section = re.split(r"^##", page.partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| `(within_task\.[\w.]+)` \| (\S.*?) \| .*? \| (.*) \|$", section, re.MULTILINE)
+    told = {key: (default.strip("`"), meaning.replace("\\|", "|")) for key, default, meaning in rows}
+    expected = {key: (value.strip('"'), meaning) for key, value, meaning in dotted_fields(model, "within_task.")}
+    if model is NeuralSettings:  # its name must be given: the other algorithm is the default
+        expected["within_task.algorithm"] = ("required", expected["within_task.algorithm"][1])
+    assert told == expected
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md"), key=str), ids=lambda page: str(page.relative_to(DOCS)))

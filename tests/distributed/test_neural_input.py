@@ -129,13 +129,16 @@ def test_an_unknown_key_is_told_with_those_of_its_own_algorithm(
         ({"critic": 5}, ["within_task.critic: ", "given: 5"]),
         ({"safety_margin": 1.0}, ["within_task.safety_margin: ", "less than 1", "given: 1.0"]),
         ({"hidden": [8, "x"]}, ["within_task.hidden.1: ", "integer", "given: 'x'"]),
+        ({"hidden": [8, -3]}, ["within_task.hidden.1: ", "greater than 0", "given: -3"]),
+        ({"critic_hidden": [0]}, ["within_task.critic_hidden.0: ", "greater than 0", "given: 0"]),
+        ({"initial_log_std": float("inf")}, ["within_task.initial_log_std: ", "finite", "given: inf"]),
         ({"tolerance": -0.5}, ["within_task.tolerance: ", "greater than or equal to 0", "given: -0.5"]),
         ({"tolerance": [0.1, 0.1]}, ["within_task.tolerance: 2 numbers given for 1 cost"]),
         ({"num_copies": 7}, ["within_task: ", "steps_per_iteration 80 is no multiple of num_copies 7"]),
         ({"num_copies": 8}, ["10 steps per copy do not hold an episode of 20", "set num_copies to at most 4"]),
         ({"steps_per_iteration": 40}, ["do not hold an episode of 20", "steps_per_iteration to at least 80"]),
     ],
-    ids=lambda value: None if isinstance(value, list) else "-".join(value),
+    ids=lambda value: None if isinstance(value, list) else str(value),
 )
 def test_a_wrong_value_of_a_neural_key_is_told(
     changes: dict[str, Any], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -215,6 +215,16 @@ def test_held_out_tasks_may_have_more_updates(workplace: Path, no_plots: None) -
     assert len(summary["test"]["meta_srl"]["reward_curve"]) == 5
 
 
+def test_without_a_batch_for_the_last_iterate_everything_has_a_row_less(workplace: Path) -> None:
+    file = run_file(workplace, tiny_neural(within_task={"evaluate_last": False}))
+    assert exit_code("train", file) == 0
+    run = only_run(workplace)
+    assert summary_of(run)["env_steps"] == 8 * 2 * 80
+    assert len(summary_of(run)["test"]["meta_srl"]["reward_curve"]) == 2
+    assert exit_code("report", run) == 0
+    assert exit_code("adapt", run) == 0
+
+
 def test_report_prints_rewards_and_draws_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = pictures(trained / "plots")
     for path in (trained / "plots").iterdir():
