@@ -33,7 +33,7 @@ EVALUATION_EPISODES, _EVALUATION_STREAM = 100, 31
 
 def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> dict[str, Any]:
     """One run: its rows to ``folder``, then its summary beside them."""
-    settings = task.settings.model_copy(update={"num_iterations": steps // task.settings.steps_per_iteration})
+    settings = task.settings_for(steps)
     batch = task.batch(settings.num_copies)
     problem = Problem(
         np.array(task.learning_rates),

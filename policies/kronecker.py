@@ -13,8 +13,12 @@ _SEED = 0
 """The factors are estimated with these fixed random actions; a solution only depends on them through its residual."""
 
 
-def kronecker_preconditioner(linear: Linearization, weights: Array, damping: float) -> Callable[[Array], Array]:
+def kronecker_preconditioner(
+    linear: Linearization, weights: Array, damping: float, damping_extras: float
+) -> Callable[[Array], Array]:
     """v -> (about) (F + damping)^{-1} v, exact inverses of each layer's block under independence.
+
+    ``damping`` is that of the layers, ``damping_extras`` that of the parameters beside them.
 
     Layer l's block is about A (x) G with A = E[a a'] of its inputs a (a 1 appended for the bias) and G = E[g g'] of the
     score's derivatives g at its outputs, for actions drawn from the policy. The damping is shared between both factors:
@@ -35,7 +39,7 @@ def kronecker_preconditioner(linear: Linearization, weights: Array, damping: flo
         if index:
             covectors = covectors @ layers[index][0].T * linear.slopes[index - 1]
     inverses.reverse()
-    beside = 1.0 / (2.0 * float(weights.sum()) + damping)
+    beside = 1.0 / (2.0 * float(weights.sum()) + damping_extras)
 
     def precondition(right: Array) -> Array:
         result = np.empty_like(right)

@@ -35,6 +35,9 @@ class TrustRegionSettings(BaseModel):
     """Conjugate gradient stops once |g - F x| is this share of |g|."""
     cg_damping: float = Field(default=0.1, ge=0.0)
     """Added to the diagonal of the Fisher matrix; a few thousand samples do not determine its small eigenvalues."""
+    damping_unit: Literal["absolute", "fisher"] = "absolute"
+    """fisher: cg_damping counts in units of the Fisher matrix of the action distribution (Gaussian: mean 1 / std^2 for
+    the layers, 2 for log std). A narrow Gaussian has a large Fisher matrix, which outgrows an absolute damping."""
     preconditioner: Literal["kronecker", "none"] = "kronecker"
     """kronecker: products with Kronecker factors of the Fisher matrix save most iterations; needs a damping above 0."""
     fisher_samples: int = Field(default=4000, gt=0)
@@ -45,6 +48,13 @@ class TrustRegionSettings(BaseModel):
     """A step is refused after this many shortenings."""
     keep_satisfied: bool = False
     """Also shorten a step whose surrogate takes a satisfied cost over its limit."""
+
+    def damping(self, network: Network, vector: Array) -> tuple[float, float]:
+        """What is added to the diagonal of the Fisher matrix: for the layers, and for log std."""
+        if self.damping_unit == "absolute" or LOG_STD not in network.places:
+            return self.cg_damping, self.cg_damping
+        precision = float(np.exp(-2.0 * extra_of(network, vector)).mean())
+        return self.cg_damping * precision, self.cg_damping * 2.0
 
     @model_validator(mode="after")
     def _preconditioner_needs_damping(self) -> TrustRegionSettings:
@@ -178,12 +188,17 @@ def natural_gradient_direction(
         weights = samples.weights[::stride] / samples.weights[::stride].sum()
         thin = linearize(network, linear.vector, np.ascontiguousarray(samples.inputs[::stride]))
 
+    damping, damping_extras = settings.damping(network, linear.vector)
+    diagonal = np.full_like(linear.vector, damping)
+    if LOG_STD in network.places:
+        diagonal[network.places[LOG_STD]] = damping_extras
+
     def product(direction: Array) -> Array:
-        return fisher_product(network, thin, weights, direction) + settings.cg_damping * direction
+        return fisher_product(network, thin, weights, direction) + diagonal * direction
 
     precondition: Callable[[Array], Array] = _identity
     if settings.preconditioner == "kronecker":
-        precondition = kronecker_preconditioner(thin, weights, settings.cg_damping)
+        precondition = kronecker_preconditioner(thin, weights, damping, damping_extras)
     return conjugate_gradient(product, gradient, settings.cg_iterations, settings.cg_residual, precondition)
 
 

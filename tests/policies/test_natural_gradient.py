@@ -226,6 +226,54 @@ def test_the_preconditioner_saves_products_and_keeps_the_solution(name: str) -> 
         TrustRegionSettings(cg_damping=0.0)
 
 
+@pytest.mark.parametrize("preconditioner", ["kronecker", "none"])
+def test_damping_in_units_of_the_fisher_matrix_solves_the_stated_system(
+    preconditioner: Literal["kronecker", "none"],
+) -> None:
+    network = ACTORS["gaussian"]
+    vector = _vector(network)
+    log_std = np.log([0.1, 0.2, 0.4])
+    vector[network.places["log_std"]] = log_std
+    samples = _samples(network, 50)
+    linear = linearize(network, vector, samples.inputs)
+    gradient = policy_gradient(network, linear, samples, 0)
+    settings = TrustRegionSettings(
+        cg_damping=0.1,
+        damping_unit="fisher",
+        cg_residual=1e-10,
+        cg_iterations=2000,
+        preconditioner=preconditioner,
+    )
+    found, _, _ = natural_gradient_direction(network, linear, samples, gradient, settings)
+    damping = np.full(network.num_parameters, 0.1 * (100.0 + 25.0 + 6.25) / 3.0)
+    damping[network.places["log_std"]] = 0.2
+    wanted = np.linalg.solve(_explicit_fisher(network, vector, samples) + np.diag(damping), gradient)
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * np.abs(wanted).max())
+
+
+def test_what_an_absolute_damping_holds_back_depends_on_the_noise_and_one_in_fisher_units_does_not() -> None:
+    """A linear actor, the same inputs, standardised actions and advantages: only the scale of the noise changes."""
+    network = Network((4, 3), (("log_std", 3),))
+    rng = np.random.default_rng(0)
+    inputs, standard = rng.normal(size=(40, 4)) * np.array([3.0, 1.0, 0.3, 0.03]), rng.normal(size=(40, 3))
+    advantages = rng.normal(size=(40, 2))
+
+    def cosine(unit: Literal["absolute", "fisher"]) -> float:
+        directions = []
+        for std in (1.0, 0.03):
+            vector = np.concatenate([np.zeros(15), np.full(3, np.log(std))])
+            samples = Samples(inputs, std * standard, advantages, equal_weights(inputs))
+            linear = linearize(network, vector, inputs)
+            settings = TrustRegionSettings(damping_unit=unit, cg_residual=1e-10, cg_iterations=500)
+            gradient = policy_gradient(network, linear, samples, 0)
+            directions.append(natural_gradient_direction(network, linear, samples, gradient, settings)[0][:15])
+        one, other = directions
+        return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+    assert cosine("fisher") == pytest.approx(1.0, abs=1e-9)
+    assert cosine("absolute") < 0.9
+
+
 def test_kronecker_factors_are_exact_for_one_sample_of_a_linear_network() -> None:
     """One observation: the block is a a' (x) G exactly, and G the Fisher matrix of the drawn actions."""
     network = Network((3, 2), (("log_std", 2),))
@@ -233,7 +281,7 @@ def test_kronecker_factors_are_exact_for_one_sample_of_a_linear_network() -> Non
     rows = 200_000
     inputs = np.tile(np.array([[0.5, -1.0, 2.0]]), (rows, 1))
     weights = equal_weights(inputs)
-    precondition = kronecker_preconditioner(linearize(network, vector, inputs), weights, 1e-8)
+    precondition = kronecker_preconditioner(linearize(network, vector, inputs), weights, 1e-8, 1e-8)
     direction = np.random.default_rng(1).normal(size=network.num_parameters)
     right = fisher_product(network, linearize(network, vector, inputs[:1]), np.ones(1), direction)
     again = fisher_product(network, linearize(network, vector, inputs[:1]), np.ones(1), precondition(right))

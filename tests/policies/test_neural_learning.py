@@ -14,8 +14,7 @@ from tasks.model import FloatArray
 def _curve(name: str, steps: int, seed: int) -> FloatArray:
     """J_0 and J_i of every iterate of a run from a fresh policy, [iterations, 1+p]."""
     task = TASKS[name]
-    count = steps // task.settings.steps_per_iteration
-    settings = task.settings.model_copy(update={"num_iterations": count, "evaluate_last": False})
+    settings = task.settings_for(steps)
     batch, limits = task.batch(settings.num_copies), solver_limits(task)
     problem = Problem(np.array(task.learning_rates), limits, np.zeros(limits.size), task.discount, batch.horizon)
     start, rng = fresh_policy(batch, settings, seed), np.random.default_rng(seed)
