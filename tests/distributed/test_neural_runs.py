@@ -192,7 +192,7 @@ def test_rows_tell_what_a_neural_solution_was_like(trained: Path) -> None:
         assert 0 <= row["refused_steps"] <= row["capped_steps"] <= 2
         assert 0.0 <= row["mean_kl"] <= 0.01
         assert row["rollout_seconds"] + row["update_seconds"] + row["critic_seconds"] < row["seconds"]
-        assert row["f_hat"] >= 0.0
+        assert row["f_hat"] > -1e-6, "not negative up to rounding"
         assert row["weight"] == 1.0
         assert not [name for name in row if name.startswith(("dice_", "inexactness_"))]
     assert rows[0]["learning_rate_0"] == 0.3
