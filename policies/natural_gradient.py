@@ -36,7 +36,7 @@ class TrustRegionSettings(BaseModel):
     cg_damping: float = Field(default=0.1, ge=0.0)
     """Added to the diagonal of the Fisher matrix; a few thousand samples do not determine its small eigenvalues."""
     damping_unit: Literal["absolute", "fisher"] = "absolute"
-    """fisher: in units of the action distribution's own Fisher matrix (Gaussian: mean 1 / std^2), which grows as std falls."""
+    """fisher: in units of the action distribution's Fisher matrix (Gaussian: 1 / std^2), which grows as std falls."""
     preconditioner: Literal["kronecker", "none"] = "kronecker"
     """kronecker: products with Kronecker factors of the Fisher matrix save most iterations; needs a damping above 0."""
     fisher_samples: int = Field(default=4000, gt=0)
