@@ -35,7 +35,7 @@ class FamilySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
-    """A built-in family, or package.module:ClassName of your own."""
+    """A built-in family, or package.module:ClassName or path/to/file.py:ClassName of your own."""
     num_tasks: int = Field(default=96, gt=0)
     """Training tasks."""
 

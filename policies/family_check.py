@@ -16,6 +16,7 @@ from policies.limit_probe import check_probe
 from policies.recording import Bounds
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.registry import FamilyError, make_family
+from tasks.timeout import step_seconds
 
 NUM_TASKS = 16
 """Length of the training sequence of the family that is checked."""
@@ -89,9 +90,8 @@ def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], seconds: float, dea
     yield result
     if result.verdict == "wrong":
         return
-    result, evidence = _guarded(
-        check_answers, family, tasks, Bounds(family.horizon, _RECORDING * seconds, _STEP * seconds)
-    )
+    bounds = Bounds(family.horizon, _RECORDING * seconds, min(_STEP * seconds, step_seconds(family)))
+    result, evidence = _guarded(check_answers, family, tasks, bounds)
     yield result
     if evidence is None:
         return

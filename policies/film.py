@@ -21,12 +21,10 @@ from tasks.base import Task, TaskError, TaskFamily
 from tasks.batch import GymnasiumBatch
 from tasks.model import FloatArray
 from tasks.rendering import picture, renderable
-from tasks.timeout import time_limit
+from tasks.timeout import step_seconds, time_limit
 
 Frames = NDArray[np.uint8]
 _ACTION_STREAM = 41
-_SECONDS = 60.0
-"""For one reset or step."""
 _SLOWEST, _FASTEST = 2.0, 50.0
 """Frames a second."""
 
@@ -97,7 +95,7 @@ def _network_steps(
 ) -> Iterator[Step]:
     assert isinstance(policy, PolicyState)
     rng, num_costs, last = np.random.default_rng([seed, _ACTION_STREAM]), len(family.cost_names), False
-    batch = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, _SECONDS)
+    batch = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, step_seconds(family))
     if policy.actor.network.sizes[0] != batch.observation_size:
         raise TaskError(
             f"{task.label}: the policy takes {policy.actor.network.sizes[0]} numbers, an observation has "
@@ -120,13 +118,13 @@ def _table_steps(
     def where() -> str:
         return f"{task.label}, step {time}"
 
-    with time_limit(_SECONDS, where):
+    with time_limit(step_seconds(family), where):
         state = contract.first_observation(env.reset(seed=seed), where)
     yield 0.0, np.zeros(num_costs), False
     while not last:
         time += 1
         action = int(act(policy, np.array([state]), rng)[0])
-        with time_limit(_SECONDS, where):
+        with time_limit(step_seconds(family), where):
             result = env.step(action)
         state, reward, terminated, truncated, info = contract.step_values(result, where)
         last = bool(terminated or truncated) or time == family.horizon

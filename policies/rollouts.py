@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks import contract
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.model import FloatArray
-from tasks.timeout import Again, time_limit
+from tasks.timeout import Again, step_seconds, time_limit
 
 IndexArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
@@ -62,11 +62,11 @@ class TabularRollouts:
 
     An episode's random numbers depend on (task seed, iteration, episode) alone: the same bits come out whatever the
     number of copies. Environments need discrete observations and actions. A step of all copies that takes longer than
-    ``seconds`` is an error.
+    the family's ``step_seconds`` is an error.
     """
 
-    def __init__(self, family: TaskFamily, task: Task, num_copies: int, seconds: float = 60.0) -> None:
-        self._seconds = seconds
+    def __init__(self, family: TaskFamily, task: Task, num_copies: int) -> None:
+        self._seconds = step_seconds(family)
         self._at = (0, 0, 0, "reset")
         self._task = task
         self._horizon = family.horizon

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks import contract
 from tasks.base import Task, TaskError, TaskFamily
-from tasks.timeout import time_limit
+from tasks.timeout import STEP_SECONDS, step_seconds, time_limit
 
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -74,7 +74,12 @@ def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironm
     if own is not None:
         return own(task.parameters, num_copies, label=task.label)
     return GymnasiumBatch(
-        lambda: family.make(task.parameters), num_copies, len(family.cost_names), family.horizon, task.label
+        lambda: family.make(task.parameters),
+        num_copies,
+        len(family.cost_names),
+        family.horizon,
+        task.label,
+        step_seconds(family),
     )
 
 
@@ -129,7 +134,7 @@ class GymnasiumBatch:
         num_costs: int,
         horizon: int,
         label: str,
-        seconds: float = 60.0,
+        seconds: float = STEP_SECONDS,
     ) -> None:
         if num_copies < 1:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")

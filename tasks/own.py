@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.base import Parameters, Split, TaskError
+from tasks.timeout import STEP_SECONDS
 
 _TEST_SHARE = 3
 """One draw in this many belongs to the test split, by a hash of its parameters."""
@@ -42,6 +43,8 @@ class Family(BaseModel, ABC):
     """Steps after which an episode is truncated."""
     discount: float = Field(default=0.99, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
+    step_seconds: float = Field(default=STEP_SECONDS, gt=0.0)
+    """What one reset or step may take before it is an error."""
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:

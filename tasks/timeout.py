@@ -14,8 +14,15 @@ from tasks.base import TaskError
 
 Again = Callable[[], None]
 """Starts the clock anew."""
+STEP_SECONDS = 60.0
+"""What a reset or a step may take, where a family does not say otherwise."""
 _OURS = 0.05
 """A timer that ends more than this many seconds from where ours would is somebody else's."""
+
+
+def step_seconds(family: object) -> float:
+    """What a reset or a step of the family's environments may take: its own ``step_seconds``, where it has any."""
+    return float(getattr(family, "step_seconds", STEP_SECONDS))
 
 
 class _TimeUp(BaseException):

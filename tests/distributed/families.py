@@ -116,6 +116,29 @@ class FaultyAt(CourierFamily):
         return env.env if parameters["sound"] and isinstance(env, gymnasium.Wrapper) else env
 
 
+class HangsAt(CourierFamily):
+    """A courier whose environment hangs in the third step of training task 2."""
+
+    step_seconds = 0.3
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "hangs": split == "train" and index == 2}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        env = super().make(parameters)
+        return _Hanging(env) if parameters["hangs"] else env
+
+
+class _Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
+    _steps = 0
+
+    def step(self, action: Any) -> Any:
+        self._steps += 1
+        if self._steps == 3:
+            time.sleep(30.0)
+        return self.env.step(action)
+
+
 class LongLimits(CourierFamily):
     """Three limits for two costs."""
 

@@ -101,6 +101,7 @@ class Tracks:
     discount: Any = 0.8
     costs: Any = ("effort", "haste")
     given: Any = (0.7, 1.2)
+    step_seconds: float = 60.0
 
     @property
     def cost_names(self) -> Any:

@@ -281,11 +281,13 @@ class _Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _odd_rollouts(odd: str) -> TabularRollouts:
     class OddFamily(CourierFamily):
+        step_seconds = 0.2
+
         def make(self, parameters: Any) -> gymnasium.Env[Any, Any]:
             return _Odd(super().make(parameters), odd)
 
     family = OddFamily(0, 4)
-    return TabularRollouts(family, _task(family), 1, seconds=0.2)
+    return TabularRollouts(family, _task(family), 1)
 
 
 @pytest.mark.parametrize(
