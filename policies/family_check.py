@@ -20,8 +20,10 @@ from tasks.timeout import step_seconds
 
 NUM_TASKS = 16
 """Length of the training sequence of the family that is checked."""
-_RECORDING, _STEP = 0.04, 0.25
-"""Shares of the time that one recording, and one reset or step, may take."""
+_RECORDING = 0.04
+"""Share of the time that one recording may take."""
+_STEP_SECONDS = 5.0
+"""What one reset or step may take here, unless the family allows less."""
 
 
 def check_family(name: str, parameters: dict[str, Any], seed: int, seconds: float) -> tuple[Check, ...]:
@@ -90,7 +92,7 @@ def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], seconds: float, dea
     yield result
     if result.verdict == "wrong":
         return
-    bounds = Bounds(family.horizon, _RECORDING * seconds, min(_STEP * seconds, step_seconds(family)))
+    bounds = Bounds(family.horizon, _RECORDING * seconds, min(_STEP_SECONDS, step_seconds(family)))
     result, evidence = _guarded(check_answers, family, tasks, bounds)
     yield result
     if evidence is None:
