@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench results clean
+.PHONY: setup train test test-all lint format bench results results-neural clean
 
 setup: $(READY)
 
@@ -36,16 +36,21 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed and memory as ratios, to docs/results/speed.md and simulators.md
+bench: setup ## speed and memory as ratios, to docs/results (speed, simulators, neural_update, training_speed)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.simulators
 	$(BIN)/python -m benchmarks.neural_update
+	$(BIN)/python -m benchmarks.training_speed
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
 	$(BIN)/metasrl compare $(RUN) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
 	$(BIN)/python -m benchmarks.learning_rates
 	$(BIN)/python -m benchmarks.similarity
+
+results-neural: setup ## meta-learning and learning curves of neural policies (about three hours on 2 cores)
+	$(BIN)/python -m benchmarks.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
+	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
