@@ -90,7 +90,7 @@ _SETTINGS = NeuralSettings(
     trust_region=TrustRegionSettings(delta_max=0.02, damping_unit="fisher"),
     critic=CriticSettings(epochs=5),
 )
-"""Found on the seeds 100 to 104; figures are rewards of the last tenth after 1 million steps (hopper: 0.8 million).
+"""Found on the seeds 100 to 102; figures are rewards of the last tenth after 1 million steps (hopper: 0.8 million).
 
 - ``damping_unit``: with an absolute damping of 0.1 half_cheetah comes to 2,930 at cost 23 after 1.7 million steps, its
   std is 0.1, and then it loses its limit: 120 iterations on, cost 68 with every step spent on lowering it. The Fisher
