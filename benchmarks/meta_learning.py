@@ -76,7 +76,16 @@ def one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     state = train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
     minutes = (time.perf_counter() - began) / 60.0
-    bench = Bench(place.pool, drawn.train, experiment.within, experiment.evaluation, 0.0, drawn.fresh, drawn.num_costs)
+    bench = Bench(
+        pool=place.pool,
+        learner=place.learner,
+        tasks=drawn.train,
+        within=experiment.within,
+        evaluation=experiment.evaluation,
+        meta=experiment.meta,
+        fresh=drawn.fresh,
+        num_costs=drawn.num_costs,
+    )
     longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
     family = experiment.family.make()
     return {

@@ -71,6 +71,21 @@ class Learner(Protocol):
         """One online step on the losses of a round; the new state."""
 
 
+def solve_and_estimate(
+    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Start, settings: WithinTask
+) -> Iterator[tuple[TaskResult, Item]]:
+    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again."""
+    missing = {task.index: task for task in tasks}
+    while missing:
+        for solved in pool.solve(list(missing.values()), start, settings, collect=True):
+            try:
+                item = learner.estimate(solved.dataset)
+            except DatasetLostError:
+                continue
+            del missing[solved.result.task.index]
+            yield solved.result, item
+
+
 class LocalPool:
     """Everything in this process, one task after the other; what a debugger wants."""
 
