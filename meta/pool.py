@@ -16,6 +16,7 @@ from policies.limits import draw_task
 from policies.results import Start, TaskResult
 from policies.solving import Dataset, WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task
+from tasks.memory import return_freed_memory
 from tasks.registry import FamilySpec
 
 
@@ -119,6 +120,7 @@ class LocalPool:
         for task in tasks:
             with threadpool_limits(1):
                 result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+            return_freed_memory()
             yield Solved(result, dataset)
 
 
