@@ -8,9 +8,10 @@ and not computed again under the same settings.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def solve_all(place: Workplace, tasks: Sequence[Task], start: Start, within: Wit
     return {"episodic": np.array(episodic).tolist(), "values": np.array([r.values for r in results]).tolist()}
 
 
-def one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
-    """Everything of one seed, as JSON."""
+def learned_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    """Meta-train, then solve the held-out tasks from the learned start."""
     experiment = config.experiment
     drawn: Drawn = draw(place.pool, experiment)
     within = experiment.held_out_within
@@ -75,22 +76,56 @@ def one_seed(config: RunConfig, place: Workplace) -> dict[str, Any]:
     began = time.perf_counter()
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     state = train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
-    minutes = (time.perf_counter() - began) / 60.0
-    bench = Bench(place.pool, drawn.train, experiment.within, experiment.evaluation, 0.0, drawn.fresh, drawn.num_costs)
+    return {
+        "minutes": (time.perf_counter() - began) / 60.0,
+        "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
+        "meta_srl": solve_all(place, drawn.test, state.start, within),
+    }
+
+
+def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    """What does not depend on meta-training: the tasks, no torque, a fresh start, and the level that it reaches."""
+    experiment = config.experiment
+    drawn: Drawn = draw(place.pool, experiment)
+    within = experiment.held_out_within
+    assert isinstance(within, NeuralSettings)
+    bench = Bench(
+        pool=place.pool,
+        learner=place.learner,
+        tasks=drawn.train,
+        within=experiment.within,
+        evaluation=experiment.evaluation,
+        meta=experiment.meta,
+        fresh=drawn.fresh,
+        num_costs=drawn.num_costs,
+    )
     longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
     family = experiment.family.make()
     return {
         "seed": config.seed,
-        "minutes": minutes,
-        "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
-        "learning_rates": state.learning_rates.tolist(),
         "limits": [task.limits for task in drawn.test],
         "parameters": [dict(task.parameters) for task in drawn.test],
         "idle": [idle_reward(family, task) for task in drawn.test],
-        "meta_srl": solve_all(place, drawn.test, state.start, within),
         "random": solve_all(place, drawn.test, bench.random, within),
         "level": solve_all(place, drawn.test, bench.random, longer),
     }
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in ``path``, made first where it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(make()).encode())
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def reference_digest(config: RunConfig) -> str:
+    """Digest of all that :func:`reference_part` depends on."""
+    family = {key: value for key, value in config.family.model_dump(mode="json").items() if key != "num_tasks"}
+    evaluation = config.evaluation.model_dump(mode="json", include={"num_test_tasks", "num_iterations", "rate_grid"})
+    parts = [family, config.within_task.model_dump(mode="json"), evaluation, config.evaluation.grid_tasks]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def share_of_the_way(cell: dict[str, Any], name: str) -> FloatArray:
@@ -197,22 +232,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     given = parser.parse_args(arguments)
     config = load_config(given.run_file, [("tracking.enabled", "false")])
-    folder = Path("runs") / "meta_learning" / f"{config.name}-{config.digest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    folder = Path("runs") / "meta_learning" / config.name
+    console, cells = Console(), []
     with workplace(config, console.say) as place:
         for seed in given.seeds:
-            path = folder / f"{seed}.json"
-            if not path.exists():
-                cell = one_seed(config.model_copy(update={"seed": seed}), place)
-                write_atomically(path, json.dumps(cell).encode())
-            cell = json.loads(path.read_text(encoding="utf-8"))
+            own = config.model_copy(update={"seed": seed})
+            reference = folder / f"reference-{reference_digest(config)[:12]}" / f"{seed}.json"
+            learned = folder / f"learned-{config.digest()[:12]}" / f"{seed}.json"
+            cell = kept(learned, lambda own=own: learned_part(own, place))  # type: ignore[misc]
+            cell |= kept(reference, lambda own=own: reference_part(own, place))  # type: ignore[misc]
+            cells.append(cell)
             shares = {
                 name: share_of_the_way(cell, name)[[0, 5, 10]].round(2).tolist() for name in ("meta_srl", "random")
             }
             highest = relative_costs(cell, "meta_srl").mean(axis=0).max(axis=0).round(3).tolist()
             console.say(f"seed {seed}: {cell['minutes']:.1f} min, share of the way {shares}, cost at most {highest}")
-    cells = [json.loads((folder / f"{seed}.json").read_text(encoding="utf-8")) for seed in given.seeds]
     stem = f"meta_learning_{config.name}"
     plot(cells, RESULTS / stem / "curves.png")
     seeds = " ".join(map(str, given.seeds))

@@ -71,7 +71,7 @@ def one_seed(config: RunConfig, place: Workplace, methods: Sequence[Method]) -> 
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     state: State = train(plan, place.pool, place.learner, [], position)
     similar = measure_similarity(place.pool, experiment, drawn)
-    held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+    held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
     return {
         "seed": config.seed,
         "similarity": similarity_json(similar),

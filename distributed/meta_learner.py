@@ -16,6 +16,7 @@ from meta.learner import MetaSettings
 from meta.learning import Item, State
 from meta.pool import DatasetLostError, LocalLearner
 from policies.solving import Dataset
+from tasks.memory import return_freed_memory
 
 
 @ray.remote(num_cpus=0)
@@ -59,6 +60,7 @@ class MetaLearner:
         began = time.perf_counter()
         state = self._learner.update(contributions)
         self._rounds = state.num_rounds
+        return_freed_memory()
         self._busy += time.perf_counter() - began
         return state
 

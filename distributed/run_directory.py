@@ -19,6 +19,7 @@ from meta.learning import State
 from meta.loop import Finished, Position
 from meta.records import Row, Value
 from policies.results import TaskResult
+from tasks.memory import return_freed_memory
 
 _TEXT_COLUMNS = ("failed_diagnostics",)
 
@@ -110,6 +111,7 @@ class RunDirectory:
         self.rows += rows
         write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
+        return_freed_memory()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -175,7 +175,7 @@ def _conclude(
     with console.status("comparing starts on held-out tasks"):
         similar = measure_similarity(place.pool, experiment, drawn)
         methods = chosen_methods(experiment.evaluation, experiment.within)
-        held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+        held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": config.name,

@@ -13,6 +13,7 @@ from policies.limits import draw_task
 from policies.results import Start, TaskResult
 from policies.solving import WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task, TaskFamily
+from tasks.memory import return_freed_memory
 from tasks.registry import FamilySpec
 
 
@@ -54,7 +55,10 @@ class CRPOWorker:
         at(0)
         result, dataset = solve_task(self._made(spec), task, start, settings, collect=collect, on_iteration=at)
         self._at = f", task={task.label}, done"
-        return result, None if dataset is None else ray.put(dataset)
+        reference = None if dataset is None else ray.put(dataset)
+        del dataset
+        return_freed_memory()
+        return result, reference
 
     def _made(self, spec: FamilySpec) -> TaskFamily:
         if self._family is None or spec != self._spec:

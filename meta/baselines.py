@@ -11,7 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from meta.evaluation import Interval, interval, measure
-from meta.pool import Pool
+from meta.learner import MetaSettings
+from meta.learning import Item
+from meta.neural_baselines import average_policy, first_leader, follow_leader
+from meta.pool import Learner, Pool, solve_and_estimate
 from meta.updates import shrink
 from policies.neural_policy import PolicyState
 from policies.neural_update import NeuralSettings
@@ -49,8 +52,8 @@ class EvaluationSettings(BaseModel):
 
 
 TABULAR_METHODS: tuple[Method, ...] = get_args(Method)
-NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "meta_srl")
-"""Averages of neural policies are not built yet, and there is no exact model for an oracle."""
+NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "simple_average", "fal", "meta_srl")
+"""All but the oracle, which needs an exact model."""
 
 
 def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[Method, ...]:
@@ -74,13 +77,14 @@ def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[
 
 @dataclass(frozen=True)
 class Bench:
-    """What baselines are made from: a pool, the training tasks and the shared settings."""
+    """What baselines are made from: a pool, a learner that estimates, the training tasks and the shared settings."""
 
     pool: Pool
+    learner: Learner
     tasks: Sequence[Task]
     within: WithinTask
     evaluation: EvaluationSettings
-    shrinkage: float
+    meta: MetaSettings
     fresh: Policy
     num_costs: int
 
@@ -94,6 +98,10 @@ class Bench:
         """The training tasks on which rates are chosen."""
         return self.tasks[: self.evaluation.grid_tasks]
 
+    def shrunk(self, policy: FloatArray) -> FloatArray:
+        """A table [S, A] in which every action keeps the least probability of the settings."""
+        return shrink(policy, self.meta.initialization.shrinkage)
+
     def fixed(self, initialization: Policy, rate: float) -> Start:
         """A start with one rate for every objective."""
         return Start(initialization, np.full(1 + self.num_costs, rate))
@@ -102,6 +110,12 @@ class Bench:
         """Solve tasks without collecting datasets; results in task order."""
         solved = self.pool.solve(tasks, start, within or self.within, collect=False)
         return sorted((item.result for item in solved), key=lambda result: result.task.index)
+
+    def estimate(self, tasks: Sequence[Task], start: Start) -> tuple[list[TaskResult], list[Item]]:
+        """Solve tasks and estimate each; results and contributions in task order."""
+        found = solve_and_estimate(self.pool, self.learner, tasks, start, self.within)
+        pairs = sorted(found, key=lambda pair: pair[0].task.index)
+        return [result for result, _ in pairs], [item for _, item in pairs]
 
     def best_rate(self, initialization: Policy) -> Start:
         """The start with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
@@ -122,36 +136,56 @@ def pretrained_start(bench: Bench) -> Start:
     longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
     (result,) = bench.solve(bench.tasks[:1], bench.random, longer)
     policy = result.policy
-    return bench.best_rate(policy if isinstance(policy, PolicyState) else shrink(policy, bench.shrinkage))
+    return bench.best_rate(policy if isinstance(policy, PolicyState) else bench.shrunk(policy))
 
 
-def simple_average_start(bench: Bench) -> Start:
+def simple_average_start(bench: Bench, tasks_per_round: int) -> Start:
     """Plain average of the policies of all training tasks, each solved from the random start."""
-    results = bench.solve(bench.tasks, bench.random)
-    return bench.best_rate(shrink(np.mean([table_of(result.policy) for result in results], axis=0), bench.shrinkage))
+    if isinstance(bench.fresh, PolicyState):
+        _, items = bench.estimate(bench.tasks, bench.random)
+        rounds = -(-len(bench.tasks) // tasks_per_round)
+        return bench.best_rate(average_policy(bench.fresh, items, bench.meta.neural, rounds))
+    policies = [table_of(result.policy) for result in bench.solve(bench.tasks, bench.random)]
+    return bench.best_rate(bench.shrunk(np.mean(policies, axis=0)))
 
 
 def fal_start(bench: Bench, tasks_per_round: int) -> Start:
     """Follow the average leader with the grid's rate of least mean score in the later half of the grid tasks."""
-
-    def follow(tasks: Sequence[Task], rate: float) -> tuple[Start, list[TaskResult]]:
-        start, results = bench.fixed(bench.fresh, rate), []
-        total = np.zeros_like(table_of(bench.fresh))
-        for begin in range(0, len(tasks), tasks_per_round):
-            solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
-            results += solved
-            total = total + np.sum([table_of(result.policy) for result in solved], axis=0)
-            start = bench.fixed(shrink(total / len(results), bench.shrinkage), rate)
-        return start, results
-
+    follow = _follow_networks if isinstance(bench.fresh, PolicyState) else _follow_tables
     grid, half = bench.evaluation.rate_grid, len(bench.grid_tasks) // 2
-    scores = [mean_score(follow(bench.grid_tasks, rate)[1][half:]) for rate in grid]
-    return follow(bench.tasks, grid[int(np.argmin(scores))])[0]
+    scores = [mean_score(follow(bench, bench.grid_tasks, rate, tasks_per_round)[1][half:]) for rate in grid]
+    return follow(bench, bench.tasks, grid[int(np.argmin(scores))], tasks_per_round)[0]
+
+
+def _follow_tables(
+    bench: Bench, tasks: Sequence[Task], rate: float, tasks_per_round: int
+) -> tuple[Start, list[TaskResult]]:
+    results: list[TaskResult] = []
+    start, total = bench.fixed(bench.fresh, rate), np.zeros_like(table_of(bench.fresh))
+    for begin in range(0, len(tasks), tasks_per_round):
+        solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
+        results += solved
+        total = total + np.sum([table_of(result.policy) for result in solved], axis=0)
+        start = bench.fixed(bench.shrunk(total / len(results)), rate)
+    return start, results
+
+
+def _follow_networks(
+    bench: Bench, tasks: Sequence[Task], rate: float, tasks_per_round: int
+) -> tuple[Start, list[TaskResult]]:
+    assert isinstance(bench.fresh, PolicyState)
+    results: list[TaskResult] = []
+    state = first_leader(bench.fresh, bench.meta, rate)
+    for begin in range(0, len(tasks), tasks_per_round):
+        solved, items = bench.estimate(tasks[begin : begin + tasks_per_round], state.start)
+        results += solved
+        state = follow_leader(state, items, bench.meta, bench.within.num_iterations)
+    return state.start, results
 
 
 def oracle_start(bench: Bench, comparator: FloatArray) -> Start:
     """The minimiser of D*^2 over the true optimal policies of the training tasks, [S, A]; best rate of the grid."""
-    return bench.best_rate(shrink(comparator, bench.shrinkage))
+    return bench.best_rate(bench.shrunk(comparator))
 
 
 def make_starts(
@@ -165,7 +199,7 @@ def make_starts(
     makers: dict[str, Callable[[], Start]] = {
         "random": lambda: bench.random,
         "pretrained": lambda: pretrained_start(bench),
-        "simple_average": lambda: simple_average_start(bench),
+        "simple_average": lambda: simple_average_start(bench, tasks_per_round),
         "fal": lambda: fal_start(bench, tasks_per_round),
         "meta_srl": meta_srl,
     }

@@ -13,7 +13,7 @@ from meta.dualdice import DICESettings
 from meta.evaluation import Similarity, similarity
 from meta.learner import MetaSettings
 from meta.learning import State, first_state
-from meta.pool import Pool
+from meta.pool import Learner, Pool
 from policies.neural_crpo import fresh_policy as fresh_network
 from policies.neural_crpo import require_whole_episodes
 from policies.neural_update import NeuralSettings
@@ -145,6 +145,7 @@ def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Simi
 
 def compare_starts(
     pool: Pool,
+    learner: Learner,
     experiment: Experiment,
     drawn: Drawn,
     methods: Sequence[Method],
@@ -154,10 +155,11 @@ def compare_starts(
     """Make the start of each method and try it on the held-out tasks."""
     bench = Bench(
         pool=pool,
+        learner=learner,
         tasks=drawn.train,
         within=experiment.within,
         evaluation=experiment.evaluation,
-        shrinkage=experiment.meta.initialization.shrinkage,
+        meta=experiment.meta,
         fresh=drawn.fresh,
         num_costs=drawn.num_costs,
     )

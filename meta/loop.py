@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from meta.learning import Item, State
-from meta.pool import DatasetLostError, Learner, Pool
+from meta.pool import Learner, Pool, solve_and_estimate
 from meta.records import Row, task_row
 from policies.results import TaskResult
 from policies.solving import WithinTask
@@ -76,13 +76,9 @@ def _solve_round(
     state: State,
     finished: dict[int, Finished],
 ) -> None:
-    """Solve and estimate the tasks of a round that are not finished yet; a lost dataset has its task solved again."""
-    while missing := [task for task in batch if task.index not in finished]:
-        for solved in pool.solve(missing, state.start, plan.settings, collect=True):
-            try:
-                item = learner.estimate(solved.dataset)
-            except DatasetLostError:
-                continue
-            finished[solved.result.task.index] = done = Finished(task_row(solved.result, item, state), item)
-            for tracker in trackers:
-                tracker.task_finished(done, solved.result)
+    """Solve and estimate the tasks of a round that are not finished yet."""
+    missing = [task for task in batch if task.index not in finished]
+    for result, item in solve_and_estimate(pool, learner, missing, state.start, plan.settings):
+        finished[result.task.index] = done = Finished(task_row(result, item, state), item)
+        for tracker in trackers:
+            tracker.task_finished(done, result)

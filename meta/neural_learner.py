@@ -13,17 +13,18 @@ import numpy as np
 from meta.bounds import shared_curvature
 from meta.dualdice import Diagnostics
 from meta.learner import MetaSettings, next_rates, rate_sums
+from meta.reservoir import Reservoir, Targets, joined, offer, targets_of
 from meta.updates import LearningRateSettings, NeuralInitializationSettings, scheduled_step
 from policies.adam import Adam
 from policies.distributions import distribution_of, extra_of
-from policies.networks import Array, linearize
+from policies.networks import linearize
 from policies.neural_policy import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
 from policies.neural_solving import NeuralDataset
 from policies.results import Start
 from tasks.batch import Float32Array
 from tasks.model import FloatArray
 
-_PREFIX = "initialization."
+_PREFIX, _KEPT = "initialization.", "reservoir."
 _STREAM = 31
 
 
@@ -31,7 +32,8 @@ _STREAM = 31
 class NeuralMetaState:
     """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
-    ``initialization`` phi with its critic and statistics; the rest as in :class:`meta.learner.MetaState`.
+    ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the rest as in
+    :class:`meta.learner.MetaState`.
     """
 
     num_rounds: int
@@ -40,6 +42,7 @@ class NeuralMetaState:
     learning_rates: FloatArray
     loss_sum: FloatArray
     curvature_sum: FloatArray
+    reservoir: Reservoir | None = None
 
     KIND: ClassVar[str] = "neural"
 
@@ -51,15 +54,19 @@ class NeuralMetaState:
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        reservoir = parts.pop("reservoir")
+        kept = {} if reservoir is None else {f"{_KEPT}{name}": part for name, part in reservoir.to_arrays().items()}
         policy = parts.pop("initialization").to_arrays()
-        return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()}
+        return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()} | kept
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> NeuralMetaState:
         """The inverse of :meth:`to_arrays`."""
         policy = {name.removeprefix(_PREFIX): part for name, part in parts.items() if name.startswith(_PREFIX)}
-        rest = {name: part for name, part in parts.items() if not name.startswith(_PREFIX)}
-        return NeuralMetaState(initialization=policy_from_arrays(policy), **rest)
+        kept = {name.removeprefix(_KEPT): part for name, part in parts.items() if name.startswith(_KEPT)}
+        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT))}
+        reservoir = Reservoir.from_arrays(kept) if kept else None
+        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, **rest)
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -155,21 +162,42 @@ def neural_update(
     ordered = sorted(contributions, key=lambda item: item.task_index)
     loss_sum, curvature_sum = rate_sums(state, ordered, settings.learning_rates)
     state = dataclasses.replace(state, loss_sum=loss_sum, curvature_sum=curvature_sum)
+    reservoir = _remember(state.reservoir, ordered, settings.neural)
     return dataclasses.replace(
         state,
         num_rounds=state.num_rounds + 1,
         num_tasks=state.num_tasks + len(ordered),
-        initialization=next_policy(state.initialization, ordered, settings.neural, state.num_rounds),
+        initialization=next_policy(state.initialization, ordered, settings.neural, state.num_rounds, reservoir),
         learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
+        reservoir=reservoir,
     )
 
 
+def _remember(
+    reservoir: Reservoir | None, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
+) -> Reservoir | None:
+    """ftl's memory with a round's tasks offered; the other methods have none."""
+    if settings.method != "ftl":
+        return reservoir
+    if reservoir is not None:
+        reservoir = reservoir.forget(settings.forgetting)
+    for item in ordered:
+        if item.weight > 0.0:
+            reservoir = offer(reservoir, task_targets(item), settings.reservoir, item.task_index)
+    return reservoir
+
+
 def next_policy(
-    policy: PolicyState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings, num_rounds: int
+    policy: PolicyState,
+    ordered: Sequence[NeuralContribution],
+    settings: NeuralInitializationSettings,
+    num_rounds: int,
+    reservoir: Reservoir | None = None,
 ) -> PolicyState:
     """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
 
-    A task of weight 0 is as if it had not been there.
+    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
+    if it had not been there.
     """
     ordered = [item for item in ordered if item.weight > 0.0]
     if settings.method == "fixed" or not ordered:
@@ -183,25 +211,23 @@ def next_policy(
     mean_critic = np.tensordot(shares, np.array(critics, np.float64), axes=1)
     moved = policy.critic.vector + settings.critic_share * (mean_critic - policy.critic.vector)
     critic = Parameters(policy.critic.network, moved.astype(policy.critic.vector.dtype))
-    return PolicyState(distill(policy, ordered, settings, num_rounds), critic, statistics)
+    targets = joined([task_targets(item) for item in ordered]) if reservoir is None else reservoir.targets()
+    return PolicyState(distill(policy, targets, settings, num_rounds), critic, statistics)
 
 
-def _targets(item: NeuralContribution) -> tuple[Array, Array, Array]:
-    """pi_hat's outputs [K, k] and extras [K, e] at the task's observations, and the weight of each [K]."""
-    outputs, extra = item.policy.act(item.observations)
-    count = len(outputs)
-    return outputs, np.tile(extra, (count, 1)), np.full(count, item.weight / count)
+def task_targets(item: NeuralContribution) -> Targets:
+    """pi_hat at the task's observations; their weights sum to the task's."""
+    count = len(item.observations)
+    return targets_of(item.policy, item.observations, np.full(count, item.weight / count))
 
 
 def distill(
-    policy: PolicyState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings, num_rounds: int
+    policy: PolicyState, targets: Targets, settings: NeuralInitializationSettings, num_rounds: int
 ) -> Parameters:
-    """Adam steps on sum_t weight_t E_s[KL(pi_hat_t(.|s) || phi(.|s))] over the round's samples; the actor of phi."""
+    """The actor of phi after Adam steps on the weighted mean of KL(pi_hat_t(.|s) || phi(.|s)) over ``targets``."""
     network, vector = policy.actor.network, policy.actor.vector
     distribution = distribution_of(network)
-    inputs = policy.statistics.normalize(np.concatenate([item.observations for item in ordered]))
-    wanted, extras, weights = (np.concatenate(parts) for parts in zip(*map(_targets, ordered), strict=True))
-    weights = (weights / weights.mean()).astype(vector.dtype)
+    inputs, weights = policy.statistics.normalize(targets.observations), targets.weights.astype(vector.dtype)
     rng = np.random.default_rng([_STREAM, num_rounds])
     adam = Adam(vector, scheduled_step(settings.step_size, settings.schedule, num_rounds + 1))
     size = min(settings.minibatch, len(inputs))
@@ -209,7 +235,7 @@ def distill(
         rows = rng.choice(len(inputs), size, replace=False)
         linear = linearize(network, vector, inputs[rows])
         outputs, extra = distribution.kl_gradient(
-            wanted[rows], extras[rows], linear.outputs, extra_of(network, vector), weights[rows] / size
+            targets.outputs[rows], targets.extras[rows], linear.outputs, extra_of(network, vector), weights[rows] / size
         )
         gradient = linear.pullback(outputs)
         extra_of(network, gradient)[:] = extra

@@ -16,6 +16,7 @@ from policies.limits import draw_task
 from policies.results import Start, TaskResult
 from policies.solving import Dataset, WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task
+from tasks.memory import return_freed_memory
 from tasks.registry import FamilySpec
 
 
@@ -71,6 +72,21 @@ class Learner(Protocol):
         """One online step on the losses of a round; the new state."""
 
 
+def solve_and_estimate(
+    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Start, settings: WithinTask
+) -> Iterator[tuple[TaskResult, Item]]:
+    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again."""
+    missing = {task.index: task for task in tasks}
+    while missing:
+        for solved in pool.solve(list(missing.values()), start, settings, collect=True):
+            try:
+                item = learner.estimate(solved.dataset)
+            except DatasetLostError:
+                continue
+            del missing[solved.result.task.index]
+            yield solved.result, item
+
+
 class LocalPool:
     """Everything in this process, one task after the other; what a debugger wants."""
 
@@ -104,6 +120,7 @@ class LocalPool:
         for task in tasks:
             with threadpool_limits(1):
                 result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+            return_freed_memory()
             yield Solved(result, dataset)
 
 

@@ -38,8 +38,12 @@ class NeuralInitializationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    method: Literal["ogd", "fixed"] = "ogd"
-    """ogd: online gradient descent on the tasks of the newest round, by Adam; fixed: the fresh policy stays."""
+    method: Literal["ogd", "ftl", "fixed"] = "ogd"
+    """ogd: Adam steps on the newest round's tasks; ftl: on a sample of all tasks; fixed: the fresh policy stays."""
+    reservoir: int = Field(default=20_000, gt=0)
+    """Observations that ftl remembers of all tasks, whatever their number."""
+    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the weight of what ftl remembers, once a round; 1 remembers every task alike."""
     steps: int = Field(default=40, gt=0)
     """Adam steps of a round."""
     step_size: float = Field(default=1e-3, gt=0.0)

@@ -66,9 +66,9 @@ NEURAL_DICE = "dice.estimator: must be none where within_task.algorithm is neura
             (
                 tiny_neural(evaluation={"methods": ["random", method]}),
                 f"evaluation.methods: {method} has no form for within_task.algorithm neural_crpo; "
-                "allowed: random, pretrained, meta_srl",
+                "allowed: random, pretrained, simple_average, fal, meta_srl",
             )
-            for method in ("fal", "oracle", "simple_average")
+            for method in ("oracle",)
         ),
         (
             tiny(within_task={"algorithm": "ppo"}),
@@ -86,9 +86,7 @@ NEURAL_DICE = "dice.estimator: must be none where within_task.algorithm is neura
         "tabular start",
         "neural start",
         "worst case",
-        "fal",
         "oracle",
-        "simple average",
         "unknown algorithm",
         "no algorithm",
     ],

@@ -277,7 +277,7 @@ def test_compare_runs_the_methods_that_neural_policies_have(
     assert exit_code("compare", file, "--results", "docs/page.md") == 0
     (run,) = (workplace / "runs" / "tiny_neural-compare").iterdir()
     summary = summary_of(run)
-    assert set(summary["test"]) == {"random", "pretrained", "meta_srl"}
+    assert set(summary["test"]) == {"random", "pretrained", "simple_average", "fal", "meta_srl"}
     cells = [json.loads((run / "seeds" / f"{seed}.json").read_text()) for seed in (3, 4, 5)]
     assert cells[0]["meta_state_sha256"] == undisturbed_neural_sha()
     assert cells[1]["meta_state_sha256"] == undisturbed_neural_sha(seed=4)

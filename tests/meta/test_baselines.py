@@ -7,7 +7,7 @@ from meta.baselines import Bench, EvaluationSettings, fal_start, hold_out, make_
 from meta.dualdice import DICESettings
 from meta.experiment import Drawn, Experiment, compare_starts, draw, measure_similarity
 from meta.learner import MetaSettings
-from meta.pool import LocalPool
+from meta.pool import LocalLearner, LocalPool
 from meta.updates import shrink
 from policies.crpo import WithinTaskSettings
 from policies.results import Start
@@ -21,6 +21,7 @@ EXPERIMENT = Experiment(
     MetaSettings(),
     EvaluationSettings(num_test_tasks=4, grid_tasks=4, rate_grid=(0.1, 1.0), pretrain_iterations=40),
 )
+LEARNER = LocalLearner(MetaSettings(), DICESettings(), 5)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,16 @@ def drawn(pool: LocalPool) -> Drawn:
 
 @pytest.fixture(scope="module")
 def bench(pool: LocalPool, drawn: Drawn) -> Bench:
-    return Bench(pool, drawn.train, EXPERIMENT.within, EXPERIMENT.evaluation, 0.01, drawn.fresh, drawn.num_costs)
+    return Bench(
+        pool,
+        LEARNER,
+        drawn.train,
+        EXPERIMENT.within,
+        EXPERIMENT.evaluation,
+        MetaSettings(),
+        drawn.fresh,
+        drawn.num_costs,
+    )
 
 
 def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> None:
@@ -48,7 +58,7 @@ def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> Non
 
 def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Bench, drawn: Drawn) -> None:
     policies = [result.policy for result in bench.solve(drawn.train, bench.random)]
-    np.testing.assert_allclose(simple_average_start(bench).initialization, shrink(np.mean(policies, axis=0), 0.01))
+    np.testing.assert_allclose(simple_average_start(bench, 4).initialization, shrink(np.mean(policies, axis=0), 0.01))
 
 
 def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Drawn) -> None:
@@ -74,7 +84,7 @@ def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool
 def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     methods = ("random", "pretrained", "simple_average", "fal", "meta_srl", "oracle")
-    found = compare_starts(pool, EXPERIMENT, drawn, methods, bench.random, similar)
+    found = compare_starts(pool, LEARNER, EXPERIMENT, drawn, methods, bench.random, similar)
     assert list(found) == list(methods)
     assert found["meta_srl"].gap == found["random"].gap, "the same start must give the same result"
     assert all(entry.gap.n == 4 and entry.reward_curve.shape == (6,) for entry in found.values())

@@ -21,7 +21,9 @@ from meta.neural_learner import (
     neural_contribution,
     neural_update,
     policy_divergence,
+    task_targets,
 )
+from meta.reservoir import Targets, joined
 from meta.updates import LearningRateSettings, NeuralInitializationSettings
 from policies.neural_policy import ObservationStatistics, PolicyState, new_policy, no_observations
 from policies.neural_solving import NeuralDataset
@@ -128,6 +130,10 @@ def of_constant(policy: PolicyState, index: int, count: int, weight: float = 1.0
     return NeuralContribution(index, rows, policy.statistics, policy, 1.0, np.ones(1 + COSTS), weight)
 
 
+def together(items: list[NeuralContribution]) -> Targets:
+    return joined([task_targets(item) for item in items])
+
+
 LONG = NeuralInitializationSettings(steps=3000, step_size=0.01, minibatch=1000)
 
 
@@ -140,7 +146,7 @@ def test_distilling_gaussians_finds_the_minimiser_of_the_summed_divergence(weigh
         of_constant(constant(*pair), t, (4, 30)[t], weights[t])
         for t, pair in enumerate(zip(means, log_std, strict=True))
     ]
-    found = distill(constant(np.zeros(2), np.zeros(2)), items, LONG, 0).arrays()
+    found = distill(constant(np.zeros(2), np.zeros(2)), together(items), LONG, 0).arrays()
     share = np.array(weights) / sum(weights)
     mean = share @ means
     variance = share @ (np.exp(2.0 * log_std) + (means - mean) ** 2)
@@ -152,7 +158,7 @@ def test_distilling_gaussians_finds_the_minimiser_of_the_summed_divergence(weigh
 def test_distilling_categoricals_finds_the_average_of_the_probabilities(weights: tuple[float, float]) -> None:
     logits = np.array([[2.0, 0.0, -1.0], [-1.0, 0.5, 1.5]])
     items = [of_constant(constant(row, None), t, (30, 4)[t], weights[t]) for t, row in enumerate(logits)]
-    found = distill(constant(np.zeros(3), None), items, LONG, 0).arrays()
+    found = distill(constant(np.zeros(3), None), together(items), LONG, 0).arrays()
     expected = np.array(weights) @ softmax(logits, axis=1) / sum(weights)
     np.testing.assert_allclose(softmax(found["bias_0"]), expected, atol=1e-5)
 
@@ -161,7 +167,7 @@ def test_minibatches_lead_to_the_same_place() -> None:
     chosen = LONG.model_copy(update={"minibatch": 8, "step_size": 3e-3})
     means, log_std = np.array([[1.0], [3.0]]), np.array([[-0.5], [0.1]])
     items = [of_constant(constant(*pair), t, (4, 30)[t]) for t, pair in enumerate(zip(means, log_std, strict=True))]
-    found = distill(constant(np.zeros(1), np.zeros(1)), items, chosen, 0).arrays()
+    found = distill(constant(np.zeros(1), np.zeros(1)), together(items), chosen, 0).arrays()
     np.testing.assert_allclose(found["bias_0"], 2.0, atol=0.15)
 
 
@@ -171,8 +177,22 @@ def test_one_step_has_the_length_of_its_schedule(schedule: str, share: float) ->
     chosen = NeuralInitializationSettings(steps=1, step_size=0.02, schedule=schedule)
     start = constant(np.zeros(2), np.zeros(2))
     items = [of_constant(constant(np.array([3.0, -1.0]), np.zeros(2)), 0, 5)]
-    moved = distill(start, items, chosen, 3).arrays()["bias_0"]
+    moved = distill(start, together(items), chosen, 3).arrays()["bias_0"]
     np.testing.assert_allclose(moved, [0.02 * share, -0.02 * share], rtol=1e-6)
+
+
+def test_ftl_that_remembers_everything_steps_as_on_all_tasks_at_once() -> None:
+    """Two rounds of two tasks, then the same Adam steps as on the joined rows of all four."""
+    chosen = settings("ftl", neural={"reservoir": 1000})
+    first, second = contributions(1, 2), contributions(2, 2, first=2)
+    after_first = neural_update(initial_neural_state(chosen, fresh()), first, chosen, ITERATIONS)
+    found = neural_update(after_first, second, chosen, ITERATIONS).initialization
+    statistics = found.statistics
+    start = after_first.initialization.with_statistics(statistics)
+    expected = distill(start, together([*first, *second]), chosen.neural, 1).vector
+    np.testing.assert_allclose(found.actor.vector, expected, atol=1e-6)
+    newest = distill(start, together(second), chosen.neural, 1).vector
+    assert np.abs(found.actor.vector - newest).max() > 1e-4
 
 
 # The update
