@@ -198,6 +198,7 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
             [[f"`{name}`", worst[name], everywhere[name]] for name in worst],
         ),
         f"![curves]({stem}/curves.png)",
+        *(["", f"![by task]({stem}/by_task.png)"] if varies_in_one_number(cells) else []),
     ]
 
 
@@ -225,6 +226,35 @@ def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_by_task(cells: Sequence[dict[str, Any]], path: Path) -> None:
+    """Reward of every held-out task against the number that varies, where one number does."""
+    name = next(iter(cells[0]["parameters"][0]))
+    varied = np.concatenate([[task[name] for task in cell["parameters"]] for cell in cells])
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    curves = np.concatenate([np.array(cell["meta_srl"]["episodic"])[:, :, 0] for cell in cells])
+    level = np.concatenate([np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean(axis=1) for cell in cells])
+    for values, label, style in (
+        (curves[:, 0], "learned start", "x"),
+        (curves[:, 5], "after 5 updates", "."),
+        (curves[:, 10], "after 10 updates", "o"),
+        (level, f"fresh start after {SCRATCH_STEPS:,} steps", "+"),
+        (np.concatenate([cell["idle"] for cell in cells]), "no torque", "_"),
+    ):
+        axis.plot(varied, values, style, markersize=5, label=label)
+    axis.set_xlabel(name.replace("_", " "))
+    axis.set_ylabel("reward of an episode")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def varies_in_one_number(cells: Sequence[dict[str, Any]]) -> bool:
+    """Whether a task's parameters are a single number."""
+    parameters = cells[0]["parameters"][0]
+    return len(parameters) == 1 and all(isinstance(value, float | int) for value in parameters.values())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -249,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.say(f"seed {seed}: {cell['minutes']:.1f} min, share of the way {shares}, cost at most {highest}")
     stem = f"meta_learning_{config.name}"
     plot(cells, RESULTS / stem / "curves.png")
+    if varies_in_one_number(cells):
+        plot_by_task(cells, RESULTS / stem / "by_task.png")
     seeds = " ".join(map(str, given.seeds))
     write(
         f"{stem}.md", page(config, cells, f"python -m benchmarks.meta_learning {given.run_file} --seeds {seeds}", stem)
