@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench results results-neural clean
+.PHONY: setup train test test-all lint format bench curves results results-neural clean
 
 setup: $(READY)
 
@@ -36,11 +36,18 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed and memory as ratios, to docs/results (speed, simulators, neural_update, training_speed)
+bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.simulators
 	$(BIN)/python -m benchmarks.neural_update
 	$(BIN)/python -m benchmarks.training_speed
+
+curves: setup ## learning curves of neural CRPO alone (about half an hour on a free core)
+	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning_curves --task hopper --steps 3000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning_curves --task acrobot --steps 1000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 10000000 --seeds 0
+	$(BIN)/python -m benchmarks.learning_curves --page
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
@@ -48,7 +55,7 @@ results: setup ## the tables and plots of docs/results (about an hour on 2 cores
 	$(BIN)/python -m benchmarks.learning_rates
 	$(BIN)/python -m benchmarks.similarity
 
-results-neural: setup ## meta-learning and learning curves of neural policies (about three hours on 2 cores)
+results-neural: setup ## meta-learning of neural policies (about an hour on 2 cores)
 	$(BIN)/python -m benchmarks.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
 	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
 

@@ -81,7 +81,19 @@ def chosen(before: NeuralIteration | None, now: NeuralIteration) -> NeuralIterat
 
 def _columns(num_costs: int) -> list[str]:
     costs = [f"cost_{i + 1}" for i in range(num_costs)]
-    return ["steps", "reward", *costs, "episodes", "branch", "cap", "scale", "kl", "std", "explained", "seconds"]
+    return [
+        "steps",
+        "reward",
+        *costs,
+        "episodes",
+        "branch",
+        "cap",
+        "scale",
+        "kl",
+        "std",
+        "explained",
+        "seconds",
+    ]
 
 
 def row(iteration: NeuralIteration, settings: NeuralSettings, seconds: float) -> dict[str, float | str]:

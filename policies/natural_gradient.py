@@ -29,6 +29,8 @@ class TrustRegionSettings(BaseModel):
 
     delta_max: float = Field(default=0.01, gt=0.0)
     """Largest mean KL(old || new) of one step."""
+    delta_last: float | None = Field(default=None, gt=0.0)
+    """delta_max of a task's last step, reached linearly from delta_max of its first; None: the same for all."""
     cg_iterations: int = Field(default=10, gt=0)
     """At most this many Fisher-vector products a step."""
     cg_residual: float = Field(default=0.1, gt=0.0, lt=1.0)
@@ -47,6 +49,13 @@ class TrustRegionSettings(BaseModel):
     """A step is refused after this many shortenings."""
     keep_satisfied: bool = False
     """Also shorten a step whose surrogate takes a satisfied cost over its limit."""
+
+    def at(self, iteration: int, num_iterations: int) -> TrustRegionSettings:
+        """The settings of step ``iteration`` of ``num_iterations``."""
+        if self.delta_last is None or num_iterations == 1:
+            return self
+        done = iteration / (num_iterations - 1)
+        return self.model_copy(update={"delta_max": (1.0 - done) * self.delta_max + done * self.delta_last})
 
     def damping(self, network: Network, vector: Array) -> tuple[float, float]:
         """What is added to the diagonal of the Fisher matrix: for the layers, and for log std."""

@@ -159,7 +159,7 @@ def iterate_neural(
                 values = estimate_returns(data, problem, settings)
                 yield NeuralIteration(index, policy, values, None, policy, seconds)
                 return
-            improved, report = improve(policy, data, problem, settings, rng)
+            improved, report = improve(policy, data, problem, settings.at(index), rng)
         except NonFiniteError as error:
             raise TaskError(f"task {label}, iteration {index}: {error}") from error
         yield NeuralIteration(index, policy, report.values, report, improved, seconds)

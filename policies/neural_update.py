@@ -85,6 +85,10 @@ class NeuralSettings(BaseModel):
             )
         return self
 
+    def at(self, iteration: int) -> NeuralSettings:
+        """The settings of one iteration: those of its trust region."""
+        return self.model_copy(update={"trust_region": self.trust_region.at(iteration, self.num_iterations)})
+
     def tolerances(self, num_costs: int) -> FloatArray:
         """eta as an array [p]."""
         return tolerance_of_each(self.tolerance, num_costs)

@@ -77,6 +77,16 @@ def test_one_by_one_is_the_same_as_solved_whole(evaluate_last: bool) -> None:
     assert len(whole.iterates) == 5
 
 
+def test_the_trust_region_shrinks_linearly_from_the_first_step_to_the_last() -> None:
+    region = TrustRegionSettings(delta_max=0.04, delta_last=0.01)
+    assert [region.at(i, 4).delta_max for i in range(4)] == pytest.approx([0.04, 0.03, 0.02, 0.01])
+    assert region.at(0, 1).delta_max == 0.04
+    steps = [update.step for update in _solve(alpha=100.0, trust_region=region).updates]
+    for step, most in zip(steps, [0.04, 0.03, 0.02, 0.01], strict=True):
+        assert step.cap == "trust_region"
+        assert 0.6 * most < step.kl <= most
+
+
 def test_iterations_are_not_kept() -> None:
     """Runs of any length: once the caller lets go of an iteration, its policy is gone."""
     settings = SETTINGS.model_copy(update={"num_iterations": 12})
