@@ -11,11 +11,13 @@ export PYTHONUNBUFFERED := 1
 
 setup: $(READY)
 
+# Safety-Gymnasium comes without its dependencies, whose pins contradict Ray's: docs/decisions/0016-safety-gymnasium.md
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
 train: setup ## the main job: meta-train over FrozenLake tasks on a local Ray cluster

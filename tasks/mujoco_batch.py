@@ -42,14 +42,14 @@ Objective = Callable[[StepValues], tuple[FloatArray, FloatArray]]
 """From a step's values to the task's reward [n] and costs [n, p]."""
 
 
-@lru_cache(maxsize=len(ROBOTS))
-def _base_model(name: str) -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_path(str(_ASSETS / ROBOTS[name].xml))
+@lru_cache(maxsize=2 * len(ROBOTS))
+def _base_model(xml: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(str(_ASSETS / xml))
 
 
 def compile_model(robot: Robot, body: Parameters | None = None) -> mujoco.MjModel:
     """The robot's model as Gymnasium compiles it, its body changed as in :func:`change_body`; yours to change."""
-    model = copy.copy(_base_model(robot.name))
+    model = copy.copy(_base_model(robot.xml))
     if body is not None:
         change_body(model, body)
     return model
@@ -57,12 +57,12 @@ def compile_model(robot: Robot, body: Parameters | None = None) -> mujoco.MjMode
 
 def num_bodies(robot: Robot) -> int:
     """Bodies that have a mass (without the world)."""
-    return int(_base_model(robot.name).nbody) - 1
+    return int(_base_model(robot.xml).nbody) - 1
 
 
 def base_action_bounds(robot: Robot) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The least and greatest action of each motor, [A] each."""
-    low, high = _base_model(robot.name).actuator_ctrlrange.astype(np.float32).T.copy()
+    low, high = _base_model(robot.xml).actuator_ctrlrange.astype(np.float32).T.copy()
     return low, high
 
 
@@ -190,7 +190,8 @@ class MujocoBatch:
     def _count_observations(self) -> int:
         skipped = {"xpos": None, "xipos": None, "cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
         sizes = {name: self._fields[name].shape[1] for name in self._robot.extra_fields}
-        extra = sum(sizes[name] - first for name, first in skipped.items() if first is not None and name in sizes)
+        shown = {name: first for name, first in skipped.items() if first is not None and name in sizes}
+        extra = sum(sizes[name] - (0 if self._robot.world_fields else first) for name, first in shown.items())
         return int(self._model.nq - self._robot.hidden + self._model.nv + extra)
 
     def _advance(self) -> None:

@@ -28,6 +28,8 @@ BUILT_IN = {
     "walker2d": "tasks.locomotion:Walker2d",
     "ant": "tasks.locomotion:Ant",
     "humanoid": "tasks.locomotion:Humanoid",
+    "safety_gymnasium": "tasks.navigation:SafetyGymnasium",
+    "safety_velocity": "tasks.safety_velocity:SafetyVelocity",
 }
 """Imported when asked for: a lake needs no physics engine."""
 

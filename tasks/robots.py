@@ -56,6 +56,10 @@ class Robot:
     """The control cost is computed from MuJoCo's controls (float64) instead of the given actions (float32)."""
     extra_fields: tuple[str, ...]
     """Fields of MuJoCo's data that it needs beside qpos, qvel and ctrl."""
+    world_fields: bool
+    """Observations show these fields of the world too, which is the first body (v4), and not of the others alone."""
+    rewards_falls: bool
+    """The healthy reward is paid on the step of a fall too (v4)."""
     speed_limit: float
     """Threshold of Safety-Gymnasium's velocity task of this robot."""
     target_speed: float
@@ -70,7 +74,7 @@ class Robot:
         """Write the healthy reward [n] and where an episode ends [n] of a robot that has a healthy range."""
         assert self.healthy is not None
         healthy = self.healthy(fields)
-        np.multiply(healthy, self.healthy_reward, out=reward)
+        np.multiply(healthy | self.rewards_falls, self.healthy_reward, out=reward)
         np.logical_not(healthy, out=terminated)
 
     def reward(self, forward: Array, survival: Array, actions: Array, fields: Fields) -> Array:
@@ -82,7 +86,8 @@ class Robot:
         return (self.forward_weight * forward + survival) - costs
 
 
-def _observe_state(fields: Fields, out: Array, hidden: int) -> None:
+def observe_state(fields: Fields, out: Array, hidden: int) -> None:
+    """Positions without the hidden ones, velocities."""
     visible = fields["qpos"].shape[1] - hidden
     out[:, :visible] = fields["qpos"][:, hidden:]
     out[:, visible : visible + fields["qvel"].shape[1]] = fields["qvel"]
@@ -95,16 +100,21 @@ def _observe_clipped_velocity(fields: Fields, out: Array, hidden: int) -> None:
 
 
 def _observe_ant(fields: Fields, out: Array, hidden: int) -> None:
-    _observe_state(fields, out, hidden)
+    observe_state(fields, out, hidden)
     contact = fields["cfrc_ext"][:, 6:]
     np.clip(contact, -1.0, 1.0, out=out[:, -contact.shape[1] :], casting="same_kind")
 
 
-def _observe_humanoid(fields: Fields, out: Array, hidden: int) -> None:
-    _observe_state(fields, out, hidden)
+HUMANOID_FIELDS = {"cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
+"""Fields in humanoid's observation, and how many of their numbers are the world's."""
+
+
+def observe_humanoid(fields: Fields, out: Array, hidden: int, world: bool = False) -> None:
+    """The state and ``HUMANOID_FIELDS``, with the world's numbers where ``world`` says so."""
+    observe_state(fields, out, hidden)
     start = fields["qpos"].shape[1] - hidden + fields["qvel"].shape[1]
-    for name, skipped in (("cinert", 10), ("cvel", 6), ("qfrc_actuator", 6), ("cfrc_ext", 6)):
-        part = fields[name][:, skipped:]
+    for name, first in HUMANOID_FIELDS.items():
+        part = fields[name] if world else fields[name][:, first:]
         out[:, start : start + part.shape[1]] = part
         start += part.shape[1]
 
@@ -174,6 +184,8 @@ def _planar(name: str, gymnasium_id: str, xml: str, **changes: Any) -> Robot:
         "contact_cost": None,
         "float64_control": False,
         "extra_fields": (),
+        "world_fields": False,
+        "rewards_falls": False,
         "target_speed": 1.0,
     }
     return Robot(name=name, gymnasium_id=gymnasium_id, xml=xml, **(common | changes))
@@ -189,7 +201,7 @@ ROBOTS: dict[str, Robot] = {
             frame_skip=5,
             reset_noise=0.1,
             gaussian_velocity=True,
-            observe=_observe_state,
+            observe=observe_state,
             control_weight=0.1,
             speed_limit=3.2096,
         ),
@@ -201,7 +213,7 @@ ROBOTS: dict[str, Robot] = {
             hidden=2,
             planar=False,
             reset_noise=0.1,
-            observe=_observe_state,
+            observe=observe_state,
             position=_xy,
             control_weight=1e-4,
             speed_limit=0.2282,
@@ -241,7 +253,7 @@ ROBOTS: dict[str, Robot] = {
             hidden=2,
             planar=False,
             reset_noise=1e-2,
-            observe=_observe_humanoid,
+            observe=observe_humanoid,
             position=_mass_centre,
             healthy=_humanoid_healthy,
             healthy_reward=5.0,
