@@ -46,7 +46,7 @@ bench: setup ## speed and memory as ratios, to docs/results
 
 curves: setup ## learning curves of neural CRPO alone (about half an hour on a free core)
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2
-	$(BIN)/python -m benchmarks.learning_curves --task hopper --steps 3000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning_curves --task hopper --steps 1500000 --seeds 0 1 2
 	$(BIN)/python -m benchmarks.learning_curves --task acrobot --steps 1000000 --seeds 0 1 2
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 10000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning_curves --page

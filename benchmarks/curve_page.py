@@ -50,8 +50,9 @@ def write_page(folder: Path) -> None:
 
 _INTRODUCTION = [
     "One constrained MDP, no meta-learning: neural CRPO from a fresh policy. Reward and costs are plain sums over an "
-    "episode and every figure is of the stochastic policy. `final` is CRPO's output by the rule `last`, the newest "
-    "iterate whose own batch kept the limits given to CRPO, on fresh episodes with seeds of their own. `last tenth` is "
+    "episode and every figure is of the stochastic policy. `final` is CRPO's output among the iterates whose own "
+    "batch kept the limits given to CRPO, on fresh episodes with seeds of their own: by the rule `last` the newest, by "
+    "`best` (hopper) the one whose batch earned most. `last tenth` is "
     "the mean over the last 10 % of the iterations, each iterate on the batch that it collected. Settings were chosen "
     "on the seeds 100 to 102, which are not reported. Reported seeds were seen once before the settings were final: "
     "half_cheetah, seed 0 (and the start of seed 1), with absolute damping rose to 2,944 and ended at 2,691 (cost "
