@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks import navigation
 from benchmarks.page import header, table, write
 from tasks.acrobot import Acrobot, AcrobotBatch
 from tasks.locomotion import Locomotion
@@ -143,6 +144,7 @@ def main() -> None:
     with threadpool_limits(1):
         rows = [row for name in ROBOTS for row in robot_rows(name, repeats)]
         acrobot = acrobot_row(repeats)
+        navigating = navigation.lines(max(1, repeats // 2))
     lines = [
         *header("Simulators", "python -m benchmarks.simulators"),
         f"Steps per second of CPU time on one core, medians of {repeats} repeats that take turns; ratios pair by pair "
@@ -166,6 +168,7 @@ def main() -> None:
             ],
             [acrobot],
         ),
+        *navigating,
     ]
     write("simulators.md", lines)
 

@@ -171,11 +171,11 @@ def test_a_layout_written_into_the_model_gives_the_packages_model(robot: RobotNa
     """All that the physics reads of the bodies, joints, geometries, welds and actuators, by name."""
     spec = NavigationSpec(robot, task, level)
     batch = NavigationBatch(read_blueprint(spec), 1, costs=("sum",), horizon=5, label="x")
-    builder = make_builder(spec)
+    env = NavigationEnv(spec, costs=("sum",), horizon=5)
     for seed in (3, 8):
-        builder.reset(seed=seed)
+        env.reset(seed=seed)
         batch.reset(np.array([0]), np.array([seed]))
-        _assert_same_physics(builder.task.model, batch._scene.models[0])
+        _assert_same_physics(env._inner.task.model, batch._scene.models[0])
 
 
 def _assert_same_physics(package: mujoco.MjModel, ours: mujoco.MjModel) -> None:
