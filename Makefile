@@ -41,6 +41,7 @@ format: setup
 bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.simulators
+	$(BIN)/python -m benchmarks.navigation
 	$(BIN)/python -m benchmarks.neural_update
 	$(BIN)/python -m benchmarks.training_speed
 

@@ -1,7 +1,8 @@
-"""Safety-Gymnasium's navigation tasks: through its own interface, on the fast path, and their raw physics."""
+"""Safety-Gymnasium's tasks through its own interface, on the fast path, and raw, to docs/results/navigation.md."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 import warnings
@@ -10,8 +11,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from benchmarks.page import table
+from benchmarks.page import header, table, write
 from policies.neural_crpo import NeuralSolution, fresh_policy, solve_neural
 from policies.neural_update import NeuralSettings
 from tasks.base import Task
@@ -43,8 +45,7 @@ def lines(repeats: int) -> list[str]:
         stepping.append(_row(NavigationSpec(*TASKS[0]), LONG, repeats))
         training = [_training_row(*sizes) for sizes in ((200, 4000), (1000, 20_000))]
     return [
-        "## Safety-Gymnasium's navigation",
-        "",
+        *header("Safety-Gymnasium's navigation", "python -m benchmarks.navigation"),
         f"A training-like run: {COPIES} episodes of {STEPS} (last row: {LONG:,}) steps under random actions, resets "
         f"included; steps per second of CPU time, medians of {repeats} repeats that take turns. own: the package's "
         "environment (`Builder`), one episode after the other, on the same MuJoCo. batch: the family's fast path, all "
@@ -189,3 +190,16 @@ def _solve(
         batch, start, np.ones(2), np.array(task.limits), settings, 0, discount=discount, label=task.label
     )
     return time.process_time() - began, solution
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    with threadpool_limits(1):
+        write("navigation.md", lines(repeats))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,6 @@ import mujoco
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks import navigation
 from benchmarks.page import header, table, write
 from tasks.acrobot import Acrobot, AcrobotBatch
 from tasks.locomotion import Locomotion
@@ -144,7 +143,6 @@ def main() -> None:
     with threadpool_limits(1):
         rows = [row for name in ROBOTS for row in robot_rows(name, repeats)]
         acrobot = acrobot_row(repeats)
-        navigating = navigation.lines(max(1, repeats // 2))
     lines = [
         *header("Simulators", "python -m benchmarks.simulators"),
         f"Steps per second of CPU time on one core, medians of {repeats} repeats that take turns; ratios pair by pair "
@@ -168,7 +166,6 @@ def main() -> None:
             ],
             [acrobot],
         ),
-        *navigating,
     ]
     write("simulators.md", lines)
 
