@@ -152,7 +152,7 @@ def test_a_wrong_value_of_a_neural_key_is_told(
         (["--within_task.trust_region.delta_max", "-1"], "within_task.trust_region.delta_max: "),
         (["--within_task.hidden", "8"], "within_task.hidden: "),
         (["--meta.neural.steps", "0"], "meta.neural.steps: "),
-        (["--meta.neural.method", "ftl"], "meta.neural.method: "),
+        (["--meta.neural.method", "fal"], "meta.neural.method: "),
         (["--evaluation.num_iterations", "0"], "evaluation.num_iterations: "),
         (["--within_task.algorithm", "crpo"], "within_task.steps_per_iteration: unknown key"),
     ],
