@@ -61,7 +61,7 @@ class NavigationBatch:
         self._elapsed, self._resting = np.full(num_copies, -1), np.zeros(num_copies, np.int64)
         self._undrawn = np.zeros(num_copies, np.int64)
         """[n], numbers that the package has drawn since the latest draw here: one a step, for a sure frame skip."""
-        self._started = False
+        self._started, self._ended = False, np.zeros(num_copies, np.bool_)
         self._clipped: Float32Array = np.zeros((num_copies, self.action_low.size), np.float32)
         self.observations: Float32Array = np.zeros((num_copies, self.observation_size), np.float32)
         self.reward, self.costs = np.zeros(num_copies), np.zeros((num_copies, len(costs)))
@@ -73,7 +73,7 @@ class NavigationBatch:
         self._elapsed[copies], self._undrawn[copies] = 0, 0
         for index, seed in zip(indices, seeds.tolist(), strict=True):
             self._start(index, seed if self._layout_seed is None else self._layout_seed)
-        self._resting[copies] = 0
+        self._resting[copies], self._ended[copies] = 0, False
         self._scene.settle(indices)
         self._places.look()
         self._pursuit.begin(copies)
@@ -87,6 +87,9 @@ class NavigationBatch:
         """See :class:`tasks.batch.BatchEnvironment`."""
         if not self._started:
             self._started = check_started(self._elapsed, self._label)
+        if self._ended.any():
+            index = int(np.argmax(self._ended))
+            raise TaskError(f"{self._where(index)}: the episode has ended; reset the copy before the next step")
         continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
         # The bounds of racecar round to more than they are in float32.
         controls = np.clip(self._clipped.astype(np.float64), self._scene.control_low, self._scene.control_high)
@@ -103,6 +106,7 @@ class NavigationBatch:
         if reached.any():
             self._renew(np.flatnonzero(reached))
         np.greater_equal(self._elapsed, self.horizon, out=self.truncated)
+        np.logical_or(self.terminated, self.truncated, out=self._ended)
         self._observe()
 
     def close(self) -> None:

@@ -143,6 +143,9 @@ def test_changed_tasks_equal_the_package() -> None:
     pair.drive(1, 20)
     places = [pair.batch.layouts[1][f"hazard{index}"] for index in range(11)]
     assert (np.abs(np.array(places) - [-0.2, 0.2]) <= 1.1 - 0.18).all()
+
+
+def test_a_changed_circle_equals_the_package() -> None:
     pair = Pair(NavigationSpec("point", "circle", 2, Changes(boundary=0.9, radius=1.2)), 100)
     pair.drive(11, 40, ahead=True)
     assert pair.costs[0] > 3
@@ -266,6 +269,9 @@ def test_it_keeps_the_batch_protocol() -> None:
     for _ in range(5):
         batch.step(np.zeros((2, 2)))
     assert batch.truncated.all()
+    batch.reset(np.array([0]), np.array([0]))
+    with pytest.raises(TaskError, match=r"sg/test/3, step 5, copy 1: the episode has ended; reset the copy"):
+        batch.step(np.zeros((2, 2)))
     with pytest.raises(TaskError, match="a batch needs at least one copy"):
         NavigationBatch(read_blueprint(NavigationSpec("point", "run", 0)), 0, costs=("sum",), horizon=5, label="x")
     batch.close()
