@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench curves results clean
+.PHONY: setup train test test-all lint format bench curves results results-neural clean
 
 setup: $(READY)
 
@@ -45,11 +45,12 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.neural_update
 	$(BIN)/python -m benchmarks.training_speed
 
-curves: setup ## learning curves of neural CRPO alone (about half an hour on a free core)
+curves: setup ## learning curves of neural CRPO alone (about an hour on a free core)
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2
 	$(BIN)/python -m benchmarks.learning_curves --task hopper --steps 3000000 --seeds 0 1 2
 	$(BIN)/python -m benchmarks.learning_curves --task acrobot --steps 1000000 --seeds 0 1 2
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 10000000 --seeds 0
+	$(BIN)/python -m benchmarks.learning_curves --task point_goal --steps 3000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning_curves --page
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
@@ -57,6 +58,10 @@ results: setup ## the tables and plots of docs/results (about an hour on 2 cores
 	$(BIN)/metasrl compare $(RUN) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
 	$(BIN)/python -m benchmarks.learning_rates
 	$(BIN)/python -m benchmarks.similarity
+
+results-neural: setup ## meta-learning of neural policies (about an hour on 2 cores)
+	$(BIN)/python -m benchmarks.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
+	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

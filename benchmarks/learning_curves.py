@@ -53,7 +53,7 @@ def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> di
         writer = csv.DictWriter(file, _columns(len(task.limits)))
         writer.writeheader()
         for iteration in iterate_neural(batch, start, problem, settings, seed, rng, label=f"{name}/{seed}"):
-            output = chosen(output, iteration)
+            output = chosen(output, iteration, settings.output)
             rows.append(row(iteration, settings, time.perf_counter() - wall))
             writer.writerow(rows[-1])
             file.flush()
@@ -72,11 +72,18 @@ def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> di
     return summary
 
 
-def chosen(before: NeuralIteration | None, now: NeuralIteration) -> NeuralIteration:
-    """CRPO's output by the rule ``last``: the newest iterate that kept its limits (before there is one, the newest)."""
+def chosen(before: NeuralIteration | None, now: NeuralIteration, rule: str) -> NeuralIteration:
+    """CRPO's output so far, among the iterates that kept the solver's limits (before there is one, the newest).
+
+    ``last``: the newest of them; ``best``: the one whose own batch earned most.
+    """
     assert now.update is not None
     earlier_kept_them = before is not None and before.update is not None and before.update.branch == REWARD_BRANCH
-    return before if earlier_kept_them and before and now.update.branch != REWARD_BRANCH else now
+    if before is None or not earlier_kept_them:
+        return now
+    if now.update.branch != REWARD_BRANCH:
+        return before
+    return now if rule == "last" or now.values[0] > before.values[0] else before
 
 
 def _columns(num_costs: int) -> list[str]:

@@ -24,8 +24,8 @@ from meta.loop import Finished, Position, TrainingPlan, train
 from meta.pool import LocalPool
 from policies.crpo import WithinTaskSettings
 from policies.exact import ExactModel, evaluate
+from policies.results import TaskResult
 from policies.rollouts import TabularRollouts
-from policies.solving import TaskResult
 from tasks.model import TabularModel
 from tasks.registry import FamilySpec
 

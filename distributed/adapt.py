@@ -7,22 +7,29 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from distributed.checkpoints import write_atomically
+from distributed.checkpoints import save_arrays, write_atomically
 from distributed.config import ConfigurationError
 from distributed.console import Console
 from distributed.run_directory import load_final_state, load_run_config, load_summary
+from distributed.watch import film, require_pictures
 from meta.evaluation import measure
+from meta.experiment import fresh_policy
 from meta.pool import LocalPool
 from meta.report import plot_adaptation
 from policies.crpo import REWARD_BRANCH
-from policies.solving import Start, TaskResult
+from policies.neural_policy import PolicyState
+from policies.results import Policy, Start, TaskResult
 
 _FIRST_NEW_INDEX = 2**20
 """Tasks drawn by --task-seed have indices from here on, so that they are none of a run's held-out tasks."""
 
 
-def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console: Console) -> str:
+def adapt(
+    run_dir: Path, task_index: int | None, task_seed: int | None, console: Console, *, video: bool = False
+) -> str:
     """Solve the task in this process; write the curve to ``adapt/`` in the run directory; return a Markdown table.
+
+    With ``video`` also film the learned start and the policy that was adapted from it.
 
     Raises:
         ConfigurationError: the directory holds no finished run.
@@ -37,10 +44,13 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     pool = LocalPool(config.experiment.family)
     index = _FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
     (task,) = pool.draw("test", [index])
-    uniform = np.full_like(state.initialization, 1.0 / state.initialization.shape[1])
-    starts = {"random": Start(uniform, np.array(random["learning_rates"])), "meta_srl": state.start}
+    family = config.experiment.family.make()
+    if video:
+        require_pictures(family, task)
+    fresh = fresh_policy(family, task, config.within_task, config.seed)
+    starts = {"random": Start(fresh, np.array(random["learning_rates"])), "meta_srl": state.start}
     results = {
-        name: next(iter(pool.solve([task], start, config.within_task, collect=False))).result
+        name: next(iter(pool.solve([task], start, config.experiment.held_out_within, collect=False))).result
         for name, start in starts.items()
     }
     curves = {
@@ -53,11 +63,22 @@ def adapt(run_dir: Path, task_index: int | None, task_seed: int | None, console:
     path = folder / f"{task.split}-{task.index}.png"
     figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
-    policy = folder / f"{task.split}-{task.index}-policy.csv"
-    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in results["meta_srl"].policy)
-    write_atomically(policy, f"{rows}\n".encode())
-    console.say(f"plot: {path}\nadapted policy (a row a state): {policy}")
-    return _table(results)
+    policy = _write_policy(folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
+    console.say(f"plot: {path}\nadapted policy: {policy}")
+    if not video:
+        return _table(results)
+    policies = {"learned start": state.start.initialization, "adapted": results["meta_srl"].policy}
+    return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
+
+
+def _write_policy(stem: Path, policy: Policy) -> Path:
+    """A table of probabilities as CSV, a row a state; a neural policy as safetensors."""
+    if isinstance(policy, PolicyState):
+        save_arrays(stem, policy.to_arrays(), {"kind": "neural"})
+        return stem.with_suffix(".safetensors")
+    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in policy)
+    write_atomically(stem.with_suffix(".csv"), f"{rows}\n".encode())
+    return stem.with_suffix(".csv")
 
 
 def _table(results: dict[str, TaskResult]) -> str:
@@ -75,15 +96,18 @@ def _table(results: dict[str, TaskResult]) -> str:
     lines.append("")
     for name, result in results.items():
         measures = measure(result)
+        known = f"reward {result.values[result.output, 0]:.4f}"
+        if result.reference is not None:
+            known = f"gap {measures.gap:.4f}"
         lines.append(
-            f"- {name} (output: iterate {result.solution.output}): gap {measures.gap:.4f}, violation of the output "
+            f"- {name} (output: iterate {result.output}): {known}, violation of the output "
             f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
         )
     return "\n".join(lines)
 
 
 def _step(result: TaskResult, iteration: int) -> str:
-    if iteration >= result.solution.branches.size:
+    if iteration >= result.branches.size:
         return "end"
-    branch = int(result.solution.branches[iteration])
+    branch = int(result.branches[iteration])
     return "reward" if branch == REWARD_BRANCH else f"cost {branch}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from meta.dualdice import Diagnostics
-from meta.learner import Contribution, MetaState
+from meta.learning import ITEMS, STATES, State
 from meta.loop import Finished
 
-SCHEMA_VERSION = 1
-_STATE_ARRAYS = ("initialization", "learning_rates", "policy_sum", "loss_sum", "curvature_sum")
-_STATE_NUMBERS = ("num_rounds", "num_tasks", "policy_count")
-_CONTRIBUTION_ARRAYS = ("occupancy", "policy", "curvature")
+SCHEMA_VERSION = 2
 
 
 class DamagedFileError(ValueError):
@@ -83,18 +78,18 @@ class CheckpointFolder:
         self._digest, self._keep = digest, keep
         self._finished.mkdir(parents=True, exist_ok=True)
 
-    def save_state(self, state: MetaState, facts: dict[str, Any]) -> None:
+    def save_state(self, state: State, facts: dict[str, Any]) -> None:
         """Write the state after a round, then drop old checkpoints and the round's finished tasks."""
-        told: dict[str, Any] = {name: getattr(state, name) for name in _STATE_NUMBERS}
-        told |= {"state_sha256": state.sha256(), "digest": self._digest, **facts}
-        save_arrays(self._stem(state.num_rounds), {name: getattr(state, name) for name in _STATE_ARRAYS}, told)
+        arrays, values = _split(state.to_arrays())
+        told = {"kind": state.KIND, "values": values, "state_sha256": state.sha256(), "digest": self._digest, **facts}
+        save_arrays(self._stem(state.num_rounds), arrays, told)
         for number in self._rounds()[: -self._keep]:
             _remove(self._stem(number))
         for path in self._finished.glob("task-*.json"):
             if int(path.stem.split("-")[1]) < state.num_tasks:
                 _remove(path.with_suffix(""))
 
-    def load_state(self, say: Callable[[str], None]) -> tuple[MetaState, dict[str, Any]] | None:
+    def load_state(self, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """The newest whole checkpoint, or None where there is none; damaged ones are told to ``say`` and passed over.
 
         Raises:
@@ -109,9 +104,7 @@ class CheckpointFolder:
                 continue
             if facts["digest"] != self._digest:
                 raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
-            fields: dict[str, Any] = {name: facts[name] for name in _STATE_NUMBERS}
-            fields |= {name: arrays[name] for name in _STATE_ARRAYS}
-            return MetaState(**fields), facts
+            return STATES[facts["kind"]].from_arrays(arrays | facts["values"]), facts
         if rounds:
             raise DamagedFileError(f"{self._folder}: all {len(rounds)} checkpoints are damaged; start a new run")
         return None
@@ -119,18 +112,11 @@ class CheckpointFolder:
     def save_finished(self, item: Finished) -> None:
         """Keep a task that is finished before its round is."""
         contribution = item.contribution
-        facts = {
-            "digest": self._digest,
-            "row": item.row,
-            "loss": contribution.loss,
-            "weight": contribution.weight,
-            "failures": contribution.failures,
-            "diagnostics": dataclasses.asdict(contribution.diagnostics),
-        }
-        arrays = {name: getattr(contribution, name) for name in _CONTRIBUTION_ARRAYS}
+        arrays, values = _split(contribution.to_arrays())
+        facts = {"kind": contribution.KIND, "values": values, "digest": self._digest, "row": item.row}
         save_arrays(self._finished / f"task-{contribution.task_index:06d}", arrays, facts)
 
-    def load_finished(self, state: MetaState, say: Callable[[str], None]) -> dict[int, Finished]:
+    def load_finished(self, state: State, say: Callable[[str], None]) -> dict[int, Finished]:
         """Finished tasks of the round after ``state``; what is damaged or belongs elsewhere is left out and told."""
         found: dict[int, Finished] = {}
         for path in sorted(self._finished.glob("task-*.json")):
@@ -143,17 +129,7 @@ class CheckpointFolder:
             row = facts["row"]
             if facts["digest"] != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
                 continue
-            found[index] = Finished(
-                row,
-                Contribution(
-                    task_index=index,
-                    loss=facts["loss"],
-                    weight=facts["weight"],
-                    failures=tuple(facts["failures"]),
-                    diagnostics=Diagnostics(**facts["diagnostics"]),
-                    **{name: arrays[name] for name in _CONTRIBUTION_ARRAYS},
-                ),
-            )
+            found[index] = Finished(row, ITEMS[facts["kind"]].from_arrays(arrays | facts["values"]))
         return found
 
     def _stem(self, number: int) -> Path:
@@ -161,6 +137,12 @@ class CheckpointFolder:
 
     def _rounds(self) -> list[int]:
         return sorted(int(path.stem.split("-")[1]) for path in self._folder.glob("round-*.json"))
+
+
+def _split(parts: Mapping[str, Any]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """Arrays, which safetensors keeps, and plain values, which JSON keeps."""
+    arrays = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
+    return arrays, {name: part for name, part in parts.items() if name not in arrays}
 
 
 def _remove(stem: Path) -> None:

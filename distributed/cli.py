@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from threadpoolctl import threadpool_limits
 
 import distributed
 from distributed.config import ConfigurationError, RunConfig, dotted_fields, load_config
@@ -67,6 +69,7 @@ def adapt(
     run_dir: RunDir,
     task_index: Annotated[int | None, typer.Option(min=0, help="Which held-out task.")] = None,
     task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
+    video: Annotated[bool, typer.Option(help="Film the learned start and the adapted policy, as watch does.")] = False,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve beside the random start."""
     from distributed.adapt import adapt as run_adaptation
@@ -74,7 +77,21 @@ def adapt(
     if task_index is not None and task_seed is not None:
         raise ConfigurationError("give --task-index or --task-seed, not both")
     console = Console()
-    console.result(run_adaptation(run_dir, task_index, task_seed, console))
+    console.result(run_adaptation(run_dir, task_index, task_seed, console, video=video))
+
+
+@app.command()
+def watch(
+    run_dir: RunDir,
+    task_index: Annotated[int, typer.Option(min=0, help="Which held-out task.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="The video, FILE.mp4 or FILE.gif; by default in adapt/.")] = None,
+) -> None:
+    """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
+    from distributed.watch import watch as run_watch
+
+    console = Console()
+    with threadpool_limits(1):
+        console.result(run_watch(run_dir, task_index, output, console))
 
 
 @app.command()
@@ -112,11 +129,42 @@ def families() -> None:
         ]
         lines += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in dotted_fields(kind)]
         console.result("\n".join(lines))
-    console.result("Your own: `family.name: package.module:ClassName` (see docs/families.md).")
+    console.result(
+        "Your own: `family.name: package.module:ClassName` or `path/to/file.py:ClassName` (see docs/families.md); "
+        "`metasrl check-family` checks it."
+    )
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of a command's arguments."""
+@app.command("check-family")
+def check_family(
+    name: Annotated[str, typer.Argument(help="path/to/file.py:Class, package.module:Class, or a built-in name.")],
+    parameters: Annotated[str, typer.Option(help="The family's own parameters, as JSON: '{\"horizon\": 50}'.")] = "{}",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the family.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="About how long the check may take.")] = 20.0,
+) -> None:
+    """Check a family of tasks against the contract; say in words what is wrong. Exit code 2 if anything is."""
+    from policies.family_check import broken, table
+    from policies.family_check import check_family as run_checks
+
+    try:
+        given = json.loads(parameters)
+    except ValueError as error:
+        raise ConfigurationError(f"--parameters: {parameters!r} is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigurationError(f"--parameters: must be a JSON object with the family's parameters, got {parameters}")
+    console = Console()
+    with console.status(f"checking {name}"), threadpool_limits(1):
+        checks = run_checks(name, given, seed, seconds)
+    console.result(table(checks))
+    if broken(checks):
+        raise typer.Exit(2)
+
+
+def _split(command: Any, arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of the arguments, where any are taken."""
+    chosen = command.commands.get(arguments[0]) if arguments else None
+    if chosen is None or chosen.context_settings != _OVERRIDES:
+        return list(arguments), []
     words, rest, pairs = list(arguments), [], []
     while words:
         word = words.pop(0)
@@ -165,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _require_own_package()
         command: Any = typer.main.get_command(app)
-        rest, pairs = _split(sys.argv[1:] if arguments is None else arguments)
+        rest, pairs = _split(command, sys.argv[1:] if arguments is None else arguments)
         code = command.main(args=rest, obj=pairs, prog_name="metasrl", standalone_mode=False)
     except ConfigurationError as error:
         console.fail(str(error))

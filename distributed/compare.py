@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from distributed.console import Console
 from distributed.run_directory import RunDirectory
 from distributed.tracking import git_commit
 from distributed.train import Workplace, stop_on_sigterm, workplace
-from meta.baselines import Method
+from meta.baselines import NEURAL_METHODS, TABULAR_METHODS, Method
 from meta.evaluation import interval, ratio_interval
-from meta.experiment import compare_starts, draw, measure_similarity
-from meta.learner import MetaState
+from meta.experiment import compare_starts, draw, evaluation_of, measure_similarity
+from meta.learning import State
 from meta.loop import Position, TrainingPlan, train
 from meta.report import (
     SCHEMA_VERSION,
@@ -28,9 +28,11 @@ from meta.report import (
     plot_adaptation,
     plot_held_out,
     similarity_json,
+    value_key,
 )
+from policies.neural_update import NeuralSettings
 
-MEASURES = ("gap", "violation", "violation_during_adaptation")
+MEASURES = ("gap", "reward", "violation", "violation_during_adaptation")
 
 
 def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
@@ -40,13 +42,15 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     console.say(f"comparison directory: {directory.path}")
     (directory.path / "seeds").mkdir()
     cells = []
+    methods = NEURAL_METHODS if isinstance(config.within_task, NeuralSettings) else TABULAR_METHODS
     with stop_on_sigterm(), workplace(config, console.say) as place:
         for number, seed in enumerate(config.evaluation.seeds):
-            cell = one_seed(config.model_copy(update={"seed": seed}), place, get_args(Method))
+            cell = one_seed(config.model_copy(update={"seed": seed}), place, methods)
             write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
             cells.append(cell)
-            gaps = ", ".join(f"{name} {format_interval(entry['gap'])}" for name, entry in cell["test"].items())
-            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): gap {gaps}")
+            key = value_key(cell["test"])
+            told = ", ".join(f"{name} {format_interval(entry[key])}" for name, entry in cell["test"].items())
+            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): {key} {told}")
     summary = summarise(cells, config)
     directory.write_summary(summary)
     _plot(summary, directory.path / "plots")
@@ -65,9 +69,9 @@ def one_seed(config: RunConfig, place: Workplace, methods: Sequence[Method]) -> 
     drawn = draw(place.pool, experiment)
     position = Position(drawn.initial_state(experiment.meta))
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
-    state: MetaState = train(plan, place.pool, place.learner, [], position)
+    state: State = train(plan, place.pool, place.learner, [], position)
     similar = measure_similarity(place.pool, experiment, drawn)
-    held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+    held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
     return {
         "seed": config.seed,
         "similarity": similarity_json(similar),
@@ -89,15 +93,20 @@ def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, A
         entries = [cell["test"][name] for cell in cells]
         test[name] = {key: interval(means[name][key]).as_json() for key in MEASURES}
         test[name] |= {key: np.mean([entry[key] for entry in entries], axis=0).tolist() for key in _CURVES}
-        for other, measure in (("random", _ratio), ("oracle", _ratio), ("fal", _difference)):
+        for key, measure in (
+            ("ratio_to_random", _ratio),
+            ("ratio_to_oracle", _ratio),
+            ("minus_random", _difference),
+            ("minus_fal", _difference),
+        ):
+            other = key.rpartition("_")[2]
             if other in names and name != other:
-                key = f"{'minus' if measure is _difference else 'ratio_to'}_{other}"
                 test[name][key] = {item: measure(means[name][item], means[other][item]) for item in MEASURES}
     similarities = [cell["similarity"] for cell in cells if cell["similarity"] is not None]
     return {
         "schema_version": SCHEMA_VERSION,
         "family": config.family.name,
-        "evaluation": config.within_task.evaluation,
+        "evaluation": evaluation_of(config.within_task),
         "num_iterations": config.within_task.num_iterations,
         "num_tasks": config.family.num_tasks,
         "num_test_tasks": config.evaluation.num_test_tasks,
@@ -132,33 +141,49 @@ def _plot(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
+    known = summary["task_similarity"]["mean"] is not None
+    similar = f"D*^2 = {_told(summary['task_similarity'])}. " if known else ""
+    updates, held_out = summary["num_iterations"], config.experiment.held_out_within.num_iterations
+    more = "" if held_out == updates else f" ({held_out} on held-out tasks)"
     lines = [
         f"# {config.name}: all methods on the same held-out tasks",
         "",
         f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
         f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
-        f"{summary['num_iterations']} policy updates, {summary['evaluation']} evaluation. "
-        f"D*^2 = {_told(summary['task_similarity'])}; mean limit {summary['limits_mean'][0]:.3f}. "
+        f"{updates} policy updates{more}, {summary['evaluation']} evaluation. "
+        f"{similar}Mean limit {summary['limits_mean'][0]:.3f}. "
         "Means and 95 % intervals over seeds.",
         "",
         markdown_table(summary["test"]),
         "",
-        "Ratios to `random` and to `oracle` (paired bootstrap over seeds), differences to `fal` (paired t):",
+        "Ratios are paired bootstraps over seeds, differences paired t:",
         "",
-        "| method | gap / random's | violation during / random's | gap / oracle's | gap - fal's | "
-        "violation during - fal's |",
-        "|---|---|---|---|---|---|",
+        *_paired_table(summary["test"]),
     ]
-    for name, entry in summary["test"].items():
-        cells = [
-            _told(entry.get("ratio_to_random", {}).get("gap")),
-            _told(entry.get("ratio_to_random", {}).get("violation_during_adaptation")),
-            _told(entry.get("ratio_to_oracle", {}).get("gap")),
-            _told(entry.get("minus_fal", {}).get("gap")),
-            _told(entry.get("minus_fal", {}).get("violation_during_adaptation")),
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+_WITH_MODEL = {
+    "gap / random's": ("ratio_to_random", "gap"),
+    "violation during / random's": ("ratio_to_random", "violation_during_adaptation"),
+    "gap / oracle's": ("ratio_to_oracle", "gap"),
+    "gap - fal's": ("minus_fal", "gap"),
+    "violation during - fal's": ("minus_fal", "violation_during_adaptation"),
+}
+_WITHOUT_MODEL = {
+    "reward - random's": ("minus_random", "reward"),
+    "violation during - random's": ("minus_random", "violation_during_adaptation"),
+    "violation of the output - random's": ("minus_random", "violation"),
+}
+
+
+def _paired_table(test: dict[str, Any]) -> list[str]:
+    columns = _WITH_MODEL if value_key(test) == "gap" else _WITHOUT_MODEL
+    lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    for name, entry in test.items():
+        cells = [_told(entry.get(comparison, {}).get(measure)) for comparison, measure in columns.values()]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
 
 
 def _told(entry: Any) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from meta.baselines import EvaluationSettings
 from meta.dualdice import DICESettings
-from meta.experiment import Experiment
+from meta.experiment import Experiment, require_matching_sections
 from meta.learner import MetaSettings
 from policies.crpo import WithinTaskSettings
+from policies.neural_update import NeuralSettings
 from tasks.registry import FamilySpec
 
+_UNKNOWN = "unknown_algorithm"
 _FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
@@ -32,7 +35,7 @@ class FamilySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
-    """A built-in family, or package.module:ClassName of your own."""
+    """A built-in family, or package.module:ClassName or path/to/file.py:ClassName of your own."""
     num_tasks: int = Field(default=96, gt=0)
     """Training tasks."""
 
@@ -88,6 +91,19 @@ class OutputSettings(BaseModel):
     """Newest checkpoints kept; at least two, so that a damaged newest one has one before it."""
 
 
+def _algorithm(value: Any) -> str:
+    """Which member of the union a ``within_task`` section is."""
+    if isinstance(value, dict):
+        return str(value.get("algorithm", "crpo"))
+    return str(getattr(value, "algorithm", "crpo"))
+
+
+WithinTaskSection = Annotated[
+    Annotated[WithinTaskSettings, Tag("crpo")] | Annotated[NeuralSettings, Tag("neural_crpo")],
+    Discriminator(_algorithm, custom_error_type=_UNKNOWN, custom_error_message="must be crpo or neural_crpo"),
+]
+
+
 class RunConfig(BaseModel):
     """A run file."""
 
@@ -99,8 +115,8 @@ class RunConfig(BaseModel):
     """Seed of everything random."""
     family: FamilySettings
     """Which tasks."""
-    within_task: WithinTaskSettings = WithinTaskSettings()
-    """How one task is solved."""
+    within_task: WithinTaskSection = WithinTaskSettings()
+    """How one task is solved: tabular (algorithm crpo) or with a network (neural_crpo)."""
     dice: DICESettings = DICESettings()
     """How stationary distributions are estimated."""
     meta: MetaSettings = MetaSettings()
@@ -113,6 +129,11 @@ class RunConfig(BaseModel):
     """How starts are judged."""
     output: OutputSettings = OutputSettings()
     """Where results go."""
+
+    @model_validator(mode="after")
+    def _sections_belong_together(self) -> RunConfig:
+        require_matching_sections(self.within_task, self.dice, self.meta, self.evaluation)
+        return self
 
     @property
     def experiment(self) -> Experiment:
@@ -192,12 +213,22 @@ def parse_config(raw: dict[str, Any], source: str) -> RunConfig:
 def dotted_fields(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """(dotted key, default, explanation) of every setting, for ``--help`` and the documentation."""
     for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from dotted_fields(field.annotation, f"{key}.")
+        key, sections = f"{prefix}{name}", _models(field.annotation)
+        if sections:
+            yield from _merged([list(dotted_fields(section, f"{key}.")) for section in sections])
         else:
             default = "required" if field.is_required() else json.dumps(field.default)
             yield key, default, field.description or ""
+
+
+def _merged(members: Sequence[Sequence[tuple[str, str, str]]]) -> Iterator[tuple[str, str, str]]:
+    """The keys of a union's members, each once; where members differ, all that they say."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for key, default, told in itertools.chain.from_iterable(members):
+        found.setdefault(key, []).append((default, told))
+    for key, entries in found.items():
+        parts = [dict.fromkeys(part) for part in zip(*entries, strict=True)]
+        yield key, " or ".join(parts[0]), " | ".join(parts[1])
 
 
 def _override(raw: dict[str, Any], key: str, value: str) -> None:
@@ -216,42 +247,48 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
 
 
 def _explain(source: str, error: dict[str, Any]) -> str:
-    location = list(error["loc"])
-    key = ".".join(_named(location, unknown_key=error["type"] == "extra_forbidden"))
-    allowed = ""
-    if error["type"] in ("extra_forbidden", "missing"):
-        section = _section(RunConfig, [str(part) for part in location[:-1]])
-        if section is not None:
-            allowed = f" (allowed here: {', '.join(section.model_fields)})"
-    if error["type"] == "missing":
-        return f"{source}: {key}: is missing{allowed}"
-    what = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
-    return f"{source}: {key or '(file)'}: {what}{allowed}; given: {error['input']!r}"
+    kind, location = error["type"], list(error["loc"])
+    key = ".".join(_walk(location)[0])
+    if kind in ("extra_forbidden", "missing"):
+        names, models = _walk(location[:-1])
+        key = ".".join([*names, str(location[-1])])
+        allowed = f" (allowed here: {', '.join(models[0].model_fields)})" if models else ""
+        if kind == "missing":
+            return f"{source}: {key}: is missing{allowed}"
+        return f"{source}: {key}: unknown key{allowed}; given: {error['input']!r}"
+    if kind == _UNKNOWN:
+        return f"{source}: {key}.algorithm: {error['msg']}; given: {error['input']['algorithm']!r}"
+    given = f"; given: {error['input']!r}" if key else ""
+    return f"{source}: {key or '(file)'}: {error['msg']}{given}"
 
 
-def _named(location: list[Any], *, unknown_key: bool) -> list[str]:
-    """The dotted key of an error: fields and positions, without the names that pydantic adds for a union's members."""
-    named: list[str] = []
-    model: type[BaseModel] | None = RunConfig
-    for place, part in enumerate(location):
-        is_field = model is not None and part in model.model_fields
-        if is_field or isinstance(part, int) or (unknown_key and place == len(location) - 1):
-            named.append(str(part))
-        if is_field and model is not None:
-            model = _section(model, [str(part)])
-    return named
+def _walk(location: Sequence[Any]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The names on the way to an error, without those that pydantic adds for a union's members, and what is there."""
+    names: list[str] = []
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in location:
+        holder = next((model for model in models if part in model.model_fields), None)
+        if holder is not None:
+            names.append(str(part))
+            models = _models(holder.model_fields[str(part)].annotation)
+        elif isinstance(part, int):
+            names.append(str(part))
+        else:
+            models = [model for model in models if _tag(model) == part]
+    return names, models
 
 
-def _section(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    for part in path:
-        field = model.model_fields.get(part)
-        candidates = [] if field is None else _members(field.annotation)
-        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not inner:
-            return None
-        model = inner[0]
-    return model
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("algorithm")
+    return None if field is None else field.default
 
 
-def _members(annotation: Any) -> list[Any]:
-    return list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models among an annotation's members."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _models(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [model for member in get_args(annotation) for model in _models(member)]
+    return []

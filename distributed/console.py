@@ -12,10 +12,10 @@ import rich.console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from meta.learner import MetaState
+from meta.learning import State
 from meta.loop import Finished
 from meta.records import Row, column
-from policies.solving import TaskResult
+from policies.results import TaskResult
 
 
 class Console:
@@ -79,11 +79,12 @@ class ProgressTracker:
         del finished, result
         self._progress.advance(self._bar)
 
-    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
-        """Tell the round's mean gap and the rates."""
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
+        """Tell the round's mean gap (reward without an exact model) and the rates."""
         self._rows += rows
         rates = ", ".join(f"{rate:.3g}" for rate in state.learning_rates)
-        told = f"round {state.num_rounds}: gap {np.mean(column(list(rows), 'gap')):.4f}, rates {rates}"
+        value = "reward" if np.isnan(column(list(rows), "gap")).all() else "gap"
+        told = f"round {state.num_rounds}: {value} {np.mean(column(list(rows), value)):.4f}, rates {rates}"
         self._progress.update(self._bar, told=told)
         if not self._console.error.is_terminal:
             self._console.say(f"{state.num_tasks}/{self._total} tasks, {told}")

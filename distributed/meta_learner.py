@@ -12,9 +12,11 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from distributed.pool import LOST
 from meta.dualdice import DICESettings
-from meta.learner import Contribution, MetaSettings, MetaState
+from meta.learner import MetaSettings
+from meta.learning import Item, State
 from meta.pool import DatasetLostError, LocalLearner
-from policies.solving import TaskDataset
+from policies.solving import Dataset
+from tasks.memory import return_freed_memory
 
 
 @ray.remote(num_cpus=0)
@@ -40,12 +42,12 @@ class MetaLearner:
         """Seconds spent estimating and updating."""
         return self._busy
 
-    def restore(self, state: MetaState) -> None:
+    def restore(self, state: State) -> None:
         """Go on from ``state``."""
         self._learner.restore(state)
         self._rounds = state.num_rounds
 
-    def estimate(self, dataset: TaskDataset) -> Contribution:
+    def estimate(self, dataset: Dataset) -> Item:
         """Run DICE on one dataset."""
         began = time.perf_counter()
         item = self._learner.estimate(dataset)
@@ -53,11 +55,12 @@ class MetaLearner:
         self._busy += time.perf_counter() - began
         return item
 
-    def update(self, contributions: list[Contribution]) -> MetaState:
+    def update(self, contributions: list[Item]) -> State:
         """One online step."""
         began = time.perf_counter()
         state = self._learner.update(contributions)
         self._rounds = state.num_rounds
+        return_freed_memory()
         self._busy += time.perf_counter() - began
         return state
 
@@ -71,22 +74,22 @@ class RayLearner:
     def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int, retries: int) -> None:
         self._arguments = (meta, dice, num_iterations)
         self._retries = retries
-        self._state: MetaState | None = None
+        self._state: State | None = None
         self.actor: Any = self._make()
 
-    def restore(self, state: MetaState) -> None:
+    def restore(self, state: State) -> None:
         """Go on from ``state``."""
         self._state = state
         ray.get(self.actor.restore.remote(state))
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any) -> Item:
         """Run DICE on the dataset behind an object reference; the dataset does not pass through this process."""
         try:
             return self._call("estimate", dataset)
         except ObjectLostError as error:
             raise DatasetLostError(str(error)) from error
 
-    def update(self, contributions: Sequence[Contribution]) -> MetaState:
+    def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""
         self._state = self._call("update", list(contributions))
         return self._state

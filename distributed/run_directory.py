@@ -15,10 +15,11 @@ from typing import Any
 
 from distributed.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.config import ConfigurationError, RunConfig, parse_config, read_yaml
-from meta.learner import MetaState
+from meta.learning import State
 from meta.loop import Finished, Position
 from meta.records import Row, Value
-from policies.solving import TaskResult
+from policies.results import TaskResult
+from tasks.memory import return_freed_memory
 
 _TEXT_COLUMNS = ("failed_diagnostics",)
 
@@ -70,7 +71,7 @@ class RunDirectory:
             )
         return RunDirectory(path, config)
 
-    def position(self, initial: MetaState, say: Callable[[str], None]) -> Position:
+    def position(self, initial: State, say: Callable[[str], None]) -> Position:
         """Where the run stands on disk (``initial`` for a new one); also reads back the rows of finished tasks.
 
         Raises:
@@ -105,11 +106,12 @@ class RunDirectory:
         del result
         self._checkpoints.save_finished(finished)
 
-    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Write the table with the new rows, then the checkpoint that makes them count."""
         self.rows += rows
         write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
+        return_freed_memory()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
@@ -148,7 +150,7 @@ def load_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) -> MetaState:
+def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) -> State:
     """The newest whole checkpoint of a run.
 
     Raises:

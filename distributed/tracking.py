@@ -15,14 +15,19 @@ from typing import Any
 
 from distributed.config import RunConfig, TrackingSettings
 from distributed.outbox import Event, Outbox, RefusedError
-from meta.learner import MetaState
+from meta.learning import State
 from meta.loop import Finished
 from meta.records import Row, column
-from policies.solving import TaskResult
+from policies.results import TaskResult
 
 _PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
 _LONGEST_PARAM = 6000
+_TASK_METRICS = (
+    *("gap", "score", "f_hat", "weight", "violation", "dice_"),
+    *("reward", "episodic_", "capped_", "refused_", "mean_kl", "critic_explained"),
+)
+"""Beginnings of the columns of ``tasks.csv`` that a nested run has."""
 
 
 class MLflowSender:
@@ -129,9 +134,8 @@ class MLflowTracker:
         metrics: list[tuple[str, float, int]] = []
         for iteration, values in enumerate(result.values):
             metrics += [(f"J_{i}", float(value), iteration) for i, value in enumerate(values)]
-        metrics += [("branch", float(branch), m) for m, branch in enumerate(result.solution.branches)]
-        metrics += [(name, float(row[name]), task.index) for name in ("gap", "score", "f_hat", "weight")]
-        metrics += [(name, float(v), task.index) for name, v in row.items() if name.startswith(("violation", "dice_"))]
+        metrics += [("branch", float(branch), m) for m, branch in enumerate(result.branches)]
+        metrics += [(name, float(v), task.index) for name, v in row.items() if name.startswith(_TASK_METRICS)]
         now = _now()
         self._outbox.append(
             {
@@ -151,13 +155,14 @@ class MLflowTracker:
             }
         )
 
-    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Running TAOG and TACV, learning rates, DICE diagnostics and the meta-loss of the round."""
         self._rows += rows
         step = state.num_rounds
         names = [name for name in rows[0] if name.startswith(("dice_", "inexactness_"))]
         metrics = [
             ("taog", column(self._rows, "gap").mean(), step),
+            ("mean_reward", column(self._rows, "reward").mean(), step),
             ("meta_loss", column(list(rows), "f_hat").mean(), step),
         ]
         metrics += [

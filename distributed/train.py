@@ -24,8 +24,9 @@ from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
 from distributed.run_directory import RunDirectory
 from distributed.tracking import MLflowTracker
-from meta.experiment import Drawn, compare_starts, draw, measure_similarity
-from meta.learner import MetaState
+from meta.baselines import chosen_methods
+from meta.experiment import Drawn, compare_starts, draw, evaluation_of, measure_similarity
+from meta.learning import State
 from meta.loop import Tracker, TrainingPlan, train
 from meta.pool import Learner, LocalLearner, LocalPool, Pool
 from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, write_plots
@@ -168,20 +169,21 @@ def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Wo
 
 
 def _conclude(
-    config: RunConfig, console: Console, directory: RunDirectory, place: Workplace, drawn: Drawn, state: MetaState
+    config: RunConfig, console: Console, directory: RunDirectory, place: Workplace, drawn: Drawn, state: State
 ) -> dict[str, Any]:
     experiment = config.experiment
     with console.status("comparing starts on held-out tasks"):
         similar = measure_similarity(place.pool, experiment, drawn)
-        methods = experiment.evaluation.methods
-        held_out = compare_starts(place.pool, experiment, drawn, methods, state.start, similar)
+        methods = chosen_methods(experiment.evaluation, experiment.within)
+        held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": config.name,
         "family": experiment.family.name,
         "seed": config.seed,
         "num_iterations": experiment.within.num_iterations,
-        "evaluation": experiment.within.evaluation,
+        "algorithm": experiment.within.algorithm,
+        "evaluation": evaluation_of(experiment.within),
         "pool": config.cluster.pool,
         "num_workers": place.pool.num_workers,
         "tasks_per_round": experiment.tasks_per_round,
@@ -200,11 +202,11 @@ def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str
     """Send final metrics and artifacts: plots, tables, configuration and the learned start."""
     metrics = {
         f"final/{name}": float(summary[name])
-        for name in ("taog", "taog_last_half", "env_steps", "wall_seconds")
+        for name in ("mean_reward", "taog", "taog_last_half", "env_steps", "wall_seconds")
         if summary[name] is not None
     }
     for method, entry in summary["test"].items():
-        for key in ("gap", "violation", "violation_during_adaptation"):
+        for key in ("gap", "reward", "violation", "violation_during_adaptation"):
             if entry[key]["mean"] is not None:
                 metrics[f"test/{method}/{key}"] = entry[key]["mean"]
     newest = sorted((directory.path / "checkpoints").glob("round-*.json"))[-1]
@@ -224,9 +226,10 @@ def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str
 def report_lines(summary: dict[str, Any]) -> str:
     """The end of a run in a few lines of Markdown."""
     taog = summary["taog"]
+    learned = f"Mean reward {summary['mean_reward']:.4f}" if taog is None else f"TAOG {taog:.4f}"
     lines = [
-        "TAOG " + ("–" if taog is None else f"{taog:.4f}") + f", TACV {[round(v, 4) for v in summary['tacv']]} over "
-        f"{summary['num_tasks']} training tasks; learned rates {[round(r, 3) for r in summary['learning_rates']]}",
+        f"{learned}, TACV {[round(v, 4) for v in summary['tacv']]} over {summary['num_tasks']} training tasks; "
+        f"learned rates {[round(r, 3) for r in summary['learning_rates']]}",
         "",
         markdown_table(summary["test"]),
     ]

@@ -8,11 +8,12 @@ from typing import Any
 import ray
 from threadpoolctl import threadpool_limits
 
-from policies.crpo import WithinTaskSettings
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.solving import Start, TaskResult, reference_solution, solve_task
+from policies.results import Start, TaskResult
+from policies.solving import WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task, TaskFamily
+from tasks.memory import return_freed_memory
 from tasks.registry import FamilySpec
 
 
@@ -44,7 +45,7 @@ class CRPOWorker:
         return reference_solution(self._made(spec), task)
 
     def solve(
-        self, spec: FamilySpec, task: Task, start: Start, settings: WithinTaskSettings, collect: bool
+        self, spec: FamilySpec, task: Task, start: Start, settings: WithinTask, collect: bool
     ) -> tuple[TaskResult, Any]:
         """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
 
@@ -54,7 +55,10 @@ class CRPOWorker:
         at(0)
         result, dataset = solve_task(self._made(spec), task, start, settings, collect=collect, on_iteration=at)
         self._at = f", task={task.label}, done"
-        return result, None if dataset is None else ray.put(dataset)
+        reference = None if dataset is None else ray.put(dataset)
+        del dataset
+        return_freed_memory()
+        return result, reference
 
     def _made(self, spec: FamilySpec) -> TaskFamily:
         if self._family is None or spec != self._spec:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from meta.evaluation import Interval, interval, measure
-from meta.pool import Pool
+from meta.learner import MetaSettings
+from meta.learning import Item
+from meta.neural_baselines import average_policy, first_leader, follow_leader
+from meta.pool import Learner, Pool, solve_and_estimate
 from meta.updates import shrink
-from policies.crpo import WithinTaskSettings
-from policies.solving import Start, TaskResult
+from policies.neural_policy import PolicyState
+from policies.neural_update import NeuralSettings
+from policies.results import Policy, Start, TaskResult, table_of
+from policies.solving import WithinTask
 from tasks.base import Task
 from tasks.model import FloatArray
 
@@ -26,10 +31,12 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    methods: tuple[Method, ...] = Field(default=("random", "fal", "oracle", "meta_srl"), min_length=1)
-    """Methods that `train` evaluates beside each other; `compare` always runs all of them."""
+    methods: tuple[Method, ...] | None = Field(default=None, min_length=1)
+    """Methods that `train` evaluates; empty: random, fal, oracle, meta_srl, or random, meta_srl for neural policies."""
     num_test_tasks: int = Field(default=20, gt=0)
     """Held-out tasks, for each seed."""
+    num_iterations: int | None = Field(default=None, gt=0)
+    """Policy updates on a held-out task; empty takes within_task.num_iterations."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
     """Seeds of `compare`; each draws its own tasks."""
     rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
@@ -44,43 +51,73 @@ class EvaluationSettings(BaseModel):
     """Segments of the training sequence, each with a comparator of its own, for the task-relatedness V_psi^2."""
 
 
+TABULAR_METHODS: tuple[Method, ...] = get_args(Method)
+NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "simple_average", "fal", "meta_srl")
+"""All but the oracle, which needs an exact model."""
+
+
+def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[Method, ...]:
+    """The methods that `train` evaluates.
+
+    Raises:
+        ValueError: one of them has no form for the within-task algorithm.
+    """
+    neural = isinstance(within, NeuralSettings)
+    if evaluation.methods is None:
+        return ("random", "meta_srl") if neural else ("random", "fal", "oracle", "meta_srl")
+    allowed = NEURAL_METHODS if neural else TABULAR_METHODS
+    for method in evaluation.methods:
+        if method not in allowed:
+            raise ValueError(
+                f"evaluation.methods: {method} has no form for within_task.algorithm {within.algorithm}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    return evaluation.methods
+
+
 @dataclass(frozen=True)
 class Bench:
-    """What baselines are made from: a pool, the training tasks and the shared settings."""
+    """What baselines are made from: a pool, a learner that estimates, the training tasks and the shared settings."""
 
     pool: Pool
+    learner: Learner
     tasks: Sequence[Task]
-    within: WithinTaskSettings
+    within: WithinTask
     evaluation: EvaluationSettings
-    shrinkage: float
-    shape: tuple[int, int]
+    meta: MetaSettings
+    fresh: Policy
     num_costs: int
-
-    @property
-    def uniform(self) -> FloatArray:
-        """The uniform policy, [S, A]."""
-        return np.full(self.shape, 1.0 / self.shape[1])
 
     @cached_property
     def random(self) -> Start:
-        """The uniform policy with the grid's best rate."""
-        return self.best_rate(self.uniform)
+        """The policy that has learned nothing (uniform, or a fresh network) with the grid's best rate."""
+        return self.best_rate(self.fresh)
 
     @property
     def grid_tasks(self) -> Sequence[Task]:
         """The training tasks on which rates are chosen."""
         return self.tasks[: self.evaluation.grid_tasks]
 
-    def fixed(self, initialization: FloatArray, rate: float) -> Start:
+    def shrunk(self, policy: FloatArray) -> FloatArray:
+        """A table [S, A] in which every action keeps the least probability of the settings."""
+        return shrink(policy, self.meta.initialization.shrinkage)
+
+    def fixed(self, initialization: Policy, rate: float) -> Start:
         """A start with one rate for every objective."""
         return Start(initialization, np.full(1 + self.num_costs, rate))
 
-    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTaskSettings | None = None) -> list[TaskResult]:
+    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
         """Solve tasks without collecting datasets; results in task order."""
         solved = self.pool.solve(tasks, start, within or self.within, collect=False)
         return sorted((item.result for item in solved), key=lambda result: result.task.index)
 
-    def best_rate(self, initialization: FloatArray) -> Start:
+    def estimate(self, tasks: Sequence[Task], start: Start) -> tuple[list[TaskResult], list[Item]]:
+        """Solve tasks and estimate each; results and contributions in task order."""
+        found = solve_and_estimate(self.pool, self.learner, tasks, start, self.within)
+        pairs = sorted(found, key=lambda pair: pair[0].task.index)
+        return [result for result, _ in pairs], [item for _, item in pairs]
+
+    def best_rate(self, initialization: Policy) -> Start:
         """The start with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
         scores = [
             mean_score(self.solve(self.grid_tasks, self.fixed(initialization, rate)))
@@ -98,35 +135,57 @@ def pretrained_start(bench: Bench) -> Start:
     """CRPO's policy of the first training task after many iterations, at the random start's rate; then its own rate."""
     longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
     (result,) = bench.solve(bench.tasks[:1], bench.random, longer)
-    return bench.best_rate(shrink(result.policy, bench.shrinkage))
+    policy = result.policy
+    return bench.best_rate(policy if isinstance(policy, PolicyState) else bench.shrunk(policy))
 
 
-def simple_average_start(bench: Bench) -> Start:
+def simple_average_start(bench: Bench, tasks_per_round: int) -> Start:
     """Plain average of the policies of all training tasks, each solved from the random start."""
-    results = bench.solve(bench.tasks, bench.random)
-    return bench.best_rate(shrink(np.mean([result.policy for result in results], axis=0), bench.shrinkage))
+    if isinstance(bench.fresh, PolicyState):
+        _, items = bench.estimate(bench.tasks, bench.random)
+        rounds = -(-len(bench.tasks) // tasks_per_round)
+        return bench.best_rate(average_policy(bench.fresh, items, bench.meta.neural, rounds))
+    policies = [table_of(result.policy) for result in bench.solve(bench.tasks, bench.random)]
+    return bench.best_rate(bench.shrunk(np.mean(policies, axis=0)))
 
 
 def fal_start(bench: Bench, tasks_per_round: int) -> Start:
     """Follow the average leader with the grid's rate of least mean score in the later half of the grid tasks."""
-
-    def follow(tasks: Sequence[Task], rate: float) -> tuple[Start, list[TaskResult]]:
-        start, total, results = bench.fixed(bench.uniform, rate), np.zeros(bench.shape), []
-        for begin in range(0, len(tasks), tasks_per_round):
-            solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
-            results += solved
-            total = total + np.sum([result.policy for result in solved], axis=0)
-            start = bench.fixed(shrink(total / len(results), bench.shrinkage), rate)
-        return start, results
-
+    follow = _follow_networks if isinstance(bench.fresh, PolicyState) else _follow_tables
     grid, half = bench.evaluation.rate_grid, len(bench.grid_tasks) // 2
-    scores = [mean_score(follow(bench.grid_tasks, rate)[1][half:]) for rate in grid]
-    return follow(bench.tasks, grid[int(np.argmin(scores))])[0]
+    scores = [mean_score(follow(bench, bench.grid_tasks, rate, tasks_per_round)[1][half:]) for rate in grid]
+    return follow(bench, bench.tasks, grid[int(np.argmin(scores))], tasks_per_round)[0]
+
+
+def _follow_tables(
+    bench: Bench, tasks: Sequence[Task], rate: float, tasks_per_round: int
+) -> tuple[Start, list[TaskResult]]:
+    results: list[TaskResult] = []
+    start, total = bench.fixed(bench.fresh, rate), np.zeros_like(table_of(bench.fresh))
+    for begin in range(0, len(tasks), tasks_per_round):
+        solved = bench.solve(tasks[begin : begin + tasks_per_round], start)
+        results += solved
+        total = total + np.sum([table_of(result.policy) for result in solved], axis=0)
+        start = bench.fixed(bench.shrunk(total / len(results)), rate)
+    return start, results
+
+
+def _follow_networks(
+    bench: Bench, tasks: Sequence[Task], rate: float, tasks_per_round: int
+) -> tuple[Start, list[TaskResult]]:
+    assert isinstance(bench.fresh, PolicyState)
+    results: list[TaskResult] = []
+    state = first_leader(bench.fresh, bench.meta, rate)
+    for begin in range(0, len(tasks), tasks_per_round):
+        solved, items = bench.estimate(tasks[begin : begin + tasks_per_round], state.start)
+        results += solved
+        state = follow_leader(state, items, bench.meta, bench.within.num_iterations)
+    return state.start, results
 
 
 def oracle_start(bench: Bench, comparator: FloatArray) -> Start:
     """The minimiser of D*^2 over the true optimal policies of the training tasks, [S, A]; best rate of the grid."""
-    return bench.best_rate(shrink(comparator, bench.shrinkage))
+    return bench.best_rate(bench.shrunk(comparator))
 
 
 def make_starts(
@@ -140,7 +199,7 @@ def make_starts(
     makers: dict[str, Callable[[], Start]] = {
         "random": lambda: bench.random,
         "pretrained": lambda: pretrained_start(bench),
-        "simple_average": lambda: simple_average_start(bench),
+        "simple_average": lambda: simple_average_start(bench, tasks_per_round),
         "fal": lambda: fal_start(bench, tasks_per_round),
         "meta_srl": meta_srl,
     }
@@ -153,31 +212,37 @@ def make_starts(
 class HeldOut:
     """A start on held-out tasks. Intervals are over tasks; curves [M+1] and [M+1, p] are means over tasks.
 
-    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`.
+    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
+    is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
     """
 
     gap: Interval
+    reward: Interval
     violation: Interval
     violation_during: Interval
     learning_rates: tuple[float, ...]
     reward_curve: FloatArray
     cost_curve: FloatArray
+    episodic_curve: FloatArray | None
     score: float
 
 
-def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTaskSettings) -> HeldOut:
+def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
     results = sorted(
         (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
     )
     measures = [measure(result) for result in results]
     values = np.mean([result.values for result in results], axis=0)
+    episodic = [result.episodic for result in results]
     return HeldOut(
         gap=interval([item.gap for item in measures]),
+        reward=interval([float(result.values[result.output, 0]) for result in results]),
         violation=interval([float(item.violation.mean()) for item in measures]),
         violation_during=interval([float(item.violation_during.mean()) for item in measures]),
         learning_rates=tuple(float(rate) for rate in start.learning_rates),
         reward_curve=values[:, 0],
         cost_curve=values[:, 1:],
+        episodic_curve=None if any(curve is None for curve in episodic) else np.mean(np.array(episodic), axis=0),
         score=float(np.mean([item.score for item in measures])),
     )

@@ -25,8 +25,8 @@ class DICESettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    estimator: Literal["dualdice_tabular"] = "dualdice_tabular"
-    """The estimator."""
+    estimator: Literal["dualdice_tabular", "none"] | None = None
+    """none: all samples weigh alike; empty: dualdice_tabular, or none for neural policies (they have no other yet)."""
     ridge: float = Field(default=1e-12, ge=0.0)
     """Ridge on nu where the policy reaches pairs without data; never used where the data covers the policy."""
     max_missing_mass: float = Field(default=0.2, ge=0.0, le=1.0)

@@ -13,10 +13,11 @@ from scipy.special import entr, xlogy
 
 from meta.bounds import initialization_loss
 from meta.learner import Contribution
+from meta.learning import Item
 from policies.crpo import REWARD_BRANCH
 from policies.exact import OptimalPolicy
+from policies.results import Policy, TaskResult, table_of
 from policies.softmax import kl_divergence
-from policies.solving import TaskResult
 from tasks.model import FloatArray
 
 
@@ -40,13 +41,13 @@ def measure(result: TaskResult) -> Measures:
     limits = np.array(result.task.limits)
     excess = np.maximum(0.0, result.values[:, 1:] - limits)
     during = excess.mean(axis=0)
-    gap, relative_gap = math.nan, -float(result.values[result.solution.output, 0])
+    gap, relative_gap = math.nan, -float(result.values[result.output, 0])
     if result.reference is not None:
         optimum = float(result.reference.values[0])
-        gap = optimum - float(result.values[result.solution.output, 0])
+        gap = optimum - float(result.values[result.output, 0])
         relative_gap = max(gap, 0.0) / max(abs(optimum), 1e-12)
     score = relative_gap + float((during / np.where(limits > 0.0, limits, 1.0)).mean())
-    return Measures(gap, excess[result.solution.output], during, score)
+    return Measures(gap, excess[result.output], during, score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,11 @@ class Inexactness:
     suboptimality: float
 
 
-def inexactness(result: TaskResult, item: Contribution, initialization: FloatArray) -> Inexactness | None:
+def inexactness(result: TaskResult, item: Item, initialization: Policy) -> Inexactness | None:
     """Split the error of the inexact loss; None without an exact model."""
-    if result.reference is None or result.occupancy is None:
+    if result.reference is None or result.occupancy is None or not isinstance(item, Contribution):
         return None
+    initialization = table_of(initialization)
     reference = result.reference
     divergence = kl_divergence(item.policy, initialization)
     exact_loss = initialization_loss(reference.occupancy, reference.policy, initialization)
@@ -86,6 +88,7 @@ def gap_bound(result: TaskResult) -> float:
     if result.reference is None:
         return math.nan
     solution, reference = result.solution, result.reference
+    assert solution is not None
     rates = solution.steps[solution.branches == REWARD_BRANCH]
     if rates.size == 0:
         return math.nan

@@ -6,15 +6,22 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, hold_out, make_starts
+import numpy as np
+
+from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, chosen_methods, hold_out, make_starts
 from meta.dualdice import DICESettings
 from meta.evaluation import Similarity, similarity
-from meta.learner import MetaSettings, MetaState, initial_state
-from meta.pool import Pool
-from policies.crpo import WithinTaskSettings
+from meta.learner import MetaSettings
+from meta.learning import State, first_state
+from meta.pool import Learner, Pool
+from policies.neural_crpo import fresh_policy as fresh_network
+from policies.neural_crpo import require_whole_episodes
+from policies.neural_update import NeuralSettings
+from policies.results import Policy, Start
 from policies.rollouts import discrete_shape
-from policies.solving import NO_MODEL, Start
-from tasks.base import Task, TaskError
+from policies.solving import NO_MODEL, WithinTask
+from tasks.base import Task, TaskError, TaskFamily
+from tasks.batch import make_batch
 from tasks.registry import FamilySpec
 
 
@@ -24,28 +31,67 @@ class Experiment:
 
     family: FamilySpec
     tasks_per_round: int
-    within: WithinTaskSettings
+    within: WithinTask
     dice: DICESettings
     meta: MetaSettings
     evaluation: EvaluationSettings
+
+    @property
+    def held_out_within(self) -> WithinTask:
+        """How a held-out task is solved."""
+        count = self.evaluation.num_iterations
+        return self.within if count is None else self.within.model_copy(update={"num_iterations": count})
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
         return dataclasses.replace(self, family=dataclasses.replace(self.family, seed=seed))
 
 
+def require_matching_sections(
+    within: WithinTask, dice: DICESettings, meta: MetaSettings, evaluation: EvaluationSettings
+) -> None:
+    """Check that the settings of all sections are for the same algorithm, so that none is without effect.
+
+    Raises:
+        ValueError: one is for the other algorithm; the message says what would be right.
+    """
+    chosen_methods(evaluation, within)
+    neural, algorithm = isinstance(within, NeuralSettings), within.algorithm
+    if dice.estimator == ("dualdice_tabular" if neural else "none"):
+        right = "none" if neural else "dualdice_tabular"
+        raise ValueError(f"dice.estimator: must be {right} where within_task.algorithm is {algorithm}")
+    if neural:
+        _refuse_tabular_estimates(dice, meta)
+    unused, used = ("initialization", "neural") if neural else ("neural", "initialization")
+    if getattr(meta, unused) != MetaSettings.model_fields[unused].default:
+        raise ValueError(
+            f"meta.{unused}: has no effect where within_task.algorithm is {algorithm}; meta.{used} is its section"
+        )
+
+
+def _refuse_tabular_estimates(dice: DICESettings, meta: MetaSettings) -> None:
+    for name, field in DICESettings.model_fields.items():
+        if name != "estimator" and getattr(dice, name) != field.default:
+            raise ValueError(f"dice.{name}: has no effect where within_task.algorithm is neural_crpo")
+    if meta.learning_rates.curvature == "worst_case":
+        raise ValueError(
+            "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "
+            "must be measured or measured_shared"
+        )
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """The tasks of an experiment. ``shape`` is (S, A)."""
+    """The tasks of an experiment, and the policy that has learned nothing: uniform [S, A], or a fresh network."""
 
     train: Sequence[Task]
     test: Sequence[Task]
-    shape: tuple[int, int]
+    fresh: Policy
     num_costs: int
 
-    def initial_state(self, meta: MetaSettings) -> MetaState:
+    def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
-        return initial_state(meta, *self.shape, self.num_costs)
+        return first_state(meta, self.fresh, self.num_costs)
 
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:
@@ -61,9 +107,31 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     pool.use(experiment.family)
     train = pool.draw("train", range(experiment.family.num_tasks))
     test = pool.draw("test", range(experiment.evaluation.num_test_tasks))
-    if experiment.within.evaluation == "exact" and family.model(train[0].parameters) is None:
-        raise TaskError(f"task {train[0].label}: {NO_MODEL}")
-    return Drawn(train, test, discrete_shape(family, train[0]), num_costs)
+    return Drawn(train, test, fresh_policy(family, train[0], experiment.within, experiment.family.seed), num_costs)
+
+
+def evaluation_of(within: WithinTask) -> str:
+    """``exact`` or ``sampled``; values of neural policies are always estimates from rollouts."""
+    return "sampled" if isinstance(within, NeuralSettings) else within.evaluation
+
+
+def fresh_policy(family: TaskFamily, task: Task, within: WithinTask, seed: int) -> Policy:
+    """The policy that has learned nothing; ``task`` tells the shapes.
+
+    Raises:
+        TaskError: the within-task settings do not fit the task.
+    """
+    if isinstance(within, NeuralSettings):
+        batch = make_batch(family, task, 1)
+        try:
+            require_whole_episodes(within, batch.horizon, task.label)
+            return fresh_network(batch, within, seed)
+        finally:
+            batch.close()
+    if within.evaluation == "exact" and family.model(task.parameters) is None:
+        raise TaskError(f"task {task.label}: {NO_MODEL}")
+    states, actions = discrete_shape(family, task)
+    return np.full((states, actions), 1.0 / actions)
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:
@@ -77,6 +145,7 @@ def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Simi
 
 def compare_starts(
     pool: Pool,
+    learner: Learner,
     experiment: Experiment,
     drawn: Drawn,
     methods: Sequence[Method],
@@ -86,13 +155,14 @@ def compare_starts(
     """Make the start of each method and try it on the held-out tasks."""
     bench = Bench(
         pool=pool,
+        learner=learner,
         tasks=drawn.train,
         within=experiment.within,
         evaluation=experiment.evaluation,
-        shrinkage=experiment.meta.initialization.shrinkage,
-        shape=drawn.shape,
+        meta=experiment.meta,
+        fresh=drawn.fresh,
         num_costs=drawn.num_costs,
     )
     comparator = None if similar is None else similar.comparator
     starts = make_starts(methods, bench, experiment.tasks_per_round, comparator, lambda: meta_srl)
-    return {name: hold_out(pool, drawn.test, start, experiment.within) for name, start in starts.items()}
+    return {name: hold_out(pool, drawn.test, start, experiment.held_out_within) for name, start in starts.items()}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from meta.dualdice import Diagnostics, DICESettings, estimate
 from meta.updates import (
     InitializationSettings,
     LearningRateSettings,
+    NeuralInitializationSettings,
     initialization_gradient,
     leader,
     leading_rates,
@@ -23,7 +25,8 @@ from meta.updates import (
     scheduled_step,
     shrink,
 )
-from policies.solving import Start, TaskDataset
+from policies.results import Start, table_of
+from policies.solving import TaskDataset
 from tasks.model import FloatArray
 
 
@@ -33,7 +36,9 @@ class MetaSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     initialization: InitializationSettings = InitializationSettings()
-    """The initialisation phi."""
+    """The initialisation phi of tabular policies."""
+    neural: NeuralInitializationSettings = NeuralInitializationSettings()
+    """The initialisation phi of neural policies."""
     learning_rates: LearningRateSettings = LearningRateSettings()
     """The learning rates alpha."""
 
@@ -56,10 +61,21 @@ class MetaState:
     loss_sum: FloatArray
     curvature_sum: FloatArray
 
+    KIND: ClassVar[str] = "tabular"
+
     @property
     def start(self) -> Start:
         """What the next tasks start from."""
         return Start(self.initialization, self.learning_rates)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it; numbers are plain."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> MetaState:
+        """The inverse of :meth:`to_arrays`."""
+        return MetaState(**parts)
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -87,6 +103,19 @@ class Contribution:
     weight: float
     diagnostics: Diagnostics
     failures: tuple[str, ...]
+
+    KIND: ClassVar[str] = "tabular"
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return parts | {"diagnostics": dataclasses.asdict(self.diagnostics)}
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> Contribution:
+        """The inverse of :meth:`to_arrays`."""
+        made = {"failures": tuple(parts["failures"]), "diagnostics": Diagnostics(**parts["diagnostics"])}
+        return Contribution(**{**parts, **made})
 
 
 def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num_costs: int) -> MetaState:
@@ -120,7 +149,7 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
         task_index=dataset.task_index,
         occupancy=occupancy,
         policy=dataset.policy,
-        loss=initialization_loss(occupancy, dataset.policy, dataset.start.initialization),
+        loss=initialization_loss(occupancy, dataset.policy, table_of(dataset.start.initialization)),
         curvature=curvature,
         weight=dice.failed_weight if failures else 1.0,
         diagnostics=corrections.diagnostics,
@@ -139,25 +168,69 @@ def update(
         num_rounds=state.num_rounds + 1,
         num_tasks=state.num_tasks + len(ordered),
         initialization=_next_initialization(state, ordered, settings.initialization),
-        learning_rates=_next_rates(state, ordered, settings.learning_rates, num_iterations),
+        learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
     )
 
 
 def _remember(state: MetaState, ordered: Sequence[Contribution], settings: MetaSettings) -> MetaState:
     keep, plain = settings.initialization.forgetting, settings.initialization.method == "fal"
     policy_sum, count = keep * state.policy_sum, keep * state.policy_count
-    loss_sum = settings.learning_rates.forgetting * state.loss_sum
-    curvature_sum = settings.learning_rates.forgetting * state.curvature_sum
     for item in ordered:
         weight = np.ones(item.occupancy.size) if plain else item.weight * np.maximum(item.occupancy, 0.0)
         policy_sum = policy_sum + weight[:, None] * item.policy
         count += 1.0
-        measured = np.isfinite(item.curvature)
-        loss_sum = loss_sum + np.where(measured, item.weight * max(item.loss, 0.0), 0.0)
-        curvature_sum = curvature_sum + np.where(measured, item.weight * item.curvature, 0.0)
+    loss_sum, curvature_sum = rate_sums(state, ordered, settings.learning_rates)
     return dataclasses.replace(
         state, policy_sum=policy_sum, policy_count=count, loss_sum=loss_sum, curvature_sum=curvature_sum
     )
+
+
+class RateState(Protocol):
+    """The part of a state that learning rates are learned from."""
+
+    @property
+    def num_rounds(self) -> int:
+        """Updates so far."""
+
+    @property
+    def learning_rates(self) -> FloatArray:
+        """alpha, [1+p]."""
+
+    @property
+    def loss_sum(self) -> FloatArray:
+        """[1+p], of ftl."""
+
+    @property
+    def curvature_sum(self) -> FloatArray:
+        """[1+p], of ftl."""
+
+
+class RateItem(Protocol):
+    """The part of a contribution that learning rates are learned from."""
+
+    @property
+    def loss(self) -> float:
+        """f_hat_t(phi_t)."""
+
+    @property
+    def curvature(self) -> FloatArray:
+        """b_t, [1+p]."""
+
+    @property
+    def weight(self) -> float:
+        """In [0, 1]."""
+
+
+def rate_sums(
+    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings
+) -> tuple[FloatArray, FloatArray]:
+    """ftl's sums of losses and curvatures with a round's tasks added; objectives that were not measured add nothing."""
+    loss_sum, curvature_sum = settings.forgetting * state.loss_sum, settings.forgetting * state.curvature_sum
+    for item in ordered:
+        measured = np.isfinite(item.curvature)
+        loss_sum = loss_sum + np.where(measured, item.weight * max(item.loss, 0.0), 0.0)
+        curvature_sum = curvature_sum + np.where(measured, item.weight * item.curvature, 0.0)
+    return loss_sum, curvature_sum
 
 
 def _next_initialization(
@@ -177,9 +250,10 @@ def _next_initialization(
     return project_to_shrunk_simplex(state.initialization - step * gradient, settings.shrinkage)
 
 
-def _next_rates(
-    state: MetaState, ordered: Sequence[Contribution], settings: LearningRateSettings, num_iterations: int
+def next_rates(
+    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings, num_iterations: int
 ) -> FloatArray:
+    """alpha after a round whose sums are in ``state`` already (see :func:`rate_sums`)."""
     rates = state.learning_rates
     if settings.method == "fixed":
         return rates

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meta.learner import Contribution, MetaState
-from meta.pool import DatasetLostError, Learner, Pool
+from meta.learning import Item, State
+from meta.pool import Learner, Pool, solve_and_estimate
 from meta.records import Row, task_row
-from policies.crpo import WithinTaskSettings
-from policies.solving import TaskResult
+from policies.results import TaskResult
+from policies.solving import WithinTask
 from tasks.base import Task
 
 
@@ -19,7 +19,7 @@ class Finished:
     """A task of the current round that is solved and estimated: its row and what it brings to the meta-update."""
 
     row: Row
-    contribution: Contribution
+    contribution: Item
 
 
 class Tracker(Protocol):
@@ -28,7 +28,7 @@ class Tracker(Protocol):
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """A task is solved and estimated (called in the order tasks finish)."""
 
-    def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """The meta-learner has taken a step; ``rows`` are the round's tasks in task order."""
 
 
@@ -38,20 +38,18 @@ class TrainingPlan:
 
     tasks: Sequence[Task]
     tasks_per_round: int
-    settings: WithinTaskSettings
+    settings: WithinTask
 
 
 @dataclass(slots=True)
 class Position:
     """Where a run stands: the state after the last whole round, and what is finished of the next one."""
 
-    state: MetaState
+    state: State
     finished: Mapping[int, Finished] = field(default_factory=dict)
 
 
-def train(
-    plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[Tracker], position: Position
-) -> MetaState:
+def train(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[Tracker], position: Position) -> State:
     """Train from ``position`` to the last task and return the final state.
 
     Losses are reduced in task order, so the state depends neither on which task finished first nor on the pool.
@@ -75,16 +73,12 @@ def _solve_round(
     pool: Pool,
     learner: Learner,
     trackers: Sequence[Tracker],
-    state: MetaState,
+    state: State,
     finished: dict[int, Finished],
 ) -> None:
-    """Solve and estimate the tasks of a round that are not finished yet; a lost dataset has its task solved again."""
-    while missing := [task for task in batch if task.index not in finished]:
-        for solved in pool.solve(missing, state.start, plan.settings, collect=True):
-            try:
-                item = learner.estimate(solved.dataset)
-            except DatasetLostError:
-                continue
-            finished[solved.result.task.index] = done = Finished(task_row(solved.result, item, state), item)
-            for tracker in trackers:
-                tracker.task_finished(done, solved.result)
+    """Solve and estimate the tasks of a round that are not finished yet."""
+    missing = [task for task in batch if task.index not in finished]
+    for result, item in solve_and_estimate(pool, learner, missing, state.start, plan.settings):
+        finished[result.task.index] = done = Finished(task_row(result, item, state), item)
+        for tracker in trackers:
+            tracker.task_finished(done, result)

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from meta.dualdice import DICESettings
-from meta.learner import Contribution, MetaSettings, MetaState, contribution, update
-from policies.crpo import WithinTaskSettings
+from meta.learner import MetaSettings
+from meta.learning import Item, State, contribute, step
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.solving import Start, TaskDataset, TaskResult, reference_solution, solve_task
+from policies.results import Start, TaskResult
+from policies.solving import Dataset, WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task
+from tasks.memory import return_freed_memory
 from tasks.registry import FamilySpec
 
 
@@ -49,27 +51,40 @@ class Pool(Protocol):
     def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
         """The exact solutions, in the order of ``tasks``."""
 
-    def solve(
-        self, tasks: Sequence[Task], start: Start, settings: WithinTaskSettings, *, collect: bool
-    ) -> Iterator[Solved]:
+    def solve(self, tasks: Sequence[Task], start: Start, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks from one start, yielding them in the order they finish."""
 
 
 class Learner(Protocol):
     """The meta-learner as the loop sees it."""
 
-    def restore(self, state: MetaState) -> None:
+    def restore(self, state: State) -> None:
         """Go on from ``state``."""
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any) -> Item:
         """Run DICE on the dataset behind the handle.
 
         Raises:
             DatasetLostError: it is gone.
         """
 
-    def update(self, contributions: Sequence[Contribution]) -> MetaState:
+    def update(self, contributions: Sequence[Item]) -> State:
         """One online step on the losses of a round; the new state."""
+
+
+def solve_and_estimate(
+    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Start, settings: WithinTask
+) -> Iterator[tuple[TaskResult, Item]]:
+    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again."""
+    missing = {task.index: task for task in tasks}
+    while missing:
+        for solved in pool.solve(list(missing.values()), start, settings, collect=True):
+            try:
+                item = learner.estimate(solved.dataset)
+            except DatasetLostError:
+                continue
+            del missing[solved.result.task.index]
+            yield solved.result, item
 
 
 class LocalPool:
@@ -100,13 +115,12 @@ class LocalPool:
                 solution = reference_solution(self._family, task)
             yield solution
 
-    def solve(
-        self, tasks: Sequence[Task], start: Start, settings: WithinTaskSettings, *, collect: bool
-    ) -> Iterator[Solved]:
+    def solve(self, tasks: Sequence[Task], start: Start, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks in order; the handle is the dataset itself."""
         for task in tasks:
             with threadpool_limits(1):
                 result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+            return_freed_memory()
             yield Solved(result, dataset)
 
 
@@ -115,21 +129,21 @@ class LocalLearner:
 
     def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
         self._meta, self._dice, self._num_iterations = meta, dice, num_iterations
-        self._state: MetaState | None = None
+        self._state: State | None = None
 
-    def restore(self, state: MetaState) -> None:
+    def restore(self, state: State) -> None:
         """Go on from ``state``."""
         self._state = state
 
-    def estimate(self, dataset: TaskDataset) -> Contribution:
+    def estimate(self, dataset: Dataset) -> Item:
         """Run DICE on the dataset."""
         with threadpool_limits(1):
-            return contribution(dataset, self._dice, self._meta)
+            return contribute(dataset, self._dice, self._meta)
 
-    def update(self, contributions: Sequence[Contribution]) -> MetaState:
+    def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""
         if self._state is None:
             raise RuntimeError("restore a state before the first update")
         with threadpool_limits(1):
-            self._state = update(self._state, contributions, self._meta, self._num_iterations)
+            self._state = step(self._state, contributions, self._meta, self._num_iterations)
         return self._state

@@ -7,17 +7,17 @@ import dataclasses
 import numpy as np
 
 from meta.evaluation import gap_bound, inexactness, measure
-from meta.learner import Contribution, MetaState
+from meta.learning import Item, State
 from policies.crpo import REWARD_BRANCH
-from policies.solving import TaskResult
+from policies.results import TaskResult
 
 Value = float | int | str | bool
 Row = dict[str, Value]
 
 
-def task_row(result: TaskResult, item: Contribution, state: MetaState) -> Row:
+def task_row(result: TaskResult, item: Item, state: State) -> Row:
     """Flatten a solved task; ``state`` is the one it started from."""
-    solution, task = result.solution, result.task
+    task = result.task
     measures = measure(result)
     row: Row = {
         "task_index": task.index,
@@ -27,11 +27,11 @@ def task_row(result: TaskResult, item: Contribution, state: MetaState) -> Row:
         "score": measures.score,
         "gap_bound": gap_bound(result),
         "reward_start": float(result.values[0, 0]),
-        "reward": float(result.values[solution.output, 0]),
+        "reward": float(result.values[result.output, 0]),
         "reward_optimum": float("nan") if result.reference is None else float(result.reference.values[0]),
-        "output_iteration": solution.output,
-        "feasible": solution.feasible,
-        "reward_steps": int((solution.branches == REWARD_BRANCH).sum()),
+        "output_iteration": result.output,
+        "feasible": result.feasible,
+        "reward_steps": int((result.branches == REWARD_BRANCH).sum()),
         "f_hat": item.loss,
         "weight": item.weight,
         "failed_diagnostics": " ".join(item.failures),
@@ -42,13 +42,19 @@ def task_row(result: TaskResult, item: Contribution, state: MetaState) -> Row:
         row |= {
             f"limit_{i + 1}": limit,
             f"cost_start_{i + 1}": float(result.values[0, 1 + i]),
-            f"cost_{i + 1}": float(result.values[solution.output, 1 + i]),
+            f"cost_{i + 1}": float(result.values[result.output, 1 + i]),
             f"violation_{i + 1}": float(measures.violation[i]),
             f"violation_during_{i + 1}": float(measures.violation_during[i]),
         }
     for i, curvature in enumerate(item.curvature):
         row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(state.learning_rates[i])}
-    row |= {f"dice_{name}": value for name, value in dataclasses.asdict(item.diagnostics).items()}
+    row |= result.facts
+    if result.episodic is not None:
+        row["episodic_reward_start"], row["episodic_reward"] = (
+            float(result.episodic[m, 0]) for m in (0, result.output)
+        )
+    if item.diagnostics is not None:
+        row |= {f"dice_{name}": value for name, value in dataclasses.asdict(item.diagnostics).items()}
     split = inexactness(result, item, state.initialization)
     if split is not None:
         row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}

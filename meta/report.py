@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from meta.baselines import HeldOut
 from meta.evaluation import Similarity, failure_signature
-from meta.learner import MetaState
+from meta.learning import State
 from meta.records import Row, column, cost_columns
 from tasks.model import FloatArray
 
@@ -38,22 +38,25 @@ def held_out_json(held_out: HeldOut) -> dict[str, Any]:
     """A method's entry under ``test`` of ``summary.json``."""
     return {
         "gap": held_out.gap.as_json(),
+        "reward": held_out.reward.as_json(),
         "violation": held_out.violation.as_json(),
         "violation_during_adaptation": held_out.violation_during.as_json(),
         "score": held_out.score,
         "learning_rates": list(held_out.learning_rates),
         "reward_curve": held_out.reward_curve.tolist(),
         "cost_curve": held_out.cost_curve.tolist(),
+        "episodic_curve": None if held_out.episodic_curve is None else held_out.episodic_curve.tolist(),
     }
 
 
-def training_summary(rows: list[Row], state: MetaState, tasks_per_round: int) -> dict[str, Any]:
+def training_summary(rows: list[Row], state: State, tasks_per_round: int) -> dict[str, Any]:
     """TAOG, TACV, learning rates and the failure signature of the training tasks."""
     gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
     half = len(rows) // 2
     failed = [row for row in rows if row["failed_diagnostics"]]
     return {
         "num_tasks": len(rows),
+        "mean_reward": known(column(rows, "reward").mean()),
         "taog": known(gaps.mean()),
         "tacv": violations.mean(axis=0).tolist(),
         "taog_last_half": known(gaps[half:].mean()),
@@ -111,8 +114,9 @@ def write_plots(folder: Path, rows: list[Row], test: Mapping[str, Any], limit: f
     figures = {
         "training": plot_training(rows),
         "learning_rates": plot_learning_rates(rows),
-        "estimation": plot_estimation(rows),
     }
+    if "dice_mean_correction" in rows[0]:
+        figures["estimation"] = plot_estimation(rows)
     if test:
         figures |= {"adaptation": plot_adaptation(test, limit), "held_out": plot_held_out(test)}
     paths = []
@@ -140,9 +144,9 @@ def plot_adaptation(test: Mapping[str, Any], limit: float | None) -> Figure:
 
 
 def plot_held_out(test: Mapping[str, Any]) -> Figure:
-    """Gap and violations of every method on held-out tasks, with 95 % intervals."""
+    """Gap (reward where there is no exact model) and violations of every method, with 95 % intervals."""
     titles = {
-        "gap": "optimality gap",
+        value_key(test): "optimality gap" if value_key(test) == "gap" else "reward $J_0$ of the output",
         "violation_during_adaptation": "violation during adaptation",
         "violation": "violation of the output",
     }
@@ -162,18 +166,16 @@ def plot_held_out(test: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def value_key(test: Mapping[str, Any]) -> str:
+    """What a start's worth is told by: ``gap``, or ``reward`` where there is no exact model."""
+    return "reward" if all(entry["gap"]["mean"] is None for entry in test.values()) and test else "gap"
+
+
 def plot_training(rows: list[Row]) -> Figure:
     """Gap and violation of each training task, with TAOG, TACV and the computed bound."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    index, gaps = column(rows, "task_index"), column(rows, "gap")
-    violations = cost_columns(rows, "violation")
-    left.plot(index, gaps, ".", color="#999999", markersize=4, label="gap of a task")
-    left.plot(index, _running_mean(gaps), color="#d62728", label="TAOG")
-    bound = column(rows, "gap_bound")
-    if np.isfinite(bound).any():
-        left.plot(index, bound, "x", color="#4c78a8", markersize=3, label="computed bound (mean over $N_0$)")
-    left.set_yscale("symlog", linthresh=1e-2)
-    _label(left, "training task", "optimality gap (linear below 0.01)", "Training: gap")
+    index, violations = column(rows, "task_index"), cost_columns(rows, "violation")
+    (_plot_rewards if np.isnan(column(rows, "gap")).all() else _plot_gaps)(left, rows)
     left.legend(fontsize=8)
     for cost in range(violations.shape[1]):
         right.plot(index, violations[:, cost], ".", markersize=4, label=f"violation {cost + 1} of a task's output")
@@ -183,6 +185,24 @@ def plot_training(rows: list[Row]) -> Figure:
     _label(right, "training task", "constraint violation", "Training: violation")
     right.legend(fontsize=8)
     return figure
+
+
+def _plot_gaps(axis: Axes, rows: list[Row]) -> None:
+    index, gaps = column(rows, "task_index"), column(rows, "gap")
+    axis.plot(index, gaps, ".", color="#999999", markersize=4, label="gap of a task")
+    axis.plot(index, _running_mean(gaps), color="#d62728", label="TAOG")
+    bound = column(rows, "gap_bound")
+    if np.isfinite(bound).any():
+        axis.plot(index, bound, "x", color="#4c78a8", markersize=3, label="computed bound (mean over $N_0$)")
+    axis.set_yscale("symlog", linthresh=1e-2)
+    _label(axis, "training task", "optimality gap (linear below 0.01)", "Training: gap")
+
+
+def _plot_rewards(axis: Axes, rows: list[Row]) -> None:
+    index = column(rows, "task_index")
+    axis.plot(index, column(rows, "reward_start"), ".", color="#4c78a8", markersize=4, label="of the start")
+    axis.plot(index, column(rows, "reward"), ".", color="#d62728", markersize=4, label="of the output")
+    _label(axis, "training task", "expected discounted reward $J_0$", "Training: reward")
 
 
 def plot_learning_rates(rows: list[Row]) -> Figure:
@@ -228,10 +248,11 @@ def _label(axis: Axes, x: str, y: str, title: str) -> None:
 
 def markdown_table(test: Mapping[str, Any], order: Sequence[str] | None = None) -> str:
     """The held-out results as a Markdown table."""
-    lines = ["| method | gap | violation during adaptation | violation of the output |", "|---|---|---|---|"]
+    key = value_key(test)
+    lines = [f"| method | {key} | violation during adaptation | violation of the output |", "|---|---|---|---|"]
     for name in order or test:
         entry = test[name]
-        cells = [format_interval(entry[key]) for key in ("gap", "violation_during_adaptation", "violation")]
+        cells = [format_interval(entry[column]) for column in (key, "violation_during_adaptation", "violation")]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -33,6 +33,29 @@ class InitializationSettings(BaseModel):
     """Weight of the uniform policy in the average of ftl, in units of one task's occupancy."""
 
 
+class NeuralInitializationSettings(BaseModel):
+    """How phi is learned where policies are neural: the ``meta.neural`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Literal["ogd", "ftl", "fixed"] = "ogd"
+    """ogd: Adam steps on the newest round's tasks; ftl: on a sample of all tasks; fixed: the fresh policy stays."""
+    reservoir: int = Field(default=20_000, gt=0)
+    """Observations that ftl remembers of all tasks, whatever their number."""
+    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the weight of what ftl remembers, once a round; 1 remembers every task alike."""
+    steps: int = Field(default=40, gt=0)
+    """Adam steps of a round."""
+    step_size: float = Field(default=1e-3, gt=0.0)
+    """Adam's step size, beta."""
+    minibatch: int = Field(default=512, gt=0)
+    """Observations of one Adam step, of all tasks of the round."""
+    schedule: Schedule = "dynamic"
+    """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one."""
+    critic_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """How far the critic's start moves towards the mean critic of a round's tasks."""
+
+
 class LearningRateSettings(BaseModel):
     """How alpha is learned: the ``meta.learning_rates`` section of a run file."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.adam import Adam
 from policies.networks import Array, Network, linearize
 from policies.neural_policy import TARGET_MEAN, TARGET_SCALE, Parameters
 
 _LEAST_SCALE = 1e-6
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class CriticSettings(BaseModel):
@@ -67,8 +67,8 @@ def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Arr
 def _adam(
     network: Network, vector: Array, inputs: Array, wanted: Array, settings: CriticSettings, rng: np.random.Generator
 ) -> Array:
-    """Adam (Kingma, Ba 2015) on shuffled minibatches; every step's loss is the mean over its samples."""
-    first, second = np.zeros_like(vector), np.zeros_like(vector)
+    """Adam on shuffled minibatches; every step's loss is the mean over its samples."""
+    adam = Adam(vector, settings.learning_rate)
     size = min(settings.minibatch, len(inputs))
     per_epoch = len(inputs) // size
     total = settings.epochs * per_epoch
@@ -80,11 +80,5 @@ def _adam(
         linear = linearize(network, vector, inputs_now[here])
         error = linear.outputs - wanted_now[here]
         error *= 1.0 / size
-        gradient = linear.pullback(error)
-        first += (1.0 - _BETA_1) * (gradient - first)
-        second += (1.0 - _BETA_2) * (gradient * gradient - second)
-        rate = settings.learning_rate * (1.0 - step / total) / (1.0 - _BETA_1 ** (step + 1))
-        root = np.sqrt(second / (1.0 - _BETA_2 ** (step + 1)))
-        root += _EPSILON
-        vector = vector - rate * first / root
+        vector = adam.step(vector, linear.pullback(error), 1.0 - step / total)
     return vector

@@ -42,6 +42,11 @@ class Distribution(Protocol):
     def kl(self, outputs: Array, extra: Array, new_outputs: Array, new_extra: Array) -> Array:
         """KL(old || new) for every row, [N]."""
 
+    def kl_gradient(
+        self, outputs: Array, extra: Array, new_outputs: Array, new_extra: Array, weights: Array
+    ) -> tuple[Array, Array]:
+        """Derivatives of sum_n weights_n KL(old || new)_n in the new outputs [N, k] and in the new extras [e]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Categorical:
@@ -84,6 +89,14 @@ class Categorical:
         log_old, log_new = log_softmax(outputs, axis=1), log_softmax(new_outputs, axis=1)
         return np.asarray((np.exp(log_old) * (log_old - log_new)).sum(axis=1))
 
+    def kl_gradient(
+        self, outputs: Array, extra: Array, new_outputs: Array, new_extra: Array, weights: Array
+    ) -> tuple[Array, Array]:
+        """d/d new logits = pi' - pi."""
+        del extra
+        difference = softmax(new_outputs, axis=1) - softmax(outputs, axis=1)
+        return difference * weights[:, None], np.zeros_like(new_extra)
+
 
 @dataclass(frozen=True, slots=True)
 class DiagonalGaussian:
@@ -121,6 +134,15 @@ class DiagonalGaussian:
         constant = (new_extra - extra + 0.5 * np.exp(2.0 * extra) * precision - 0.5).sum()
         moved = outputs - new_outputs
         return np.asarray(0.5 * (moved * moved) @ precision + constant)
+
+    def kl_gradient(
+        self, outputs: Array, extra: Array, new_outputs: Array, new_extra: Array, weights: Array
+    ) -> tuple[Array, Array]:
+        """d/d mean' = (mean' - mean) / std'^2; d/d log_std' = 1 - (std^2 + (mean - mean')^2) / std'^2."""
+        precision = np.exp(-2.0 * new_extra)
+        moved = new_outputs - outputs
+        spread = (np.exp(2.0 * extra) + moved * moved) * precision
+        return moved * precision * weights[:, None], weights @ (1.0 - spread)
 
 
 def distribution_of(actor: Network) -> Distribution:

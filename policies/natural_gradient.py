@@ -38,8 +38,7 @@ class TrustRegionSettings(BaseModel):
     cg_damping: float = Field(default=0.1, ge=0.0)
     """Added to the diagonal of the Fisher matrix; a few thousand samples do not determine its small eigenvalues."""
     damping_unit: Literal["absolute", "fisher"] = "absolute"
-    """fisher: cg_damping counts in units of the Fisher matrix of the action distribution (Gaussian: mean 1 / std^2 for
-    the layers, 2 for log std). A narrow Gaussian has a large Fisher matrix, which outgrows an absolute damping."""
+    """fisher: in units of the action distribution's Fisher matrix (Gaussian: 1 / std^2), which grows as std falls."""
     preconditioner: Literal["kronecker", "none"] = "kronecker"
     """kronecker: products with Kronecker factors of the Fisher matrix save most iterations; needs a damping above 0."""
     fisher_samples: int = Field(default=4000, gt=0)

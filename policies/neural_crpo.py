@@ -95,11 +95,13 @@ def solve_neural(
 ) -> NeuralSolution:
     """Run CRPO from ``start`` with ``learning_rates`` [1+p] under ``limits`` [p]; pure in its arguments.
 
-    ``on_batch`` sees the data of every iterate; its arrays are overwritten by the next one's (see ``copy``).
+    Branches and output are chosen under (1 - ``safety_margin``) d. ``on_batch`` sees the data of every iterate; its
+    arrays are overwritten by the next one's (see ``copy``).
 
     Raises:
         TaskError: the settings do not fit the task, or a value is not finite (task, iteration and tensor are named).
     """
+    limits = (1.0 - settings.safety_margin) * limits
     problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
     iterations = list(iterate_neural(batch, start, problem, settings, seed, rng, label=label, on_batch=on_batch))
@@ -167,11 +169,20 @@ def iterate_neural(
 def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:
     if batch.num_copies != settings.num_copies:
         raise TaskError(f"task {label}: {batch.num_copies} copies were made, num_copies is {settings.num_copies}")
+    require_whole_episodes(settings, batch.horizon, label)
+    return settings.steps_per_iteration // settings.num_copies
+
+
+def require_whole_episodes(settings: NeuralSettings, horizon: int, label: str) -> None:
+    """Check that each copy has room for an episode of ``horizon`` steps.
+
+    Raises:
+        TaskError: it has not; the message says what would be right.
+    """
     steps = settings.steps_per_iteration // settings.num_copies
-    if steps < batch.horizon:
+    if steps < horizon:
         raise TaskError(
-            f"task {label}: {steps} steps per copy do not hold an episode of {batch.horizon}; "
-            f"set num_copies to at most {max(1, settings.steps_per_iteration // batch.horizon)}, "
-            f"or steps_per_iteration to at least {settings.num_copies * batch.horizon}"
+            f"task {label}: {steps} steps per copy do not hold an episode of {horizon}; "
+            f"set num_copies to at most {max(1, settings.steps_per_iteration // horizon)}, "
+            f"or steps_per_iteration to at least {settings.num_copies * horizon}"
         )
-    return steps

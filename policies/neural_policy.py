@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,20 @@ class PolicyState:
         outputs = apply(self.actor.network, self.actor.vector, self.statistics.normalize(observations))
         return outputs, extra_of(self.actor.network, self.actor.vector)
 
+    def with_statistics(self, statistics: ObservationStatistics) -> PolicyState:
+        """The same actions and values under other ``statistics`` (up to rounding and the clipping at +-10).
+
+        A first layer W, b on (x - m) s becomes W' = W s / s', b' = b + ((m' - m) s) W on (x - m') s'. A policy that has
+        seen nothing keeps its weights: they were drawn for normalised inputs.
+        """
+        if self.statistics.count == 0.0:
+            return replace(self, statistics=statistics)
+        ratio = self.statistics.scale / statistics.scale
+        shift = (statistics.mean - self.statistics.mean) * self.statistics.scale
+        return PolicyState(
+            _renormalized(self.actor, ratio, shift), _renormalized(self.critic, ratio, shift), statistics
+        )
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """A flat dictionary of arrays, as safetensors stores it; shapes and names hold the whole architecture."""
         actor = {f"actor.{name}": value for name, value in self.actor.arrays().items()}
@@ -124,6 +138,14 @@ class PolicyState:
             "statistics.variance": statistics.variance,
             "statistics.count": np.array([statistics.count]),
         }
+
+
+def _renormalized(parameters: Parameters, ratio: FloatArray, shift: FloatArray) -> Parameters:
+    network, vector = parameters.network, parameters.vector.copy()
+    weights, bias = network.part(vector, "weights_0"), network.part(vector, "bias_0")
+    bias += (shift @ weights.astype(np.float64)).astype(vector.dtype)
+    weights *= ratio[:, None].astype(vector.dtype)
+    return Parameters(network, vector)
 
 
 def critic_values(critic: Parameters, inputs: Array) -> Array:

@@ -96,7 +96,7 @@ class NeuralRollouts:
             TaskError: the policy does not fit, or an observation, action, reward or cost is not finite.
         """
         batch, act = self._batch, self._actor(policy, iteration)
-        bounded = _to_bounds(batch)
+        bounded = to_bounds(batch)
         episodes = np.zeros(batch.num_copies, dtype=np.int64)
         self._reset(np.arange(batch.num_copies), iteration, episodes)
         final_steps, final_observations = [], []
@@ -170,7 +170,7 @@ class NeuralRollouts:
                 raise TaskError(f"task {self._label}, iteration {iteration}, {moment}, copy {copy}: {name} not finite")
 
 
-def _to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Actions in units of half the range about its centre, clipped; unbounded and discrete ones as they are."""
     low, high = batch.action_low, batch.action_high
     if low is None or high is None:

@@ -28,6 +28,7 @@ from policies.neural_rollouts import NeuralTransitions
 from tasks.model import FloatArray
 
 Tolerance = Annotated[float, Field(ge=0.0)]
+Width = Annotated[int, Field(gt=0)]
 
 
 class NeuralSettings(BaseModel):
@@ -43,11 +44,11 @@ class NeuralSettings(BaseModel):
     """Environment steps of each iteration, over all copies; each copy must hold at least one whole episode."""
     num_copies: int = Field(default=20, gt=0)
     """n, copies of the task stepped together; part of what the random numbers depend on."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[Width, ...] = (64, 64)
     """Widths of the actor's hidden layers."""
-    critic_hidden: tuple[int, ...] = (64, 64)
+    critic_hidden: tuple[Width, ...] = (64, 64)
     """Widths of the critic's hidden layers."""
-    initial_log_std: float = -0.5
+    initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
     """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
     reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
     """lambda of the reward's advantages."""
@@ -55,6 +56,8 @@ class NeuralSettings(BaseModel):
     """lambda of every cost's advantages."""
     tolerance: Tolerance | tuple[Tolerance, ...] = 0.0
     """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i, so that overshoots stay under d_i."""
     constraint_choice: Literal["largest", "first", "random"] = "largest"
     """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
     output: Literal["best", "uniform", "last"] = "best"
@@ -63,6 +66,8 @@ class NeuralSettings(BaseModel):
     """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
     return_estimate: Literal["life_table", "complete"] = "life_table"
     """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
+    dataset_size: int = Field(default=1000, gt=0)
+    """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True

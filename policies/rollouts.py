@@ -9,8 +9,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import contract
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.model import FloatArray
+from tasks.timeout import Again, step_seconds, time_limit
 
 IndexArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
@@ -59,14 +61,18 @@ class TabularRollouts:
     """Copies of one task's environment, stepped together with one batched policy call per time step.
 
     An episode's random numbers depend on (task seed, iteration, episode) alone: the same bits come out whatever the
-    number of copies. Environments need discrete observations and actions.
+    number of copies. Environments need discrete observations and actions. A step of all copies that takes longer than
+    the family's ``step_seconds`` is an error.
     """
 
     def __init__(self, family: TaskFamily, task: Task, num_copies: int) -> None:
+        self._seconds = step_seconds(family)
+        self._at = (0, 0, 0, "reset")
         self._task = task
         self._horizon = family.horizon
         self._cost_names = family.cost_names
         self._envs = [family.make(task.parameters) for _ in range(num_copies)]
+        self._spaces = (self._envs[0].observation_space, self._envs[0].action_space)
         self.num_states = _discrete(task, "observation_space", self._envs[0].observation_space)
         self.num_actions = _discrete(task, "action_space", self._envs[0].action_space)
 
@@ -82,8 +88,12 @@ class TabularRollouts:
         ones are not over-represented.
 
         Raises:
-            EnvironmentContractError: a step gives a non-finite number, no cost, or costs of the wrong length.
+            TaskError: the environment raises, hangs, or gives what breaks its contract; names task and step.
         """
+        with time_limit(self._seconds, lambda: f"{self._here()}: {self._at[3]}") as again:
+            return self._collect(policy, iteration, num_episodes, again)
+
+    def _collect(self, policy: FloatArray, iteration: int, num_episodes: int, again: Again) -> Transitions:
         horizon, costs = self._horizon, len(self._cost_names)
         cumulative = np.cumsum(policy, axis=1)[:, :-1]
         states = np.zeros((num_episodes, horizon), dtype=np.int32)
@@ -95,8 +105,10 @@ class TabularRollouts:
         running: list[tuple[Any, int]] = []
         waiting = iter(range(num_episodes))
         for env in self._envs:
+            again()
             self._begin(env, waiting, iteration, uniforms, states, running)
         while running:
+            again()
             episodes = np.array([episode for _, episode in running])
             times = lengths[episodes]
             here = states[episodes, times]
@@ -104,7 +116,14 @@ class TabularRollouts:
             actions[episodes, times] = chosen
             still: list[tuple[Any, int]] = []
             for (env, episode), time, action in zip(running, times.tolist(), chosen.tolist(), strict=True):
-                observation, gain, ended, cut, info = env.step(action)
+                self._at = (iteration, episode, time, "step")
+                try:
+                    result = env.step(action)
+                except TaskError:
+                    raise
+                except Exception as error:
+                    raise self._raised(error) from error
+                observation, gain, ended, cut, info = contract.step_values(result, self._here)
                 observation = self._state_of(observation, "step", iteration, episode, time)
                 next_states[episode, time] = observation
                 reward[episode, time] = self._reward_of(gain, iteration, episode, time)
@@ -132,6 +151,9 @@ class TabularRollouts:
             iterations=np.full(int(lengths.sum()), iteration, dtype=np.int32),
         )
 
+    def _raised(self, error: Exception) -> EnvironmentContractError:
+        return EnvironmentContractError(f"{self._here()}: {self._at[3]} raised {type(error).__name__}: {error}")
+
     def _begin(
         self, env: gymnasium.Env[Any, Any], waiting: Any, iteration: int, uniforms: Any, states: Any, running: Any
     ) -> None:
@@ -139,7 +161,16 @@ class TabularRollouts:
         if episode is None:
             return
         sequence = np.random.SeedSequence([self._task.seed, iteration, episode])
-        observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
+        self._at = (iteration, episode, 0, "reset")
+        try:
+            result = env.reset(seed=int(sequence.generate_state(1)[0]))
+        except TaskError:
+            raise
+        except Exception as error:
+            raise self._raised(error) from error
+        contract.space_stays(env.observation_space, self._spaces[0], self._here)
+        contract.space_stays(env.action_space, self._spaces[1], self._here)
+        observation = contract.first_observation(result, self._here)
         uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
         states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
         running.append((env, episode))
@@ -197,6 +228,9 @@ class TabularRollouts:
             if where.any():
                 episode, time = (int(i) for i in np.argwhere(where)[0])
                 raise EnvironmentContractError(f"{self._where(iteration, episode, time)}: step gave {what}")
+
+    def _here(self) -> str:
+        return self._where(*self._at[:3])
 
     def _where(self, iteration: int, episode: int, time: int) -> str:
         return f"task {self._task.label}, iteration {iteration}, episode {episode}, step {time}"

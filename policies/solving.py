@@ -5,27 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from policies.crpo import ExactEvaluator, Solution, WithinTaskSettings, solve
 from policies.empirical import TransitionCounts, evaluate_empirical
 from policies.exact import Evaluation, ExactModel, OptimalPolicy, evaluate, occupancy, optimal_policy
+from policies.neural_policy import PolicyState
+from policies.neural_solving import NeuralDataset, solve_neural_task
+from policies.neural_update import NeuralSettings
+from policies.results import Start, TaskResult
 from policies.rollouts import TabularRollouts, Transitions, concatenate
 from policies.softmax import logits_of
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.model import FloatArray
 
 _CHOICE_STREAM = 7
+WithinTask = WithinTaskSettings | NeuralSettings
+"""How one task is solved: the ``within_task`` section, by its ``algorithm``."""
 NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled"
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What is broadcast: ``initialization`` [S, A] (phi, probabilities) and ``learning_rates`` [1+p] (alpha)."""
-
-    initialization: FloatArray
-    learning_rates: FloatArray
 
 
 def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
@@ -47,26 +46,7 @@ class TaskDataset:
     horizon: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """A solved task, small enough to travel through the driver.
-
-    ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO
-    itself used. ``reference`` is the linear programme's optimum, or None without an exact model.
-    """
-
-    task: Task
-    solution: Solution
-    values: FloatArray
-    reference: OptimalPolicy | None
-    occupancy: FloatArray | None
-    env_steps: int
-    seconds: float
-
-    @property
-    def policy(self) -> FloatArray:
-        """pi_hat as probabilities, [S, A]."""
-        return np.exp(self.solution.logits)
+Dataset = TaskDataset | NeuralDataset
 
 
 @dataclass(slots=True)
@@ -98,12 +78,35 @@ def solve_task(
     family: TaskFamily,
     task: Task,
     start: Start,
+    settings: WithinTask,
+    *,
+    collect: bool,
+    on_iteration: Callable[[int], None] = lambda iteration: None,
+) -> tuple[TaskResult, Dataset | None]:
+    """Solve ``task`` from ``start`` with the algorithm that ``settings`` are of.
+
+    With ``collect`` also return the dataset for the meta-learner. ``on_iteration`` is told what is being worked on.
+
+    Raises:
+        TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
+    """
+    solver: Any = solve_neural_task if isinstance(settings, NeuralSettings) else solve_tabular_task
+    solved: tuple[TaskResult, Dataset | None] = solver(
+        family, task, start, settings, collect=collect, on_iteration=on_iteration
+    )
+    return solved
+
+
+def solve_tabular_task(
+    family: TaskFamily,
+    task: Task,
+    start: Start,
     settings: WithinTaskSettings,
     *,
     collect: bool,
     on_iteration: Callable[[int], None] = lambda iteration: None,
 ) -> tuple[TaskResult, TaskDataset | None]:
-    """Solve ``task`` from ``start``; with ``collect`` also return the dataset for the meta-learner.
+    """Solve ``task`` from ``start`` with a tabular policy; see :func:`solve_task`.
 
     Raises:
         TaskError: the environment breaks its contract, or exact evaluation is asked of a family without a model.
@@ -114,9 +117,10 @@ def solve_task(
     if settings.evaluation == "exact" and exact is None:
         raise TaskError(f"task {task.label}: {NO_MODEL}")
     rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
+    initialization = _table(task, start)
     if exact is not None:
-        _require_shape(task, exact.shape, start)
-    limits, logits = np.array(task.limits), logits_of(start.initialization)
+        _require_shape(task, exact.shape, initialization)
+    limits, logits = np.array(task.limits), logits_of(initialization)
     if start.learning_rates.shape != (1 + limits.size,):
         raise TaskError(
             f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
@@ -128,7 +132,7 @@ def solve_task(
     else:
         rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
         try:
-            _require_shape(task, (rollouts.num_states, rollouts.num_actions), start)
+            _require_shape(task, (rollouts.num_states, rollouts.num_actions), initialization)
             known = exact if settings.evaluation == "exact" else None
             counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
             collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
@@ -139,7 +143,7 @@ def solve_task(
     if not collect:
         return result, None
     return result, TaskDataset(
-        task.index, concatenate(batches), result.policy, start, solution, family.discount, family.horizon
+        task.index, concatenate(batches), np.exp(solution.logits), start, solution, family.discount, family.horizon
     )
 
 
@@ -151,25 +155,34 @@ def _measure(
     env_steps: int,
     seconds: float,
 ) -> TaskResult:
-    if exact is None:
-        return TaskResult(task, solution, solution.values, None, None, env_steps, seconds)
     values = solution.values
-    if settings.evaluation == "sampled":
+    if exact is not None and settings.evaluation == "sampled":
         values = np.array([evaluate(exact, np.exp(logits)).values for logits in solution.iterates])
+    policy = np.exp(solution.logits)
     return TaskResult(
         task=task,
-        solution=solution,
+        policy=policy,
         values=values,
-        reference=optimal_policy(exact, np.array(task.limits)),
-        occupancy=occupancy(exact, np.exp(solution.logits)),
+        branches=solution.branches,
+        output=solution.output,
+        feasible=solution.feasible,
         env_steps=env_steps,
         seconds=seconds,
+        reference=None if exact is None else optimal_policy(exact, np.array(task.limits)),
+        occupancy=None if exact is None else occupancy(exact, policy),
+        solution=solution,
     )
 
 
-def _require_shape(task: Task, shape: tuple[int, int], start: Start) -> None:
-    if start.initialization.shape != shape:
+def _table(task: Task, start: Start) -> FloatArray:
+    if isinstance(start.initialization, PolicyState):
+        raise TaskError(f"task {task.label}: crpo needs a table of probabilities as its start, got a neural policy")
+    return start.initialization
+
+
+def _require_shape(task: Task, shape: tuple[int, int], initialization: FloatArray) -> None:
+    if initialization.shape != shape:
         raise TaskError(
             f"task {task.label}: the environment has {shape[0]} states and {shape[1]} actions, "
-            f"the policy start was learned for {start.initialization.shape}"
+            f"the policy start was learned for {initialization.shape}"
         )

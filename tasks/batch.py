@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import contract
 from tasks.base import Task, TaskError, TaskFamily
-from tasks.timeout import time_limit
+from tasks.timeout import STEP_SECONDS, step_seconds, time_limit
 
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -73,7 +74,12 @@ def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironm
     if own is not None:
         return own(task.parameters, num_copies, label=task.label)
     return GymnasiumBatch(
-        lambda: family.make(task.parameters), num_copies, len(family.cost_names), family.horizon, task.label
+        lambda: family.make(task.parameters),
+        num_copies,
+        len(family.cost_names),
+        family.horizon,
+        task.label,
+        step_seconds(family),
     )
 
 
@@ -117,8 +123,8 @@ class GymnasiumBatch:
     """The general path: ordinary Gymnasium environments stepped one after the other, with every number checked.
 
     ``make`` gives a fresh environment with a Box observation space (flattened here) and a Discrete or Box action
-    space, whose ``step`` reports [p] costs in ``info["cost"]``. ``label`` names the task in messages. A reset of some
-    copies or a step of all copies that takes longer than ``seconds`` is an error.
+    space, whose ``step`` reports [p] costs in ``info["cost"]`` or as a third of six values. ``label`` names the task in
+    messages. A reset or a step of one copy that takes longer than ``seconds`` is an error.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class GymnasiumBatch:
         num_costs: int,
         horizon: int,
         label: str,
-        seconds: float = 60.0,
+        seconds: float = STEP_SECONDS,
     ) -> None:
         if num_copies < 1:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
@@ -155,8 +161,9 @@ class GymnasiumBatch:
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
         """See :class:`BatchEnvironment`."""
-        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset"):
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset") as again:
             for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
+                again()
                 self._reset_copy(copy, seed)
         self._check_observations()
 
@@ -164,8 +171,9 @@ class GymnasiumBatch:
         """See :class:`BatchEnvironment`."""
         check_started(self._elapsed, self._label)
         given = self._environment_actions(actions)
-        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step"):
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step") as again:
             for copy, action in enumerate(given):
+                again()
                 self._step_copy(copy, action)
         np.logical_or(self.truncated, self._elapsed >= self.horizon, out=self.truncated)
         self._check_observations()
@@ -179,29 +187,29 @@ class GymnasiumBatch:
         env = self._envs[copy]
         self._current, self._elapsed[copy] = copy, 0
         try:
-            observation, _ = env.reset(seed=seed)
+            result = env.reset(seed=seed)
         except TaskError:
             raise
         except Exception as error:
             raise TaskError(f"{self._where(copy)}: reset raised {type(error).__name__}: {error}") from error
-        for space, first in ((env.observation_space, self._box), (env.action_space, self._actions)):
-            if space is not first and space != first:
-                raise TaskError(f"{self._where(copy)}: the space was {first} and has become {space}; spaces must stay")
-        self._observe(copy, observation)
+        contract.space_stays(env.observation_space, self._box, self._here)
+        contract.space_stays(env.action_space, self._actions, self._here)
+        self._observe(copy, contract.first_observation(result, self._here))
 
     def _step_copy(self, copy: int, action: Any) -> None:
         self._current = copy
         self._elapsed[copy] += 1
         try:
-            observation, reward, terminated, truncated, info = self._envs[copy].step(action)
+            result = self._envs[copy].step(action)
         except TaskError:
             raise
         except Exception as error:
             raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
         self._check_stable(copy, action)
+        observation, reward, terminated, truncated, info = contract.step_values(result, self._here)
         self._observe(copy, observation)
-        self.reward[copy] = self._number(copy, "the reward", reward)
-        self.costs[copy] = self._step_costs(copy, info)
+        self.reward[copy] = contract.number(reward, "the reward", self._here)
+        self.costs[copy] = contract.costs(info, self.num_costs, self._here)
         self.terminated[copy], self.truncated[copy] = terminated, truncated
 
     def _check_stable(self, copy: int, action: Any) -> None:
@@ -229,6 +237,9 @@ class GymnasiumBatch:
     def _where(self, copy: int) -> str:
         return f"{self._label}, step {self._elapsed[copy]}, copy {copy}"
 
+    def _here(self) -> str:
+        return self._where(self._current)
+
     def _observe(self, copy: int, observation: object) -> None:
         box = self._box
         if not isinstance(observation, np.ndarray) or observation.dtype != box.dtype or observation.shape != box.shape:
@@ -249,26 +260,6 @@ class GymnasiumBatch:
         copy, part = (int(index) for index in np.argwhere(~right)[0])
         value, low, high = self.observations[copy, part], self._low[part], self._high[part]
         raise TaskError(f"{self._where(copy)}: observation[{part}] is {value}, not a number in [{low}, {high}]")
-
-    def _number(self, copy: int, name: str, value: Any) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TaskError(f"{self._where(copy)}: {name} must be a number, got {value!r}") from None
-        if not np.isfinite(number):
-            raise TaskError(f"{self._where(copy)}: {name} is {number}")
-        return number
-
-    def _step_costs(self, copy: int, info: dict[str, Any]) -> list[float]:
-        if "cost" not in info:
-            raise TaskError(
-                f'{self._where(copy)}: step reports no info["cost"]; it must hold {self.num_costs} number(s)'
-            )
-        given = info["cost"]
-        values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
-        if len(values) != self.num_costs:
-            raise TaskError(f'{self._where(copy)}: info["cost"] must hold {self.num_costs} number(s), got {given!r}')
-        return [self._number(copy, 'info["cost"]', value) for value in values]
 
 
 def _observation_space(label: str, env: gymnasium.Env[Any, Any]) -> gymnasium.spaces.Box:

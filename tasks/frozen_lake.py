@@ -125,7 +125,7 @@ class FrozenLake(BaseModel):
             "change similarity or map_size"
         )
 
-    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+    def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's FrozenLake-v1 on the task's map, with the cost added."""
         env = gymnasium.make(
             "FrozenLake-v1",
@@ -133,8 +133,11 @@ class FrozenLake(BaseModel):
             is_slippery=True,
             success_rate=self.success_rate,
             max_episode_steps=self.horizon,
+            render_mode=render_mode,
             disable_env_checker=True,
         )
+        if render_mode is not None:  # only pictures read it, and they show thin ice as the holes that it stands for
+            vars(env.unwrapped)["desc"] = np.asarray(parameters["desc"], dtype="c")
         return _HoleCost(env, self._holes(parameters))
 
     def model(self, parameters: Parameters) -> TabularModel:

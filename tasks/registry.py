@@ -1,12 +1,18 @@
-"""Find a family by name or as ``package.module:ClassName`` and make it, with errors that say what is allowed."""
+"""Find a family by name, as ``package.module:ClassName`` or as ``path/to/file.py:ClassName``, and make it.
+
+Errors say what is allowed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pydantic
@@ -43,23 +49,66 @@ class FamilyError(ValueError):
 
 
 def family_class(name: str) -> type[Any]:
-    """The class behind a built-in name or ``package.module:ClassName`` (found in the working directory too)."""
-    module_name, separator, class_name = BUILT_IN.get(name, name).partition(":")
+    """The class behind a built-in name, ``package.module:ClassName`` or ``path/to/file.py:ClassName``.
+
+    Modules are found in the working directory too; a path is relative to it.
+    """
+    module_name, separator, class_name = BUILT_IN.get(name, name).rpartition(":")
     if not separator or not module_name or not class_name:
         raise FamilyError(
-            "name", f"no family is called {name!r}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName"
+            "name",
+            f"no family is called {name!r}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName "
+            "or path/to/file.py:ClassName",
         )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise FamilyError("name", f"module {module_name!r} does not import: {type(error).__name__}: {error}") from error
+    module = _module_of_file(module_name) if module_name.endswith(".py") else _module(module_name)
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
-        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}")
+        found = ", ".join(key for key, value in vars(module).items() if _is_own_class(value, module))
+        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}; its classes: {found or 'none'}")
     return kind
+
+
+def _module(name: str) -> ModuleType:
+    _search(Path.cwd(), first=True)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise FamilyError("name", f"module {name!r} does not import: {type(error).__name__}: {error}") from error
+
+
+def _module_of_file(path: str) -> ModuleType:
+    """The module in the file at ``path``, imported once a process under a name that no other file has."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise FamilyError(
+            "name", f"there is no file {path!r} in {Path.cwd()}; give its path from there, or an absolute one"
+        )
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _search(file.parent, first=False)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise FamilyError("name", f"{path} does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _search(folder: Path, *, first: bool) -> None:
+    """Let imports look in ``folder``: before everything else, or after."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0 if first else len(sys.path), str(folder))
+
+
+def _is_own_class(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__
 
 
 @dataclass(frozen=True)

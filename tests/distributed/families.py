@@ -16,6 +16,7 @@ import numpy as np
 from tasks.base import Parameters, Split
 from tasks.frozen_lake import FrozenLake
 from tasks.model import TabularModel
+from tests.policies.point_batch import PointBatch, PointFamily
 from tests.user_families import CourierFamily
 
 
@@ -64,6 +65,34 @@ class _Noted(gymnasium.Wrapper[Any, Any, Any, Any]):
             time.sleep(0.02)
 
 
+@dataclasses.dataclass(frozen=True)
+class NotedPoints(PointFamily):
+    """Points on a line; notes in ``folder`` every task that is run. ``kill`` as for :class:`NotedLake`, once."""
+
+    folder: str = ""
+    kill: int = -1
+
+    def batch(self, parameters: Parameters, num_copies: int, label: str) -> PointBatch:
+        return _NotedPoint(self, parameters, num_copies)
+
+
+class _NotedPoint(PointBatch):
+    def __init__(self, family: NotedPoints, parameters: Parameters, num_copies: int) -> None:
+        costs = len(family.cost_names)
+        super().__init__(num_copies, family.horizon, costs, discrete=family.discrete, push=parameters["push"])
+        self._family, self._task, self._steps = family, parameters["task"], 0
+
+    def step(self, actions: Any) -> None:
+        folder = self._family.folder
+        if folder and self._steps == 0:
+            note(folder, "runs", self._task)
+        self._steps += 1
+        if self._steps == 4 and self._task == f"train/{self._family.kill}" and not notes(folder, "deaths"):
+            note(folder, "deaths", self._task)
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().step(actions)
+
+
 def note(folder: str | Path, name: str, line: str) -> None:
     """Append a line to a file that several processes write to."""
     with (Path(folder) / name).open("a", encoding="utf-8") as file:
@@ -85,6 +114,29 @@ class FaultyAt(CourierFamily):
     def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
         env = super().make(parameters)
         return env.env if parameters["sound"] and isinstance(env, gymnasium.Wrapper) else env
+
+
+class HangsAt(CourierFamily):
+    """A courier whose environment hangs in the third step of training task 2."""
+
+    step_seconds = 0.3
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "hangs": split == "train" and index == 2}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        env = super().make(parameters)
+        return _Hanging(env) if parameters["hangs"] else env
+
+
+class _Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
+    _steps = 0
+
+    def step(self, action: Any) -> Any:
+        self._steps += 1
+        if self._steps == 3:
+            time.sleep(30.0)
+        return self.env.step(action)
 
 
 class LongLimits(CourierFamily):

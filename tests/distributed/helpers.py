@@ -22,8 +22,8 @@ from distributed.cli import main
 from distributed.config import RunConfig, parse_config
 from distributed.run_directory import RunDirectory
 from meta.experiment import draw
-from meta.learner import MetaState
-from meta.loop import Tracker, TrainingPlan, train
+from meta.learning import State
+from meta.loop import Position, Tracker, TrainingPlan, train
 from meta.pool import Learner, LocalLearner, LocalPool, Pool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -48,10 +48,37 @@ TINY: Raw = {
     },
 }
 
+POINTS = "tests.distributed.families:NotedPoints"
+TINY_NEURAL: Raw = {
+    **TINY,
+    "name": "tiny_neural",
+    "family": {"name": POINTS, "num_tasks": 8},
+    "within_task": {
+        "algorithm": "neural_crpo",
+        "num_iterations": 2,
+        "steps_per_iteration": 80,
+        "num_copies": 4,
+        "hidden": [6],
+        "critic_hidden": [6],
+        "dataset_size": 40,
+    },
+    "meta": {"neural": {"steps": 5}, "learning_rates": {"initial": 0.3}},
+}
+
 
 def tiny(**changes: Any) -> Raw:
     """The run file of eight small tasks; ``within_task={"num_copies": 3}`` changes one key of a section."""
-    raw = copy.deepcopy(TINY)
+    return changed(TINY, changes)
+
+
+def tiny_neural(**changes: Any) -> Raw:
+    """The run file of eight small tasks with a neural policy: points on a line that episodes of 20 steps move."""
+    return changed(TINY_NEURAL, changes)
+
+
+def changed(raw: Raw, changes: Raw) -> Raw:
+    """A run file's content with some keys of its sections changed."""
+    raw = copy.deepcopy(raw)
     for section, value in changes.items():
         raw[section] = {**raw.get(section, {}), **value} if isinstance(value, dict) else value
     return raw
@@ -91,7 +118,7 @@ def local(config: RunConfig) -> tuple[LocalPool, LocalLearner]:
 
 def learn(
     config: RunConfig, pool: Pool, learner: Learner, directory: RunDirectory | None = None, *more: Tracker
-) -> tuple[MetaState, RunDirectory]:
+) -> tuple[State, RunDirectory]:
     """Draw and train, nothing else, into a run directory (a new one by default)."""
     directory = RunDirectory.create(config) if directory is None else directory
     experiment = config.experiment
@@ -101,17 +128,25 @@ def learn(
     return train(plan, pool, learner, [directory, *more], position), directory
 
 
-@functools.cache
-def undisturbed_sha(evaluation: str = "exact", seed: int = 3) -> str:
-    """What the tiny tasks must give, whatever happens on the way."""
-    config = parsed(tiny(seed=seed, within_task={"evaluation": evaluation}))
+def sha_of(config: RunConfig) -> str:
+    """Digest of the state that undisturbed training in this process leads to."""
     pool, learner = local(config)
     experiment = config.experiment
     drawn = draw(pool, experiment)
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
-    from meta.loop import Position
-
     return train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
+
+
+@functools.cache
+def undisturbed_sha(evaluation: str = "exact", seed: int = 3) -> str:
+    """What the tiny tasks must give, whatever happens on the way."""
+    return sha_of(parsed(tiny(seed=seed, within_task={"evaluation": evaluation})))
+
+
+@functools.cache
+def undisturbed_neural_sha(seed: int = 3) -> str:
+    """What the tiny tasks with a neural policy must give."""
+    return sha_of(parsed(tiny_neural(seed=seed)))
 
 
 def exit_code(*arguments: str | Path) -> int:

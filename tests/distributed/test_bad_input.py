@@ -14,6 +14,7 @@ from distributed.run_directory import RunDirectory
 from tests.distributed.helpers import Raw, command, courier, exit_code, free_port, parsed, run_file, tiny
 
 FAMILIES = "tests.distributed.families"
+TRACKS = "tests.policies.test_family_check:Tracks"
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +162,40 @@ def test_an_environment_that_breaks_its_contract_ends_the_run(
     text = told(capsys)
     assert part in text
     assert "FaultyAt/train/2, iteration 0, episode 0, step 2" in text
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "part"),
+    [
+        ("raises", "step 4, copy 0: step raised ZeroDivisionError: flat"),
+        ("hangs", "step 4, copy 0: step: no answer within 0.3 seconds"),
+        ("four values", "step 1, copy 0: step must return (observation, reward, terminated"),
+        ("one cost", 'step 4, copy 0: info["cost"] must hold 2 number(s), got 1.0'),
+        ("no cost", 'step 1, copy 0: step reports no info["cost"]'),
+        ("reward nan", "step 4, copy 0: the reward is nan; it must be finite"),
+        ("float64", "step 3, copy 0: the observation must be float32 of shape [2] as the space says, got float64"),
+        ("too large", "step 3, copy 0: observation[0] is"),
+        ("space changes", "copy 0: the space was Box(-50.0, 50.0, (2,), float32) and has become"),
+    ],
+)
+def test_a_continuous_environment_that_breaks_its_contract_ends_the_run(
+    fault: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tiny(meta={"learning_rates": {"initial": 0.1}})
+    raw["family"] = {"name": TRACKS, "num_tasks": 4, "fault": fault, "step_seconds": 0.3}
+    raw["within_task"] = {
+        "algorithm": "neural_crpo",
+        "num_iterations": 1,
+        "steps_per_iteration": 40,
+        "num_copies": 2,
+        "hidden": [4],
+        "critic_hidden": [4],
+    }
+    assert exit_code("train", run_file(tmp_path, raw)) == 1
+    text = told(capsys)
+    assert f"{TRACKS}/train/0, " in text
+    assert part in text
     assert not list(tmp_path.rglob("summary.json"))
 
 

@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_schema_is_not_read(tmp_path: Path) -> None:
     save_arrays(tmp_path / "pair", {"a": np.arange(3.0)}, {})
     facts = json.loads((tmp_path / "pair.json").read_text())
     (tmp_path / "pair.json").write_text(json.dumps({**facts, "schema_version": 99}))
-    with pytest.raises(DamagedFileError, match=r"pair\.json: is not of schema version 1"):
+    with pytest.raises(DamagedFileError, match=r"pair\.json: is not of schema version 2"):
         load_arrays(tmp_path / "pair")
 
 

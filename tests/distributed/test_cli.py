@@ -16,6 +16,7 @@ import yaml
 
 from distributed.run_directory import load_run_config
 from meta.baselines import Method
+from tasks import rendering
 from tasks.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
     ROOT,
@@ -58,7 +59,7 @@ def require_pictures(paths: list[Path], names: set[str]) -> None:
         assert path.stat().st_size > 3000
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families"])
+@pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families", "check-family", "watch"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0
     told = capsys.readouterr().out
@@ -72,7 +73,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
     told = capsys.readouterr().out
-    for command in ("train", "compare", "adapt", "report", "families"):
+    for command in ("train", "compare", "adapt", "report", "families", "check-family", "watch"):
         assert re.search(rf"^\s+{command}\s+\w", told, re.MULTILINE)
 
 
@@ -241,6 +242,96 @@ def test_adapt_needs_a_random_start_to_compare_with(workplace: Path, capsys: pyt
     assert "evaluation.methods had no random start" in capsys.readouterr().err
 
 
+def watched(printed: str) -> list[list[str]]:
+    """The rows of the table of filmed episodes."""
+    lines = printed[printed.index("One episode of task") :].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+
+
+def test_watch_films_the_start_and_the_adapted_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--task-index", "1") == 0
+    told = capsys.readouterr()
+    assert "One episode of task frozen_lake/test/1 each" in told.out
+    rows = watched(told.out)
+    assert [row[0].split(" (")[0] for row in rows] == ["learned start", "after 2 updates"]
+    assert all(1 <= int(row[1]) <= 30 for row in rows)
+    video = trained / "adapt" / "test-1.mp4"
+    assert video.read_bytes()[4:8] == b"ftyp"
+    assert video.with_name("test-1-frames.png").read_bytes().startswith(PNG)
+    for path in (video, video.with_name("test-1-frames.png")):
+        assert str(path) in told.err
+
+
+def test_watch_writes_where_it_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--output", tmp_path / "film.gif") == 0
+    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
+    assert {path.name for path in tmp_path.iterdir()} >= {"film.gif", "film-frames.png"}
+    capsys.readouterr()
+    assert exit_code("watch", trained, "--output", "film.avi") == 2
+    assert "--output: film.avi must end in .mp4 or .gif" in capsys.readouterr().err
+    assert exit_code("watch", tmp_path) == 2
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_adapt_films_what_it_adapted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("watch", trained, "--task-index", "0") == 0
+    alone = watched(capsys.readouterr().out)
+    (trained / "adapt" / "test-0.mp4").unlink()
+    assert exit_code("adapt", trained, "--video") == 0
+    told = capsys.readouterr().out
+    assert "| updates | random: reward" in told
+    assert [row[1:] for row in watched(told)] == [row[1:] for row in alone]
+    assert (trained / "adapt" / "test-0.mp4").is_file()
+
+
+NEURAL: Raw = {
+    "name": "swim",
+    "family": {"name": "swimmer", "num_tasks": 2, "horizon": 6},
+    "within_task": {
+        "algorithm": "neural_crpo",
+        "num_iterations": 1,
+        "steps_per_iteration": 60,
+        "num_copies": 5,
+        "hidden": [8],
+        "critic_hidden": [8],
+    },
+    "cluster": {"pool": "local", "tasks_per_round": 2},
+    "tracking": {"enabled": False},
+    "evaluation": {"methods": ["random", "meta_srl"], "num_test_tasks": 1, "rate_grid": [0.1], "grid_tasks": 1},
+}
+
+
+def test_watch_films_a_neural_policy_of_a_robot(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert exit_code("train", run_file(workplace, NEURAL)) == 0
+    run = only_run(workplace)
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering, "graphics_work", lambda name: False)
+        capsys.readouterr()
+        for arguments in (["watch", run], ["adapt", run, "--video"]):
+            assert exit_code(*arguments) == 2
+            told = capsys.readouterr().err
+            assert "MuJoCo cannot draw pictures on this machine" in told
+            assert "libosmesa6" in told
+            assert "Traceback" not in told
+    assert not (run / "adapt").exists(), "it is told before any work"
+    if not any(rendering.graphics_work(name) for name in rendering.LIBRARIES):
+        pytest.skip("no graphics library works here; Debian: libegl1 or libosmesa6")
+    assert exit_code("watch", run) == 0
+    rows = watched(capsys.readouterr().out)
+    assert [row[1] for row in rows] == ["6", "6"]
+    assert all(0.0 < float(row[3]) < 1.2 for row in rows)
+    assert (run / "adapt" / "test-0.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_only_commands_with_settings_take_them(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("adapt", "report", "watch"):
+        assert exit_code(command, trained, "--family.similarity", "low") == 2
+        assert "No such option: --family.similarity" in capsys.readouterr().err
+
+
 def test_compare_runs_all_methods_for_every_seed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(workplace, tiny(evaluation={"seeds": [3, 4]}))
     assert exit_code("compare", file, "--results", "docs/page.md") == 0
@@ -284,7 +375,7 @@ def test_a_family_without_a_model_is_trained_reported_and_adapted(
     assert {row["gap"] for row in rows_of(run)} == {"nan"}
     assert exit_code("report", run) == 0
     assert exit_code("adapt", run) == 0
-    assert "TAOG –" in capsys.readouterr().out
+    assert "Mean reward" in capsys.readouterr().out
 
 
 def test_a_family_without_a_model_is_compared(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +383,8 @@ def test_a_family_without_a_model_is_compared(workplace: Path, capsys: pytest.Ca
     raw["evaluation"] |= {"seeds": [1, 2, 3]}
     assert exit_code("compare", run_file(workplace, raw)) == 0
     printed = capsys.readouterr().out
-    assert "| `fal` | – |" in printed
+    assert "| method | reward |" in printed
+    assert "| `fal` | " in printed
     assert "| `oracle` |" not in printed
 
 
@@ -317,6 +409,26 @@ def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path)
     assert len(summary["tacv"]) == 2
     assert len(summary["learning_rates"]) == 3
     assert {f"violation_{i}" for i in (1, 2)} <= set(rows_of(only_run(workplace))[0])
+
+
+def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contract_is_kept(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (ROOT / "tests" / "user_families.py").read_text(encoding="utf-8")
+    (workplace / "mine.py").write_text(source, encoding="utf-8")
+    quick = ["--seconds", "2"]
+    assert exit_code("check-family", "mine.py:CourierFamily", *quick) == 0
+    told = capsys.readouterr().out
+    assert "| costs | ok | in every step: fuel 0 to 1, damage 0 to 1 |" in told
+    assert "The family keeps the contract." in told
+    faulty = '{"fault": "three_costs", "with_model": false, "limit": [1.0, 1.0]}'
+    assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", faulty, *quick) == 2
+    told = capsys.readouterr().out
+    assert '| costs | wrong | mine.py:CourierFamily/train/0, step 3: info["cost"] must hold 2 number(s)' in told
+    assert "1 wrong." in told
+    for wrong in ("{", "[1]"):
+        assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", wrong) == 2
+        assert "--parameters: " in capsys.readouterr().err
 
 
 def test_a_comparison_is_no_run_to_report(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from distributed.worker import CRPOWorker
 from meta.learner import Contribution, MetaState
 from meta.loop import Finished
 from meta.records import Row
+from policies.results import Start, TaskResult
 from policies.rollouts import EnvironmentContractError
-from policies.solving import Start, TaskDataset, TaskResult
+from policies.solving import TaskDataset
 from tasks.base import TaskError
 from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until
@@ -216,6 +218,16 @@ def test_too_many_workers_for_the_cluster_are_told(ray_cluster: str) -> None:
     message = r"only \d of 7 workers started in 0.2 s; the cluster has 6 CPUs .* lower cluster.num_workers"
     with pytest.raises(WorkerLostError, match=message):
         RayPool(spec, 7, 0, 0.2)
+
+
+def test_a_hanging_environment_is_told_by_a_worker(one: RayPool, learner: RayLearner) -> None:
+    """An actor's methods run in its main thread, where the limit ends a sleep too."""
+    config = parsed(courier(name="tests.distributed.families:HangsAt", with_model=False, limit=[5.0, 5.0]))
+    config = config.model_copy(update={"within_task": config.within_task.model_copy(update={"evaluation": "sampled"})})
+    began = time.monotonic()
+    with pytest.raises(TaskError, match=r"HangsAt/train/2, iteration 0, .*step 2: step: no answer within 0\.3 seconds"):
+        learn(config, one, learner)
+    assert time.monotonic() - began < 20.0
 
 
 @pytest.mark.parametrize(

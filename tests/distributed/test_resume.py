@@ -13,7 +13,7 @@ import pytest
 from distributed import checkpoints, run_directory
 from distributed.run_directory import RunDirectory, read_rows
 from meta.loop import Finished
-from policies.solving import TaskResult
+from policies.results import TaskResult
 from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
     exit_code,

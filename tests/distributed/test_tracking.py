@@ -31,6 +31,7 @@ from tests.distributed.helpers import (
     started,
     summary_of,
     tiny,
+    tiny_neural,
     undisturbed_sha,
     wait_until,
 )
@@ -344,6 +345,28 @@ def test_the_running_measures_of_a_resumed_run_go_on(workplace: Path, fake: Fake
         assert exit_code("train", file) == 143
     assert exit_code("train", file, "--resume", only_run(workplace)) == 0
     assert fake.points("taog")[-1][1] == pytest.approx(summary_of(only_run(workplace))["taog"], rel=1e-12)
+
+
+def test_a_run_with_neural_policies_tells_rewards_and_what_its_steps_were_like(workplace: Path, fake: Fake) -> None:
+    assert exit_code("train", run_file(workplace, tiny_neural(tracking={"enabled": True}))) == 0
+    run = only_run(workplace)
+    summary, rows = summary_of(run), read_rows(run / "tasks.csv")
+    assert [step for step, _ in fake.points("mean_reward")] == [1, 2]
+    assert fake.points("mean_reward")[-1][1] == pytest.approx(summary["mean_reward"], rel=1e-12)
+    assert fake.points("taog") == [], "not known"
+    tasks = {event["params"]["task_index"]: event for event in fake.events if event["kind"] == "task"}
+    assert len(tasks) == 8
+    for row in rows:
+        told = {name: value for name, value, step in tasks[row["task_index"]]["metrics"] if step == row["task_index"]}
+        for name in ("reward", "reward_start", "episodic_reward", "f_hat", "capped_steps", "refused_steps", "mean_kl"):
+            assert told[name] == row[name]
+    (end,) = [event for event in fake.events if event["kind"] == "end"]
+    final = {name: value for name, value, _ in end["metrics"]}
+    assert final["final/mean_reward"] == summary["mean_reward"]
+    assert final["test/meta_srl/reward"] == summary["test"]["meta_srl"]["reward"]["mean"]
+    assert not [name for name in final if name.endswith(("gap", "taog"))]
+    (start,) = [event for event in fake.events if event["kind"] == "start"]
+    assert start["params"]["within_task.trust_region.delta_max"] == "0.01"
 
 
 def test_a_run_that_fails_is_marked_so(workplace: Path, fake: Fake) -> None:

@@ -7,10 +7,10 @@ from meta.baselines import Bench, EvaluationSettings, fal_start, hold_out, make_
 from meta.dualdice import DICESettings
 from meta.experiment import Drawn, Experiment, compare_starts, draw, measure_similarity
 from meta.learner import MetaSettings
-from meta.pool import LocalPool
+from meta.pool import LocalLearner, LocalPool
 from meta.updates import shrink
 from policies.crpo import WithinTaskSettings
-from policies.solving import Start
+from policies.results import Start
 from tasks.registry import FamilySpec
 
 EXPERIMENT = Experiment(
@@ -21,6 +21,7 @@ EXPERIMENT = Experiment(
     MetaSettings(),
     EvaluationSettings(num_test_tasks=4, grid_tasks=4, rate_grid=(0.1, 1.0), pretrain_iterations=40),
 )
+LEARNER = LocalLearner(MetaSettings(), DICESettings(), 5)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,20 @@ def drawn(pool: LocalPool) -> Drawn:
 
 @pytest.fixture(scope="module")
 def bench(pool: LocalPool, drawn: Drawn) -> Bench:
-    return Bench(pool, drawn.train, EXPERIMENT.within, EXPERIMENT.evaluation, 0.01, drawn.shape, drawn.num_costs)
+    return Bench(
+        pool,
+        LEARNER,
+        drawn.train,
+        EXPERIMENT.within,
+        EXPERIMENT.evaluation,
+        MetaSettings(),
+        drawn.fresh,
+        drawn.num_costs,
+    )
 
 
 def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> None:
-    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.uniform, rate))) for rate in (0.1, 1.0)}
+    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.fresh, rate))) for rate in (0.1, 1.0)}
     assert scores[0.1] != scores[1.0]
     start = bench.random
     np.testing.assert_array_equal(start.initialization, 0.25)
@@ -48,13 +58,13 @@ def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> Non
 
 def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Bench, drawn: Drawn) -> None:
     policies = [result.policy for result in bench.solve(drawn.train, bench.random)]
-    np.testing.assert_allclose(simple_average_start(bench).initialization, shrink(np.mean(policies, axis=0), 0.01))
+    np.testing.assert_allclose(simple_average_start(bench, 4).initialization, shrink(np.mean(policies, axis=0), 0.01))
 
 
 def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Drawn) -> None:
     start = fal_start(bench, tasks_per_round=4)
     rate = float(start.learning_rates[0])
-    first = bench.solve(drawn.train[:4], bench.fixed(bench.uniform, rate))
+    first = bench.solve(drawn.train[:4], bench.fixed(bench.fresh, rate))
     average = shrink(np.mean([result.policy for result in first], axis=0), 0.01)
     second = bench.solve(drawn.train[4:], bench.fixed(average, rate))
     expected = np.mean([result.policy for result in [*first, *second]], axis=0)
@@ -64,7 +74,7 @@ def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Dra
 def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     assert similar is not None
-    meta_srl = Start(bench.uniform, np.ones(2))
+    meta_srl = Start(bench.fresh, np.ones(2))
     starts = make_starts(("oracle", "meta_srl"), bench, 4, similar.comparator, lambda: meta_srl)
     np.testing.assert_allclose(starts["oracle"].initialization, shrink(similar.comparator, 0.01))
     assert starts["meta_srl"] is meta_srl
@@ -74,7 +84,7 @@ def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool
 def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     methods = ("random", "pretrained", "simple_average", "fal", "meta_srl", "oracle")
-    found = compare_starts(pool, EXPERIMENT, drawn, methods, bench.random, similar)
+    found = compare_starts(pool, LEARNER, EXPERIMENT, drawn, methods, bench.random, similar)
     assert list(found) == list(methods)
     assert found["meta_srl"].gap == found["random"].gap, "the same start must give the same result"
     assert all(entry.gap.n == 4 and entry.reward_curve.shape == (6,) for entry in found.values())
@@ -87,7 +97,7 @@ def test_held_out_numbers_are_means_over_the_tasks(pool: LocalPool, drawn: Drawn
     results = bench.solve(drawn.test, bench.random)
     np.testing.assert_allclose(held_out.reward_curve, np.mean([result.values[:, 0] for result in results], axis=0))
     np.testing.assert_allclose(held_out.cost_curve, np.mean([result.values[:, 1:] for result in results], axis=0))
-    gaps = [r.reference.values[0] - r.values[r.solution.output, 0] for r in results if r.reference is not None]
+    gaps = [r.reference.values[0] - r.values[r.output, 0] for r in results if r.reference is not None]
     assert held_out.gap.mean == pytest.approx(np.mean(gaps))
 
 

@@ -24,7 +24,8 @@ from meta.learner import MetaSettings, contribution
 from policies.crpo import REWARD_BRANCH, WithinTaskSettings
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.solving import Start, TaskDataset, TaskResult, solve_task
+from policies.results import Start, TaskResult
+from policies.solving import TaskDataset, solve_task
 from tasks.model import FloatArray
 from tasks.registry import FamilySpec
 
@@ -123,7 +124,7 @@ def test_inexactness_parts_add_up_and_match_their_definitions() -> None:
 def test_gap_bound_holds_for_the_mean_gap_over_the_reward_steps(rate: float) -> None:
     result, _ = _solved(rate)
     assert result.reference is not None
-    on_reward = np.flatnonzero(result.solution.branches == REWARD_BRANCH)
+    on_reward = np.flatnonzero(result.branches == REWARD_BRANCH)
     assert on_reward.size > 0
     gaps = result.reference.values[0] - result.values[on_reward, 0]
     assert gaps.mean() <= gap_bound(result) + 1e-12
@@ -136,8 +137,8 @@ def test_measures_from_the_definition() -> None:
     found = measure(result)
     excess = [max(0.0, cost - limit) for cost in result.values[:, 1]]
     assert found.violation_during[0] == pytest.approx(sum(excess) / 7)
-    assert found.violation[0] == pytest.approx(excess[result.solution.output])
-    assert found.gap == pytest.approx(result.reference.values[0] - result.values[result.solution.output, 0])
+    assert found.violation[0] == pytest.approx(excess[result.output])
+    assert found.gap == pytest.approx(result.reference.values[0] - result.values[result.output, 0])
     relative = max(found.gap, 0.0) / result.reference.values[0]
     assert found.score == pytest.approx(relative + found.violation_during[0] / limit)
 

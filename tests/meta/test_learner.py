@@ -16,7 +16,8 @@ from meta.records import Row, column
 from meta.updates import InitializationSettings, LearningRateSettings, leader, project_to_shrunk_simplex, shrink
 from policies.crpo import WithinTaskSettings
 from policies.limits import draw_task
-from policies.solving import TaskDataset, TaskResult, solve_task
+from policies.results import TaskResult
+from policies.solving import TaskDataset, solve_task
 from tasks.frozen_lake import FrozenLake
 from tasks.registry import FamilySpec
 from tests.meta.helpers import random_rows

@@ -14,7 +14,7 @@ from meta.loop import Finished, Position, TrainingPlan, train
 from meta.pool import DatasetLostError, LocalLearner, LocalPool, Solved
 from meta.records import Row
 from policies.crpo import WithinTaskSettings
-from policies.solving import Start, TaskResult
+from policies.results import Start, TaskResult
 from tasks.base import Task
 from tasks.registry import FamilySpec
 

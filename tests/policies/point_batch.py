@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.base import Parameters, Split
+from tasks.model import TabularModel
+
 
 class PointBatch:
-    """x' = x + 0.25 a from x = 0, reward x', cost 1 where |x'| > 1 (and, with two costs, a^2 beside it).
+    """x' = x + ``push`` a from x = 0, reward x', cost 1 where |x'| > 1 (and, with two costs, a^2 beside it).
 
     Episodes end in truth at |x'| > 3 and are cut after ``horizon`` steps. The observation is (x, share of the horizon
     gone). Staying at x = 1 is the best that a cost limit of 0 allows: its return is 1 a step from the fourth on.
@@ -19,7 +24,10 @@ class PointBatch:
     action_high: NDArray[np.float32] | None
     num_actions: int | None
 
-    def __init__(self, num_copies: int, horizon: int = 20, num_costs: int = 1, *, discrete: bool = False) -> None:
+    def __init__(
+        self, num_copies: int, horizon: int = 20, num_costs: int = 1, *, discrete: bool = False, push: float = 0.25
+    ) -> None:
+        self._push = push
         self.num_copies, self.horizon, self.num_costs, self.observation_size = num_copies, horizon, num_costs, 2
         self.num_actions = 3 if discrete else None
         self.action_low = None if discrete else np.array([-1.0], dtype=np.float32)
@@ -43,10 +51,47 @@ class PointBatch:
     def step(self, actions: NDArray[Any]) -> None:
         self.actions.append(actions.copy())
         push = actions - 1.0 if self.num_actions else actions[:, 0]
-        place = self.observations[:, 0] + 0.25 * push
+        place = self.observations[:, 0] + self._push * push
         self.ages += 1
         self.observations = np.stack([place, self.ages / self.horizon], axis=1).astype(np.float32)
         self.reward = place.astype(np.float32)
         self.costs = np.stack([np.abs(place) > 1.0, push**2][: self.num_costs], axis=1).astype(np.float32)
         self.terminated = np.abs(place) > 3.0
         self.truncated = (self.ages >= self.horizon) & ~self.terminated
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PointFamily:
+    """Points that differ in how far an action moves them; stepped as a batch only."""
+
+    seed: int
+    num_tasks: int
+    horizon: int = 20
+    limit: float = 1.0
+    effort_limit: float | None = None
+    discount: float = 0.95
+    discrete: bool = False
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        return ("beyond",) if self.effort_limit is None else ("beyond", "effort")
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        rng = np.random.default_rng([self.seed, ("train", "test").index(split), index, attempt])
+        return {"push": float(rng.uniform(0.2, 0.3)), "task": f"{split}/{index}"}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        raise NotImplementedError("a batch is asked for")
+
+    def batch(self, parameters: Parameters, num_copies: int, label: str) -> PointBatch:
+        costs = len(self.cost_names)
+        return PointBatch(num_copies, self.horizon, costs, discrete=self.discrete, push=parameters["push"])
+
+    def model(self, parameters: Parameters) -> TabularModel | None:
+        return None
+
+    def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
+        return (self.limit,) if self.effort_limit is None else (self.limit, self.effort_limit)

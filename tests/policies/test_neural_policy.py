@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,48 @@ def test_a_fresh_policy_hardly_depends_on_the_observation_and_values_are_nearly_
     assert np.abs(outputs).max() < 0.05
     np.testing.assert_allclose(log_std, -0.5)
     assert np.abs(policy.values(observations)).max() < 0.05
+
+
+def _seen(mean: float, spread: float, seed: int) -> ObservationStatistics:
+    rows = mean + spread * np.random.default_rng(seed).normal(size=(500, 4))
+    return no_observations(4).merged(rows)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-5)])
+@pytest.mark.parametrize("continuous", [True, False])
+def test_other_statistics_keep_actions_and_values(continuous: bool, dtype: type, tolerance: float) -> None:
+    policy = new_policy(4, 2, 3, continuous=continuous, hidden=(16,), critic_hidden=(8, 8), seed=2, dtype=dtype)
+    rng = np.random.default_rng(1)
+    for parameters in (policy.actor, policy.critic):
+        parameters.vector[:] += 0.3 * rng.normal(size=parameters.vector.size)
+    policy = dataclasses.replace(policy, statistics=_seen(1.0, 2.0, 0))
+    before = policy.actor.vector.copy(), policy.critic.vector.copy()
+    other = policy.with_statistics(_seen(-0.5, 3.0, 1))
+    observations = (1.0 + 2.0 * rng.normal(size=(200, 4))).astype(dtype)
+    for ours, theirs in zip(other.act(observations), policy.act(observations), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+        assert ours.dtype == dtype
+    np.testing.assert_allclose(other.values(observations), policy.values(observations), atol=tolerance)
+    assert other.statistics.mean[0] == pytest.approx(-0.5, abs=0.5)
+    assert np.abs(other.actor.vector - policy.actor.vector).max() > 0.1, "the weights must have changed for it"
+    np.testing.assert_array_equal(policy.actor.vector, before[0])
+    np.testing.assert_array_equal(policy.critic.vector, before[1])
+
+
+def test_a_policy_that_has_seen_nothing_keeps_its_weights_under_other_statistics() -> None:
+    policy = new_policy(4, 2, 1, continuous=True, seed=3)
+    statistics = _seen(100.0, 5.0, 4)
+    other = policy.with_statistics(statistics)
+    np.testing.assert_array_equal(other.actor.vector, policy.actor.vector)
+    np.testing.assert_array_equal(other.critic.vector, policy.critic.vector)
+    assert other.statistics is statistics
+    inputs = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    same = other.act((100.0 + 5.0 * inputs).astype(np.float32))[0]
+    np.testing.assert_allclose(same, policy.act(inputs)[0], atol=0.02)
+
+
+def test_the_same_statistics_change_nothing() -> None:
+    policy = dataclasses.replace(new_policy(4, 2, 1, continuous=True, seed=3), statistics=_seen(1.0, 2.0, 0))
+    again = policy.with_statistics(policy.statistics)
+    np.testing.assert_array_equal(again.actor.vector, policy.actor.vector)
+    np.testing.assert_array_equal(again.critic.vector, policy.critic.vector)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import gymnasium
@@ -247,3 +248,66 @@ def test_an_observation_that_is_no_integer_is_refused(observation: object) -> No
 
     with pytest.raises(EnvironmentContractError, match="task courier/train/1, iteration 0, episode 0"):
         _collect(Vague(0, 4), random_policy(0, NUM_STATES, 3), 3)
+
+
+class _Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A courier that does something odd in its third step, or in its reset."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], odd: str) -> None:
+        super().__init__(env)
+        self._odd, self._steps = odd, 0
+
+    def reset(self, **arguments: Any) -> Any:
+        if self._odd == "reset raises":
+            raise OSError("no such road")
+        if self._odd == "spaces change":
+            self.action_space = gymnasium.spaces.Discrete(4)
+        result = self.env.reset(**arguments)
+        return result[0] if self._odd == "reset gives one value" else result
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._odd == "six values":
+            return observation, reward, info.pop("cost"), terminated, truncated, info
+        self._steps += 1
+        if self._steps == 3 and self._odd == "step raises":
+            raise RuntimeError("flat tyre")
+        while self._steps == 3 and self._odd == "step hangs":
+            time.sleep(0.01)
+        if self._steps == 3 and self._odd == "step gives four values":
+            return observation, reward, terminated, info
+        return observation, reward, "no" if self._odd == "ends in words" else terminated, truncated, info
+
+
+def _odd_rollouts(odd: str) -> TabularRollouts:
+    class OddFamily(CourierFamily):
+        step_seconds = 0.2
+
+        def make(self, parameters: Any) -> gymnasium.Env[Any, Any]:
+            return _Odd(super().make(parameters), odd)
+
+    family = OddFamily(0, 4)
+    return TabularRollouts(family, _task(family), 1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ("step raises", "step 2: step raised RuntimeError: flat tyre"),
+        ("step hangs", r"step 2: step: no answer within 0\.2 seconds"),
+        ("step gives four values", r"step 2: step must return \(observation, reward, terminated.*, got 4 values"),
+        ("ends in words", "step 0: .*ends that are True or False and a dictionary, got terminated 'no'"),
+        ("reset raises", "step 0: reset raised OSError: no such road"),
+        ("reset gives one value", r"step 0: reset must return \(observation, info\), got a int"),
+        ("spaces change", r"step 0: the space was Discrete\(3\) and has become Discrete\(4\); spaces must stay"),
+    ],
+)
+def test_an_environment_that_does_not_keep_up_is_told_with_task_and_step(odd: str, told: str) -> None:
+    walking = np.tile([1.0, 0.0, 0.0], (NUM_STATES, 1))
+    with pytest.raises(TaskError, match=f"task courier/train/1, iteration 5, episode 0, {told}"):
+        _odd_rollouts(odd).collect(walking, 5, 2)
+
+
+def test_a_six_value_step_gives_the_same_transitions() -> None:
+    policy = random_policy(0, NUM_STATES, 3)
+    _assert_same_bits(_odd_rollouts("six values").collect(policy, 0, 4), _odd_rollouts("").collect(policy, 0, 4))

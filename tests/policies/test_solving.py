@@ -9,8 +9,9 @@ import pytest
 from policies.crpo import Solution, WithinTaskSettings
 from policies.exact import ExactModel, evaluate, occupancy, optimal_policy
 from policies.limits import draw_task
+from policies.results import Start
 from policies.rollouts import EnvironmentContractError
-from policies.solving import Start, reference_solution, solve_task
+from policies.solving import reference_solution, solve_task
 from tasks.base import TaskError
 from tasks.frozen_lake import FrozenLake
 from tests.user_families import NUM_STATES, CourierFamily
@@ -61,7 +62,7 @@ def test_result_is_measured_with_the_exact_model(evaluation: str) -> None:
     assert np.allclose(result.solution.values, true) == (evaluation == "exact")
     assert result.reference is not None
     np.testing.assert_allclose(result.reference.values, optimal_policy(exact, np.array(TASK.limits)).values, rtol=1e-9)
-    np.testing.assert_array_equal(result.policy, np.exp(result.solution.iterates[result.solution.output]))
+    np.testing.assert_array_equal(result.policy, np.exp(result.solution.iterates[result.output]))
     np.testing.assert_allclose(result.occupancy, occupancy(exact, result.policy), rtol=1e-12)
     np.testing.assert_array_equal(dataset.policy, result.policy)
 
@@ -97,7 +98,7 @@ def test_learning_keeps_the_limits_and_loses_little_reward(evaluation: str, epis
         evaluation=evaluation, num_iterations=120, episodes_per_iteration=episodes, tolerance=0.02, num_copies=40
     )
     result, _ = solve_task(COURIER, TASK, start, settings, collect=False)
-    limits, reached = np.array(TASK.limits), result.values[result.solution.output]
+    limits, reached = np.array(TASK.limits), result.values[result.output]
     assert result.reference is not None
     assert (result.values[0, 1:] > limits + 0.25).all()
     assert (reached[1:] <= limits + 0.05).all()
@@ -146,7 +147,7 @@ def test_a_lake_is_solved_from_samples() -> None:
     )
     result, _ = solve_task(family, task, start, settings, collect=False)
     assert result.reference is not None
-    reached = result.values[result.solution.output]
+    reached = result.values[result.output]
     assert result.values[0, 0] < 0.25 * result.reference.values[0]
     assert reached[0] >= 0.85 * result.reference.values[0]
     assert reached[1] <= task.limits[0] + 0.03

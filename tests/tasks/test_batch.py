@@ -43,6 +43,8 @@ class Walk(gymnasium.Env[Any, Any]):
             if name == "hang":
                 time.sleep(value)
             result[name] = value
+        if "result" in result:
+            return result["result"]
         info = {} if result["cost"] is None else {"cost": result["cost"]}
         return result["observation"], result["reward"], self.steps == 8, False, info
 
@@ -96,6 +98,9 @@ def test_discrete_actions_start_where_the_space_does() -> None:
         (("observation", [0.0, 0.0]), "got list"),
         (("observation", np.array([[0.0, 51.0]])), r"observation\[1\] is 51.0, not a number in \[-50.0, 50.0\]"),
         (("observation", np.array([[np.nan, 0.0]])), r"observation\[0\] is nan"),
+        (("result", (1.0, 2.0)), "step must return .*cost, terminated, truncated, info.*, got 2 values"),
+        (("result", None), "step must return .*, got a NoneType"),
+        (("result", (np.zeros((1, 2)), 0.0, {}, False, False)), r"terminated \{\}, truncated False, info False"),
     ],
 )
 def test_a_fault_names_task_step_and_copy(fault: Any, told: str) -> None:
@@ -134,13 +139,90 @@ def test_a_step_that_hangs_is_told() -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_outside_the_main_thread_there_is_no_limit() -> None:
-    batch = _batch()
-    batch.reset(np.arange(2), np.arange(2))
-    thread = threading.Thread(target=batch.step, args=(np.zeros((2, 1)),))
+def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
+    class Stuck(Walk):
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            while self.steps == 3:
+                time.sleep(0.01)
+            return result
+
+    batch = GymnasiumBatch(Stuck, 2, 2, 50, "walk/train/4", seconds=0.2)
+    told: list[str] = []
+
+    def run() -> None:
+        batch.reset(np.arange(2), np.arange(2))
+        try:
+            for _ in range(3):
+                batch.step(np.zeros((2, 1)))
+        except TaskError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
-    assert batch.costs[0, 1] == 1.0
+    thread.join(5.0)
+    assert told == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
+
+
+def test_a_reset_that_hangs_or_raises_is_told() -> None:
+    class Stuck(Walk):
+        def reset(self, **arguments: Any) -> Any:
+            time.sleep(30.0)
+
+    class Torn(Walk):
+        def reset(self, **arguments: Any) -> Any:
+            raise OSError("no such map")
+
+    batch = GymnasiumBatch(Stuck, 2, 2, 50, "walk/train/4", seconds=0.1)
+    with pytest.raises(TaskError, match=r"walk/train/4, step 0, copy 0: reset: no answer within 0\.1 seconds"):
+        batch.reset(np.arange(2), np.arange(2))
+    with pytest.raises(TaskError, match="walk/train/4, step 0, copy 1: reset raised OSError: no such map"):
+        GymnasiumBatch(Torn, 2, 2, 50, "walk/train/4").reset(np.array([1]), np.array([1]))
+
+
+def test_the_time_is_that_of_one_copy() -> None:
+    """Three copies that take 0.1 s each keep a limit of 0.2 s."""
+
+    class Slow(Walk):
+        def step(self, action: Any) -> Any:
+            time.sleep(0.1)
+            return super().step(action)
+
+    batch = GymnasiumBatch(Slow, 3, 2, 50, "walk/train/4", seconds=0.2)
+    batch.reset(np.arange(3), np.arange(3))
+    batch.step(np.zeros((3, 1)))
+    assert batch.costs[:, 1].tolist() == [1.0, 1.0, 1.0]
+
+
+class SixValues(Walk):
+    """Safety-Gymnasium's step; info says something else."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, info["cost"], terminated, truncated, {"cost": [9.0, 9.0]}
+
+
+def test_the_cost_of_a_six_value_step_is_its_third() -> None:
+    six, five = (GymnasiumBatch(kind, 2, 2, 50, "walk/train/4") for kind in (SixValues, Walk))
+    for batch in (six, five):
+        batch.reset(np.arange(2), np.arange(2))
+        for _ in range(2):
+            batch.step(np.full((2, 1), 0.5))
+    assert six.costs.tolist() == five.costs.tolist() == [[1.0, 2.0]] * 2
+    np.testing.assert_array_equal(six.observations, five.observations)
+    np.testing.assert_array_equal(six.reward, five.reward)
+
+
+@pytest.mark.parametrize("cost", [2, 2.5, np.float32(2.5), np.array(2.5), [2.5], np.array([2.5], np.float32)])
+def test_one_cost_may_be_a_plain_number(cost: Any) -> None:
+    class Single(Walk):
+        def step(self, action: Any) -> Any:
+            return (*super().step(action)[:4], {"cost": cost})
+
+    batch = GymnasiumBatch(Single, 1, 1, 50, "walk/train/4")
+    batch.reset(np.array([0]), np.array([0]))
+    batch.step(np.zeros((1, 1)))
+    assert batch.costs.tolist() == [[float(np.ravel(cost)[0])]]
 
 
 def test_spaces_that_change_are_told() -> None:

@@ -64,7 +64,9 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     error = _error(name)
     assert error.field == "name"
     assert repr(name) in error.message
-    assert f"known: {', '.join(BUILT_IN)}, or give package.module:ClassName" in error.message
+    assert (
+        f"known: {', '.join(BUILT_IN)}, or give package.module:ClassName or path/to/file.py:ClassName" in error.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,3 +119,53 @@ def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: 
 def test_values_that_do_not_fit_together_are_told() -> None:
     error = _error("frozen_lake", map_size=4, sequence="clustered")
     assert "16 tiles cannot change on a map with 14 tiles" in error.message
+
+
+FILE = """
+import dataclasses
+from helper_beside_it import TOLL
+from tests.user_families import CourierFamily
+
+@dataclasses.dataclass(frozen=True)
+class Mine(CourierFamily):
+    toll: float = TOLL
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A family in a file whose name is no module's, with a helper beside it; the working directory is above."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "helper_beside_it", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my families"
+    folder.mkdir()
+    (folder / "helper_beside_it.py").write_text("TOLL = 0.25\n")
+    (folder / "2nd-try.py").write_text(FILE)
+    return folder / "2nd-try.py"
+
+
+def test_a_family_is_found_by_the_path_of_its_file(own_file: Path) -> None:
+    family = _make("my families/2nd-try.py:Mine")
+    assert family.toll == 0.25  # type: ignore[attr-defined]
+    assert type(_make(f"{own_file}:Mine")) is type(family), "one file is imported once"
+    spec = FamilySpec("my families/2nd-try.py:Mine", 3, 7, {"toll": 0.5})
+    assert pickle.loads(pickle.dumps(spec)).make().toll == 0.5
+
+
+def test_files_of_one_name_in_two_folders_are_two_modules(own_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "2nd-try.py").write_text(FILE.replace("= TOLL", "= 2 * TOLL"))
+    tolls = [_make(f"{folder}/2nd-try.py:Mine").toll for folder in ("my families", "other")]  # type: ignore[attr-defined]
+    assert tolls == [0.25, 0.5]
+
+
+def test_a_file_that_is_not_there_or_does_not_import_is_told(own_file: Path) -> None:
+    assert "there is no file 'none.py' in " in _error("none.py:Mine").message
+    assert "has no class 'Theirs'; its classes: Mine" in _error(f"{own_file}:Theirs").message
+    own_file.with_name("torn.py").write_text("import no_such_thing\n")
+    for _ in range(2):
+        assert "does not import: ModuleNotFoundError: No module named 'no_such_thing'" in (
+            _error("my families/torn.py:Mine").message
+        )

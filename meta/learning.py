@@ -1,0 +1,47 @@
+"""Tabular and neural meta-learners behind one interface: what the loop, the actors and the checkpoints work with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from meta.dualdice import DICESettings
+from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
+from meta.neural_learner import (
+    NeuralContribution,
+    NeuralMetaState,
+    initial_neural_state,
+    neural_contribution,
+    neural_update,
+)
+from policies.neural_policy import PolicyState
+from policies.neural_solving import NeuralDataset
+from policies.results import Policy
+from policies.solving import Dataset
+
+State = MetaState | NeuralMetaState
+Item = Contribution | NeuralContribution
+
+STATES: dict[str, type[State]] = {kind.KIND: kind for kind in (MetaState, NeuralMetaState)}
+ITEMS: dict[str, type[Item]] = {kind.KIND: kind for kind in (Contribution, NeuralContribution)}
+
+
+def first_state(settings: MetaSettings, fresh: Policy, num_costs: int) -> State:
+    """The state before the first task: ``fresh`` (uniform probabilities, or a fresh network) and the initial rates."""
+    if isinstance(fresh, PolicyState):
+        return initial_neural_state(settings, fresh)
+    return initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
+
+
+def contribute(dataset: Dataset, dice: DICESettings, settings: MetaSettings) -> Item:
+    """What a solved task brings to the meta-update."""
+    if isinstance(dataset, NeuralDataset):
+        return neural_contribution(dataset, settings)
+    return contribution(dataset, dice, settings)
+
+
+def step(state: State, items: Sequence[Item], settings: MetaSettings, num_iterations: int) -> State:
+    """One online step on a round of tasks."""
+    if isinstance(state, NeuralMetaState):
+        return neural_update(state, cast("Sequence[NeuralContribution]", items), settings, num_iterations)
+    return update(state, cast("Sequence[Contribution]", items), settings, num_iterations)

@@ -1,0 +1,243 @@
+"""The meta-learner of neural policies: the same online steps, on samples (THEORY section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from meta.bounds import shared_curvature
+from meta.dualdice import Diagnostics
+from meta.learner import MetaSettings, next_rates, rate_sums
+from meta.reservoir import Reservoir, Targets, joined, offer, targets_of
+from meta.updates import LearningRateSettings, NeuralInitializationSettings, scheduled_step
+from policies.adam import Adam
+from policies.distributions import distribution_of, extra_of
+from policies.networks import linearize
+from policies.neural_policy import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
+from policies.neural_solving import NeuralDataset
+from policies.results import Start
+from tasks.batch import Float32Array
+from tasks.model import FloatArray
+
+_PREFIX, _KEPT = "initialization.", "reservoir."
+_STREAM = 31
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralMetaState:
+    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+
+    ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the rest as in
+    :class:`meta.learner.MetaState`.
+    """
+
+    num_rounds: int
+    num_tasks: int
+    initialization: PolicyState
+    learning_rates: FloatArray
+    loss_sum: FloatArray
+    curvature_sum: FloatArray
+    reservoir: Reservoir | None = None
+
+    KIND: ClassVar[str] = "neural"
+
+    @property
+    def start(self) -> Start:
+        """What the next tasks start from."""
+        return Start(self.initialization, self.learning_rates)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it; numbers are plain."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        reservoir = parts.pop("reservoir")
+        kept = {} if reservoir is None else {f"{_KEPT}{name}": part for name, part in reservoir.to_arrays().items()}
+        policy = parts.pop("initialization").to_arrays()
+        return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()} | kept
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> NeuralMetaState:
+        """The inverse of :meth:`to_arrays`."""
+        policy = {name.removeprefix(_PREFIX): part for name, part in parts.items() if name.startswith(_PREFIX)}
+        kept = {name.removeprefix(_KEPT): part for name, part in parts.items() if name.startswith(_KEPT)}
+        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT))}
+        reservoir = Reservoir.from_arrays(kept) if kept else None
+        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, **rest)
+
+    def sha256(self) -> str:
+        """Digest of every bit of the state."""
+        digest = hashlib.sha256()
+        for name, part in sorted(self.to_arrays().items()):
+            value = np.ascontiguousarray(part)
+            digest.update(f"{name}{value.dtype}{value.shape}".encode())
+            digest.update(value.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralContribution:
+    """What one task solved with a neural policy brings to the meta-update.
+
+    ``observations`` [K, d] with ``statistics`` of all that the task saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t);
+    ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in [0, 1]. No correction is estimated: the samples weigh
+    alike, so there are no diagnostics that could fail.
+    """
+
+    task_index: int
+    observations: Float32Array
+    statistics: ObservationStatistics
+    policy: PolicyState
+    loss: float
+    curvature: FloatArray
+    weight: float = 1.0
+    diagnostics: Diagnostics | None = None
+    failures: tuple[str, ...] = ()
+
+    KIND: ClassVar[str] = "neural"
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
+        policy = {f"policy.{name}": array for name, array in self.policy.to_arrays().items()}
+        seen = {f"seen.{name}": value for name, value in dataclasses.asdict(self.statistics).items()}
+        names = ("task_index", "observations", "loss", "curvature", "weight")
+        return {name: getattr(self, name) for name in names} | policy | seen
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> NeuralContribution:
+        """The inverse of :meth:`to_arrays`."""
+        grouped: dict[str, dict[str, Any]] = {"policy": {}, "seen": {}, "": {}}
+        for name, part in parts.items():
+            group, dot, rest = name.partition(".")
+            grouped[group if dot else ""][rest if dot else name] = part
+        seen = ObservationStatistics(**grouped["seen"])
+        return NeuralContribution(statistics=seen, policy=policy_from_arrays(grouped["policy"]), **grouped[""])
+
+
+def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:
+    """A fresh policy and the initial rates."""
+    rates = settings.learning_rates.initial_rates(fresh.num_objectives - 1)
+    return NeuralMetaState(0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size))
+
+
+def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
+    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each sees them through its own statistics."""
+    outputs, extra = first.act(observations)
+    new_outputs, new_extra = second.act(observations)
+    divergence = distribution_of(first.actor.network).kl(outputs, extra, new_outputs, new_extra)
+    return np.asarray(divergence, np.float64)
+
+
+def neural_contribution(dataset: NeuralDataset, settings: MetaSettings) -> NeuralContribution:
+    """f_hat_t on the task's samples and b_t from the steps that CRPO asked for."""
+    start = dataset.start.initialization
+    assert isinstance(start, PolicyState)
+    loss = float(policy_divergence(dataset.policy, start, dataset.observations).mean())
+    return NeuralContribution(
+        task_index=dataset.task_index,
+        observations=dataset.observations,
+        statistics=dataset.statistics,
+        policy=dataset.policy,
+        loss=loss,
+        curvature=_curvature(dataset, settings.learning_rates),
+    )
+
+
+def _curvature(dataset: NeuralDataset, settings: LearningRateSettings) -> FloatArray:
+    """b_i: the mean over N_i of KL(pi_m || pi_{m+1}) / alpha_i^2 of the steps asked for, NaN where N_i is empty."""
+    rates = dataset.start.learning_rates
+    relative = dataset.divergences / rates[dataset.branches] ** 2
+    own = [relative[dataset.branches == objective] for objective in range(rates.size)]
+    curvature = np.array([part.mean() if part.size else np.nan for part in own])
+    return shared_curvature(curvature, dataset.branches) if settings.curvature == "measured_shared" else curvature
+
+
+def neural_update(
+    state: NeuralMetaState, contributions: Sequence[NeuralContribution], settings: MetaSettings, num_iterations: int
+) -> NeuralMetaState:
+    """One online step on the summed losses of a round, taken in task order whatever order they arrived in."""
+    ordered = sorted(contributions, key=lambda item: item.task_index)
+    loss_sum, curvature_sum = rate_sums(state, ordered, settings.learning_rates)
+    state = dataclasses.replace(state, loss_sum=loss_sum, curvature_sum=curvature_sum)
+    reservoir = _remember(state.reservoir, ordered, settings.neural)
+    return dataclasses.replace(
+        state,
+        num_rounds=state.num_rounds + 1,
+        num_tasks=state.num_tasks + len(ordered),
+        initialization=next_policy(state.initialization, ordered, settings.neural, state.num_rounds, reservoir),
+        learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
+        reservoir=reservoir,
+    )
+
+
+def _remember(
+    reservoir: Reservoir | None, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
+) -> Reservoir | None:
+    """ftl's memory with a round's tasks offered; the other methods have none."""
+    if settings.method != "ftl":
+        return reservoir
+    if reservoir is not None:
+        reservoir = reservoir.forget(settings.forgetting)
+    for item in ordered:
+        if item.weight > 0.0:
+            reservoir = offer(reservoir, task_targets(item), settings.reservoir, item.task_index)
+    return reservoir
+
+
+def next_policy(
+    policy: PolicyState,
+    ordered: Sequence[NeuralContribution],
+    settings: NeuralInitializationSettings,
+    num_rounds: int,
+    reservoir: Reservoir | None = None,
+) -> PolicyState:
+    """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
+
+    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
+    if it had not been there.
+    """
+    ordered = [item for item in ordered if item.weight > 0.0]
+    if settings.method == "fixed" or not ordered:
+        return policy
+    statistics = policy.statistics
+    for item in ordered:
+        statistics = merge(statistics, item.statistics)
+    policy = policy.with_statistics(statistics)
+    critics = [item.policy.with_statistics(statistics).critic.vector for item in ordered]
+    shares = np.array([item.weight for item in ordered]) / sum(item.weight for item in ordered)
+    mean_critic = np.tensordot(shares, np.array(critics, np.float64), axes=1)
+    moved = policy.critic.vector + settings.critic_share * (mean_critic - policy.critic.vector)
+    critic = Parameters(policy.critic.network, moved.astype(policy.critic.vector.dtype))
+    targets = joined([task_targets(item) for item in ordered]) if reservoir is None else reservoir.targets()
+    return PolicyState(distill(policy, targets, settings, num_rounds), critic, statistics)
+
+
+def task_targets(item: NeuralContribution) -> Targets:
+    """pi_hat at the task's observations; their weights sum to the task's."""
+    count = len(item.observations)
+    return targets_of(item.policy, item.observations, np.full(count, item.weight / count))
+
+
+def distill(
+    policy: PolicyState, targets: Targets, settings: NeuralInitializationSettings, num_rounds: int
+) -> Parameters:
+    """The actor of phi after Adam steps on the weighted mean of KL(pi_hat_t(.|s) || phi(.|s)) over ``targets``."""
+    network, vector = policy.actor.network, policy.actor.vector
+    distribution = distribution_of(network)
+    inputs, weights = policy.statistics.normalize(targets.observations), targets.weights.astype(vector.dtype)
+    rng = np.random.default_rng([_STREAM, num_rounds])
+    adam = Adam(vector, scheduled_step(settings.step_size, settings.schedule, num_rounds + 1))
+    size = min(settings.minibatch, len(inputs))
+    for _ in range(settings.steps):
+        rows = rng.choice(len(inputs), size, replace=False)
+        linear = linearize(network, vector, inputs[rows])
+        outputs, extra = distribution.kl_gradient(
+            targets.outputs[rows], targets.extras[rows], linear.outputs, extra_of(network, vector), weights[rows] / size
+        )
+        gradient = linear.pullback(outputs)
+        extra_of(network, gradient)[:] = extra
+        vector = adam.step(vector, gradient)
+    return Parameters(network, vector)

@@ -1,0 +1,64 @@
+"""What goes into solving a task and what comes out, for tabular and neural policies alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from numpy import int64
+from numpy.typing import NDArray
+
+from policies.crpo import Solution
+from policies.exact import OptimalPolicy
+from policies.neural_policy import PolicyState
+from tasks.base import Task
+from tasks.model import FloatArray
+
+Policy = FloatArray | PolicyState
+"""A policy: probabilities [S, A] where it is tabular, else all of a neural one."""
+
+
+def table_of(policy: Policy) -> FloatArray:
+    """The probabilities [S, A] of a tabular policy.
+
+    Raises:
+        TypeError: it is a neural one.
+    """
+    if isinstance(policy, PolicyState):
+        raise TypeError("a neural policy is no table of probabilities")
+    return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is broadcast: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha)."""
+
+    initialization: Policy
+    learning_rates: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A solved task, small enough to travel through the driver.
+
+    ``policy`` is pi_hat, the iterate with the index ``output``; ``feasible`` says whether any iterate kept every limit.
+    ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO
+    itself used. ``branches`` [M] are the objectives of the steps. ``reference`` is the linear programme's optimum and
+    ``occupancy`` [S] that of pi_hat, both None without an exact model; ``solution`` is None for a neural policy.
+    ``episodic`` [M+1, 1+p] are mean undiscounted sums over complete episodes, where they are measured. ``facts`` are
+    further numbers by name, a column each.
+    """
+
+    task: Task
+    policy: Policy
+    values: FloatArray
+    branches: NDArray[int64]
+    output: int
+    feasible: bool
+    env_steps: int
+    seconds: float
+    reference: OptimalPolicy | None = None
+    occupancy: FloatArray | None = None
+    solution: Solution | None = None
+    episodic: FloatArray | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)

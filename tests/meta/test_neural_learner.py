@@ -1,0 +1,402 @@
+"""The meta-learner of neural policies against closed forms, and what must not change its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from meta.dualdice import DICESettings
+from meta.learner import MetaSettings
+from meta.learning import contribute, first_state, step
+from meta.neural_learner import (
+    NeuralContribution,
+    NeuralMetaState,
+    distill,
+    initial_neural_state,
+    neural_contribution,
+    neural_update,
+    policy_divergence,
+    task_targets,
+)
+from meta.reservoir import Targets, joined
+from meta.updates import LearningRateSettings, NeuralInitializationSettings
+from policies.neural_policy import ObservationStatistics, PolicyState, new_policy, no_observations
+from policies.neural_solving import NeuralDataset
+from policies.results import Start
+from tasks.model import FloatArray
+
+SIZE, OUTPUTS, COSTS, ITERATIONS = 3, 2, 1, 7
+
+
+def settings(method: str = "ogd", rates: str = "ftl", **changes: dict[str, Any]) -> MetaSettings:
+    return MetaSettings(
+        neural=NeuralInitializationSettings.model_validate(
+            {"method": method, "steps": 10, **changes.get("neural", {})}
+        ),
+        learning_rates=LearningRateSettings.model_validate({"method": rates, **changes.get("learning_rates", {})}),
+    )
+
+
+def fresh(continuous: bool = True, seed: int = 0) -> PolicyState:
+    return new_policy(SIZE, OUTPUTS, COSTS, continuous=continuous, hidden=(6,), critic_hidden=(5,), seed=seed)
+
+
+def rows_of(seed: int, count: int = 40) -> np.ndarray:
+    rng = np.random.default_rng([seed, 9])
+    return (rng.normal(size=SIZE) + rng.normal(size=(count, SIZE))).astype(np.float32)
+
+
+def learned(seed: int, continuous: bool = True) -> PolicyState:
+    """A policy with other weights than a fresh one, that has seen the observations of ``seed``."""
+    policy, rng = fresh(continuous), np.random.default_rng([seed, 8])
+    for parameters in (policy.actor, policy.critic):
+        parameters.vector[:] += 0.3 * rng.normal(size=parameters.vector.size)
+    return dataclasses.replace(policy, statistics=no_observations(SIZE).merged(rows_of(seed)))
+
+
+def contributions(seed: int, count: int, first: int = 0, continuous: bool = True) -> list[NeuralContribution]:
+    rng = np.random.default_rng([seed, first])
+    return [
+        NeuralContribution(
+            task_index=index,
+            observations=rows_of(index),
+            statistics=no_observations(SIZE).merged(rows_of(index)),
+            policy=learned(100 * seed + index, continuous),
+            loss=float(rng.uniform(0.1, 2.0)),
+            curvature=10.0 ** rng.uniform(-2.0, 2.0, size=1 + COSTS),
+        )
+        for index in range(first, first + count)
+    ]
+
+
+def after(chosen: MetaSettings, *rounds: list[NeuralContribution], start: PolicyState | None = None) -> NeuralMetaState:
+    state = initial_neural_state(chosen, fresh() if start is None else start)
+    for batch in rounds:
+        state = neural_update(state, batch, chosen, ITERATIONS)
+    return state
+
+
+def same_policy(first: PolicyState, second: PolicyState) -> bool:
+    ours, theirs = first.to_arrays(), second.to_arrays()
+    return all(np.array_equal(value, theirs[name]) for name, value in ours.items())
+
+
+# Divergences
+
+
+def test_divergence_of_gaussians_is_the_closed_form_with_each_policys_own_statistics() -> None:
+    first, second, rows = learned(1), learned(2), rows_of(3)
+    means, deviations = [], []
+    for policy in (first, second):
+        outputs, log_std = policy.act(rows)
+        means.append(outputs.astype(np.float64))
+        deviations.append(np.exp(log_std.astype(np.float64)))
+    (m, n), (s, t) = means, deviations
+    expected = (np.log(t / s) + (s**2 + (m - n) ** 2) / (2.0 * t**2) - 0.5).sum(axis=1)
+    np.testing.assert_allclose(policy_divergence(first, second, rows), expected, rtol=1e-4)
+    np.testing.assert_allclose(policy_divergence(first, first, rows), 0.0, atol=1e-5)
+    assert expected.min() > 0.01
+
+
+def test_divergence_of_categoricals_is_the_closed_form() -> None:
+    first, second, rows = learned(1, continuous=False), learned(2, continuous=False), rows_of(3)
+    logs = [log_softmax(policy.act(rows)[0].astype(np.float64), axis=1) for policy in (first, second)]
+    expected = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1)
+    found = policy_divergence(first, second, rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert found.dtype == np.float64
+
+
+# Distillation: constant observations leave only the bias and the deviations to learn
+
+
+def constant(means: FloatArray, log_std: FloatArray | None, mean: float = 5.0) -> PolicyState:
+    """A linear policy that has only seen ``mean``, where its outputs are ``means``."""
+    size = len(means)
+    policy = new_policy(1, size, COSTS, continuous=log_std is not None, hidden=(), critic_hidden=(), dtype=np.float64)
+    policy.actor.network.part(policy.actor.vector, "bias_0")[:] = means
+    if log_std is not None:
+        policy.actor.network.part(policy.actor.vector, "log_std")[:] = log_std
+    return dataclasses.replace(policy, statistics=ObservationStatistics(np.full(1, mean), np.ones(1), 9.0))
+
+
+def of_constant(policy: PolicyState, index: int, count: int, weight: float = 1.0) -> NeuralContribution:
+    rows = np.full((count, 1), policy.statistics.mean[0], dtype=np.float32)
+    return NeuralContribution(index, rows, policy.statistics, policy, 1.0, np.ones(1 + COSTS), weight)
+
+
+def together(items: list[NeuralContribution]) -> Targets:
+    return joined([task_targets(item) for item in items])
+
+
+LONG = NeuralInitializationSettings(steps=3000, step_size=0.01, minibatch=1000)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.25)])
+def test_distilling_gaussians_finds_the_minimiser_of_the_summed_divergence(weights: tuple[float, float]) -> None:
+    """The mean of the means and the mean of (variance + squared distance), however many rows a task has."""
+    means = np.array([[1.0, -2.0], [3.0, 0.5]])
+    log_std = np.array([[-0.5, 0.2], [0.1, -1.0]])
+    items = [
+        of_constant(constant(*pair), t, (4, 30)[t], weights[t])
+        for t, pair in enumerate(zip(means, log_std, strict=True))
+    ]
+    found = distill(constant(np.zeros(2), np.zeros(2)), together(items), LONG, 0).arrays()
+    share = np.array(weights) / sum(weights)
+    mean = share @ means
+    variance = share @ (np.exp(2.0 * log_std) + (means - mean) ** 2)
+    np.testing.assert_allclose(found["bias_0"], mean, atol=1e-4)
+    np.testing.assert_allclose(np.exp(2.0 * found["log_std"]), variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.2, 0.8)])
+def test_distilling_categoricals_finds_the_average_of_the_probabilities(weights: tuple[float, float]) -> None:
+    logits = np.array([[2.0, 0.0, -1.0], [-1.0, 0.5, 1.5]])
+    items = [of_constant(constant(row, None), t, (30, 4)[t], weights[t]) for t, row in enumerate(logits)]
+    found = distill(constant(np.zeros(3), None), together(items), LONG, 0).arrays()
+    expected = np.array(weights) @ softmax(logits, axis=1) / sum(weights)
+    np.testing.assert_allclose(softmax(found["bias_0"]), expected, atol=1e-5)
+
+
+def test_minibatches_lead_to_the_same_place() -> None:
+    chosen = LONG.model_copy(update={"minibatch": 8, "step_size": 3e-3})
+    means, log_std = np.array([[1.0], [3.0]]), np.array([[-0.5], [0.1]])
+    items = [of_constant(constant(*pair), t, (4, 30)[t]) for t, pair in enumerate(zip(means, log_std, strict=True))]
+    found = distill(constant(np.zeros(1), np.zeros(1)), together(items), chosen, 0).arrays()
+    np.testing.assert_allclose(found["bias_0"], 2.0, atol=0.15)
+
+
+@pytest.mark.parametrize(("schedule", "share"), [("dynamic", 1.0), ("static", 0.5)])
+def test_one_step_has_the_length_of_its_schedule(schedule: str, share: float) -> None:
+    """Adam's first step is beta in every coordinate with a gradient, here in the fourth round."""
+    chosen = NeuralInitializationSettings(steps=1, step_size=0.02, schedule=schedule)
+    start = constant(np.zeros(2), np.zeros(2))
+    items = [of_constant(constant(np.array([3.0, -1.0]), np.zeros(2)), 0, 5)]
+    moved = distill(start, together(items), chosen, 3).arrays()["bias_0"]
+    np.testing.assert_allclose(moved, [0.02 * share, -0.02 * share], rtol=1e-6)
+
+
+def test_ftl_that_remembers_everything_steps_as_on_all_tasks_at_once() -> None:
+    """Two rounds of two tasks, then the same Adam steps as on the joined rows of all four."""
+    chosen = settings("ftl", neural={"reservoir": 1000})
+    first, second = contributions(1, 2), contributions(2, 2, first=2)
+    after_first = neural_update(initial_neural_state(chosen, fresh()), first, chosen, ITERATIONS)
+    found = neural_update(after_first, second, chosen, ITERATIONS).initialization
+    statistics = found.statistics
+    start = after_first.initialization.with_statistics(statistics)
+    expected = distill(start, together([*first, *second]), chosen.neural, 1).vector
+    np.testing.assert_allclose(found.actor.vector, expected, atol=1e-6)
+    newest = distill(start, together(second), chosen.neural, 1).vector
+    assert np.abs(found.actor.vector - newest).max() > 1e-4
+
+
+# The update
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_order_of_arrival_does_not_change_a_bit(continuous: bool) -> None:
+    batch, second = contributions(0, 3, 0, continuous), contributions(0, 2, 3, continuous)
+    start = fresh(continuous)
+    digests = {
+        after(settings(), list(order), second[::turn], start=start).sha256()
+        for order in itertools.permutations(batch)
+        for turn in (1, -1)
+    }
+    assert len(digests) == 1
+    assert digests != {after(settings(), contributions(1, 3, 0, continuous), second, start=start).sha256()}
+
+
+@pytest.mark.parametrize("rates", ["ftl", "ogd"])
+@pytest.mark.parametrize("minibatch", [16, 512])
+def test_a_task_of_weight_zero_changes_nothing(minibatch: int, rates: str) -> None:
+    chosen = settings(rates=rates, neural={"minibatch": minibatch})
+    sound, failed = contributions(0, 3), contributions(0, 2, 3)
+    failed = [dataclasses.replace(item, weight=0.0) for item in failed]
+    failed[0] = dataclasses.replace(failed[0], curvature=np.array([np.nan, 1.0]))
+    without, with_failed = after(chosen, sound), after(chosen, sound + failed)
+    assert same_policy(with_failed.initialization, without.initialization)
+    for name in ("learning_rates", "loss_sum", "curvature_sum"):
+        np.testing.assert_array_equal(getattr(with_failed, name), getattr(without, name))
+    assert with_failed.num_tasks == 5
+    nothing = after(chosen, failed)
+    assert same_policy(nothing.initialization, fresh())
+    np.testing.assert_array_equal(nothing.learning_rates, 1.0)
+
+
+def test_state_in_state_out() -> None:
+    chosen = settings()
+    state, batch = after(chosen, contributions(0, 2)), contributions(0, 2, 2)
+    before = state.sha256()
+    for policy in (state.initialization, *(item.policy for item in batch)):
+        for array in (policy.actor.vector, policy.critic.vector, policy.statistics.mean, policy.statistics.variance):
+            array.flags.writeable = False
+    for array in (state.learning_rates, state.loss_sum, *(item.observations for item in batch)):
+        array.flags.writeable = False
+    following = neural_update(state, batch, chosen, ITERATIONS)
+    assert state.sha256() == before != following.sha256()
+    assert (following.num_rounds, following.num_tasks) == (2, 4)
+    assert neural_update(state, batch, chosen, ITERATIONS).sha256() == following.sha256()
+
+
+def test_statistics_are_those_of_all_observations_of_all_tasks() -> None:
+    state = after(settings(), contributions(0, 2), contributions(0, 3, 2))
+    rows = np.concatenate([rows_of(index) for index in range(5)]).astype(np.float64)
+    found = state.initialization.statistics
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.variance, rows.var(axis=0), rtol=1e-12)
+
+
+def test_the_start_comes_nearer_to_the_policies_of_its_tasks() -> None:
+    batch = contributions(0, 3)
+    chosen = settings(neural={"steps": 200, "step_size": 1e-2})
+    distances = [
+        np.mean([policy_divergence(item.policy, start, item.observations).mean() for item in batch])
+        for start in (fresh(), after(chosen, batch).initialization)
+    ]
+    assert distances[1] < 0.5 * distances[0]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_critic_moves_by_its_share(share: float) -> None:
+    """With one task: values as before or those of the task's critic, whatever the statistics have become."""
+    chosen, (item,), rows = settings(neural={"critic_share": share}), contributions(0, 1), rows_of(7)
+    begun = learned(50)
+    found = after(chosen, [item], start=begun).initialization
+    expected = item.policy if share else begun
+    np.testing.assert_allclose(found.values(rows), expected.values(rows), atol=2e-5)
+    assert np.abs(item.policy.values(rows) - begun.values(rows)).max() > 0.1
+
+
+def test_the_critic_moves_half_way_to_the_weighted_mean_of_the_tasks_critics() -> None:
+    first, second = contributions(0, 2)
+    begun = dataclasses.replace(learned(50), statistics=first.statistics)
+    items = [dataclasses.replace(item, statistics=no_observations(SIZE)) for item in (first, second)]
+    items = [
+        dataclasses.replace(item, policy=dataclasses.replace(item.policy, statistics=begun.statistics), weight=weight)
+        for item, weight in zip(items, (1.0, 0.5), strict=True)
+    ]
+    found = after(settings(neural={"critic_share": 0.5}), items, start=begun).initialization.critic.vector
+    one, two = (item.policy.critic.vector for item in items)
+    np.testing.assert_allclose(found, 0.5 * begun.critic.vector + (one + 0.5 * two) / 3.0, atol=1e-6)
+
+
+def test_fixed_changes_no_policy() -> None:
+    state = after(settings("fixed", "fixed"), contributions(0, 3), contributions(0, 2, 3))
+    assert same_policy(state.initialization, fresh())
+    assert state.initialization.statistics.count == 0.0
+    np.testing.assert_array_equal(state.learning_rates, 1.0)
+    assert (state.num_rounds, state.num_tasks) == (2, 5)
+    rates = after(settings("fixed", "ftl"), contributions(0, 3))
+    assert same_policy(rates.initialization, fresh())
+    assert (rates.learning_rates != 1.0).all()
+
+
+def test_rates_of_ftl_are_the_closed_form_on_all_tasks() -> None:
+    everything = contributions(0, 5)
+    everything[1] = dataclasses.replace(everything[1], curvature=np.array([2.0, np.nan]))
+    chosen = settings(learning_rates={"regularizer": 1e-12})
+    found = after(chosen, everything[:2], everything[2:]).learning_rates
+    stepped = [everything[0], *everything[2:]]
+    for objective, items in ((0, everything), (1, stepped)):
+        loss = sum(item.loss for item in items)
+        curvature = sum(item.curvature[objective] for item in items)
+        assert found[objective] == pytest.approx(np.sqrt(loss / (ITERATIONS * curvature)), rel=1e-9)
+
+
+# What a task brings
+
+
+def dataset(rates: tuple[float, ...], branches: tuple[int, ...], divergences: tuple[float, ...]) -> NeuralDataset:
+    rows = rows_of(4)
+    return NeuralDataset(
+        task_index=6,
+        observations=rows,
+        statistics=no_observations(SIZE).merged(rows),
+        policy=learned(1),
+        start=Start(learned(2), np.array(rates)),
+        branches=np.array(branches),
+        divergences=np.array(divergences),
+    )
+
+
+def test_a_contribution_has_the_mean_divergence_of_the_start_and_the_curvature_of_each_objective() -> None:
+    data = dataset((0.5, 0.1, 2.0), (0, 1, 0, 0), (0.3, 0.02, 0.6, 0.9))
+    found = neural_contribution(data, settings())
+    start = data.start.initialization
+    assert isinstance(start, PolicyState)
+    assert found.loss == pytest.approx(policy_divergence(data.policy, start, data.observations).mean(), rel=1e-12)
+    np.testing.assert_allclose(found.curvature, [0.6 / 0.25, 0.02 / 0.01, np.nan], rtol=1e-12)
+    assert (found.task_index, found.weight, found.diagnostics, found.failures) == (6, 1.0, None, ())
+    assert found.statistics is data.statistics
+
+
+def test_the_shared_curvature_counts_an_objectives_share_of_all_steps() -> None:
+    data = dataset((0.5, 0.1, 2.0), (0, 1, 0, 0), (0.3, 0.02, 0.6, 0.9))
+    found = neural_contribution(data, settings(learning_rates={"curvature": "measured_shared"}))
+    np.testing.assert_allclose(found.curvature, [2.4 * 0.75, 2.0 * 0.25, np.nan], rtol=1e-12)
+
+
+# As a checkpoint keeps them
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_state_comes_back_from_its_arrays_bit_for_bit(continuous: bool) -> None:
+    state = after(settings(), contributions(0, 2, 0, continuous), start=fresh(continuous))
+    parts = dict(sorted(state.to_arrays().items(), reverse=True))
+    again = NeuralMetaState.from_arrays(
+        {name: np.array(part) if np.ndim(part) else part for name, part in parts.items()}
+    )
+    assert again.sha256() == state.sha256()
+    batch = contributions(0, 2, 2, continuous)
+    assert neural_update(again, batch, settings(), ITERATIONS).sha256() == (
+        neural_update(state, batch, settings(), ITERATIONS).sha256()
+    )
+
+
+def test_the_digest_sees_every_number_of_the_state() -> None:
+    state = after(settings(), contributions(0, 2))
+    parts = state.to_arrays()
+    for name, part in parts.items():
+        changed = np.array(part)
+        place = (0,) * changed.ndim
+        changed[place] = changed[place] + 1 if changed.dtype.kind == "i" else np.nextafter(changed[place], np.inf)
+        other = NeuralMetaState.from_arrays({**parts, name: changed if changed.ndim else changed.item()})
+        assert other.sha256() != state.sha256(), name
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_contribution_comes_back_from_its_arrays_and_gives_the_same_state(continuous: bool) -> None:
+    batch = contributions(0, 2, 0, continuous)
+    batch[0] = dataclasses.replace(batch[0], curvature=np.array([np.nan, 0.1 + 0.2]), weight=0.7)
+    again = [NeuralContribution.from_arrays(dict(reversed(item.to_arrays().items()))) for item in batch]
+    for ours, theirs in zip(again, batch, strict=True):
+        assert ours.to_arrays().keys() == theirs.to_arrays().keys()
+        for name, part in theirs.to_arrays().items():
+            np.testing.assert_array_equal(ours.to_arrays()[name], part)
+    start = fresh(continuous)
+    assert after(settings(), again, start=start).sha256() == after(settings(), batch, start=start).sha256()
+
+
+# One interface for both kinds
+
+
+def test_the_interface_of_both_kinds_goes_to_the_neural_functions() -> None:
+    chosen, data = settings(), dataset((0.5, 0.1), (0, 1), (0.3, 0.02))
+    state = first_state(chosen, fresh(), COSTS)
+    assert isinstance(state, NeuralMetaState)
+    assert state.sha256() == initial_neural_state(chosen, fresh()).sha256()
+    item = contribute(data, DICESettings(), chosen)
+    assert isinstance(item, NeuralContribution)
+    expected = neural_update(state, [neural_contribution(data, chosen)], chosen, ITERATIONS)
+    assert step(state, [item], chosen, ITERATIONS).sha256() == expected.sha256()
+
+
+def test_the_wrong_number_of_first_rates_is_told() -> None:
+    with pytest.raises(ValueError, match=r"3 rates given; 1 \+ 1 are needed"):
+        initial_neural_state(settings(learning_rates={"initial": (1.0, 1.0, 1.0)}), fresh())
