@@ -59,7 +59,8 @@ _INTRODUCTION = [
     "length came to 1,714 and ended at 566, with a shrinking trust region it came to 1,691 and ended at 188; seed 1 "
     "held 1,595 to 2.6 million steps, where it was stopped; runs of 1.5 million steps of one length, judged by their "
     "best iterate that kept its limit, gave 1,715, 1,659 and 714 (seeds 0, 1, 2; costs 16, 18, 7). The discount was "
-    "then changed, on seed 101 (decision 0022). Every hopper run below was made after that, every half_cheetah run after decision 0021.",
+    "then changed, on seed 101 (decision 0022). Every hopper run below was made after that, every half_cheetah run "
+    "after decision 0021.",
     "",
     "half_cheetah and hopper are Safety-Gymnasium's velocity tasks on Gymnasium's v5 models: its own reward, episodes "
     "of 1,000 steps, cost 1 in each step whose speed is above 3.2096 and 0.7402 m/s. The published results were made "
