@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import header, table, write
-from benchmarks.training_worker import COPIES, HORIZON
+from benchmarks.training_worker import COPIES, HORIZON, NAVIGATION
 
 STEPS = COPIES * HORIZON
-TASKS = {"half_cheetah": 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20}
+TASKS = {"half_cheetah": 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20, NAVIGATION: 5}
 """Iterations of each run with one worker and with two; about a second or two each."""
 
 Clock = dict[str, float]

@@ -25,18 +25,25 @@ from policies.neural_update import NeuralSettings, Problem, UpdateReport, improv
 from tasks.base import Task
 from tasks.batch import BatchEnvironment, make_batch
 from tasks.mujoco_batch import MujocoBatch, compile_model
+from tasks.navigation_batch import NavigationBatch
+from tasks.navigation_scene import FRAME_SKIP
 from tasks.registry import make_family
 from tasks.robots import ROBOTS
 
 COPIES, HORIZON, WARM_UP = 20, 200, 5
+NAVIGATION = "safety_point_goal"
 SETTINGS = NeuralSettings(steps_per_iteration=COPIES * HORIZON, num_copies=COPIES, returns="episodic")
 _DISCOUNT = 0.99
 
 
 def make_task(name: str) -> tuple[BatchEnvironment, NDArray[np.float64]]:
-    """A robot with a speed limit, or the acrobot with its two costs, in episodes of 200 steps; and its limits [p]."""
+    """A robot with a speed limit, the acrobot with its two costs or SafetyPointGoal1, in episodes of 200 steps.
+
+    Returns the copies and the limits [p].
+    """
     variant: dict[str, Any] = {"variant": "speed_limit"} if name in ROBOTS else {}
-    family = make_family(name, seed=0, num_tasks=1, parameters={"horizon": HORIZON, **variant})
+    family_name = "safety_gymnasium" if name == NAVIGATION else name
+    family = make_family(family_name, seed=0, num_tasks=1, parameters={"horizon": HORIZON, **variant})
     parameters = family.parameters("train", 0, 0)
     limits = family.limits(parameters)
     assert isinstance(limits, tuple)
@@ -97,6 +104,8 @@ class Worker:
         found = {}
         if isinstance(self.batch, MujocoBatch):
             found["raw"] = _timed(_raw(self.name, self.batch, recorder))
+        elif isinstance(self.batch, NavigationBatch):
+            found["raw"] = _timed(_raw_navigation(self.batch, recorder))
         found["batch"] = _timed(lambda: _replay(self.batch, recorder))
         found["sampling"] = _timed(self._collect)
         reports: list[UpdateReport] = []
@@ -140,6 +149,27 @@ def _raw(name: str, batch: MujocoBatch, recorder: Recorder) -> Callable[[], None
                     data.qpos[:], data.qvel[:] = start
                 data.ctrl[:] = action
                 mujoco.mj_step(model, data, robot.frame_skip)
+
+    return run
+
+
+def _raw_navigation(batch: NavigationBatch, recorder: Recorder) -> Callable[[], None]:
+    """As :func:`_raw`; every copy has a model of its own, with its layout in it, and an episode starts where it stands.
+
+    The layouts are those of the latest resets; goals and hazards touch nothing, so that they cost the physics nothing.
+    """
+    scene = batch._scene
+    copies = [(model, mujoco.MjData(model)) for model in scene.models]
+    actions = np.clip(np.array(recorder.actions), scene.control_low, scene.control_high)
+    first = {(step, int(copy)) for step, (indices, _) in recorder.resets.items() for copy in indices}
+
+    def run() -> None:
+        for copy, (model, data) in enumerate(copies):
+            for step, action in enumerate(actions[:, copy]):
+                if (step, copy) in first:
+                    mujoco.mj_resetData(model, data)
+                data.ctrl[:] = action
+                mujoco.mj_step(model, data, FRAME_SKIP)
 
     return run
 
