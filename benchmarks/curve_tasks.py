@@ -140,10 +140,15 @@ TASKS = {
         family_parameters={},
         task_parameters={"robot": "point"},
         limits=(25.0,),
-        margin=(5.0,),
+        margin=(10.0,),
         learning_rates=(1.0, 1.0),
         settings=_SETTINGS.model_copy(
-            update={"steps_per_iteration": 20_000, "num_copies": 20, "initial_log_std": -0.5}
+            update={
+                "steps_per_iteration": 20_000,
+                "num_copies": 20,
+                "initial_log_std": -0.5,
+                "trust_region": _SETTINGS.trust_region.model_copy(update={"delta_last": 0.002}),
+            }
         ),
         published=(Published("TRPO-Lagrangian", 18.5, 23.0),),
     ),

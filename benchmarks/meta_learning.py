@@ -75,6 +75,7 @@ def learned_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
     state = train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
     return {
         "minutes": (time.perf_counter() - began) / 60.0,
+        "workers": place.pool.num_workers,
         "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
         "meta_srl": solve_all(place, drawn.test, state.start, within),
     }
@@ -98,14 +99,23 @@ def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
     )
     longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
     family = experiment.family.make()
+    level = solve_all(place, drawn.test, bench.random, longer)
+    same_steps = within.trust_region.delta_last is None and within.num_iterations <= longer.num_iterations
     return {
         "seed": config.seed,
         "limits": [task.limits for task in drawn.test],
         "parameters": [dict(task.parameters) for task in drawn.test],
         "idle": [idle_reward(family, task) for task in drawn.test],
-        "random": solve_all(place, drawn.test, bench.random, within),
-        "level": solve_all(place, drawn.test, bench.random, longer),
+        "random": beginning(level, within.num_iterations)
+        if same_steps
+        else solve_all(place, drawn.test, bench.random, within),
+        "level": level,
     }
+
+
+def beginning(curves: dict[str, Any], num_iterations: int) -> dict[str, Any]:
+    """The curves of ``num_iterations`` updates: the longer run's first ones, where all its steps are of one length."""
+    return {name: [rows[: num_iterations + 1] for rows in curve] for name, curve in curves.items()}
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

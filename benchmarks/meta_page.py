@@ -123,7 +123,7 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
         *header(f"Meta-learning on {config.name}", command),
         f"Seeds {[cell['seed'] for cell in cells]}; {config.family.num_tasks} training tasks of "
         f"{within.num_iterations} updates, {np.mean([cell['train_steps'] for cell in cells]):.3g} environment steps in "
-        f"{told(interval([cell['minutes'] for cell in cells]))} minutes with {config.cluster.num_workers} workers; "
+        f"{told(interval([cell['minutes'] for cell in cells]))} minutes with {cells[0]['workers']} worker(s); "
         f"{config.evaluation.num_test_tasks} held-out tasks a seed, updates of {within.steps_per_iteration} steps.",
         "",
         "Rewards are undiscounted sums of an episode; costs and limits are discounted as the family says. Both are "
