@@ -140,8 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_file", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--pool", choices=["local", "ray"], help="local: this process alone; else as the run file says")
     given = parser.parse_args(arguments)
-    config = load_config(given.run_file, [("tracking.enabled", "false")])
+    pool = [] if given.pool is None else [("cluster.pool", given.pool)]
+    config = load_config(given.run_file, [("tracking.enabled", "false"), *pool])
     folder = Path("runs") / "meta_learning" / config.name
     console, cells = Console(), []
     with workplace(config, console.say) as place:
