@@ -145,20 +145,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = [] if given.pool is None else [("cluster.pool", given.pool)]
     config = load_config(given.run_file, [("tracking.enabled", "false"), *pool])
     folder = Path("runs") / "meta_learning" / config.name
+    learned, reference = folder / f"learned-{config.digest()[:12]}", folder / f"reference-{reference_digest(config)[:12]}"
     console, cells = Console(), []
     with workplace(config, console.say) as place:
         for seed in given.seeds:
             own = config.model_copy(update={"seed": seed})
-            reference = folder / f"reference-{reference_digest(config)[:12]}" / f"{seed}.json"
-            learned = folder / f"learned-{config.digest()[:12]}" / f"{seed}.json"
-            cell = kept(learned, lambda own=own: learned_part(own, place))  # type: ignore[misc]
-            cell |= kept(reference, lambda own=own: reference_part(own, place))  # type: ignore[misc]
-            cells.append(cell)
+            cells.append(kept(learned / f"{seed}.json", lambda own=own: learned_part(own, place)))  # type: ignore[misc]
+            rewards = np.array(cells[-1]["meta_srl"]["episodic"])[:, :, 0].mean(axis=0).round(1).tolist()
+            console.say(f"seed {seed}: {cells[-1]['minutes']:.1f} min, rewards {rewards}")
+        for seed, cell in zip(given.seeds, cells, strict=True):
+            own = config.model_copy(update={"seed": seed})
+            cell |= kept(reference / f"{seed}.json", lambda own=own: reference_part(own, place))  # type: ignore[misc]
             shares = {
                 name: share_of_the_way(cell, name)[[0, 5, 10]].round(2).tolist() for name in ("meta_srl", "random")
             }
             highest = relative_costs(cell, "meta_srl").mean(axis=0).max(axis=0).round(3).tolist()
-            console.say(f"seed {seed}: {cell['minutes']:.1f} min, share of the way {shares}, cost at most {highest}")
+            console.say(f"seed {seed}: share of the way {shares}, cost at most {highest}")
     stem = f"meta_learning_{config.name}"
     plot(cells, RESULTS / stem / "curves.png")
     if varies_in_one_number(cells):
