@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = [] if given.pool is None else [("cluster.pool", given.pool)]
     config = load_config(given.run_file, [("tracking.enabled", "false"), *pool])
     folder = Path("runs") / "meta_learning" / config.name
-    learned, reference = folder / f"learned-{config.digest()[:12]}", folder / f"reference-{reference_digest(config)[:12]}"
+    learned = folder / f"learned-{config.digest()[:12]}"
+    reference = folder / f"reference-{reference_digest(config)[:12]}"
     console, cells = Console(), []
     with workplace(config, console.say) as place:
         for seed in given.seeds:
