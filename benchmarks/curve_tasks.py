@@ -144,8 +144,8 @@ TASKS = {
         learning_rates=(1.0, 1.0),
         settings=_SETTINGS.model_copy(
             update={
-                "steps_per_iteration": 20_000,
-                "num_copies": 20,
+                "steps_per_iteration": 10_000,
+                "num_copies": 10,
                 "initial_log_std": -0.5,
                 "trust_region": _SETTINGS.trust_region.model_copy(update={"delta_last": 0.002}),
             }
