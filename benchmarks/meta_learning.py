@@ -166,10 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plot(cells, RESULTS / stem / "curves.png")
     if varies_in_one_number(cells):
         plot_by_task(cells, RESULTS / stem / "by_task.png")
+    where = "" if given.pool is None else f" --pool {given.pool}"
     seeds = " ".join(map(str, given.seeds))
-    write(
-        f"{stem}.md", page(config, cells, f"python -m benchmarks.meta_learning {given.run_file} --seeds {seeds}", stem)
-    )
+    command = f"python -m benchmarks.meta_learning {given.run_file}{where} --seeds {seeds}"
+    write(f"{stem}.md", page(config, cells, command, stem))
 
 
 if __name__ == "__main__":
