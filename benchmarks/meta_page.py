@@ -38,10 +38,12 @@ def other_share_left(speeds: FloatArray) -> FloatArray:
 
 
 def other_level(cell: dict[str, Any]) -> float | None:
-    """Mean reward over a seed's held-out tasks that OmniSafe's CRPO would reach; None for tasks without v*."""
+    """Mean reward over a seed's held-out tasks that OmniSafe's CRPO would reach; None where no torque is not -200 v*."""
     if any("target_speed" not in task for task in cell["parameters"]):
         return None
     speeds = np.array([task["target_speed"] for task in cell["parameters"]])
+    if not np.allclose(cell["idle"], -OTHER_HORIZON * speeds, rtol=0.05, atol=10.0):
+        return None
     return float(np.mean(np.array(cell["idle"]) * other_share_left(speeds)))
 
 
