@@ -38,7 +38,7 @@ def other_share_left(speeds: FloatArray) -> FloatArray:
 
 
 def other_level(cell: dict[str, Any]) -> float | None:
-    """Mean reward over a seed's held-out tasks that OmniSafe's CRPO would reach; None where no torque is not -200 v*."""
+    """Mean reward over a seed's held-out tasks that OmniSafe's CRPO would reach; None where that loss is another."""
     if any("target_speed" not in task for task in cell["parameters"]):
         return None
     speeds = np.array([task["target_speed"] for task in cell["parameters"]])
