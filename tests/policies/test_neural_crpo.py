@@ -50,6 +50,14 @@ def test_it_learns_the_reward_and_keeps_the_limit(discrete: bool) -> None:
     assert set(solution.branches.tolist()) == {0, 1}
 
 
+def test_a_longer_run_begins_like_a_shorter_one() -> None:
+    """The benchmark of meta-learning takes the curve of ten updates from the run of fifty."""
+    short, long = _solve(num_iterations=3), _solve(num_iterations=6)
+    np.testing.assert_array_equal(short.values, long.values[:4])
+    shrinking = TrustRegionSettings(delta_max=0.05, delta_last=0.01)
+    assert not np.array_equal(_solve(num_iterations=3, trust_region=shrinking).values[:3], short.values[:3])
+
+
 def test_two_constraints_are_both_kept() -> None:
     """Effort a^2 is limited too: reaching x = 1 needs little of it, noise most."""
     solution = _solve((1.0, 6.0), num_iterations=40, steps_per_iteration=1000, num_copies=10, initial_log_std=0.0)

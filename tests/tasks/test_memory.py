@@ -37,3 +37,24 @@ def test_what_lay_between_small_blocks_is_returned() -> None:
     full, after = map(float, done.stdout.split())
     assert full > 150.0
     assert after < 0.3 * full
+
+
+NAVIGATION = """
+import resource
+import numpy as np
+from tasks.navigation_batch import NavigationBatch
+from tasks.navigation_blueprint import NavigationSpec
+from tasks.safety_gymnasium import read_blueprint
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+batch = NavigationBatch(read_blueprint(NavigationSpec("point", "goal", 2)), 20, costs=("hazards",), horizon=9, label="")
+batch.reset(np.arange(20), np.arange(20))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in KiB")
+def test_a_navigation_task_takes_no_pictures_and_no_arena_of_the_packages_size() -> None:
+    """One model as the package compiles it takes 660 MB, of which 400 are touched."""
+    done = subprocess.run([sys.executable, "-c", NAVIGATION], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100.0
