@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from meta.distillation import distill
 from meta.dualdice import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import contribute, first_state, step
 from meta.neural_learner import (
     NeuralContribution,
     NeuralMetaState,
-    distill,
     initial_neural_state,
     neural_contribution,
     neural_update,
