@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from numpy import int64
 from numpy.typing import NDArray
 
@@ -52,6 +53,11 @@ class Candidates:
     starts: tuple[Start, ...]
     selection: Selection = "probe"
     probe_episodes: int | None = None
+
+    @property
+    def learning_rates(self) -> FloatArray:
+        """Mean of the starts' rates [1+p], for tables with room for one row; each start has its own."""
+        return np.asarray(np.mean([start.learning_rates for start in self.starts], axis=0))
 
 
 Starts = Start | Candidates

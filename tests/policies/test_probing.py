@@ -125,6 +125,12 @@ def test_round_robin_takes_turns_by_the_tasks_index_and_costs_nothing() -> None:
         assert turn == (index % 3, 0)
 
 
+def test_one_row_of_rates_stands_for_all_starts() -> None:
+    left = good_and_bad()[1]
+    both = Candidates((Start(left, np.array([1.0, 4.0])), Start(left, np.array([3.0, 2.0]))))
+    np.testing.assert_array_equal(both.learning_rates, [2.0, 3.0])
+
+
 def neural() -> tuple[NotedPoints, Task, NeuralSettings]:
     family = NotedPoints(seed=0, num_tasks=4)
     task = draw_task(family, "points", 0, "train", 0)
