@@ -137,13 +137,14 @@ def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
     assigned = [right_share([r["group"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
     begun = [right_share([r["start"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
     held_out = [right_share(one["held_out"]["start"], one["test_labels"]) for one in cells]
-    cost = [np.sum(one["held_out"]["probe_steps"]) / np.sum(one["held_out"]["env_steps"]) for one in cells]
+    probing, steps = (sum(sum(one["held_out"][key]) for one in cells) for key in ("probe_steps", "env_steps"))
+    cost = f"{probing / steps:.1%}" if steps else "none"
     return [
         f"- Right group, last half of the training tasks: assigned {told(interval(assigned), 2)}, started from "
         f"{told(interval(begun), 2)}; least of a seed {min(assigned):.2f}.",
         f"- Held-out tasks that start from the initialisation of their group: {told(interval(held_out), 2)}; least of "
         f"a seed {min(held_out):.2f}.",
-        f"- Probing takes {np.mean(cost):.1%} of the environment steps of a held-out task.",
+        f"- Probing takes {cost} of the environment steps of a held-out task{'' if steps else ' (values are exact)'}.",
         "",
     ]
 
