@@ -18,7 +18,7 @@ from meta.pool import LocalPool
 from meta.report import plot_adaptation
 from policies.crpo import REWARD_BRANCH
 from policies.neural_policy import PolicyState
-from policies.results import Policy, Start, TaskResult
+from policies.results import Policy, Start, Starts, TaskResult
 
 _FIRST_NEW_INDEX = 2**20
 """Tasks drawn by --task-seed have indices from here on, so that they are none of a run's held-out tasks."""
@@ -48,7 +48,7 @@ def adapt(
     if video:
         require_pictures(family, task)
     fresh = fresh_policy(family, task, config.within_task, config.seed)
-    starts = {"random": Start(fresh, np.array(random["learning_rates"])), "meta_srl": state.start}
+    starts: dict[str, Starts] = {"random": Start(fresh, np.array(random["learning_rates"])), "meta_srl": state.start}
     results = {
         name: next(iter(pool.solve([task], start, config.experiment.held_out_within, collect=False))).result
         for name, start in starts.items()
@@ -67,7 +67,8 @@ def adapt(
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results)
-    policies = {"learned start": state.start.initialization, "adapted": results["meta_srl"].policy}
+    learned = state.starts[results["meta_srl"].start_index]
+    policies = {"learned start": learned.initialization, "adapted": results["meta_srl"].policy}
     return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
 
 
@@ -99,8 +100,9 @@ def _table(results: dict[str, TaskResult]) -> str:
         known = f"reward {result.values[result.output, 0]:.4f}"
         if result.reference is not None:
             known = f"gap {measures.gap:.4f}"
+        chosen = f"start {result.start_index}, " if result.probe_steps or result.start_index else ""
         lines.append(
-            f"- {name} (output: iterate {result.output}): {known}, violation of the output "
+            f"- {name} ({chosen}output: iterate {result.output}): {known}, violation of the output "
             f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
         )
     return "\n".join(lines)

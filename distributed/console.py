@@ -82,7 +82,7 @@ class ProgressTracker:
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Tell the round's mean gap (reward without an exact model) and the rates."""
         self._rows += rows
-        rates = ", ".join(f"{rate:.3g}" for rate in state.learning_rates)
+        rates = " | ".join(", ".join(f"{rate:.3g}" for rate in start.learning_rates) for start in state.starts)
         value = "reward" if np.isnan(column(list(rows), "gap")).all() else "gap"
         told = f"round {state.num_rounds}: {value} {np.mean(column(list(rows), value)):.4f}, rates {rates}"
         self._progress.update(self._bar, told=told)

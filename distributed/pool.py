@@ -12,7 +12,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 from distributed.worker import CRPOWorker
 from meta.pool import Solved
 from policies.exact import OptimalPolicy
-from policies.results import Start
+from policies.results import Starts
 from policies.solving import WithinTask
 from tasks.base import Split, Task
 from tasks.registry import FamilySpec
@@ -79,7 +79,7 @@ class RayPool:
             calls = [(f"reference {task.label}", lambda worker: worker.reference, (task,)) for task in part]
             yield from self._in_order(calls)
 
-    def solve(self, tasks: Sequence[Task], start: Start, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
+    def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks, yielding each as it finishes. The start is put into the object store once."""
         broadcast = ray.put(start)
         calls = [

@@ -170,7 +170,10 @@ class MLflowTracker:
             for name in rows[0]
             if name.startswith("violation_") and not name.startswith("violation_during")
         ]
-        metrics += [(f"learning_rate_{i}", rate, step) for i, rate in enumerate(state.learning_rates)]
+        several = len(state.starts) > 1
+        for number, start in enumerate(state.starts):
+            prefix = f"start_{number}/" if several else ""
+            metrics += [(f"{prefix}learning_rate_{i}", rate, step) for i, rate in enumerate(start.learning_rates)]
         metrics += [(name, column(list(rows), name).mean(), step) for name in names]
         metrics.append(("weight", column(list(rows), "weight").mean(), step))
         key = f"{self._key}/round/{step}"

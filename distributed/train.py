@@ -229,7 +229,7 @@ def report_lines(summary: dict[str, Any]) -> str:
     learned = f"Mean reward {summary['mean_reward']:.4f}" if taog is None else f"TAOG {taog:.4f}"
     lines = [
         f"{learned}, TACV {[round(v, 4) for v in summary['tacv']]} over {summary['num_tasks']} training tasks; "
-        f"learned rates {[round(r, 3) for r in summary['learning_rates']]}",
+        f"learned rates {np.round(summary['learning_rates'], 3).tolist()}",
         "",
         markdown_table(summary["test"]),
     ]

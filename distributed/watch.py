@@ -28,14 +28,15 @@ def watch(run_dir: Path, task_index: int, output: Path | None, console: Console)
     path = output or run_dir / "adapt" / f"test-{task_index}.mp4"
     require_video(path)
     config = load_run_config(run_dir)
-    start = load_final_state(run_dir, config, console.say).start
+    state = load_final_state(run_dir, config, console.say)
     pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
     (task,) = pool.draw("test", [task_index])
     require_pictures(family, task)
     with console.status(f"adapting to {task.label}"):
-        result = next(iter(pool.solve([task], start, config.experiment.held_out_within, collect=False))).result
+        result = next(iter(pool.solve([task], state.start, config.experiment.held_out_within, collect=False))).result
     adapted = f"after {len(result.branches)} updates (iterate {result.output})"
-    return film(family, task, {"learned start": start.initialization, adapted: result.policy}, path, console)
+    learned = state.starts[result.start_index].initialization
+    return film(family, task, {"learned start": learned, adapted: result.policy}, path, console)
 
 
 def require_video(path: Path) -> None:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.results import Start, TaskResult
+from policies.results import Starts, TaskResult
 from policies.solving import WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task, TaskFamily
 from tasks.memory import return_freed_memory
@@ -45,7 +45,7 @@ class CRPOWorker:
         return reference_solution(self._made(spec), task)
 
     def solve(
-        self, spec: FamilySpec, task: Task, start: Start, settings: WithinTask, collect: bool
+        self, spec: FamilySpec, task: Task, start: Starts, settings: WithinTask, collect: bool
     ) -> tuple[TaskResult, Any]:
         """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
 

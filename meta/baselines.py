@@ -18,7 +18,7 @@ from meta.pool import Learner, Pool, solve_and_estimate
 from meta.updates import shrink
 from policies.neural_policy import PolicyState
 from policies.neural_update import NeuralSettings
-from policies.results import Policy, Start, TaskResult, table_of
+from policies.results import Policy, Start, Starts, TaskResult, candidates_of, table_of
 from policies.solving import WithinTask
 from tasks.base import Task
 from tasks.model import FloatArray
@@ -193,10 +193,10 @@ def make_starts(
     bench: Bench,
     tasks_per_round: int,
     comparator: FloatArray | None,
-    meta_srl: Callable[[], Start],
-) -> dict[str, Start]:
+    meta_srl: Callable[[], Starts],
+) -> dict[str, Starts]:
     """The start of every method; ``oracle`` is left out where there is no exact model (``comparator`` None)."""
-    makers: dict[str, Callable[[], Start]] = {
+    makers: dict[str, Callable[[], Starts]] = {
         "random": lambda: bench.random,
         "pretrained": lambda: pretrained_start(bench),
         "simple_average": lambda: simple_average_start(bench, tasks_per_round),
@@ -214,21 +214,26 @@ class HeldOut:
 
     ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
     is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
+    ``learning_rates`` are those of every start that tasks could choose from, ``starts_used`` how many tasks chose each,
+    and ``env_steps`` the mean of a task, choosing included.
     """
 
     gap: Interval
     reward: Interval
     violation: Interval
     violation_during: Interval
-    learning_rates: tuple[float, ...]
+    learning_rates: tuple[tuple[float, ...], ...]
     reward_curve: FloatArray
     cost_curve: FloatArray
     episodic_curve: FloatArray | None
     score: float
+    env_steps: float
+    starts_used: tuple[int, ...]
 
 
-def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTask) -> HeldOut:
+def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
+    candidates = candidates_of(start)
     results = sorted(
         (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
     )
@@ -240,9 +245,11 @@ def hold_out(pool: Pool, tasks: Sequence[Task], start: Start, within: WithinTask
         reward=interval([float(result.values[result.output, 0]) for result in results]),
         violation=interval([float(item.violation.mean()) for item in measures]),
         violation_during=interval([float(item.violation_during.mean()) for item in measures]),
-        learning_rates=tuple(float(rate) for rate in start.learning_rates),
+        learning_rates=tuple(tuple(map(float, one.learning_rates)) for one in candidates),
         reward_curve=values[:, 0],
         cost_curve=values[:, 1:],
         episodic_curve=None if any(curve is None for curve in episodic) else np.mean(np.array(episodic), axis=0),
         score=float(np.mean([item.score for item in measures])),
+        env_steps=float(np.mean([result.env_steps for result in results])),
+        starts_used=tuple(np.bincount([result.start_index for result in results], minlength=len(candidates)).tolist()),
     )

@@ -17,7 +17,7 @@ from meta.pool import Learner, Pool
 from policies.neural_crpo import fresh_policy as fresh_network
 from policies.neural_crpo import require_whole_episodes
 from policies.neural_update import NeuralSettings
-from policies.results import Policy, Start
+from policies.results import Policy, Starts
 from policies.rollouts import discrete_shape
 from policies.solving import NO_MODEL, WithinTask
 from tasks.base import Task, TaskError, TaskFamily
@@ -149,7 +149,7 @@ def compare_starts(
     experiment: Experiment,
     drawn: Drawn,
     methods: Sequence[Method],
-    meta_srl: Start,
+    meta_srl: Starts,
     similar: Similarity | None,
 ) -> dict[str, HeldOut]:
     """Make the start of each method and try it on the held-out tasks."""

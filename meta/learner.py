@@ -6,21 +6,22 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from meta.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
 from meta.dualdice import Diagnostics, DICESettings, estimate
+from meta.mixture import PREFIX, Experts, alike, average, next_weights, step_size_grid
+from meta.rates import next_rates, rate_sums
 from meta.updates import (
+    GroupSettings,
     InitializationSettings,
     LearningRateSettings,
     NeuralInitializationSettings,
     initialization_gradient,
     leader,
-    leading_rates,
-    log_rate_gradient,
     project_to_shrunk_simplex,
     scheduled_step,
     shrink,
@@ -41,6 +42,10 @@ class MetaSettings(BaseModel):
     """The initialisation phi of neural policies."""
     learning_rates: LearningRateSettings = LearningRateSettings()
     """The learning rates alpha."""
+    num_initializations: int = Field(default=1, gt=0)
+    """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
+    groups: GroupSettings = GroupSettings()
+    """How tasks find their initialisation where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class MetaState:
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
     ``policy_count`` the number (or discounted number) of policies in it; ``loss_sum``, ``curvature_sum`` [1+p] the sums
-    of ftl on rates.
+    of ftl on rates; ``experts`` those of ``schedule: mixture``.
     """
 
     num_rounds: int
@@ -60,6 +65,7 @@ class MetaState:
     policy_sum: FloatArray
     loss_sum: FloatArray
     curvature_sum: FloatArray
+    experts: Experts | None = None
 
     KIND: ClassVar[str] = "tabular"
 
@@ -68,21 +74,29 @@ class MetaState:
         """What the next tasks start from."""
         return Start(self.initialization, self.learning_rates)
 
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """The one start, as a tuple."""
+        return (self.start,)
+
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        experts: Experts | None = parts.pop("experts")
+        return parts if experts is None else parts | experts.to_arrays()
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> MetaState:
         """The inverse of :meth:`to_arrays`."""
-        return MetaState(**parts)
+        rest = {name: part for name, part in parts.items() if not name.startswith(PREFIX)}
+        return MetaState(**rest, experts=Experts.from_arrays(parts))
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
-        for field in dataclasses.fields(self):
-            value = np.ascontiguousarray(getattr(self, field.name), dtype=np.float64)
-            digest.update(f"{field.name}{value.shape}".encode())
+        for name, part in self.to_arrays().items():
+            value = np.ascontiguousarray(part, dtype=np.float64)
+            digest.update(f"{name}{value.shape}".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()
 
@@ -163,11 +177,13 @@ def update(
     """One online step on the summed losses of a round, taken in task order whatever order they arrived in."""
     ordered = sorted(contributions, key=lambda item: item.task_index)
     state = _remember(state, ordered, settings)
+    if settings.initialization.method == "ogd":
+        state = _descend(state, ordered, settings.initialization)
     return dataclasses.replace(
         state,
         num_rounds=state.num_rounds + 1,
         num_tasks=state.num_tasks + len(ordered),
-        initialization=_next_initialization(state, ordered, settings.initialization),
+        initialization=_next_initialization(state, settings.initialization),
         learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
     )
 
@@ -185,87 +201,38 @@ def _remember(state: MetaState, ordered: Sequence[Contribution], settings: MetaS
     )
 
 
-class RateState(Protocol):
-    """The part of a state that learning rates are learned from."""
-
-    @property
-    def num_rounds(self) -> int:
-        """Updates so far."""
-
-    @property
-    def learning_rates(self) -> FloatArray:
-        """alpha, [1+p]."""
-
-    @property
-    def loss_sum(self) -> FloatArray:
-        """[1+p], of ftl."""
-
-    @property
-    def curvature_sum(self) -> FloatArray:
-        """[1+p], of ftl."""
-
-
-class RateItem(Protocol):
-    """The part of a contribution that learning rates are learned from."""
-
-    @property
-    def loss(self) -> float:
-        """f_hat_t(phi_t)."""
-
-    @property
-    def curvature(self) -> FloatArray:
-        """b_t, [1+p]."""
-
-    @property
-    def weight(self) -> float:
-        """In [0, 1]."""
-
-
-def rate_sums(
-    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings
-) -> tuple[FloatArray, FloatArray]:
-    """ftl's sums of losses and curvatures with a round's tasks added; objectives that were not measured add nothing."""
-    loss_sum, curvature_sum = settings.forgetting * state.loss_sum, settings.forgetting * state.curvature_sum
-    for item in ordered:
-        measured = np.isfinite(item.curvature)
-        loss_sum = loss_sum + np.where(measured, item.weight * max(item.loss, 0.0), 0.0)
-        curvature_sum = curvature_sum + np.where(measured, item.weight * item.curvature, 0.0)
-    return loss_sum, curvature_sum
-
-
-def _next_initialization(
-    state: MetaState, ordered: Sequence[Contribution], settings: InitializationSettings
-) -> FloatArray:
-    if settings.method == "fixed":
-        return state.initialization
+def _next_initialization(state: MetaState, settings: InitializationSettings) -> FloatArray:
     if settings.method == "fal":
         return shrink(state.policy_sum / state.policy_count, settings.shrinkage)
     if settings.method == "ftl":
         return shrink(leader(state.policy_sum, settings.prior_weight), settings.shrinkage)
-    gradient = np.zeros_like(state.initialization)
+    return state.initialization
+
+
+def _descend(state: MetaState, ordered: Sequence[Contribution], settings: InitializationSettings) -> MetaState:
+    """One gradient step of phi on the round's losses; with ``mixture`` one of every expert, each from its own point."""
+    if settings.schedule != "mixture":
+        size = scheduled_step(settings.step_size, settings.schedule, state.num_rounds + 1)
+        return dataclasses.replace(state, initialization=_stepped(state.initialization, ordered, size, settings))
+    experts = state.experts or alike(state.initialization, settings.num_experts)
+    sizes = step_size_grid(settings.step_size, settings.num_experts).tolist()
+    losses = np.array([sum(item.weight * loss_of(item, point) for item in ordered) for point in experts.points])
+    points = [_stepped(point, ordered, size, settings) for point, size in zip(experts.points, sizes, strict=True)]
+    weights = next_weights(experts.weights, losses, sum(item.weight for item in ordered), settings.switching)
+    experts = Experts(np.array(points), weights)
+    return dataclasses.replace(state, initialization=average(experts), experts=experts)
+
+
+def _stepped(
+    point: FloatArray, ordered: Sequence[Contribution], size: float, settings: InitializationSettings
+) -> FloatArray:
+    gradient = np.zeros_like(point)
     for item in ordered:
         occupancy = item.weight * np.maximum(item.occupancy, 0.0)
-        gradient = gradient + initialization_gradient(occupancy, item.policy, state.initialization)
-    step = scheduled_step(settings.step_size, settings.schedule, state.num_rounds + 1)
-    return project_to_shrunk_simplex(state.initialization - step * gradient, settings.shrinkage)
+        gradient = gradient + initialization_gradient(occupancy, item.policy, point)
+    return project_to_shrunk_simplex(point - size * gradient, settings.shrinkage)
 
 
-def next_rates(
-    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings, num_iterations: int
-) -> FloatArray:
-    """alpha after a round whose sums are in ``state`` already (see :func:`rate_sums`)."""
-    rates = state.learning_rates
-    if settings.method == "fixed":
-        return rates
-    if settings.method == "ftl":
-        led = leading_rates(state.loss_sum, state.curvature_sum, num_iterations, settings.regularizer)
-        return np.clip(np.where(state.curvature_sum > 0.0, led, rates), settings.minimum, settings.maximum)
-    gradient, weight = np.zeros(rates.size), np.zeros(rates.size)
-    for item in ordered:
-        slope = log_rate_gradient(max(item.loss, 0.0), rates, num_iterations, item.curvature)
-        measured = np.isfinite(slope)
-        gradient = gradient + np.where(measured, item.weight * np.nan_to_num(slope), 0.0)
-        weight = weight + item.weight * measured
-    step = scheduled_step(settings.step_size, settings.schedule, state.num_rounds + 1)
-    mean = gradient / np.maximum(weight, 1.0)
-    return np.clip(rates * np.exp(-step * mean), settings.minimum, settings.maximum)
+def loss_of(item: Contribution, initialization: FloatArray) -> float:
+    """f_hat of a task for any start [S, A], as the updates see it: negative entries of nu_hat are read as 0."""
+    return initialization_loss(np.maximum(item.occupancy, 0.0), item.policy, initialization)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from meta.learning import Item, State
 from meta.pool import Learner, Pool, solve_and_estimate
-from meta.records import Row, task_row
+from meta.records import Row, task_row, with_groups
 from policies.results import TaskResult
 from policies.solving import WithinTask
 from tasks.base import Task
@@ -61,8 +61,9 @@ def train(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[T
         _solve_round(plan, batch, pool, learner, trackers, state, finished)
         ordered = [finished[task.index] for task in batch]
         state = learner.update([item.contribution for item in ordered])
+        rows = with_groups([item.row for item in ordered], state)
         for tracker in trackers:
-            tracker.round_finished(state, [item.row for item in ordered])
+            tracker.round_finished(state, rows)
         finished = {}
     return state
 

@@ -49,7 +49,8 @@ def average_policy(
 
 def average_leader(meta: MetaSettings, rate: float) -> MetaSettings:
     """The settings under which the meta-learner follows the average leader: every task alike, one fixed rate."""
-    neural = meta.neural.model_copy(update={"method": "ftl", "forgetting": 1.0})
+    schedule = "dynamic" if meta.neural.schedule == "mixture" else meta.neural.schedule
+    neural = meta.neural.model_copy(update={"method": "ftl", "forgetting": 1.0, "schedule": schedule})
     return MetaSettings(neural=neural, learning_rates=LearningRateSettings(method="fixed", initial=rate))
 
 

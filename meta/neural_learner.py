@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meta.bounds import shared_curvature
+from meta.distillation import distill, hardly_any, towards_mean
 from meta.dualdice import Diagnostics
-from meta.learner import MetaSettings, next_rates, rate_sums
+from meta.learner import MetaSettings
+from meta.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
+from meta.rates import next_rates, rate_sums
 from meta.reservoir import Reservoir, Targets, joined, offer, targets_of
-from meta.updates import LearningRateSettings, NeuralInitializationSettings, scheduled_step
-from policies.adam import Adam
-from policies.distributions import distribution_of, extra_of
-from policies.networks import linearize
+from meta.updates import LearningRateSettings, NeuralInitializationSettings
+from policies.distributions import distribution_of
 from policies.neural_policy import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
 from policies.neural_solving import NeuralDataset
 from policies.results import Start
@@ -25,15 +26,14 @@ from tasks.batch import Float32Array
 from tasks.model import FloatArray
 
 _PREFIX, _KEPT = "initialization.", "reservoir."
-_STREAM = 31
 
 
 @dataclass(frozen=True, slots=True)
 class NeuralMetaState:
     """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
-    ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the rest as in
-    :class:`meta.learner.MetaState`.
+    ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
+    ``experts`` are parameters of actors; the rest as in :class:`meta.learner.MetaState`.
     """
 
     num_rounds: int
@@ -43,6 +43,7 @@ class NeuralMetaState:
     loss_sum: FloatArray
     curvature_sum: FloatArray
     reservoir: Reservoir | None = None
+    experts: Experts | None = None
 
     KIND: ClassVar[str] = "neural"
 
@@ -51,11 +52,17 @@ class NeuralMetaState:
         """What the next tasks start from."""
         return Start(self.initialization, self.learning_rates)
 
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """The one start, as a tuple."""
+        return (self.start,)
+
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        reservoir = parts.pop("reservoir")
+        reservoir, experts = parts.pop("reservoir"), parts.pop("experts")
         kept = {} if reservoir is None else {f"{_KEPT}{name}": part for name, part in reservoir.to_arrays().items()}
+        kept |= {} if experts is None else experts.to_arrays()
         policy = parts.pop("initialization").to_arrays()
         return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()} | kept
 
@@ -64,9 +71,10 @@ class NeuralMetaState:
         """The inverse of :meth:`to_arrays`."""
         policy = {name.removeprefix(_PREFIX): part for name, part in parts.items() if name.startswith(_PREFIX)}
         kept = {name.removeprefix(_KEPT): part for name, part in parts.items() if name.startswith(_KEPT)}
-        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT))}
+        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT, PREFIX))}
         reservoir = Reservoir.from_arrays(kept) if kept else None
-        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, **rest)
+        experts = Experts.from_arrays(parts)
+        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, experts=experts, **rest)
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -131,6 +139,11 @@ def policy_divergence(first: PolicyState, second: PolicyState, observations: Flo
     return np.asarray(divergence, np.float64)
 
 
+def loss_for(item: NeuralContribution, start: PolicyState) -> float:
+    """f_hat of the task for any start: the mean KL(pi_hat || phi) over its observations."""
+    return float(policy_divergence(item.policy, start, item.observations).mean())
+
+
 def neural_contribution(dataset: NeuralDataset, settings: MetaSettings) -> NeuralContribution:
     """f_hat_t on the task's samples and b_t from the steps that CRPO asked for."""
     start = dataset.start.initialization
@@ -161,16 +174,38 @@ def neural_update(
     """One online step on the summed losses of a round, taken in task order whatever order they arrived in."""
     ordered = sorted(contributions, key=lambda item: item.task_index)
     loss_sum, curvature_sum = rate_sums(state, ordered, settings.learning_rates)
-    state = dataclasses.replace(state, loss_sum=loss_sum, curvature_sum=curvature_sum)
     reservoir = _remember(state.reservoir, ordered, settings.neural)
+    state = dataclasses.replace(state, loss_sum=loss_sum, curvature_sum=curvature_sum, reservoir=reservoir)
+    if settings.neural.schedule == "mixture":
+        state = _mixed(state, ordered, settings.neural)
+    else:
+        policy = next_policy(state.initialization, ordered, settings.neural, state.num_rounds, reservoir)
+        state = dataclasses.replace(state, initialization=policy)
     return dataclasses.replace(
         state,
         num_rounds=state.num_rounds + 1,
         num_tasks=state.num_tasks + len(ordered),
-        initialization=next_policy(state.initialization, ordered, settings.neural, state.num_rounds, reservoir),
         learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
-        reservoir=reservoir,
     )
+
+
+def _mixed(
+    state: NeuralMetaState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
+) -> NeuralMetaState:
+    """Every expert takes the round's steps in its own step size; phi is the expert of the greatest weight."""
+    policy = state.initialization
+    experts = state.experts or alike(policy.actor.vector, settings.num_experts)
+    sizes = step_size_grid(settings.step_size, settings.num_experts).tolist()
+    now = [dataclasses.replace(policy, actor=Parameters(policy.actor.network, point)) for point in experts.points]
+    losses = np.array([sum(item.weight * loss_for(item, one) for item in ordered) for one in now])
+    own = [settings.model_copy(update={"step_size": size, "schedule": "dynamic"}) for size in sizes]
+    new = [
+        next_policy(one, ordered, choice, state.num_rounds, state.reservoir)
+        for one, choice in zip(now, own, strict=True)
+    ]
+    weights = next_weights(experts.weights, losses, sum(item.weight for item in ordered), settings.switching)
+    experts = Experts(np.array([one.actor.vector for one in new]), weights)
+    return dataclasses.replace(state, initialization=new[heaviest(experts)], experts=experts)
 
 
 def _remember(
@@ -197,7 +232,7 @@ def next_policy(
     """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
 
     The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
-    if it had not been there.
+    if it had not been there. Parts that are not ``learned`` stay as they are.
     """
     ordered = [item for item in ordered if item.weight > 0.0]
     if settings.method == "fixed" or not ordered:
@@ -205,39 +240,20 @@ def next_policy(
     statistics = policy.statistics
     for item in ordered:
         statistics = merge(statistics, item.statistics)
+    if "statistics" not in settings.learned:
+        statistics = hardly_any(policy.statistics.mean.size)
     policy = policy.with_statistics(statistics)
-    critics = [item.policy.with_statistics(statistics).critic.vector for item in ordered]
-    shares = np.array([item.weight for item in ordered]) / sum(item.weight for item in ordered)
-    mean_critic = np.tensordot(shares, np.array(critics, np.float64), axes=1)
-    moved = policy.critic.vector + settings.critic_share * (mean_critic - policy.critic.vector)
-    critic = Parameters(policy.critic.network, moved.astype(policy.critic.vector.dtype))
-    targets = joined([task_targets(item) for item in ordered]) if reservoir is None else reservoir.targets()
-    return PolicyState(distill(policy, targets, settings, num_rounds), critic, statistics)
+    actor, critic = policy.actor, policy.critic
+    if "critic" in settings.learned:
+        weights = [item.weight for item in ordered]
+        critic = towards_mean(critic, [item.policy for item in ordered], weights, statistics, settings.critic_share)
+    if "actor" in settings.learned:
+        targets = joined([task_targets(item) for item in ordered]) if reservoir is None else reservoir.targets()
+        actor = distill(policy, targets, settings, num_rounds)
+    return PolicyState(actor, critic, statistics)
 
 
 def task_targets(item: NeuralContribution) -> Targets:
     """pi_hat at the task's observations; their weights sum to the task's."""
     count = len(item.observations)
     return targets_of(item.policy, item.observations, np.full(count, item.weight / count))
-
-
-def distill(
-    policy: PolicyState, targets: Targets, settings: NeuralInitializationSettings, num_rounds: int
-) -> Parameters:
-    """The actor of phi after Adam steps on the weighted mean of KL(pi_hat_t(.|s) || phi(.|s)) over ``targets``."""
-    network, vector = policy.actor.network, policy.actor.vector
-    distribution = distribution_of(network)
-    inputs, weights = policy.statistics.normalize(targets.observations), targets.weights.astype(vector.dtype)
-    rng = np.random.default_rng([_STREAM, num_rounds])
-    adam = Adam(vector, scheduled_step(settings.step_size, settings.schedule, num_rounds + 1))
-    size = min(settings.minibatch, len(inputs))
-    for _ in range(settings.steps):
-        rows = rng.choice(len(inputs), size, replace=False)
-        linear = linearize(network, vector, inputs[rows])
-        outputs, extra = distribution.kl_gradient(
-            targets.outputs[rows], targets.extras[rows], linear.outputs, extra_of(network, vector), weights[rows] / size
-        )
-        gradient = linear.pullback(outputs)
-        extra_of(network, gradient)[:] = extra
-        vector = adam.step(vector, gradient)
-    return Parameters(network, vector)

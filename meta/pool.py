@@ -13,7 +13,7 @@ from meta.learner import MetaSettings
 from meta.learning import Item, State, contribute, step
 from policies.exact import OptimalPolicy
 from policies.limits import draw_task
-from policies.results import Start, TaskResult
+from policies.results import Starts, TaskResult
 from policies.solving import Dataset, WithinTask, reference_solution, solve_task
 from tasks.base import Split, Task
 from tasks.memory import return_freed_memory
@@ -51,7 +51,7 @@ class Pool(Protocol):
     def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
         """The exact solutions, in the order of ``tasks``."""
 
-    def solve(self, tasks: Sequence[Task], start: Start, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
+    def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks from one start, yielding them in the order they finish."""
 
 
@@ -73,7 +73,7 @@ class Learner(Protocol):
 
 
 def solve_and_estimate(
-    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Start, settings: WithinTask
+    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Starts, settings: WithinTask
 ) -> Iterator[tuple[TaskResult, Item]]:
     """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again."""
     missing = {task.index: task for task in tasks}
@@ -115,7 +115,7 @@ class LocalPool:
                 solution = reference_solution(self._family, task)
             yield solution
 
-    def solve(self, tasks: Sequence[Task], start: Start, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
+    def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks in order; the handle is the dataset itself."""
         for task in tasks:
             with threadpool_limits(1):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from meta.evaluation import gap_bound, inexactness, measure
+from meta.groups import GroupedState
 from meta.learning import Item, State
 from policies.crpo import REWARD_BRANCH
 from policies.results import TaskResult
@@ -17,7 +19,7 @@ Row = dict[str, Value]
 
 def task_row(result: TaskResult, item: Item, state: State) -> Row:
     """Flatten a solved task; ``state`` is the one it started from."""
-    task = result.task
+    task, start = result.task, state.starts[result.start_index]
     measures = measure(result)
     row: Row = {
         "task_index": task.index,
@@ -47,7 +49,9 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
             f"violation_during_{i + 1}": float(measures.violation_during[i]),
         }
     for i, curvature in enumerate(item.curvature):
-        row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(state.learning_rates[i])}
+        row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(start.learning_rates[i])}
+    if isinstance(state, GroupedState):
+        row |= {"start": result.start_index, "probe_steps": result.probe_steps}
     row |= result.facts
     if result.episodic is not None:
         row["episodic_reward_start"], row["episodic_reward"] = (
@@ -55,10 +59,17 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         )
     if item.diagnostics is not None:
         row |= {f"dice_{name}": value for name, value in dataclasses.asdict(item.diagnostics).items()}
-    split = inexactness(result, item, state.initialization)
+    split = inexactness(result, item, start.initialization)
     if split is not None:
         row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}
     return row
+
+
+def with_groups(rows: Sequence[Row], state: State) -> list[Row]:
+    """The rows of a round with the group that each task was assigned to, where ``state`` after it has groups."""
+    if not isinstance(state, GroupedState):
+        return list(rows)
+    return [{**row, "group": int(group)} for row, group in zip(rows, state.assigned, strict=True)]
 
 
 def column(rows: list[Row], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from meta.baselines import HeldOut
 from meta.evaluation import Similarity, failure_signature
+from meta.groups import GroupedState
 from meta.learning import State
 from meta.records import Row, column, cost_columns
 from tasks.model import FloatArray
@@ -42,7 +43,9 @@ def held_out_json(held_out: HeldOut) -> dict[str, Any]:
         "violation": held_out.violation.as_json(),
         "violation_during_adaptation": held_out.violation_during.as_json(),
         "score": held_out.score,
-        "learning_rates": list(held_out.learning_rates),
+        "env_steps": held_out.env_steps,
+        "starts_used": list(held_out.starts_used),
+        "learning_rates": rates_json(held_out.learning_rates),
         "reward_curve": held_out.reward_curve.tolist(),
         "cost_curve": held_out.cost_curve.tolist(),
         "episodic_curve": None if held_out.episodic_curve is None else held_out.episodic_curve.tolist(),
@@ -61,8 +64,9 @@ def training_summary(rows: list[Row], state: State, tasks_per_round: int) -> dic
         "tacv": violations.mean(axis=0).tolist(),
         "taog_last_half": known(gaps[half:].mean()),
         "tacv_last_half": violations[half:].mean(axis=0).tolist(),
-        "learning_rates": state.learning_rates.tolist(),
+        "learning_rates": rates_json([start.learning_rates.tolist() for start in state.starts]),
         "meta_state_sha256": state.sha256(),
+        "groups": groups_json(rows, state),
         "env_steps": int(column(rows, "env_steps").sum()),
         "failed_estimates": len(failed),
         "failure_signature": {
@@ -71,6 +75,24 @@ def training_summary(rows: list[Row], state: State, tasks_per_round: int) -> dic
                 cost_columns(rows, "violation_during").mean(axis=1), tasks_per_round
             ),
         },
+    }
+
+
+def rates_json(rates: Sequence[Sequence[float]]) -> list[Any]:
+    """The rates of the one start, a list of 1+p; of several, a list of such lists."""
+    return list(rates[0]) if len(rates) == 1 else [list(one) for one in rates]
+
+
+def groups_json(rows: list[Row], state: State) -> dict[str, Any] | None:
+    """``groups`` of ``summary.json``: None unless several initialisations were learned."""
+    if not isinstance(state, GroupedState):
+        return None
+    starts = np.bincount(column(rows, "start").astype(np.int64), minlength=len(state.groups))
+    return {
+        "num_initializations": len(state.groups),
+        "tasks": [group.num_tasks for group in state.groups],
+        "starts_used": starts.tolist(),
+        "probe_steps": int(column(rows, "probe_steps").sum()),
     }
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from policies.results import Selection
 from tasks.model import FloatArray
 
 Schedule = Literal["static", "dynamic"]
+MixedSchedule = Literal["static", "dynamic", "mixture"]
+Part = Literal["actor", "critic", "statistics"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Rate = Annotated[float, Field(gt=0.0)]
 
 
@@ -23,8 +27,12 @@ class InitializationSettings(BaseModel):
     """ftl: occupancy-weighted average of the policies; ogd: online gradient descent; fal: plain average; fixed."""
     step_size: float = Field(default=3.0, gt=0.0)
     """beta of ogd."""
-    schedule: Schedule = "static"
-    """Step sizes of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic is constant, for a drifting one."""
+    schedule: MixedSchedule = "static"
+    """Of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic constant, for a drifting one; or a mixture."""
+    num_experts: int = Field(default=7, ge=2)
+    """Step sizes that `mixture` mixes by exponential weights: beta times powers of 2, beta in the middle."""
+    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
     forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
     """Factor on what ftl and fal remember, once a round; 1 remembers every task alike."""
     shrinkage: float = Field(default=0.01, gt=0.0, lt=1.0)
@@ -50,8 +58,14 @@ class NeuralInitializationSettings(BaseModel):
     """Adam's step size, beta."""
     minibatch: int = Field(default=512, gt=0)
     """Observations of one Adam step, of all tasks of the round."""
-    schedule: Schedule = "dynamic"
-    """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one."""
+    schedule: MixedSchedule = "dynamic"
+    """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one; or a mixture."""
+    num_experts: int = Field(default=5, ge=2)
+    """Step sizes that `mixture` tries side by side, beta times powers of 2; the one of least loss is used."""
+    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
+    learned: tuple[Part, ...] = PARTS
+    """What of the start is learned; the rest of a task's start stays fresh. For ablations."""
     critic_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """How far the critic's start moves towards the mean critic of a round's tasks."""
 
@@ -105,7 +119,22 @@ class LearningRateSettings(BaseModel):
         return np.full(1 + num_costs, self.initial)
 
 
-def scheduled_step(step_size: float, schedule: Schedule, count: int) -> float:
+class GroupSettings(BaseModel):
+    """How tasks and several initialisations find each other: the ``meta.groups`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    selection: Selection = "probe"
+    """Which start a new task takes: probe, the best after a short rollout of each; round_robin, in turn."""
+    probe_episodes: int | None = Field(default=None, gt=0)
+    """Episodes of that rollout, for each start; empty takes as many as an iteration has. None with exact values."""
+    split_after: int = Field(default=4, ge=0)
+    """Rounds that the first initialisation learns from alone, so that tasks are told apart once solved well."""
+    restart_after: int = Field(default=8, gt=0)
+    """Rounds without a task after which an initialisation begins anew, at the task farthest from all others."""
+
+
+def scheduled_step(step_size: float, schedule: MixedSchedule, count: int) -> float:
     """beta_t at update number ``count`` = 1, 2, ...: beta / sqrt(t) for a static comparator, else beta."""
     return step_size / math.sqrt(count) if schedule == "static" else step_size
 

@@ -23,7 +23,7 @@ from policies.natural_gradient import (
     natural_gradient_step,
 )
 from policies.networks import Array
-from policies.neural_policy import Parameters, PolicyState, critic_values
+from policies.neural_policy import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
 from policies.neural_rollouts import NeuralTransitions
 from tasks.model import FloatArray
 
@@ -172,7 +172,8 @@ def improve(
 ) -> tuple[PolicyState, UpdateReport]:
     """The next iterate, and what was done.
 
-    A fresh policy (no observation seen) first takes its statistics and a critic of Monte Carlo returns from the batch.
+    A fresh policy (no observation seen) first takes its statistics from the batch, and one with a fresh critic a critic
+    of Monte Carlo returns.
 
     Raises:
         NonFiniteError: a value on the way is not finite.
@@ -182,7 +183,9 @@ def improve(
     branch = choose_branch(values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
     fresh = policy.statistics.count == 0.0
     if fresh:
-        policy = prepare_fresh(policy, data, problem.discount, settings, rng)
+        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+    if is_fresh(policy.critic):
+        policy = with_first_critic(policy, data, problem.discount, settings, rng)
     trace = np.full(len(values), settings.cost_trace)
     trace[0] = settings.reward_trace
     estimates = estimate_advantages(policy, data, problem.discount, trace)
@@ -207,11 +210,16 @@ def improve(
     return PolicyState(Parameters(policy.actor.network, vector), critic, statistics), report
 
 
-def prepare_fresh(
+def is_fresh(critic: Parameters) -> bool:
+    """Whether a critic was never fitted: its heads are still in units of 1 about 0."""
+    mean, scale = critic.network.part(critic.vector, TARGET_MEAN), critic.network.part(critic.vector, TARGET_SCALE)
+    return bool((mean == 0.0).all() and (scale == 1.0).all())
+
+
+def with_first_critic(
     policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
 ) -> PolicyState:
-    """Statistics and critic of a policy that has seen nothing; its actions hardly depend on either."""
-    policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+    """The policy with a critic of Monte Carlo returns."""
     estimates = estimate_advantages(policy, data, discount, np.ones(policy.num_objectives))
     critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
     return dataclasses.replace(policy, critic=critic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from policies.exact import Evaluation, ExactModel, OptimalPolicy, evaluate, occu
 from policies.neural_policy import PolicyState
 from policies.neural_solving import NeuralDataset, solve_neural_task
 from policies.neural_update import NeuralSettings
-from policies.results import Start, TaskResult
+from policies.probing import choose_start
+from policies.results import Candidates, Start, Starts, TaskResult
 from policies.rollouts import TabularRollouts, Transitions, concatenate
 from policies.softmax import logits_of
 from tasks.base import Task, TaskError, TaskFamily
@@ -77,19 +79,33 @@ class _Collector:
 def solve_task(
     family: TaskFamily,
     task: Task,
-    start: Start,
+    start: Starts,
     settings: WithinTask,
     *,
     collect: bool,
     on_iteration: Callable[[int], None] = lambda iteration: None,
 ) -> tuple[TaskResult, Dataset | None]:
-    """Solve ``task`` from ``start`` with the algorithm that ``settings`` are of.
+    """Solve ``task`` from ``start``, or the best of several, with the algorithm that ``settings`` are of.
 
     With ``collect`` also return the dataset for the meta-learner. ``on_iteration`` is told what is being worked on.
 
     Raises:
         TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
     """
+    if isinstance(start, Candidates):
+        began = time.perf_counter()
+        index, steps = choose_start(family, task, start, settings)
+        spent = time.perf_counter() - began
+        result, dataset = solve_task(
+            family, task, start.starts[index], settings, collect=collect, on_iteration=on_iteration
+        )
+        return dataclasses.replace(
+            result,
+            start_index=index,
+            probe_steps=steps,
+            env_steps=result.env_steps + steps,
+            seconds=result.seconds + spent,
+        ), dataset
     solver: Any = solve_neural_task if isinstance(settings, NeuralSettings) else solve_tabular_task
     solved: tuple[TaskResult, Dataset | None] = solver(
         family, task, start, settings, collect=collect, on_iteration=on_iteration

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from meta.distillation import distill
 from meta.dualdice import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import contribute, first_state, step
 from meta.neural_learner import (
     NeuralContribution,
     NeuralMetaState,
-    distill,
     initial_neural_state,
     neural_contribution,
     neural_update,
@@ -400,3 +400,114 @@ def test_the_interface_of_both_kinds_goes_to_the_neural_functions() -> None:
 def test_the_wrong_number_of_first_rates_is_told() -> None:
     with pytest.raises(ValueError, match=r"3 rates given; 1 \+ 1 are needed"):
         initial_neural_state(settings(learning_rates={"initial": (1.0, 1.0, 1.0)}), fresh())
+
+
+# A mixture of step sizes
+
+
+def mixture(**changes: Any) -> MetaSettings:
+    return settings(neural={"schedule": "mixture", "num_experts": 3, **changes})
+
+
+def test_each_neural_expert_is_the_learner_of_its_step_size_alone_and_the_heaviest_is_played() -> None:
+    rounds = [contributions(0, 2, first) for first in (0, 2, 4)]
+    state = after(mixture(step_size=0.04, switching=0.1), *rounds)
+    assert state.experts is not None
+    weights, alone = np.full(3, 1.0 / 3.0), []
+    for size in (0.02, 0.04, 0.08):
+        alone.append([after(settings(neural={"step_size": size}), *rounds[:count]) for count in range(4)])
+    for count, batch in enumerate(rounds):
+        losses = [
+            sum(float(policy_divergence(i.policy, states[count].initialization, i.observations).mean()) for i in batch)
+            for states in alone
+        ]
+        raised = weights * np.exp(-np.array(losses) / 2.0)
+        weights = 0.9 * raised / raised.sum() + 0.1 / 3.0
+    np.testing.assert_allclose(state.experts.weights, weights, rtol=1e-6)
+    assert np.ptp(weights) > 0.01
+    for point, states in zip(state.experts.points, alone, strict=True):
+        np.testing.assert_array_equal(point, states[-1].initialization.actor.vector)
+    assert same_policy(state.initialization, alone[int(np.argmax(weights))][-1].initialization)
+
+
+@pytest.mark.parametrize("method", ["ogd", "ftl"])
+def test_a_neural_mixture_survives_a_checkpoint(method: str) -> None:
+    chosen = settings(method, neural={"schedule": "mixture", "num_experts": 3})
+    state = after(chosen, contributions(0, 2), contributions(0, 2, 2))
+    again = NeuralMetaState.from_arrays(state.to_arrays())
+    assert again.sha256() == state.sha256()
+    batch = contributions(0, 2, 4)
+    following = [neural_update(one, batch, chosen, ITERATIONS).sha256() for one in (again, state)]
+    assert following[0] == following[1]
+    assert state.experts is not None
+    nudged = dataclasses.replace(state.experts, weights=np.nextafter(state.experts.weights, 1.0))
+    assert dataclasses.replace(state, experts=nudged).sha256() != state.sha256()
+
+
+def test_a_neural_mixture_follows_a_drift_better_than_a_small_step_and_a_still_target_no_worse() -> None:
+    """Means that jump every round against a mean that stays: the loss of the start of each round."""
+
+    def total(chosen: MetaSettings, means: list[float]) -> float:
+        state, lost = initial_neural_state(chosen, constant(np.zeros(1), np.zeros(1))), 0.0
+        for index, mean in enumerate(means):
+            target = constant(np.array([mean]), np.zeros(1))
+            item = of_constant(target, index, 20)
+            lost += float(policy_divergence(target, state.initialization, item.observations).mean())
+            state = neural_update(state, [item], chosen, ITERATIONS)
+        return lost
+
+    small, large = 0.002, 0.05
+    jumps = [2.0 * (index // 3 % 2) for index in range(30)]
+    noise = np.random.default_rng(0).normal(size=30).tolist()
+    many = mixture(step_size=0.01, num_experts=7)
+    for means in (jumps, noise):
+        losses = [total(settings(neural={"step_size": size}), means) for size in (small, large)]
+        assert total(many, means) < 1.15 * min(losses)
+        assert max(losses) > 1.3 * min(losses)
+
+
+# Parts that are left unlearned
+
+
+def only(*parts: str) -> MetaSettings:
+    return settings(neural={"learned": parts, "critic_share": 1.0})
+
+
+def function(policy: PolicyState, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return policy.act(rows)[0], policy.values(rows)
+
+
+def test_all_parts_learned_is_the_default_and_a_share_of_nothing_leaves_the_critic() -> None:
+    rounds = [contributions(0, 3), contributions(0, 3, 3)]
+    default = after(settings(neural={"critic_share": 1.0}), *rounds)
+    assert same_policy(after(only("actor", "critic", "statistics"), *rounds).initialization, default.initialization)
+    unmoved = after(settings(neural={"critic_share": 0.0}), *rounds)
+    assert same_policy(after(only("actor", "statistics"), *rounds).initialization, unmoved.initialization)
+
+
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_a_part_that_is_not_learned_keeps_its_function(part: str) -> None:
+    """The other one moves. The start has seen data: a fresh one keeps its weights under its first statistics."""
+    other = "critic" if part == "actor" else "actor"
+    start, rows = learned(77), rows_of(3)
+    found = after(only(other, "statistics"), contributions(0, 3), contributions(0, 3, 3), start=start).initialization
+    before, now = (function(policy, rows)[part == "critic"] for policy in (start, found))
+    np.testing.assert_allclose(now, before, atol=2e-4)
+    moved, still = (function(policy, rows)[part != "critic"] for policy in (start, found))
+    assert np.abs(moved - still).max() > 0.05
+    assert found.statistics.count > start.statistics.count
+
+
+def test_statistics_that_are_not_learned_have_next_to_no_say_and_the_actor_learns_under_them() -> None:
+    rounds = [contributions(0, 3), contributions(0, 3, 3)]
+    found = after(only("actor", "critic"), *rounds).initialization
+    np.testing.assert_array_equal(found.statistics.mean, 0.0)
+    np.testing.assert_array_equal(found.statistics.variance, 1.0)
+    assert found.statistics.count == 1.0
+    item = contributions(0, 1, 6)[0]
+    seen = found.with_statistics(found.statistics.merged(item.observations))
+    np.testing.assert_allclose(seen.act(item.observations)[0], found.act(item.observations)[0], atol=1e-4)
+    fitted = after(only("actor", "critic"), *([contributions(0, 1)] * 40)).initialization
+    target = contributions(0, 1)[0]
+    start = float(policy_divergence(target.policy, fresh(), target.observations).mean())
+    assert float(policy_divergence(target.policy, fitted, target.observations).mean()) < 0.3 * start

@@ -11,6 +11,7 @@ import pytest
 from policies.natural_gradient import TrustRegionSettings
 from policies.networks import Array
 from policies.neural_crpo import NeuralSolution, fresh_policy, iterate_neural, solve_neural
+from policies.neural_policy import ObservationStatistics, Parameters
 from policies.neural_rollouts import NeuralTransitions
 from policies.neural_update import NeuralSettings, Problem, estimate_returns, room_of_satisfied
 from tasks.base import TaskError
@@ -83,6 +84,28 @@ def test_one_by_one_is_the_same_as_solved_whole(evaluate_last: bool) -> None:
         np.testing.assert_array_equal(iteration.improved.critic.vector, following.critic.vector)
     assert (iterations[-1].update is None) == evaluate_last
     assert len(whole.iterates) == 5
+
+
+def test_a_fresh_critic_is_first_fitted_to_returns_whether_or_not_the_statistics_are_fresh() -> None:
+    batch, problem = PointBatch(5), Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
+    start = fresh_policy(batch, SETTINGS, 0)
+    seen = dataclasses.replace(start, statistics=ObservationStatistics(np.zeros(2), np.ones(2), 1.0))
+    explained = []
+    for policy in (start, seen, dataclasses.replace(seen, critic=_touched(seen.critic))):
+        iterations = iterate_neural(batch, policy, problem, SETTINGS, 0, np.random.default_rng(0), label="point/0")
+        report = next(iter(iterations)).update
+        assert report is not None
+        explained.append(report.predicted_variance[0])
+    fresh, fitted, touched = explained
+    assert min(fresh, fitted) > 0.2
+    assert touched < 0.1, "a critic that was fitted before is taken as it is"
+
+
+def _touched(critic: Parameters) -> Parameters:
+    """The same critic in other units: not fresh any more, and still of no use."""
+    vector = critic.vector.copy()
+    critic.network.part(vector, "target_scale")[:] = 1.001
+    return dataclasses.replace(critic, vector=vector)
 
 
 def test_the_trust_region_shrinks_linearly_from_the_first_step_to_the_last() -> None:
