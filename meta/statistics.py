@@ -77,9 +77,7 @@ def _single(strata: Strata) -> list[FloatArray]:
     return [np.asarray(scores, np.float64)[None] for scores in strata]
 
 
-def stratified_bootstrap(
-    strata: Strata, statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES
-) -> FloatArray:
+def stratified_bootstrap(strata: Strata, statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES) -> FloatArray:
     """``statistic`` of [resamples] data sets, each of rows drawn with replacement within every stratum by itself."""
     rng = np.random.default_rng(seed)
     drawn = [scores[rng.integers(len(scores), size=(resamples, len(scores)))] for scores in strata]

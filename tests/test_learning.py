@@ -10,7 +10,7 @@ import pytest
 from distributed.compare import one_seed, summarise
 from distributed.config import RunConfig, load_config
 from distributed.train import Workplace, workplace
-from meta.baselines import Method
+from meta.comparison_settings import Method
 
 RUN_FILE = Path(__file__).resolve().parent.parent / "deploy" / "runs" / "frozen_lake.yaml"
 SEEDS = tuple(range(400, 410))

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from distributed.run_directory import load_run_config
-from meta.baselines import Method
+from meta.comparison_settings import Method
 from tasks import rendering
 from tasks.frozen_lake import FrozenLake
 from tests.distributed.helpers import (

@@ -1,7 +1,7 @@
 """Numbers of the library rliable 1.2.0, to which ``meta.statistics`` is held; run in an environment of its own.
 
-    python -m venv /tmp/rliable && /tmp/rliable/bin/pip install rliable==1.2.0 "pandas<3"
-    /tmp/rliable/bin/python tests/data/statistics/reference.py > tests/data/statistics/rliable.json
+python -m venv /tmp/rliable && /tmp/rliable/bin/pip install rliable==1.2.0 "pandas<3"
+/tmp/rliable/bin/python tests/data/statistics/reference.py > tests/data/statistics/rliable.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ y = np.round(rng.normal(0.5, 0.2, size=(8, 4)) + np.array([0.0, 0.2, -0.1, 0.1])
 y[0] = x[0]
 thresholds = np.linspace(0.0, 1.5, 7)
 _, intervals = library.get_interval_estimates(
-    {"x": x}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=20000, random_state=np.random.RandomState(0)
+    {"x": x},
+    lambda scores: np.array([metrics.aggregate_iqm(scores)]),
+    reps=20000,
+    random_state=np.random.RandomState(0),
 )
 _, improvement = library.get_interval_estimates(
     {"x,y": (x, y)},
