@@ -102,8 +102,8 @@ def made_of(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
     warning = f" **{stale} of them were computed by other sources than those at hand.**" if stale else ""
     return [
         f"{len(cells)} cells (a method on a seed of a setting), {minutes:.0f} core-minutes: {by}.{warning} Exact "
-        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; elsewhere values are CRPO's own estimates from "
-        "rollouts. What each method is: [symbols](../symbols.md), section 6.",
+        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; elsewhere values are CRPO's own estimates "
+        "from rollouts. What each method is: [symbols](../symbols.md), section 6.",
         "",
     ]
 

@@ -101,7 +101,7 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
     lines = ["## Does it beat the baselines?", ""]
     lines.append(
         "meta_srl minus the other method, paired by seed, mean with the 95 % t-interval over seeds. *better* and "
-        "*worse* mean that the interval excludes 0. The gap and violations are better when smaller, the reward when larger."
+        "*worse* mean that the interval excludes 0. Gaps and violations are better when smaller, rewards when larger."
     )
     columns = ["setting", "by", "against", "gap or reward", "violation during adaptation"]
     high = [found for found in comparisons if is_high(found)]

@@ -14,7 +14,7 @@ from meta.sensitivity import Disturbance
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Sizes. ``changed_tiles`` between tasks (of 62 that can change), ``drifts`` in tiles a task, ``errors`` relative."""
+    """Sizes. ``changed_tiles`` between tasks (of 62), ``drifts`` in tiles a task, ``errors`` relative."""
 
     changed_tiles: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     drifts: tuple[int, ...] = (1, 2, 4, 8)
