@@ -17,6 +17,7 @@ from benchmarks.page import RESULTS, header
 from benchmarks.paper_page import family_section, protocol, short, verdicts
 from benchmarks.paper_studies import Studies, StudyPlan, run_studies
 from benchmarks.paper_theory import (
+    ablation_section,
     bounds_section,
     exact,
     learning_section,
@@ -46,7 +47,13 @@ SETTINGS = (
 )
 QUICK_SETTINGS = ("frozen_lake_high", "frozen_lake_low", "half_cheetah_high")
 QUICK_STUDIES = StudyPlan(
-    changed_tiles=(1, 12), drifts=(1, 4), errors=(0.0, 3.0), num_tasks=12, seeds=(200, 201, 202), bases=("high",)
+    changed_tiles=(1, 12),
+    drifts=(1, 4),
+    errors=(0.0, 3.0),
+    num_tasks=8,
+    seeds=(200, 201),
+    ablation_seeds=1,
+    bases=("high",),
 )
 
 
@@ -77,6 +84,7 @@ def page(comparisons: Sequence[Comparison], studies: Studies, command: str, fold
     sections = [protocol(comparisons), verdicts(comparisons), bounds_section(comparisons, folder)]
     sections += [learning_section(comparisons, folder), trend_section(studies, folder)]
     sections += [stress_section(studies, folder), sensitivity_section(studies, folder)]
+    sections.append(ablation_section(comparisons, studies))
     sections += [signature_section(comparisons), scalability_section(comparisons)]
     for found in comparisons:
         pictures = [

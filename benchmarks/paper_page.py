@@ -24,6 +24,7 @@ from meta.comparison_settings import Method
 from meta.evaluation import Interval
 from meta.experiment import evaluation_of
 from meta.statistics import improvement_interval
+from policies.neural_update import NeuralSettings
 
 WEAK: tuple[Method, ...] = ("random", "pretrained", "simple_average")
 STRONG: tuple[Method, ...] = ("fal", "reptile", "multitask", "maml_penalty")
@@ -66,7 +67,9 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
                 ", ".join(map(str, evaluation.tuning_seeds)),
                 " or ".join(map(str, sorted(points))),
                 " to ".join(f"{count:,}" for count in dict.fromkeys((updates[0], updates[-1]))),
-                " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1]))) if steps[-1] else "–",
+                " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
+                if isinstance(config.within_task, NeuralSettings)
+                else "–",
             ]
         )
     columns = ["setting", "training / held-out tasks", "M, values", "seeds", "tuned on seeds", "grid points"]

@@ -14,13 +14,17 @@ from meta.sensitivity import Disturbance
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Sizes. ``changed_tiles`` between tasks (of 62), ``drifts`` in tiles a task, ``errors`` relative."""
+    """Sizes. ``changed_tiles`` between tasks (of 62), ``drifts`` in tiles a task, ``errors`` relative.
+
+    The ablation takes the first ``ablation_seeds`` of the lake's own seeds, so that it is paired with the comparison.
+    """
 
     changed_tiles: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     drifts: tuple[int, ...] = (1, 2, 4, 8)
     errors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
     num_tasks: int = 48
     seeds: tuple[int, ...] = tuple(range(200, 206))
+    ablation_seeds: int = 6
     bases: tuple[str, ...] = ("high", "low")
 
 
@@ -35,16 +39,28 @@ class Point:
 
 @dataclass(frozen=True)
 class Studies:
-    """Results: ``dissimilarity`` over changed tiles, ``drifting`` over the drift, ``sensitivity`` by (base, kind)."""
+    """Results: ``dissimilarity`` over changed tiles, ``drifting`` over the drift, ``sensitivity`` by (base, kind), and
+    ``ablation`` by base and by what was changed, on as many seeds as its cells.
+    """
 
     plan: StudyPlan
     dissimilarity: Sequence[Point]
     drifting: Sequence[Point]
     sensitivity: dict[tuple[str, str], Sequence[Point]]
+    ablation: dict[str, dict[str, Sequence[Result]]]
     cells: Sequence[Result]
 
 
 METHODS: tuple[Method, ...] = ("random", "meta_srl")
+ABLATIONS: dict[str, dict[str, dict[str, object]]] = {
+    "plain average instead of the corrected one": {"initialization": {"method": "fal"}},
+    "gradient steps (ogd) instead of the leader": {"initialization": {"method": "ogd"}},
+    "start not learned, rates only": {"initialization": {"method": "fixed"}},
+    "rates not learned: 1": {"learning_rates": {"method": "fixed", "initial": 1.0}},
+    "rates from each objective's own steps": {"learning_rates": {"curvature": "measured"}},
+    "rates forget as the start does": {"learning_rates": {"forgetting": 0.8}},
+}
+"""What is changed in the section ``meta``, one thing at a time."""
 
 
 def study_config(base: RunConfig, plan: StudyPlan, name: str, **family: object) -> RunConfig:
@@ -72,6 +88,15 @@ def disturbed_cells(config: RunConfig, plan: StudyPlan, found: Comparison, kind:
     return cells
 
 
+def ablated_cells(found: Comparison, plan: StudyPlan, changes: dict[str, dict[str, object]]) -> list[Cell]:
+    """meta_srl with one part replaced; everything else as in the lake's comparison."""
+    config = found.config
+    sections = {name: getattr(config.meta, name).model_copy(update=values) for name, values in changes.items()}
+    changed = config.model_copy(update={"meta": config.meta.model_copy(update=sections)})
+    seeds = found.seeds[: plan.ablation_seeds]
+    return [Cell("judge", with_seed(changed, seed), "meta_srl", found.points["meta_srl"]) for seed in seeds]
+
+
 def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunner) -> Studies:
     """All studies in one go; ``found`` are the lake's comparisons by similarity."""
     high = found["high"]
@@ -91,7 +116,16 @@ def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunne
         for kind in ("noise", "bias")
         for error in plan.errors
     }
-    groups = [*unlike.values(), *drifting.values(), *wrong.values()]
+    ablated = {
+        base: {name: ablated_cells(found[base], plan, changes) for name, changes in ABLATIONS.items()}
+        for base in plan.bases
+    }
+    groups = [
+        *unlike.values(),
+        *drifting.values(),
+        *wrong.values(),
+        *(c for part in ablated.values() for c in part.values()),
+    ]
     results = runner.run([cell for group in groups for cell in group], "studies")
 
     def point(x: float, cells: Sequence[Cell]) -> Point:
@@ -108,6 +142,10 @@ def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunne
             (base, kind): [point(error, wrong[base, kind, error]) for error in plan.errors]
             for base in plan.bases
             for kind in ("noise", "bias")
+        },
+        ablation={
+            base: {name: [results[cell.digest]["result"] for cell in cells] for name, cells in part.items()}
+            for base, part in ablated.items()
         },
         cells=list(results.values()),
     )

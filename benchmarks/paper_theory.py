@@ -12,7 +12,7 @@ from benchmarks.page import table
 from benchmarks.paper_page import short, told, yes
 from benchmarks.paper_studies import Point, Studies
 from distributed.comparison import Comparison
-from meta.comparison import RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
+from meta.comparison import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
 from meta.evaluation import interval
 from meta.statistics import linear_trend, paired_difference
 
@@ -161,21 +161,52 @@ def stress_section(studies: Studies, folder: Path) -> list[str]:
             unseen += len(noticed) - sum(noticed)
         rows.append(cells)
     columns = ["tiles changed", "D*^2", "gap / optimum: minus random's", "violation during / limit: minus random's"]
-    stops = [point.x for point in studies.dissimilarity if point.x not in helps]
-    answer = (
-        f"It helps with both up to every setting but {stops} tiles. " if stops else "It helps with both everywhere. "
+    answer = f"Better than random in both at {tiles(helps)} changed tiles"
+    rest = [point.x for point in studies.dissimilarity if point.x not in helps]
+    answer += f", not shown at {tiles(rest)}. " if rest else ", which is everywhere. "
+    harm = (
+        f"Worse in one of them at {tiles(hurts)}; {unseen} of those runs did not say so." if hurts else "Never worse."
     )
-    harm = f"It hurts at {hurts} tiles; {unseen} of those runs did not say so." if hurts else "It never hurts."
     return [
         "## Unlike tasks",
         "",
-        f"{answer}{harm} Held-out tasks after five updates, meta_srl minus random at its best rate, paired over seeds "
+        f"{answer}{harm}",
+        "",
+        "Held-out tasks after five updates, meta_srl minus random at its best rate, paired over seeds "
         f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}. A run *says so* when its failure signature at the end does "
         "not find the last half of the training tasks below the first round, or finds them rising.",
         "",
         *table([*columns, "helps", "hurts", "runs that say so"], rows),
         figures.save(figures.stress(studies), folder / "stress.png"),
         "",
+    ]
+
+
+def tiles(numbers: Sequence[float]) -> str:
+    """Numbers in words."""
+    return ", ".join(f"{number:g}" for number in numbers) or "no number of"
+
+
+def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
+    """meta_srl on the lakes with one part replaced at a time, minus meta_srl as compared, paired by seed."""
+    rows = []
+    for found in exact(comparisons):
+        for name, cells in studies.ablation.get(short(found).removeprefix("frozen_lake_"), {}).items():
+            whole = found.judged["meta_srl"][: len(cells)]
+            differences = [
+                paired_difference(seed_means(cells, measure), seed_means(whole, measure)) for measure in (GAP, DURING)
+            ]
+            means = [told(interval(seed_means(cells, measure))) for measure in (GAP, DURING)]
+            mixed = [part for pair in zip(means, map(told, differences), strict=True) for part in pair]
+            rows.append([f"`{short(found)}`", name, len(cells), *mixed])
+    columns = ["setting", "changed", "seeds", "gap", "minus unchanged", "violation during", "minus unchanged"]
+    return [
+        "## Which part does what",
+        "",
+        "meta_srl with one part replaced, everything else as in the comparison (hyper-parameters are not tuned again). "
+        "Positive differences: the part that was replaced had helped.",
+        "",
+        *table(columns, rows),
     ]
 
 
