@@ -77,6 +77,8 @@ def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[st
 def trend_row(points: Sequence[Point], similarity: str, key: str, names: tuple[str, str]) -> list[object]:
     """The fitted trend of one column in one similarity number."""
     x, y = figures.pairs(points, similarity, key)
+    if np.ptp(x) == 0.0:
+        return [*names, x.size, f"{x.min():.3f}", "–", "–", "all alike"]
     found = linear_trend(x, y)
     rising = "rises" if found.slope.low > 0.0 else "falls" if found.slope.high < 0.0 else "no trend shown"
     rank = f"{found.rank_correlation:.2f} (p = {found.p_value:.1g})"
