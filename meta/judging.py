@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,3 +131,11 @@ def _signature(values: FloatArray, first_round: int) -> Numbers | None:
     if found is None:
         return None
     return {"improved": found.improved, "rising": found.rising, "improvement_p": found.improvement_p}
+
+
+def resident_megabytes() -> float | None:
+    """Memory of this process that is in use now, in MB; None where the system does not tell (only Linux does)."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        return None
+    return int(status.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -18,14 +18,13 @@ from threadpoolctl import threadpool_limits
 
 from meta.comparison_settings import GridPoint, Method
 from meta.experiment import Drawn, Experiment, draw, measure_similarity
-from meta.judging import Numbers, bound_checks, curves, task_measures, training_record
+from meta.judging import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
 from meta.methods import Learned, Workbench, learn
 from meta.pool import LocalPool
 from meta.sensitivity import Disturbance
 from policies.results import TaskResult
 from policies.solving import WithinTask
 from tasks.base import Task
-from tasks.memory import resident_megabytes
 from tasks.registry import FamilySpec
 
 

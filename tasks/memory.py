@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-from pathlib import Path
 from typing import Any
 
 
@@ -24,11 +22,3 @@ def return_freed_memory() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
-
-
-def resident_megabytes() -> float | None:
-    """Memory of this process that is in use now, in MB; None where the system does not tell (only Linux does)."""
-    status = Path("/proc/self/statm")
-    if not status.is_file():
-        return None
-    return int(status.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
