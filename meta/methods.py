@@ -32,13 +32,13 @@ from tasks.base import Task, TaskFamily
 
 @dataclass(frozen=True)
 class Learned:
-    """A start and what it took.
+    """A start (as :meth:`meta.pool.Pool.solve` takes it) and what it took.
 
     ``updates`` counts CRPO iterations, each on one task's data. ``results`` are the training tasks of methods that
     solve them from what they have learned so far; ``rows`` and ``state`` are those of meta_srl.
     """
 
-    start: Start
+    start: Any
     updates: int
     env_steps: int
     results: Sequence[TaskResult] = ()
