@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench curves results results-neural clean
+.PHONY: setup train test test-all lint format bench curves paper results results-neural clean
 
 setup: $(READY)
 
@@ -52,6 +52,9 @@ curves: setup ## learning curves of neural CRPO alone (about an hour on a free c
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 10000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning_curves --task point_goal --steps 3000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning_curves --page
+
+paper: setup ## the paper's experiments with all baselines, to docs/results/paper.md (an hour on 2 free cores; goes on where it was stopped)
+	$(BIN)/python -m benchmarks.paper
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.page import header, table, write
 from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
-from meta.baselines import EvaluationSettings
+from meta.comparison_settings import EvaluationSettings
 from meta.dualdice import DICESettings
 from meta.experiment import Experiment, draw
 from meta.learner import MetaSettings, MetaState

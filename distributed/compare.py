@@ -3,58 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distributed.cells import cell_runner
 from distributed.checkpoints import write_atomically
+from distributed.comparison import Comparison, compare_all, methods_of
 from distributed.config import RunConfig
 from distributed.console import Console
 from distributed.run_directory import RunDirectory
 from distributed.tracking import git_commit
-from distributed.train import Workplace, stop_on_sigterm, workplace
-from meta.baselines import NEURAL_METHODS, TABULAR_METHODS, Method
-from meta.evaluation import interval, ratio_interval
-from meta.experiment import compare_starts, draw, evaluation_of, measure_similarity
-from meta.learning import State
-from meta.loop import Position, TrainingPlan, train
-from meta.report import (
-    SCHEMA_VERSION,
-    format_interval,
-    held_out_json,
-    markdown_table,
-    plot_adaptation,
-    plot_held_out,
-    similarity_json,
-    value_key,
-)
-from policies.neural_update import NeuralSettings
-
-MEASURES = ("gap", "reward", "violation", "violation_during_adaptation")
+from distributed.train import stop_on_sigterm
+from meta.comparison import MEASURES, OURS, line, main_measure, measures_of
+from meta.evaluation import Interval, interval
+from meta.experiment import evaluation_of
+from meta.report import SCHEMA_VERSION, plot_adaptation, plot_held_out
 
 
 def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
-    """Run the comparison; returns its tables as Markdown. Each finished seed is kept in ``seeds/``."""
-    named = config.model_copy(update={"name": f"{config.name}-compare"})
-    directory = RunDirectory.create(named)
+    """Run the comparison; returns its tables as Markdown.
+
+    Finished cells are kept in ``<output.run_dir>/cells``: the same command goes on where it was stopped.
+    """
+    methods_of(config)
+    with stop_on_sigterm(), cell_runner(config, console) as runner:
+        (found,) = compare_all([config], runner)
+    directory = RunDirectory.create(config.model_copy(update={"name": f"{config.name}-compare"}))
     console.say(f"comparison directory: {directory.path}")
     (directory.path / "seeds").mkdir()
-    cells = []
-    methods = NEURAL_METHODS if isinstance(config.within_task, NeuralSettings) else TABULAR_METHODS
-    with stop_on_sigterm(), workplace(config, console.say) as place:
-        for number, seed in enumerate(config.evaluation.seeds):
-            cell = one_seed(config.model_copy(update={"seed": seed}), place, methods)
-            write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
-            cells.append(cell)
-            key = value_key(cell["test"])
-            told = ", ".join(f"{name} {format_interval(entry[key])}" for name, entry in cell["test"].items())
-            console.say(f"seed {seed} ({number + 1} of {len(config.evaluation.seeds)}): {key} {told}")
-    summary = summarise(cells, config)
+    for position, seed in enumerate(found.seeds):
+        cell = {"seed": seed, **found.described[position]}
+        cell["methods"] = {method: cells[position] for method, cells in found.judged.items()}
+        write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
+    summary = summarise(found)
     directory.write_summary(summary)
     _plot(summary, directory.path / "plots")
-    page = _page(config, summary, command)
+    page = _page(found, summary, command)
     if results is not None:
         results.parent.mkdir(parents=True, exist_ok=True)
         _plot(summary, results.with_suffix(""))
@@ -63,46 +50,21 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
     return page
 
 
-def one_seed(config: RunConfig, place: Workplace, methods: Sequence[Method]) -> dict[str, Any]:
-    """Train meta_srl and judge ``methods`` on the held-out tasks of one seed."""
-    experiment = config.experiment
-    drawn = draw(place.pool, experiment)
-    position = Position(drawn.initial_state(experiment.meta))
-    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
-    state: State = train(plan, place.pool, place.learner, [], position)
-    similar = measure_similarity(place.pool, experiment, drawn)
-    held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
-    return {
-        "seed": config.seed,
-        "similarity": similarity_json(similar),
-        "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
-        "meta_state_sha256": state.sha256(),
-        "test": {name: held_out_json(entry) for name, entry in held_out.items()},
-    }
-
-
-def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
-    """Means over seeds with 95 % intervals; ratios to ``random`` and differences to ``fal`` are paired by seed."""
-    names = list(cells[0]["test"])
-    means = {
-        name: {key: np.array([cell["test"][name][key]["mean"] for cell in cells], dtype=np.float64) for key in MEASURES}
-        for name in names
-    }
+def summarise(found: Comparison) -> dict[str, Any]:
+    """``summary.json``: statistics over the seeds, by method."""
+    config = found.config
+    similarities = [item["similarity"] for item in found.described if item["similarity"] is not None]
     test: dict[str, Any] = {}
-    for name in names:
-        entries = [cell["test"][name] for cell in cells]
-        test[name] = {key: interval(means[name][key]).as_json() for key in MEASURES}
-        test[name] |= {key: np.mean([entry[key] for entry in entries], axis=0).tolist() for key in _CURVES}
-        for key, measure in (
-            ("ratio_to_random", _ratio),
-            ("ratio_to_oracle", _ratio),
-            ("minus_random", _difference),
-            ("minus_fal", _difference),
-        ):
-            other = key.rpartition("_")[2]
-            if other in names and name != other:
-                test[name][key] = {item: measure(means[name][item], means[other][item]) for item in MEASURES}
-    similarities = [cell["similarity"] for cell in cells if cell["similarity"] is not None]
+    for method, cells in found.judged.items():
+        entry: dict[str, Any] = {
+            measure.key: line(found.judged, method, measure).as_json() for measure in measures_of(found.judged)
+        }
+        entry["point"] = found.points[method].model_dump(exclude_none=True)
+        entry["learning_rates"] = np.mean([cell["learning_rates"] for cell in cells], axis=0).tolist()
+        values = np.mean([cell["curves"]["values"] for cell in cells], axis=0)
+        entry |= {"reward_curve": values[:, 0].tolist(), "cost_curve": values[:, 1:].tolist()}
+        entry |= {"updates": cells[0]["updates"], "env_steps": cells[0]["env_steps"]}
+        test[method] = entry
     return {
         "schema_version": SCHEMA_VERSION,
         "family": config.family.name,
@@ -110,39 +72,43 @@ def summarise(cells: Sequence[dict[str, Any]], config: RunConfig) -> dict[str, A
         "num_iterations": config.within_task.num_iterations,
         "num_tasks": config.family.num_tasks,
         "num_test_tasks": config.evaluation.num_test_tasks,
-        "seeds": [cell["seed"] for cell in cells],
+        "seeds": list(found.seeds),
+        "tuning_seeds": list(config.evaluation.tuning_seeds),
         "task_similarity": interval([item["task_similarity"] for item in similarities]).as_json(),
-        "limits_mean": np.mean([cell["limits_mean"] for cell in cells], axis=0).tolist(),
+        "limits_mean": np.mean([item["limits_mean"] for item in found.described], axis=0).tolist(),
         "test": test,
     }
 
 
-_CURVES = ("reward_curve", "cost_curve")
-
-
-def _ratio(top: Any, bottom: Any) -> dict[str, object] | None:
-    if not (np.isfinite(top).all() and np.isfinite(bottom).all() and (bottom > 0.0).all()) or top.size < 3:
-        return None
-    return ratio_interval(top, bottom).as_json()
-
-
-def _difference(first: Any, second: Any) -> dict[str, object]:
-    return interval(first - second).as_json()
+def plotted(test: Mapping[str, Any]) -> dict[str, Any]:
+    """``test`` of a comparison's summary in the form of a training run's, which the plots take."""
+    absent = Interval(np.nan, np.nan, np.nan, 0).as_json()
+    return {
+        method: {
+            **entry,
+            "gap": entry.get("gap", {"mean": absent})["mean"],
+            "reward": entry["reward"]["mean"],
+            "violation": entry["violation"]["mean"],
+            "violation_during_adaptation": entry["violation_during"]["mean"],
+        }
+        for method, entry in test.items()
+    }
 
 
 def _plot(summary: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    limit = summary["limits_mean"][0]
+    test = plotted(summary["test"])
     for name, figure in (
-        ("held_out", plot_held_out(summary["test"])),
-        ("adaptation", plot_adaptation(summary["test"], limit)),
+        ("held_out", plot_held_out(test)),
+        ("adaptation", plot_adaptation(test, summary["limits_mean"][0])),
     ):
         figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
 
 
-def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
+def _page(found: Comparison, summary: dict[str, Any], command: str) -> str:
+    config = found.config
     known = summary["task_similarity"]["mean"] is not None
-    similar = f"D*^2 = {_told(summary['task_similarity'])}. " if known else ""
+    similar = f"D*^2 = {told(summary['task_similarity'])}. " if known else ""
     updates, held_out = summary["num_iterations"], config.experiment.held_out_within.num_iterations
     more = "" if held_out == updates else f" ({held_out} on held-out tasks)"
     lines = [
@@ -150,44 +116,48 @@ def _page(config: RunConfig, summary: dict[str, Any], command: str) -> str:
         "",
         f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
         f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
-        f"{updates} policy updates{more}, {summary['evaluation']} evaluation. "
-        f"{similar}Mean limit {summary['limits_mean'][0]:.3f}. "
-        "Means and 95 % intervals over seeds.",
+        f"{updates} policy updates{more}, {summary['evaluation']} evaluation; hyper-parameters chosen on training "
+        f"tasks of the seeds {summary['tuning_seeds']}. {similar}Mean limit {summary['limits_mean'][0]:.3f}. "
+        "Means and 95 % t-intervals over seeds.",
         "",
-        markdown_table(summary["test"]),
-        "",
-        "Ratios are paired bootstraps over seeds, differences paired t:",
-        "",
-        *_paired_table(summary["test"]),
+        *means_table(found),
+        *difference_table(found),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
-_WITH_MODEL = {
-    "gap / random's": ("ratio_to_random", "gap"),
-    "violation during / random's": ("ratio_to_random", "violation_during_adaptation"),
-    "gap / oracle's": ("ratio_to_oracle", "gap"),
-    "gap - fal's": ("minus_fal", "gap"),
-    "violation during - fal's": ("minus_fal", "violation_during_adaptation"),
-}
-_WITHOUT_MODEL = {
-    "reward - random's": ("minus_random", "reward"),
-    "violation during - random's": ("minus_random", "violation_during_adaptation"),
-    "violation of the output - random's": ("minus_random", "violation"),
-}
+def means_table(found: Comparison) -> list[str]:
+    """Mean and interval of every method under every measure."""
+    measures = measures_of(found.judged)
+    lines = [f"| method | {' | '.join(measure.title for measure in measures)} |", "|---" * (1 + len(measures)) + "|"]
+    for method in found.judged:
+        cells = [told(line(found.judged, method, measure).mean.as_json()) for measure in measures]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
-def _paired_table(test: dict[str, Any]) -> list[str]:
-    columns = _WITH_MODEL if value_key(test) == "gap" else _WITHOUT_MODEL
-    lines = [f"| method | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
-    for name, entry in test.items():
-        cells = [_told(entry.get(comparison, {}).get(measure)) for comparison, measure in columns.values()]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return lines
+def difference_table(found: Comparison) -> list[str]:
+    """meta_srl's result minus every other method's, paired by seed, and the probability that it is the better one."""
+    if OURS not in found.judged or len(found.judged) == 1:
+        return []
+    measures = [main_measure(found.judged), *(m for m in MEASURES if m.key.startswith("violation"))]
+    columns = [*(f"{measure.title}: difference" for measure in measures), f"P(meta_srl better), {measures[0].title}"]
+    lines = ["meta_srl minus each method, paired by seed:", ""]
+    lines += [f"| method | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for method in found.judged:
+        if method != OURS:
+            found_lines = [line(found.judged, method, measure) for measure in measures]
+            cells = [told(None if one.difference is None else one.difference.as_json()) for one in found_lines]
+            better = found_lines[0].improvement
+            cells.append(told(None if better is None else better.as_json(), 2))
+            lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
-def _told(entry: Any) -> str:
+def told(entry: Mapping[str, Any] | None, digits: int = 4) -> str:
+    """``mean [low, high]`` of an interval's JSON."""
     if entry is None or entry["mean"] is None:
         return "–"
     low, high = entry["ci95"]
-    return f"{entry['mean']:.4f}" if low is None else f"{entry['mean']:.4f} [{low:.4f}, {high:.4f}]"
+    mean = f"{entry['mean']:.{digits}f}"
+    return mean if low is None else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"

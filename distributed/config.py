@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from meta.baselines import EvaluationSettings
+from meta.comparison_settings import EvaluationSettings
 from meta.dualdice import DICESettings
 from meta.experiment import Experiment, require_matching_sections
 from meta.learner import MetaSettings

@@ -24,7 +24,7 @@ from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
 from distributed.run_directory import RunDirectory
 from distributed.tracking import MLflowTracker
-from meta.baselines import chosen_methods
+from meta.comparison_settings import chosen_methods
 from meta.experiment import Drawn, compare_starts, draw, evaluation_of, measure_similarity
 from meta.learning import State
 from meta.loop import Tracker, TrainingPlan, train

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
+from meta.comparison_settings import EvaluationSettings, Method
 from meta.evaluation import Interval, interval, measure
 from meta.learner import MetaSettings
 from meta.learning import Item
@@ -22,57 +21,6 @@ from policies.results import Policy, Start, Starts, TaskResult, candidates_of, t
 from policies.solving import WithinTask
 from tasks.base import Task
 from tasks.model import FloatArray
-
-Method = Literal["random", "pretrained", "simple_average", "fal", "meta_srl", "oracle"]
-
-
-class EvaluationSettings(BaseModel):
-    """How starts are judged: the ``evaluation`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    methods: tuple[Method, ...] | None = Field(default=None, min_length=1)
-    """Methods that `train` evaluates; empty: random, fal, oracle, meta_srl, or random, meta_srl for neural policies."""
-    num_test_tasks: int = Field(default=20, gt=0)
-    """Held-out tasks, for each seed."""
-    num_iterations: int | None = Field(default=None, gt=0)
-    """Policy updates on a held-out task; empty takes within_task.num_iterations."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
-    """Seeds of `compare`; each draws its own tasks."""
-    rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        default=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
-    )
-    """Learning rates from which every baseline gets the best one on training tasks."""
-    grid_tasks: int = Field(default=24, gt=0)
-    """Training tasks (the first ones) on which the rate is chosen, by the mean score."""
-    pretrain_iterations: int = Field(default=300, gt=0)
-    """CRPO iterations of the one task of `pretrained`."""
-    num_segments: int = Field(default=8, gt=0)
-    """Segments of the training sequence, each with a comparator of its own, for the task-relatedness V_psi^2."""
-
-
-TABULAR_METHODS: tuple[Method, ...] = get_args(Method)
-NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "simple_average", "fal", "meta_srl")
-"""All but the oracle, which needs an exact model."""
-
-
-def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[Method, ...]:
-    """The methods that `train` evaluates.
-
-    Raises:
-        ValueError: one of them has no form for the within-task algorithm.
-    """
-    neural = isinstance(within, NeuralSettings)
-    if evaluation.methods is None:
-        return ("random", "meta_srl") if neural else ("random", "fal", "oracle", "meta_srl")
-    allowed = NEURAL_METHODS if neural else TABULAR_METHODS
-    for method in evaluation.methods:
-        if method not in allowed:
-            raise ValueError(
-                f"evaluation.methods: {method} has no form for within_task.algorithm {within.algorithm}; "
-                f"allowed: {', '.join(allowed)}"
-            )
-    return evaluation.methods
 
 
 @dataclass(frozen=True)
@@ -127,34 +75,66 @@ class Bench:
 
 
 def mean_score(results: Sequence[TaskResult]) -> float:
-    """Mean score of solved tasks: the one number by which rates are chosen, see :class:`Measures`."""
+    """Mean score of solved tasks: the one number by which rates are chosen, see :class:`Measures`.
+
+    Raises:
+        ValueError: there are none to judge by.
+    """
+    if not results:
+        raise ValueError("evaluation.grid_tasks: no task is left to judge a rate by; set it to at least 1 (fal: 1 too)")
     return float(np.mean([measure(result).score for result in results]))
 
 
 def pretrained_start(bench: Bench) -> Start:
     """CRPO's policy of the first training task after many iterations, at the random start's rate; then its own rate."""
-    longer = bench.within.model_copy(update={"num_iterations": bench.evaluation.pretrain_iterations})
-    (result,) = bench.solve(bench.tasks[:1], bench.random, longer)
+    return bench.best_rate(pretrained_policy(bench, bench.tasks, bench.random))
+
+
+def pretrained_policy(bench: Bench, tasks: Sequence[Task], start: Start) -> Policy:
+    """CRPO's policy of the first of ``tasks`` after many iterations."""
+    iterations = bench.evaluation.pretrain_iterations or steps_in_iterations(bench.within, len(tasks))
+    longer = bench.within.model_copy(update={"num_iterations": iterations})
+    (result,) = bench.solve(tasks[:1], start, longer)
     policy = result.policy
-    return bench.best_rate(policy if isinstance(policy, PolicyState) else bench.shrunk(policy))
+    return policy if isinstance(policy, PolicyState) else bench.shrunk(policy)
+
+
+def steps_in_iterations(within: WithinTask, num_tasks: int) -> int:
+    """CRPO iterations on one task that take as many environment steps as M on each of ``num_tasks``."""
+    last = int(within.evaluate_last) if isinstance(within, NeuralSettings) else 0
+    return max(1, num_tasks * (within.num_iterations + last) - last)
 
 
 def simple_average_start(bench: Bench, tasks_per_round: int) -> Start:
     """Plain average of the policies of all training tasks, each solved from the random start."""
+    return bench.best_rate(simple_average_policy(bench, bench.tasks, bench.random, tasks_per_round))
+
+
+def simple_average_policy(bench: Bench, tasks: Sequence[Task], start: Start, tasks_per_round: int) -> Policy:
+    """Plain average of the policies of ``tasks``, each solved from ``start``; networks are distilled."""
     if isinstance(bench.fresh, PolicyState):
-        _, items = bench.estimate(bench.tasks, bench.random)
-        rounds = -(-len(bench.tasks) // tasks_per_round)
-        return bench.best_rate(average_policy(bench.fresh, items, bench.meta.neural, rounds))
-    policies = [table_of(result.policy) for result in bench.solve(bench.tasks, bench.random)]
-    return bench.best_rate(bench.shrunk(np.mean(policies, axis=0)))
+        _, items = bench.estimate(tasks, start)
+        rounds = -(-len(tasks) // tasks_per_round)
+        return average_policy(bench.fresh, items, bench.meta.neural, rounds)
+    policies = [table_of(result.policy) for result in bench.solve(tasks, start)]
+    return bench.shrunk(np.mean(policies, axis=0))
 
 
 def fal_start(bench: Bench, tasks_per_round: int) -> Start:
     """Follow the average leader with the grid's rate of least mean score in the later half of the grid tasks."""
-    follow = _follow_networks if isinstance(bench.fresh, PolicyState) else _follow_tables
     grid, half = bench.evaluation.rate_grid, len(bench.grid_tasks) // 2
-    scores = [mean_score(follow(bench, bench.grid_tasks, rate, tasks_per_round)[1][half:]) for rate in grid]
-    return follow(bench, bench.tasks, grid[int(np.argmin(scores))], tasks_per_round)[0]
+    scores = [
+        mean_score(follow_average_leader(bench, bench.grid_tasks, rate, tasks_per_round)[1][half:]) for rate in grid
+    ]
+    return follow_average_leader(bench, bench.tasks, grid[int(np.argmin(scores))], tasks_per_round)[0]
+
+
+def follow_average_leader(
+    bench: Bench, tasks: Sequence[Task], rate: float, tasks_per_round: int
+) -> tuple[Start, list[TaskResult]]:
+    """The start after the last of ``tasks``, and what became of each on the way."""
+    follow = _follow_networks if isinstance(bench.fresh, PolicyState) else _follow_tables
+    return follow(bench, tasks, rate, tasks_per_round)
 
 
 def _follow_tables(

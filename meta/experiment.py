@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meta.baselines import Bench, EvaluationSettings, HeldOut, Method, chosen_methods, hold_out, make_starts
+from meta.baselines import Bench, HeldOut, hold_out, make_starts
+from meta.comparison_settings import EvaluationSettings, Method, chosen_methods
 from meta.dualdice import DICESettings
 from meta.evaluation import Similarity, similarity
 from meta.learner import MetaSettings

@@ -203,6 +203,8 @@ def _remember(state: MetaState, ordered: Sequence[Contribution], settings: MetaS
 
 def _next_initialization(state: MetaState, settings: InitializationSettings) -> FloatArray:
     if settings.method == "fal":
+        if state.policy_count == 0.0:  # nothing to average yet
+            return state.initialization
         return shrink(state.policy_sum / state.policy_count, settings.shrinkage)
     if settings.method == "ftl":
         return shrink(leader(state.policy_sum, settings.prior_weight), settings.shrinkage)

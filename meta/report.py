@@ -32,6 +32,9 @@ COLOURS = {
     "fal": "#4c78a8",
     "meta_srl": "#d62728",
     "oracle": "#2ca02c",
+    "reptile": "#17becf",
+    "maml_penalty": "#8c564b",
+    "multitask": "#bcbd22",
 }
 
 

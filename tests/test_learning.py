@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
-from distributed.compare import one_seed, summarise
+from distributed.cells import cell_runner
+from distributed.comparison import Comparison, compare_all
 from distributed.config import RunConfig, load_config
-from distributed.train import Workplace, workplace
-from meta.baselines import Method
+from distributed.console import Console
+from meta.comparison import DURING, GAP, seed_means
+from meta.comparison_settings import GridPoint, Method
+from meta.evaluation import Interval, ratio_interval
+from meta.protocol import judge
+from meta.statistics import paired_difference
 
 RUN_FILE = Path(__file__).resolve().parent.parent / "deploy" / "runs" / "frozen_lake.yaml"
 SEEDS = tuple(range(400, 410))
@@ -25,43 +30,50 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
-def _compared(config: RunConfig, methods: tuple[Method, ...]) -> dict[str, Any]:
-    with workplace(config, print) as place:
-        cells = [one_seed(config.model_copy(update={"seed": seed}), place, methods) for seed in SEEDS]
-    return summarise(cells, config.model_copy(update={"seed": SEEDS[0]}))["test"]  # type: ignore[no-any-return]
+def _compared(folder: Path, methods: tuple[Method, ...], *overrides: tuple[str, str]) -> Comparison:
+    names = f"[{', '.join(methods)}]"
+    seeds = ("evaluation.seeds", str(list(SEEDS)))
+    config = _config(seeds, ("evaluation.compared", names), ("output.run_dir", str(folder)), *overrides)
+    with cell_runner(config, Console()) as runner:
+        return compare_all([config], runner)[0]
+
+
+def _ratio(found: Comparison, measure: str) -> Interval:
+    chosen = {GAP.key: GAP, DURING.key: DURING}[measure]
+    return ratio_interval(
+        *(seed_means(found.judged[method], chosen) for method in ("meta_srl", "random"))  # type: ignore[index]
+    )
 
 
 def test_a_small_job_learns_within_seconds() -> None:
-    config = _config(("family.num_tasks", "32"), ("evaluation.num_test_tasks", "10"), ("cluster.pool", "local"))
-    with workplace(config, print) as place:
-        assert isinstance(place, Workplace)
-        test = one_seed(config, place, ("random", "meta_srl"))["test"]
-    learned, random = test["meta_srl"], test["random"]
-    assert learned["gap"]["mean"] <= 0.2 * random["gap"]["mean"]
-    key = "violation_during_adaptation"
-    assert learned[key]["mean"] <= 0.3 * random[key]["mean"]
+    config = _config(("family.num_tasks", "32"), ("evaluation.num_test_tasks", "10"))
+    learned = judge(config.experiment, "meta_srl", GridPoint())["test"]
+    random = judge(config.experiment, "random", GridPoint(rate=1.0))["test"]
+    assert np.mean(learned["gap"]) <= 0.2 * np.mean(random["gap"])
+    assert np.mean(learned["violation_during"]) <= 0.3 * np.mean(random["violation_during"])
 
 
 @pytest.mark.slow
-def test_main_job_with_exact_evaluation(no_token: None) -> None:
+def test_main_job_with_exact_evaluation(tmp_path: Path, no_token: None) -> None:
     """10 seeds, 20 held-out tasks each; intervals over seeds."""
-    test = _compared(_config(), ("random", "fal", "oracle", "meta_srl"))
-    learned = test["meta_srl"]
-    gap, violation = (learned["ratio_to_random"][key] for key in ("gap", "violation_during_adaptation"))
-    assert gap["mean"] <= 0.2
-    assert violation["mean"] <= 0.15
-    assert gap["ci95"][1] < 1.0
-    assert violation["ci95"][1] < 1.0
-    assert learned["minus_fal"]["gap"]["ci95"][0] <= 0.0
-    assert learned["minus_fal"]["violation_during_adaptation"]["ci95"][0] <= 0.0
-    assert learned["gap"]["mean"] <= 3.0 * test["oracle"]["gap"]["mean"]
+    found = _compared(tmp_path, ("random", "fal", "oracle", "meta_srl"))
+    gap, violation = _ratio(found, "gap"), _ratio(found, "violation_during")
+    assert gap.mean <= 0.2
+    assert violation.mean <= 0.15
+    assert gap.high < 1.0
+    assert violation.high < 1.0
+    for measure in (GAP, DURING):
+        ours, other = (seed_means(found.judged[method], measure) for method in ("meta_srl", "fal"))  # type: ignore[index]
+        assert paired_difference(ours, other).low <= 0.0
+    ours, oracle = (seed_means(found.judged[method], GAP).mean() for method in ("meta_srl", "oracle"))  # type: ignore[index]
+    assert ours <= 3.0 * oracle
 
 
 @pytest.mark.slow
-def test_main_job_with_sampled_evaluation(no_token: None) -> None:
+def test_main_job_with_sampled_evaluation(tmp_path: Path, no_token: None) -> None:
     """10 seeds, 20 held-out tasks each; intervals over seeds."""
-    learned = _compared(_config(("within_task.evaluation", "sampled")), ("random", "meta_srl"))["meta_srl"]
-    for key in ("gap", "violation_during_adaptation"):
-        ratio = learned["ratio_to_random"][key]
-        assert ratio["mean"] <= 0.5
-        assert ratio["ci95"][1] < 1.0
+    found = _compared(tmp_path, ("random", "meta_srl"), ("within_task.evaluation", "sampled"))
+    for key in ("gap", "violation_during"):
+        ratio = _ratio(found, key)
+        assert ratio.mean <= 0.5
+        assert ratio.high < 1.0

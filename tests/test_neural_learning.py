@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distributed.compare import one_seed
 from distributed.config import RunConfig, parse_config
-from distributed.train import workplace
+from meta.comparison_settings import GridPoint
+from meta.judging import Numbers
+from meta.protocol import judge
 
 
 def config(seed: int) -> RunConfig:
@@ -42,18 +43,25 @@ def config(seed: int) -> RunConfig:
     )
 
 
+def compared(chosen: RunConfig) -> dict[str, Numbers]:
+    """Both starts on the same held-out tasks."""
+    experiment = chosen.experiment
+    return {
+        "meta_srl": judge(experiment, "meta_srl", GridPoint()),
+        "random": judge(experiment, "random", GridPoint(rate=0.1)),
+    }
+
+
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_learned_start_earns_more_at_once_and_keeps_the_limit(seed: int) -> None:
-    chosen = config(seed)
-    with workplace(chosen, print) as place:
-        test = one_seed(chosen, place, ("random", "meta_srl"))["test"]
-    learned, fresh = (np.array(test[name]["reward_curve"]) for name in ("meta_srl", "random"))
-    costs = np.array(test["meta_srl"]["cost_curve"])[:, 0]
+    judged = compared(config(seed))
+    curves = {name: np.array(cell["curves"]["values"]) for name, cell in judged.items()}
+    learned, fresh, costs = curves["meta_srl"][:, 0], curves["random"][:, 0], curves["meta_srl"][:, 1]
     assert learned[0] > 6.0
     assert learned[:3].mean() > fresh[:3].mean() + 4.0
     assert learned[0] > fresh[-1] + 1.0, "five updates do not bring a fresh start there"
     assert costs.max() < 0.9
-    assert test["meta_srl"]["violation_during_adaptation"]["mean"] < 0.05
+    assert np.mean(judged["meta_srl"]["test"]["violation_during"]) < 0.05
 
 
 def test_without_learning_the_start_stays_as_poor_as_a_fresh_one() -> None:
@@ -62,6 +70,6 @@ def test_without_learning_the_start_stays_as_poor_as_a_fresh_one() -> None:
     neural = chosen.meta.neural.model_copy(update={"method": "fixed"})
     family = chosen.family.model_copy(update={"num_tasks": 4})
     chosen = chosen.model_copy(update={"family": family, "meta": chosen.meta.model_copy(update={"neural": neural})})
-    with workplace(chosen, print) as place:
-        test = one_seed(chosen, place, ("random", "meta_srl"))["test"]
-    assert test["meta_srl"]["reward_curve"][0] == test["random"]["reward_curve"][0] < 1.0
+    judged = compared(chosen)
+    starts = [judged[name]["curves"]["values"][0][0] for name in ("meta_srl", "random")]
+    assert starts[0] == starts[1] < 1.0

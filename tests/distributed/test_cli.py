@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from distributed.run_directory import load_run_config
-from meta.baselines import Method
+from meta.comparison_settings import Method
 from tasks import rendering
 from tasks.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
@@ -340,13 +340,13 @@ def test_compare_runs_all_methods_for_every_seed(workplace: Path, capsys: pytest
     assert summary["schema_version"] == 1
     assert summary["seeds"] == [3, 4]
     assert set(summary["test"]) == set(get_args(Method))
-    cells = [json.loads((run / "seeds" / f"{seed}.json").read_text()) for seed in (3, 4)]
-    assert cells[0]["meta_state_sha256"] == undisturbed_sha()
-    assert cells[1]["meta_state_sha256"] == undisturbed_sha(seed=4)
+    cells = [json.loads((run / "seeds" / f"{seed}.json").read_text())["methods"] for seed in (3, 4)]
+    assert cells[0]["meta_srl"]["meta_state_sha256"] == undisturbed_sha()
+    assert cells[1]["meta_srl"]["meta_state_sha256"] == undisturbed_sha(seed=4)
     for name, entry in summary["test"].items():
-        gaps = [cell["test"][name]["gap"]["mean"] for cell in cells]
-        assert entry["gap"]["mean"] == pytest.approx(np.mean(gaps), rel=1e-12)
-        assert entry["gap"]["n"] == 2
+        gaps = [np.mean(cell[name]["test"]["gap"]) for cell in cells]
+        assert entry["gap"]["mean"]["mean"] == pytest.approx(np.mean(gaps), rel=1e-12)
+        assert entry["gap"]["mean"]["n"] == 2
     page = (workplace / "docs" / "page.md").read_text()
     assert capsys.readouterr().out.strip() in page
     require_pictures(list((workplace / "docs" / "page").iterdir()), {"held_out", "adaptation"})

@@ -137,6 +137,16 @@ def test_fal_is_the_shrunk_plain_average_and_looks_at_no_weights() -> None:
     np.testing.assert_allclose(state.initialization, expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize("method", ["fal", "ftl"])
+def test_a_first_round_without_tasks_leaves_the_start(method: str) -> None:
+    state = after(settings(method), [])
+    np.testing.assert_array_equal(state.initialization, fresh(settings(method)).initialization)
+    np.testing.assert_allclose(
+        after(settings(method), [], contributions(0, 3)).initialization,
+        after(settings(method), contributions(0, 3)).initialization,
+    )
+
+
 @pytest.mark.parametrize(("schedule", "second"), [("static", 0.7 / np.sqrt(2.0)), ("dynamic", 0.7)])
 def test_ogd_is_a_projected_gradient_step_a_round_on_the_summed_losses(schedule: str, second: float) -> None:
     chosen = settings("ogd", initialization={"step_size": 0.7, "schedule": schedule, "shrinkage": 0.05})

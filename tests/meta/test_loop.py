@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.baselines import EvaluationSettings
+from meta.comparison_settings import EvaluationSettings
 from meta.dualdice import DICESettings
 from meta.experiment import Drawn, Experiment, draw
 from meta.learner import Contribution, MetaSettings, MetaState

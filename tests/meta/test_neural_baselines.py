@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from meta.baselines import Bench, EvaluationSettings, fal_start, mean_score, simple_average_start
+from meta.baselines import Bench, fal_start, mean_score, simple_average_start
+from meta.comparison_settings import EvaluationSettings
 from meta.dualdice import DICESettings
 from meta.learner import Contribution, MetaSettings
 from meta.neural_baselines import average_leader, average_policy, first_leader, follow_leader, neural_items
