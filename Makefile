@@ -62,9 +62,11 @@ results: setup ## the tables and plots of docs/results (about an hour on 2 cores
 	$(BIN)/python -m benchmarks.learning_rates
 	$(BIN)/python -m benchmarks.similarity
 
-results-neural: setup ## meta-learning of neural policies (about an hour on 2 cores)
+results-neural: setup ## meta-learning of neural policies (about two hours on 2 cores)
 	$(BIN)/python -m benchmarks.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
 	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
+	$(BIN)/python -m benchmarks.groups
+	$(BIN)/python -m benchmarks.ablation
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

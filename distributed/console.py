@@ -39,7 +39,7 @@ class Console:
 
     def result(self, markdown: str) -> None:
         """Print a result; plain Markdown when it goes to a file or a pipe."""
-        self._out.print(Markdown(markdown) if self._out.is_terminal else markdown, soft_wrap=True)
+        self._out.print(Markdown(markdown) if self._out.is_terminal else markdown, soft_wrap=True, markup=False)
 
     @contextlib.contextmanager
     def status(self, what: str) -> Iterator[None]:

@@ -218,8 +218,8 @@ class MLflowTracker:
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested dictionaries as (dotted key, text)."""
-    if isinstance(value, dict):
+    """Nested dictionaries as (dotted key, text); an empty one is a value."""
+    if isinstance(value, dict) and value:
         return [item for name, inner in value.items() for item in flatten(inner, f"{prefix}{name}.")]
     return [(prefix.removesuffix("."), value if isinstance(value, str) else json.dumps(value))]
 

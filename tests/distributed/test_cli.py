@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from distributed.console import Console
 from distributed.run_directory import load_run_config
 from meta.comparison_settings import Method
 from tasks import rendering
@@ -179,6 +180,12 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(
     assert told.out.startswith(f"TAOG {summary['taog']:.4f}")
     assert "run directory" not in told.out
     assert f"run directory: {only_run(workplace).relative_to(workplace)}" in told.err
+
+
+def test_words_in_brackets_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command line in a result holds lists; the console must not read them as markup."""
+    Console().result("`--evaluation.compared [random, meta_srl] --seeds [5,6]`")
+    assert capsys.readouterr().out.strip() == "`--evaluation.compared [random, meta_srl] --seeds [5,6]`"
 
 
 def test_report_prints_and_draws_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
