@@ -37,13 +37,19 @@ class GridPoint(BaseModel):
     """maml_penalty: lambda of every cost, in units of the reward per unit of the cost."""
     forgetting: float | None = Field(default=None, gt=0.0, le=1.0)
     """meta_srl: forgetting of the initialisation."""
+    margin: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Safety margin on the training tasks; empty: within_task.safety_margin. Held-out tasks keep their own."""
 
 
 _USED: dict[str, tuple[str, ...]] = {
-    "reptile": ("rate", "step"),
-    "maml_penalty": ("rate", "step", "penalty"),
-    "meta_srl": ("rate", "step", "forgetting"),
+    "random": ("rate",),
+    "oracle": ("rate",),
+    "reptile": ("rate", "step", "margin"),
+    "maml_penalty": ("rate", "step", "penalty", "margin"),
+    "meta_srl": ("rate", "step", "forgetting", "margin"),
 }
+_TRAINED = ("rate", "margin")
+"""What a method that learns from training tasks has at least."""
 _DEFAULTS: dict[str, dict[str, float]] = {"reptile": {"step": 0.5}, "maml_penalty": {"step": 0.1, "penalty": 1.0}}
 
 
@@ -60,6 +66,8 @@ class EvaluationSettings(BaseModel):
     """Held-out tasks, for each seed."""
     num_iterations: int | None = Field(default=None, gt=0)
     """Policy updates on a held-out task; empty takes within_task.num_iterations."""
+    safety_margin: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free on a held-out task; empty takes within_task.safety_margin."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
     """Seeds of `compare`; each draws its own tasks."""
     rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
@@ -85,7 +93,7 @@ class EvaluationSettings(BaseModel):
         if len(set(sizes.values())) > 1:
             raise ValueError(f"grids must have equally many points for every method, got {sizes}")
         for method, grid in self.grids.items():
-            used = _USED.get(method, ("rate",))
+            used = _USED.get(method, _TRAINED)
             for point in grid:
                 unused = [name for name in GridPoint.model_fields if getattr(point, name) is not None]
                 unused = [name for name in unused if name not in used]

@@ -81,19 +81,24 @@ def inexactness(result: TaskResult, item: Item, initialization: Policy) -> Inexa
 
 
 def gap_bound(result: TaskResult) -> float:
-    """The per-run inequality as a bound on the mean gap over N_0: (f + sum E[log Z]) / (alpha_0 |N_0|).
+    """The per-run inequality as a bound on the mean gap over N_0: (f + sum E[log Z] + slack) / (alpha_0 |N_0|).
 
-    NaN without an exact model or where no iteration stepped on the reward. Valid for exact evaluation.
+    slack = sum_{m not in N_0} alpha_i max(0, d_i - J_i(pi_m)), of steps on a cost under its limit (as a safety margin
+    asks for). NaN without an exact model or where no iteration stepped on the reward. Valid for exact evaluation.
     """
     if result.reference is None:
         return math.nan
     solution, reference = result.solution, result.reference
     assert solution is not None
-    rates = solution.steps[solution.branches == REWARD_BRANCH]
+    on_reward = solution.branches == REWARD_BRANCH
+    rates = solution.steps[on_reward]
     if rates.size == 0:
         return math.nan
+    early, taken = np.flatnonzero(~on_reward), solution.branches[~on_reward]
+    room = np.array(result.task.limits)[taken - 1] - result.values[early, taken]
+    slack = float(-solution.steps[early] @ np.maximum(room, 0.0))
     loss = initialization_loss(reference.occupancy, reference.policy, np.exp(solution.iterates[0]))
-    return (loss + float((solution.log_normalizers @ reference.occupancy).sum())) / float(rates.sum())
+    return (loss + slack + float((solution.log_normalizers @ reference.occupancy).sum())) / float(rates.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Experiment:
     @property
     def held_out_within(self) -> WithinTask:
         """How a held-out task is solved."""
-        count = self.evaluation.num_iterations
-        return self.within if count is None else self.within.model_copy(update={"num_iterations": count})
+        own = {"num_iterations": self.evaluation.num_iterations, "safety_margin": self.evaluation.safety_margin}
+        return self.within.model_copy(update={name: value for name, value in own.items() if value is not None})
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""

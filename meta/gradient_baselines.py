@@ -118,10 +118,10 @@ def multitask_policy(
     Each update takes the next ``group_size`` tasks: their mean values against their mean ``limits`` [T, p] choose the
     branch, and the step is the natural gradient of the group's mean objective (:func:`mixture`). There are T M /
     ``group_size`` updates, so that every task is used M times, as by the other methods. The result is the last iterate
-    that kept the mean limits of its group. One task gives CRPO.
+    that kept the mean limits of its group. One task gives CRPO, its ``safety_margin`` included.
     """
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
-    tolerance = settings.tolerances(limits.shape[1])
+    tolerance, limits = settings.tolerances(limits.shape[1]), (1.0 - settings.safety_margin) * limits
     discount = models[0].tabular.discount
     updates = max(1, round(len(models) * settings.num_iterations / min(group_size, len(models))))
     iterates, values, margins, branches = [log_policy(logits)], [], [], []

@@ -84,7 +84,8 @@ def bound_checks(results: Sequence[TaskResult], within: WithinTask) -> Numbers:
             continue
         if within.evaluation != "exact":
             continue
-        reference, tolerance = result.reference, within.tolerances(len(result.task.limits))
+        reference, limits = result.reference, np.array(result.task.limits)
+        tolerance = within.tolerances(limits.size) - within.safety_margin * limits
         sides = per_run_inequality(
             result.solution, result.values, reference.values, tolerance, reference.policy, reference.occupancy
         )

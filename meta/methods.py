@@ -77,6 +77,13 @@ class Workbench:
             num_costs=self.drawn.num_costs,
         )
 
+    def under(self, point: GridPoint) -> Workbench:
+        """The same with the training tasks solved under the point's safety margin."""
+        if point.margin is None:
+            return self
+        within = self.experiment.within.model_copy(update={"safety_margin": point.margin})
+        return replace(self, experiment=replace(self.experiment, within=within))
+
     @property
     def neural(self) -> bool:
         """Whether policies are networks."""
@@ -289,4 +296,4 @@ LEARN: dict[Method, Callable[[Workbench, GridPoint], Learned]] = {
 
 def learn(method: Method, point: GridPoint, bench: Workbench) -> Learned:
     """The start that ``method`` learns with the hyper-parameters of ``point``."""
-    return LEARN[method](bench, point)
+    return LEARN[method](bench.under(point), point)

@@ -105,7 +105,8 @@ def judge(experiment: Experiment, method: Method, point: GridPoint, disturbance:
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment)
         began = time.perf_counter()
-        learned = learn(method, point, Workbench(pool, experiment, drawn, drawn.train, disturbance))
+        bench = Workbench(pool, experiment, drawn, drawn.train, disturbance)
+        learned = learn(method, point, bench)
         trained = time.perf_counter()
         within = experiment.held_out_within
         results = solve(pool, drawn.test, learned.start, within)
@@ -121,7 +122,9 @@ def judge(experiment: Experiment, method: Method, point: GridPoint, disturbance:
         "test": task_measures(results),
         "curves": curves(results),
         "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
-        "bounds": merged_bounds([bound_checks(part, within) for part in (learned.results, results)]),
+        "bounds": merged_bounds(
+            [bound_checks(learned.results, bench.under(point).experiment.within), bound_checks(results, within)]
+        ),
         "training": training_record(learned.results, learned.rows, experiment.tasks_per_round),
         "cost": {
             "train_seconds": trained - began,

@@ -30,6 +30,8 @@ class WithinTaskSettings(BaseModel):
     """exact: values from the exact model; sampled: values estimated from the task's rollouts."""
     tolerance: Annotated[float, Field(ge=0.0)] | tuple[Annotated[float, Field(ge=0.0)], ...] = 0.0
     """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i."""
     constraint_choice: Literal["largest", "first", "random"] = "largest"
     """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
     output: Literal["best", "uniform", "last"] = "best"
@@ -122,11 +124,12 @@ def solve(
 ) -> Solution:
     """Run CRPO from ``logits`` [S, A] with ``learning_rates`` [1+p] under ``limits`` [p].
 
+    Branches and output are chosen under (1 - ``safety_margin``) d.
     Iterates 0..M are all evaluated (the last without a step after it). ``best`` and ``last`` choose among all of
     them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper.
     """
     count = settings.num_iterations
-    tolerance = settings.tolerances(limits.size)
+    tolerance, limits = settings.tolerances(limits.size), (1.0 - settings.safety_margin) * limits
     iterates, values = [log_policy(logits)], []
     branches, steps, normalizers = [], [], []
     for iteration in range(count):

@@ -35,10 +35,9 @@ def choose_start(
     if candidates.selection == "round_robin":
         return task.index % len(candidates.starts), 0
     policies = [start.initialization for start in candidates.starts]
-    limits = np.array(task.limits)
+    limits = (1.0 - settings.safety_margin) * np.array(task.limits)
     if isinstance(settings, NeuralSettings):
         values, steps = _neural_values(family, task, policies, settings, candidates.probe_episodes)
-        limits = (1.0 - settings.safety_margin) * limits
     else:
         values, steps = _tabular_values(family, task, policies, settings, candidates.probe_episodes)
     return int(np.argmax(start_scores(values, limits, settings.tolerances(limits.size)))), steps

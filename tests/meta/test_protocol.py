@@ -120,6 +120,18 @@ def test_a_grid_point_changes_what_it_names() -> None:
     assert with_point(MetaSettings(), GridPoint(), neural=False) == MetaSettings()
 
 
+def test_a_margin_is_kept_on_training_tasks_alone() -> None:
+    bare, careful = (judge(EXPERIMENT, "meta_srl", GridPoint(margin=margin)) for margin in (0.0, 0.6))
+    assert np.mean(careful["training"]["violation_during"]) < np.mean(bare["training"]["violation_during"])
+    assert careful["bounds"]["checked"] == careful["bounds"]["held"]
+    with_test = dataclasses.replace(
+        EXPERIMENT, evaluation=EXPERIMENT.evaluation.model_copy(update={"safety_margin": 0.6})
+    )
+    held_out = judge(with_test, "meta_srl", GridPoint(margin=0.0))
+    assert held_out["training"] == bare["training"]
+    assert np.sum(held_out["curves"]["relative_costs"]) < np.sum(bare["curves"]["relative_costs"])
+
+
 def test_a_description_tells_what_no_method_decides() -> None:
     found = describe(EXPERIMENT)
     assert (found["num_train"], found["num_test"]) == (8, 3)

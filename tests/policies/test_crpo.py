@@ -21,7 +21,7 @@ from policies.crpo import (
 from policies.exact import Evaluation, ExactModel, evaluate, optimal_policy
 from policies.softmax import kl_divergence, log_policy
 from tasks.model import FloatArray
-from tests.problems import PROBLEMS, Problem, interior_limits, random_cmdp
+from tests.problems import PROBLEMS, Problem, interior_limits, random_cmdp, uniform_policy
 
 LIMITS = np.array([1.0, 10.0, 4.0])
 NO_TOLERANCE = np.zeros(3)
@@ -287,3 +287,18 @@ def test_solve_refuses_a_tolerance_of_the_wrong_length() -> None:
 def test_settings_refuse_what_they_do_not_know(field: str, value: object) -> None:
     with pytest.raises(pydantic.ValidationError, match=field):
         WithinTaskSettings(**{field: value})
+
+
+def test_a_safety_margin_is_a_smaller_limit() -> None:
+    model = ExactModel(random_cmdp(4, 5, 3, 2, 0.9))
+    limits = interior_limits(model.tabular, 0.4)
+    start, rates = np.log(uniform_policy(model.tabular)), np.full(3, 0.3)
+
+    def run(limits: FloatArray, margin: float) -> Solution:
+        settings = WithinTaskSettings(num_iterations=20, safety_margin=margin)
+        return solve(ExactEvaluator(model), start, rates, limits, settings, 0.9, np.random.default_rng(0))
+
+    tightened, margin = run(0.8 * limits, 0.0), run(limits, 0.2)
+    np.testing.assert_array_equal(margin.values, tightened.values)
+    assert margin.output == tightened.output
+    assert (margin.branches != run(limits, 0.0).branches).any()
