@@ -17,7 +17,7 @@ from benchmarks.page import header, table, write
 from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
 from meta.comparison_settings import EvaluationSettings
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Experiment, draw
 from meta.learner import MetaSettings, MetaState
 from meta.loop import Finished, Position, TrainingPlan, train

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from meta.comparison_settings import EvaluationSettings
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Experiment, require_matching_sections
 from meta.learner import MetaSettings
 from policies.crpo import WithinTaskSettings

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from distributed.pool import LOST
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import Item, State
 from meta.pool import DatasetLostError, LocalLearner

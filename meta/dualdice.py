@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from meta.diagnostics import Diagnostics
+from meta.dice_settings import DICESettings
 from policies.rollouts import Transitions
 from tasks.model import FloatArray
 
@@ -18,56 +18,6 @@ _ROUNDING = 1e-6
 _LARGEST_TABLE = 2**20
 _HELD_OUT = 5
 """Every fifth episode is held out for the Bellman-flow residual."""
-
-
-class DICESettings(BaseModel):
-    """How stationary distributions are estimated: the ``dice`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    estimator: Literal["dualdice_tabular", "none"] | None = None
-    """none: all samples weigh alike; empty: dualdice_tabular, or none for neural policies (they have no other yet)."""
-    ridge: float = Field(default=1e-12, ge=0.0)
-    """Ridge on nu where the policy reaches pairs without data; never used where the data covers the policy."""
-    max_missing_mass: float = Field(default=0.2, ge=0.0, le=1.0)
-    """An estimate that misses more than this share of the policy's mass fails its diagnostics."""
-    min_effective_sample_size: float = Field(default=0.001, ge=0.0, le=1.0)
-    """An estimate whose effective sample size is a smaller share of the data fails."""
-    max_negative_share: float = Field(default=0.05, ge=0.0, le=1.0)
-    """An estimate with a larger share of negative corrections fails."""
-    max_flow_residual: float = Field(default=1.0, gt=0.0)
-    """An estimate with a larger Bellman-flow residual on held-out episodes fails (0 is perfect, 2 the worst)."""
-    failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostics:
-    """What tells whether an estimate is to be trusted.
-
-    ``mean_correction``: E_D[w], 1 when nothing is missing. ``effective_sample_size``: (sum w)^2 / sum w^2 / N.
-    ``negative_share``: samples with w < -1e-6 (beyond rounding). ``flow_residual``: L1 norm of the Bellman-flow
-    equation on held-out episodes, of an estimate made without them. ``missing_mass``: the policy's discounted mass on
-    pairs without data. ``regularized``: pairs without data were reached, so that the answer is a ridge-regularised
-    least-squares one.
-    """
-
-    mean_correction: float
-    effective_sample_size: float
-    negative_share: float
-    flow_residual: float
-    missing_mass: float
-    regularized: bool
-
-    def failures(self, settings: DICESettings) -> tuple[str, ...]:
-        """Names of the diagnostics beyond their thresholds."""
-        failed = {
-            "missing_mass": self.missing_mass > settings.max_missing_mass,
-            "effective_sample_size": self.effective_sample_size < settings.min_effective_sample_size,
-            "negative_share": self.negative_share > settings.max_negative_share,
-            "flow_residual": not self.flow_residual <= settings.max_flow_residual,
-        }
-        return tuple(name for name, wrong in failed.items() if wrong)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from meta.baselines import Bench, HeldOut, hold_out, make_starts
 from meta.comparison_settings import EvaluationSettings, Method, chosen_methods
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.evaluation import Similarity, similarity
 from meta.learner import MetaSettings
 from meta.learning import State, first_state

@@ -12,7 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from meta.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
-from meta.dualdice import Diagnostics, DICESettings, estimate
+from meta.diagnostics import Diagnostics
+from meta.dice_settings import DICESettings
+from meta.dualdice import estimate
 from meta.mixture import PREFIX, Experts, alike, average, next_weights, step_size_grid
 from meta.rates import next_rates, rate_sums
 from meta.updates import (

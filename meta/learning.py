@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.groups import GroupedState, GroupItem, GroupState, first_groups, update_groups
 from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
 from meta.neural_learner import (

@@ -12,7 +12,7 @@ import numpy as np
 
 from meta.baselines import Bench, follow_average_leader, pretrained_policy, simple_average_policy, steps_in_iterations
 from meta.comparison_settings import GridPoint, Method
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Drawn, Experiment, measure_similarity
 from meta.gradient_baselines import PenaltyLearner, exact_models, multitask_policy, reptile_step
 from meta.learner import MetaSettings

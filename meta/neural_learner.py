@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meta.bounds import shared_curvature
+from meta.diagnostics import Diagnostics
 from meta.distillation import distill, hardly_any, towards_mean
-from meta.dualdice import Diagnostics
 from meta.learner import MetaSettings
 from meta.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
 from meta.rates import next_rates, rate_sums

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import Item, State, contribute, step
 from policies.exact import OptimalPolicy

@@ -12,7 +12,7 @@ import pytest
 
 from distributed import checkpoints
 from distributed.checkpoints import CheckpointFolder, DamagedFileError, load_arrays, save_arrays, write_atomically
-from meta.dualdice import Diagnostics
+from meta.diagnostics import Diagnostics
 from meta.learner import Contribution, MetaState
 from meta.loop import Finished
 

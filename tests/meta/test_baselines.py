@@ -5,7 +5,7 @@ import pytest
 
 from meta.baselines import Bench, fal_start, hold_out, make_starts, mean_score, simple_average_start
 from meta.comparison_settings import EvaluationSettings
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Drawn, Experiment, compare_starts, draw, measure_similarity
 from meta.learner import MetaSettings
 from meta.pool import LocalLearner, LocalPool

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from meta.dualdice import Corrections, DICESettings, estimate
+from meta.dice_settings import DICESettings
+from meta.dualdice import Corrections, estimate
 from policies.empirical import empirical_model
 from policies.exact import ExactModel, occupancy
 from policies.rollouts import Transitions, concatenate

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from meta.bounds import initialization_loss
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.evaluation import (
     Interval,
     failure_signature,

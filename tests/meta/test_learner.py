@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from meta.bounds import initialization_loss, worst_case_curvature
-from meta.dualdice import Diagnostics, DICESettings, estimate
+from meta.diagnostics import Diagnostics
+from meta.dice_settings import DICESettings
+from meta.dualdice import estimate
 from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
 from meta.loop import Finished, Position, TrainingPlan, train
 from meta.pool import LocalLearner, LocalPool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from meta.comparison_settings import EvaluationSettings
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Drawn, Experiment, draw
 from meta.learner import Contribution, MetaSettings, MetaState
 from meta.loop import Finished, Position, TrainingPlan, train

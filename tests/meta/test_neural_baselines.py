@@ -9,7 +9,7 @@ import pytest
 
 from meta.baselines import Bench, fal_start, mean_score, simple_average_start
 from meta.comparison_settings import EvaluationSettings
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.learner import Contribution, MetaSettings
 from meta.neural_baselines import average_leader, average_policy, first_leader, follow_leader, neural_items
 from meta.neural_learner import NeuralContribution, neural_update

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.learner import MetaSettings
 from meta.neural_baselines import neural_items
 from meta.neural_gradient_baselines import (

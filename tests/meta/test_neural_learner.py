@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from meta.dice_settings import DICESettings
 from meta.distillation import distill
-from meta.dualdice import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import contribute, first_state, step
 from meta.neural_learner import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meta.comparison_settings import EvaluationSettings, GridPoint, Method
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.experiment import Experiment
 from meta.judging import Numbers, bound_checks
 from meta.learner import MetaSettings

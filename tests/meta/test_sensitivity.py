@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meta.bounds import initialization_loss
-from meta.dualdice import DICESettings
+from meta.dice_settings import DICESettings
 from meta.learner import Contribution, MetaSettings
 from meta.pool import LocalLearner, LocalPool
 from meta.sensitivity import Disturbance, DisturbedLearner, disturbed
