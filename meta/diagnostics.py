@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from meta.dice_settings import DICESettings
 
 
@@ -27,10 +29,31 @@ class Diagnostics:
 
     def failures(self, settings: DICESettings) -> tuple[str, ...]:
         """Names of the diagnostics beyond their thresholds."""
-        failed = {
-            "missing_mass": self.missing_mass > settings.max_missing_mass,
-            "effective_sample_size": self.effective_sample_size < settings.min_effective_sample_size,
-            "negative_share": self.negative_share > settings.max_negative_share,
-            "flow_residual": not self.flow_residual <= settings.max_flow_residual,
+        return tuple(name for name, share in self._shares(settings).items() if not share <= 1.0)
+
+    def trust(self, settings: DICESettings) -> float:
+        """Weight of the estimate in the meta-update, in [0, 1]: how far it is from its thresholds.
+
+        With s the largest diagnostic in units of its threshold (the effective sample size: the threshold in units of
+        it): 1 where s <= 1/2, 2 (1 - s) up to s = 1, but never less than ``failed_weight``.
+        """
+        worst = max(self._shares(settings).values(), key=lambda share: np.inf if np.isnan(share) else share)
+        if np.isnan(worst):
+            return settings.failed_weight
+        return max(settings.failed_weight, min(1.0, 2.0 * (1.0 - worst)))
+
+    def _shares(self, settings: DICESettings) -> dict[str, float]:
+        """Every diagnostic in units of its threshold; above 1 it fails."""
+        least, found = settings.min_effective_sample_size, self.effective_sample_size
+        return {
+            "missing_mass": _share(self.missing_mass, settings.max_missing_mass),
+            "effective_sample_size": _share(least, found),
+            "negative_share": _share(self.negative_share, settings.negative_share_limit),
+            "flow_residual": _share(self.flow_residual, settings.flow_residual_limit),
         }
-        return tuple(name for name, wrong in failed.items() if wrong)
+
+
+def _share(value: float, threshold: float) -> float:
+    if threshold == 0.0:
+        return 0.0 if value <= 0.0 else np.inf
+    return value / threshold

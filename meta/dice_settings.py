@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Estimator = Literal["dualdice_tabular", "importance", "none"]
+Estimator = Literal["dualdice_tabular", "dualdice_linear", "importance", "none"]
+
+
+class LinearDICESettings(BaseModel):
+    """dualdice_linear: the ``dice.linear`` section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    features: Literal["one_hot", "random_fourier", "last_layer"] | None = None
+    """psi(s, a): an indicator for every pair seen, cosines, or the policy's last hidden layer; empty: one_hot for
+    tables, random_fourier else."""
+    num_features: int = Field(default=256, gt=1)
+    """J, the constant included; for random_fourier only."""
+    bandwidth: float = Field(default=1.0, gt=0.0)
+    """Length scale of random_fourier, in units of the median distance of normalised pairs (s, a)."""
+    samples_per_state: int = Field(default=1, gt=0)
+    """Actions drawn for E_{a'~pi} psi(s', a') where actions are continuous; it is exact where they are discrete."""
+    ridges: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
+        default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
+    )
+    """Candidates of the ridge, in units of its system's mean eigenvalue; the best on held-out episodes is taken."""
 
 
 class DICESettings(BaseModel):
@@ -26,9 +46,27 @@ class DICESettings(BaseModel):
     """An estimate that misses more than this share of the policy's mass fails its diagnostics."""
     min_effective_sample_size: float = Field(default=0.001, ge=0.0, le=1.0)
     """An estimate whose effective sample size is a smaller share of the data fails."""
-    max_negative_share: float = Field(default=0.05, ge=0.0, le=1.0)
-    """An estimate with a larger share of negative corrections fails."""
-    max_flow_residual: float = Field(default=1.0, gt=0.0)
-    """An estimate with a larger Bellman-flow residual on held-out episodes fails (0 is perfect, 2 the worst)."""
+    max_negative_share: float | None = Field(default=None, ge=0.0, le=1.0)
+    """An estimate with a larger share of negative corrections fails; empty: 0.05 of a table's, 0.5 of others (least
+    squares on features has small negative values in its tails)."""
+    max_flow_residual: float | None = Field(default=None, gt=0.0)
+    """An estimate with a larger Bellman-flow residual on held-out episodes fails; empty: 1 for dualdice_tabular (L1
+    norm, 2 is the worst), 0.25 for others (largest of the test functions)."""
+    linear: LinearDICESettings = LinearDICESettings()
+    """How dualdice_linear works."""
     failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
+
+    @property
+    def negative_share_limit(self) -> float:
+        """``max_negative_share``, or its default."""
+        return (0.05 if self._on_table else 0.5) if self.max_negative_share is None else self.max_negative_share
+
+    @property
+    def flow_residual_limit(self) -> float:
+        """``max_flow_residual``, or its default."""
+        return (1.0 if self._on_table else 0.25) if self.max_flow_residual is None else self.max_flow_residual
+
+    @property
+    def _on_table(self) -> bool:
+        return self.estimator in (None, "dualdice_tabular")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +68,10 @@ def estimate(
 
     With B = I - gamma P_hat^pi over visited pairs and d = diag(d^D): B' d B nu = (1 - gamma) mu_0, w = B nu (q = 2).
     Transitions that terminate enter an absorbing state, where nu is 0 by convention; an episode that ended early counts
-    there until the horizon, so that E_D[w] = 1.
+    there until the horizon, so that E_D[w] = 1. CRPO's iterations weigh as ``settings`` say.
     """
-    tally = _tally(data, policy, horizon)
+    weights = _row_weights(data, settings)
+    tally = _tally(data, policy, horizon, weights)
     aggregate = _aggregate(tally, policy)
     solution = _solve(aggregate, discount, settings.ridge)
     pair_occupancy = np.zeros(policy.size)
@@ -79,14 +81,16 @@ def estimate(
     by_pair[aggregate.visited] = solution * aggregate.total / aggregate.counts
     correction = by_pair[_pairs(data, policy)]
     missing = 1.0 - float(solution.sum()) - absorbed
-    squares = float((correction**2).sum())
+    if weights is not None:
+        correction[weights == 0.0] = 0.0
+    squares = float((correction**2).sum() if weights is None else weights @ correction**2)
     squares += (absorbed * aggregate.total) ** 2 / aggregate.absorbing_count if aggregate.absorbing_count else 0.0
     mean = float(solution.sum()) + absorbed
     diagnostics = Diagnostics(
         mean_correction=mean,
         effective_sample_size=(mean * aggregate.total) ** 2 / squares / aggregate.total if squares > 0.0 else 0.0,
         negative_share=float((correction < -_ROUNDING).mean()),
-        flow_residual=_held_out_residual(data, tally, policy, discount, horizon, settings.ridge),
+        flow_residual=_held_out_residual(data, tally, policy, discount, horizon, settings),
         missing_mass=missing,
         regularized=_uncovered(aggregate),
     )
@@ -99,11 +103,14 @@ def _pairs(data: Transitions, policy: FloatArray) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Counts over all pairs, which add up over sets of episodes. ``visits`` and ``ended`` [S*A], ``first`` [S]."""
+    """Counts (or weights) over all pairs, which add up over sets of episodes.
 
-    visits: NDArray[np.int64]
+    ``visits`` and ``ended`` [S*A], ``first`` [S].
+    """
+
+    visits: NDArray[Any]
     to_state: sparse.csr_array[np.float64, tuple[int, int]]
-    ended: NDArray[np.int64]
+    ended: NDArray[Any]
     first: NDArray[np.int64]
     absorbing_count: float
 
@@ -118,17 +125,26 @@ class _Tally:
         )
 
 
-def _tally(data: Transitions, policy: FloatArray, horizon: int) -> _Tally:
+def _row_weights(data: Transitions, settings: DICESettings) -> FloatArray | None:
+    """Weight of every row in d^D, None where all weigh alike; the newest iteration's rows have 1, dropped ones 0."""
+    if settings.drop_iterations == 0 and settings.iteration_weight == 1.0:
+        return None
+    ages = (data.iterations.max() - data.iterations).astype(np.float64)
+    return np.where(data.iterations >= settings.drop_iterations, settings.iteration_weight**ages, 0.0)
+
+
+def _tally(data: Transitions, policy: FloatArray, horizon: int, weights: FloatArray | None = None) -> _Tally:
     states, _ = policy.shape
     pair, starts = _pairs(data, policy), data.episode_starts
     going_on, ended = ~data.terminated, np.flatnonzero(data.terminated)
     lengths = ended - np.flatnonzero(starts)[np.cumsum(starts)[ended] - 1] + 1
+    of_ended, of_others = (None, None) if weights is None else (weights[ended], weights[going_on])
     return _Tally(
-        visits=np.bincount(pair, minlength=policy.size),
-        to_state=_count_pairs(pair[going_on], data.next_states[going_on], (policy.size, states)),
-        ended=np.bincount(pair[ended], minlength=policy.size),
-        first=np.bincount(data.states[starts], minlength=states),
-        absorbing_count=float((horizon - lengths).sum()),
+        visits=np.bincount(pair, weights, minlength=policy.size),
+        to_state=_count_pairs(pair[going_on], data.next_states[going_on], (policy.size, states), of_others),
+        ended=np.bincount(pair[ended], of_ended, minlength=policy.size),
+        first=np.bincount(data.states[starts if weights is None else starts & (weights > 0.0)], minlength=states),
+        absorbing_count=float((horizon - lengths).sum() if of_ended is None else of_ended @ (horizon - lengths)),
     )
 
 
@@ -153,13 +169,13 @@ def _aggregate(tally: _Tally, policy: FloatArray) -> _Aggregate:
 
 
 def _count_pairs(
-    rows: NDArray[np.int64], columns: NDArray[np.int32], shape: tuple[int, int]
+    rows: NDArray[np.int64], columns: NDArray[np.int32], shape: tuple[int, int], weights: FloatArray | None
 ) -> sparse.csr_array[np.float64, tuple[int, int]]:
     """How often each (row, column) occurs; a table is counted much faster than triples are sorted."""
     if shape[0] * shape[1] <= _LARGEST_TABLE:
-        table = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
+        table = np.bincount(rows * shape[1] + columns, weights, minlength=shape[0] * shape[1])
         return sparse.csr_array(table.reshape(shape).astype(np.float64))
-    return sparse.csr_array((np.ones(rows.size), (rows, columns)), shape=shape)
+    return sparse.csr_array((np.ones(rows.size) if weights is None else weights, (rows, columns)), shape=shape)
 
 
 def _solve(aggregate: _Aggregate, discount: float, ridge: float) -> FloatArray:
@@ -191,7 +207,7 @@ def _absorbed_mass(aggregate: _Aggregate, solution: FloatArray, discount: float)
 
 
 def _held_out_residual(
-    data: Transitions, tally: _Tally, policy: FloatArray, discount: float, horizon: int, ridge: float
+    data: Transitions, tally: _Tally, policy: FloatArray, discount: float, horizon: int, settings: DICESettings
 ) -> float:
     """|| (1-gamma) mu_0 - E_held[ w(s,a) (e_(s,a) - gamma E_{a'~pi} e_(s',a')) ] ||_1, [S, A] unit vectors e.
 
@@ -202,10 +218,16 @@ def _held_out_residual(
     held = episode % _HELD_OUT == _HELD_OUT - 1
     if not held.any() or held.all():
         return float("nan")
-    held_out = _tally(_subset(data, held), policy, horizon)
-    fit, test = _aggregate(tally.without(held_out), policy), _aggregate(held_out, policy)
+    weights = _row_weights(data, settings)
+    if weights is None:
+        held_out = _tally(_subset(data, held), policy, horizon)
+        rest = tally.without(held_out)
+    else:  # differences of sums of weights would not be exact zeros
+        held_out = _tally(_subset(data, held), policy, horizon, weights[held])
+        rest = _tally(_subset(data, ~held), policy, horizon, weights[~held])
+    fit, test = _aggregate(rest, policy), _aggregate(held_out, policy)
     by_pair = np.zeros(policy.size)
-    by_pair[fit.visited] = _solve(fit, discount, ridge) * fit.total / fit.counts
+    by_pair[fit.visited] = _solve(fit, discount, settings.ridge) * fit.total / fit.counts
     mass = by_pair[test.visited] * test.counts / test.total
     flow = -discount * (test.to_state.T @ mass)[:, None] * policy
     flow -= (1.0 - discount) * test.first[:, None] * policy

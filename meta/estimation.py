@@ -8,9 +8,11 @@ import numpy as np
 
 from meta.diagnostics import Diagnostics
 from meta.dice_settings import DICESettings, Estimator
+from meta.dualdice_linear import dualdice_linear
+from meta.dualdice_tabular import dualdice_tabular
 from meta.flow import flow_residual
 from meta.importance import importance
-from meta.offline_data import EstimateError, Fit, OfflineData, Ratio, prepare
+from meta.offline_data import EstimateError, Fit, Fitted, OfflineData, prepare
 from meta.target_policy import TargetPolicy
 from policies.transition_sample import TransitionSample
 from tasks.model import FloatArray
@@ -33,13 +35,15 @@ class Estimate:
     diagnostics: Diagnostics
 
 
-def _uniform(data: OfflineData, settings: DICESettings, seed: int) -> Ratio:
+def _uniform(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
     """All weights 1: what the behaviour policies did is taken for what the policy does."""
-    del data, settings, seed
-    return lambda sample: np.ones(len(sample))
+    del settings, seed
+    return Fitted(np.ones(len(data)), np.ones(int(data.held_out.sum())) if data.has_held_out else None)
 
 
 ESTIMATORS: dict[Estimator, Fit] = {
+    "dualdice_tabular": dualdice_tabular,
+    "dualdice_linear": dualdice_linear,
     "importance": importance,
     "none": _uniform,
 }
@@ -59,27 +63,26 @@ def estimate_corrections(
         EstimateError: the data are not sound, or the estimator has no finite answer on them.
     """
     assert settings.estimator is not None
-    fit = ESTIMATORS[settings.estimator]
     data, keep = prepare(sample, target, discount, horizon, settings)
-    ratio = _finite(fit(data, settings, seed)(data.sample), settings.estimator)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named below
+        fitted = ESTIMATORS[settings.estimator](data, settings, seed)
+    ratio = _finite(fitted.ratio, settings.estimator)
     mass = data.weights * ratio
-    full = np.zeros(len(sample))
-    full[keep] = mass
     absorbed = data.absorbed_mass(mass)
-    total = 1.0 + data.absorbed_share
-    correction = np.zeros(len(sample))
-    correction[keep] = ratio * total
+    full, correction = np.zeros(len(sample)), np.zeros(len(sample))
+    full[keep], correction[keep] = mass, ratio * (1.0 + data.absorbed_share)
+    present = float(mass.sum()) + absorbed
     return Estimate(
         mass=full,
         correction=correction,
         iteration_sizes=_sizes_by_iteration(sample, full),
         diagnostics=Diagnostics(
-            mean_correction=float(mass.sum()) + absorbed,
+            mean_correction=present,
             effective_sample_size=_effective_sample_size(data, mass, absorbed),
             negative_share=float((ratio < -_ROUNDING).mean()),
-            flow_residual=_held_out_residual(data, fit, settings, seed),
-            missing_mass=max(0.0, 1.0 - float(mass.sum()) - absorbed),
-            regularized=False,
+            flow_residual=_held_out_residual(data, fitted, settings.estimator, seed),
+            missing_mass=max(0.0, 1.0 - present),
+            regularized=fitted.regularized,
         ),
     )
 
@@ -89,6 +92,14 @@ def _finite(ratio: FloatArray, name: str) -> FloatArray:
     if wrong.size:
         raise EstimateError(f"{name}: the correction of transition {int(wrong[0])} is not finite")
     return ratio
+
+
+def _held_out_residual(data: OfflineData, fitted: Fitted, name: str, seed: int) -> float:
+    """The Bellman-flow residual on the held-out episodes, of an estimate made from the others."""
+    if fitted.held_out_ratio is None:
+        return float("nan")
+    rest = data.part(data.held_out)
+    return flow_residual(rest, rest.weights * _finite(fitted.held_out_ratio, f"{name}, held-out episodes"), seed)
 
 
 def _effective_sample_size(data: OfflineData, mass: FloatArray, absorbed: float) -> float:
@@ -103,12 +114,3 @@ def _sizes_by_iteration(sample: TransitionSample, mass: FloatArray) -> FloatArra
     sums = np.bincount(sample.iterations, weights=mass, minlength=count)
     squares = np.bincount(sample.iterations, weights=mass**2, minlength=count)
     return np.where(squares > 0.0, sums**2 / np.where(squares > 0.0, squares, 1.0), 0.0)
-
-
-def _held_out_residual(data: OfflineData, fit: Fit, settings: DICESettings, seed: int) -> float:
-    """The Bellman-flow residual on every fifth episode, of an estimate made from the others."""
-    if not data.has_held_out:
-        return float("nan")
-    ratio = fit(data.part(~data.held_out), settings, seed)
-    rest = data.part(data.held_out)
-    return flow_residual(rest, rest.weights * _finite(ratio(rest.sample), "held-out episodes"), seed)

@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meta.dice_settings import DICESettings
-from meta.offline_data import OfflineData, Ratio
-from policies.transition_sample import TransitionSample
+from meta.offline_data import EstimateError, Fitted, OfflineData
 from tasks.model import FloatArray
 
 
-def importance(data: OfflineData, settings: DICESettings, seed: int) -> Ratio:
+def importance(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
     """w_n = c gamma^k rho_n / Z_k for a row of age k.
 
     rho_n = prod_{j<=k} pi(a_j|s_j) / pi_m(a_j|s_j) and Z_k its weighted sum over the episodes that go on at age k or
     have ended before (in the absorbing state the last rho stays); an episode that was cut off by the horizon leaves
     the sum. c makes the mass of all ages, the absorbing state's included, 1.
+
+    Raises:
+        EstimateError: the policy gives every episode probability 0.
     """
     del settings, seed
-    discount = data.discount
-    log_ratio = cumulative_log_ratio(data.sample, data)
-    with np.errstate(divide="ignore"):
-        log_total = _log_totals(data, log_ratio + np.log(data.weights))
-    ages = log_total.size
-    scale = (1.0 - discount) / (1.0 - discount**ages)
-
-    def ratio(sample: TransitionSample) -> FloatArray:
-        logs = log_ratio if sample is data.sample else cumulative_log_ratio(sample, data)
-        age = np.minimum(sample.ages, ages - 1)
-        finite = np.where(np.isneginf(log_total), 0.0, log_total)[age]
-        return np.exp(np.log(scale) + sample.ages * np.log(discount) + logs - finite)
-
-    return ratio
+    logs = cumulative_log_ratio(data)
+    every = np.ones(len(data), dtype=np.bool_)
+    held_out = _ratio(data, logs, ~data.held_out, data.held_out) if data.has_held_out else None
+    return Fitted(_ratio(data, logs, every, every), held_out)
 
 
-def cumulative_log_ratio(sample: TransitionSample, data: OfflineData) -> FloatArray:
-    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [K]; minus infinity where pi never goes."""
+def cumulative_log_ratio(data: OfflineData) -> FloatArray:
+    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity where pi never goes."""
+    sample = data.sample
     steps = data.target.log_probabilities(sample.observations, sample.actions) - sample.log_probabilities
     impossible = np.isneginf(steps)
     finite = np.where(impossible, 0.0, steps)
@@ -46,13 +40,23 @@ def cumulative_log_ratio(sample: TransitionSample, data: OfflineData) -> FloatAr
     return np.where(stopped > 0, -np.inf, inside)
 
 
-def _log_totals(data: OfflineData, logs: FloatArray) -> FloatArray:
+def _ratio(data: OfflineData, logs: FloatArray, fit: NDArray[np.bool_], at: NDArray[np.bool_]) -> FloatArray:
+    """The ratio at the rows of one mask with Z_k from the rows of another; beyond their oldest row Z stays."""
+    weights = data.weights[fit] / data.weights[fit].sum()
+    totals = _log_totals(data.sample.ages[fit], data.sample.terminated[fit], logs[fit] + np.log(weights))
+    if np.isneginf(totals).all():
+        raise EstimateError("importance: the policy gives every episode of the data probability 0")
+    count, ages = totals.size, data.sample.ages[at]
+    totals = np.where(np.isneginf(totals), np.inf, totals)[np.minimum(ages, count - 1)]
+    scale = np.log1p(-data.discount) - np.log1p(-(data.discount**count))
+    return np.exp(scale + ages * np.log(data.discount) + logs[at] - totals)
+
+
+def _log_totals(ages: NDArray[np.int32], ended: NDArray[np.bool_], logs: FloatArray) -> FloatArray:
     """log Z_k [ages up to the oldest row]: going-on rows of age k and the last rows of episodes that ended earlier."""
-    ages, ended = data.sample.ages, data.sample.terminated
     count = int(ages.max()) + 1
-    totals = np.full(count, -np.inf)
+    totals, last = np.full(count, -np.inf), np.full(count, -np.inf)
     np.logaddexp.at(totals, ages, logs)
-    last = np.full(count, -np.inf)
     leaves = ended & (ages + 1 < count)
     np.logaddexp.at(last, ages[leaves] + 1, logs[leaves])
-    return np.logaddexp(totals, np.logaddexp.accumulate(last))
+    return np.asarray(np.logaddexp(totals, np.logaddexp.accumulate(last)))

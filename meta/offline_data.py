@@ -16,8 +16,8 @@ from policies.transition_sample import TransitionSample
 from tasks.batch import BoolArray, Float32Array
 from tasks.model import FloatArray
 
-_HELD_OUT = 5
-"""Every fifth episode is held out for the Bellman-flow residual."""
+FOLDS = 5
+"""Parts that the episodes are dealt into, in turn; the last part is held out for the Bellman-flow residual."""
 
 
 class EstimateError(ValueError):
@@ -29,8 +29,8 @@ class OfflineData:
     """Transitions of one task and the policy whose distribution is wanted.
 
     ``sample`` has N rows; ``weights`` [N] > 0, the share of each row in d^D over the live rows, sum 1;
-    ``initial_observations`` [E, d] are samples of rho (also of episodes whose iteration was dropped). Where an episode
-    terminates, nu is 0 from there on: the absorbing state has its own mass, gamma / (1 - gamma) times the flow into it.
+    ``initial_observations`` [E, d] are samples of rho. Where an episode terminates, nu is 0 from there on: the
+    absorbing state has its own mass, gamma / (1 - gamma) times the flow into it.
     """
 
     sample: TransitionSample
@@ -44,10 +44,14 @@ class OfflineData:
         return len(self.sample)
 
     @cached_property
+    def folds(self) -> NDArray[np.int64]:
+        """[N], the part that each row's episode is in."""
+        return np.unique(self.sample.episodes, return_inverse=True)[1] % FOLDS
+
+    @property
     def held_out(self) -> BoolArray:
         """[N], the rows of every fifth episode."""
-        position = np.unique(self.sample.episodes, return_inverse=True)[1]
-        return np.asarray(position % _HELD_OUT == _HELD_OUT - 1)
+        return np.asarray(self.folds == FOLDS - 1)
 
     @property
     def is_tabular(self) -> bool:
@@ -88,9 +92,20 @@ class OfflineData:
         return float(self.weights[ended] @ (self.horizon - 1.0 - self.sample.ages[ended]))
 
 
-Ratio = Callable[[TransitionSample], FloatArray]
-"""d^pi / d^D [K] at the rows of a sample of whole episodes; d^D is that of the live rows the ratio was fitted on."""
-Fit = Callable[[OfflineData, DICESettings, int], Ratio]
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What an estimator returns for data of N rows, H of them held out.
+
+    ``ratio`` [N] is d^pi / d^D with the d^D of the live rows, ``held_out_ratio`` [H] the same on the held-out rows by a
+    fit that did not see them (None where there are none). ``regularized``: see :class:`meta.diagnostics.Diagnostics`.
+    """
+
+    ratio: FloatArray
+    held_out_ratio: FloatArray | None
+    regularized: bool = False
+
+
+Fit = Callable[[OfflineData, DICESettings, int], Fitted]
 """An estimator: data, settings and a seed in, the ratio out."""
 
 
@@ -112,7 +127,7 @@ def prepare(
     kept = sample.rows(keep)
     age = float(kept.iterations.max()) - kept.iterations
     weights = settings.iteration_weight**age
-    data = OfflineData(kept, weights / weights.sum(), sample.initial_observations, target, discount, horizon)
+    data = OfflineData(kept, weights / weights.sum(), kept.initial_observations, target, discount, horizon)
     return data, keep
 
 
