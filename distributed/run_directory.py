@@ -21,7 +21,7 @@ from meta.records import Row, Value
 from policies.results import TaskResult
 from tasks.memory import return_freed_memory
 
-_TEXT_COLUMNS = ("failed_diagnostics",)
+_TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem")
 
 
 class RunDirectory:

@@ -153,7 +153,7 @@ def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Wo
             trackers: list[Tracker] = [directory, progress]
             if mlflow is not None:  # first: an event that is kept twice has the same key, one that is lost is lost
                 trackers.insert(0, mlflow)
-            plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+            plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
             state = train(plan, place.pool, place.learner, trackers, position)
         summary = _conclude(config, console, directory, place, drawn, state)
     except BaseException as error:

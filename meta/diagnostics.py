@@ -9,6 +9,10 @@ import numpy as np
 from meta.dice_settings import DICESettings
 
 
+class EstimateError(ValueError):
+    """Data that no estimate can be made from; the message names what is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
     """What tells whether an estimate is to be trusted.

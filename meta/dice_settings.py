@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Estimator = Literal["dualdice_tabular", "dualdice_linear", "importance", "none"]
 
+NEURAL_DEFAULT: Estimator = "none"
+"""What an empty ``dice.estimator`` stands for where policies are networks."""
+
 
 class LinearDICESettings(BaseModel):
     """dualdice_linear: the ``dice.linear`` section."""
@@ -56,6 +59,12 @@ class DICESettings(BaseModel):
     """How dualdice_linear works."""
     failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
+
+    def resolved(self, *, neural: bool) -> DICESettings:
+        """With the estimator that an empty one stands for."""
+        if self.estimator is not None:
+            return self
+        return self.model_copy(update={"estimator": NEURAL_DEFAULT if neural else "dualdice_tabular"})
 
     @property
     def negative_share_limit(self) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from meta.diagnostics import Diagnostics
+from meta.diagnostics import Diagnostics, EstimateError
 from meta.dice_settings import DICESettings
 from policies.rollouts import Transitions
 from tasks.model import FloatArray
@@ -69,11 +69,17 @@ def estimate(
     With B = I - gamma P_hat^pi over visited pairs and d = diag(d^D): B' d B nu = (1 - gamma) mu_0, w = B nu (q = 2).
     Transitions that terminate enter an absorbing state, where nu is 0 by convention; an episode that ended early counts
     there until the horizon, so that E_D[w] = 1. CRPO's iterations weigh as ``settings`` say.
+
+    Raises:
+        EstimateError: the data are empty, the policy is not finite, or the answer is not.
     """
+    _require_sound(data, policy)
     weights = _row_weights(data, settings)
     tally = _tally(data, policy, horizon, weights)
     aggregate = _aggregate(tally, policy)
     solution = _solve(aggregate, discount, settings.ridge)
+    if not np.isfinite(solution).all():
+        raise EstimateError("dualdice_tabular: a correction is not finite")
     pair_occupancy = np.zeros(policy.size)
     pair_occupancy[aggregate.visited] = solution
     absorbed = _absorbed_mass(aggregate, solution, discount)
@@ -95,6 +101,13 @@ def estimate(
         regularized=_uncovered(aggregate),
     )
     return Corrections(correction, pair_occupancy.reshape(policy.shape), diagnostics)
+
+
+def _require_sound(data: Transitions, policy: FloatArray) -> None:
+    if len(data) == 0:
+        raise EstimateError("the dataset is empty")
+    if not np.isfinite(policy).all():
+        raise EstimateError(f"the policy in state {int(np.argwhere(~np.isfinite(policy))[0][0])} is not finite")
 
 
 def _pairs(data: Transitions, policy: FloatArray) -> NDArray[np.int64]:
@@ -188,11 +201,14 @@ def _solve(aggregate: _Aggregate, discount: float, ridge: float) -> FloatArray:
     identity = sparse.eye_array(size, format="csr")
     bellman = identity - discount * aggregate.successor
     right = (1.0 - discount) * aggregate.initial
-    if ridge == 0.0 or not _uncovered(aggregate):
-        return np.asarray(splu(bellman.T.tocsc()).solve(right))
-    weight = sparse.diags_array(-aggregate.total / aggregate.counts)
-    system = sparse.block_array([[weight, bellman], [bellman.T, ridge * identity]], format="csc")
-    return np.asarray(splu(system).solve(np.concatenate([np.zeros(size), right])))[:size]
+    try:
+        if ridge == 0.0 or not _uncovered(aggregate):
+            return np.asarray(splu(bellman.T.tocsc()).solve(right))
+        weight = sparse.diags_array(-aggregate.total / aggregate.counts)
+        system = sparse.block_array([[weight, bellman], [bellman.T, ridge * identity]], format="csc")
+        return np.asarray(splu(system).solve(np.concatenate([np.zeros(size), right])))[:size]
+    except RuntimeError as error:  # SuperLU's word for a singular matrix
+        raise EstimateError(f"dualdice_tabular: the system is singular ({error})") from error
 
 
 def _uncovered(aggregate: _Aggregate) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings
 from meta.features import Features, make_features, next_features
-from meta.offline_data import FOLDS, EstimateError, Fitted, OfflineData
+from meta.offline_data import FOLDS, Fitted, OfflineData
 from policies.networks import Array
 from tasks.model import FloatArray
 

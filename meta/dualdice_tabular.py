@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings
 from meta.dualdice import estimate
-from meta.offline_data import EstimateError, Fitted, OfflineData
+from meta.offline_data import Fitted, OfflineData
 from meta.target_policy import TableTarget, states_of
 from policies.rollouts import Transitions
 from tasks.model import FloatArray

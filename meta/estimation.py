@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meta.diagnostics import Diagnostics
+from meta.diagnostics import Diagnostics, EstimateError
 from meta.dice_settings import DICESettings, Estimator
 from meta.dualdice_linear import dualdice_linear
 from meta.dualdice_tabular import dualdice_tabular
 from meta.flow import flow_residual
 from meta.importance import importance
-from meta.offline_data import EstimateError, Fit, Fitted, OfflineData, prepare
+from meta.offline_data import Fit, Fitted, OfflineData, prepare
 from meta.target_policy import TargetPolicy
 from policies.transition_sample import TransitionSample
 from tasks.model import FloatArray

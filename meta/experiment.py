@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from meta.baselines import Bench, HeldOut, hold_out, make_starts
 from meta.comparison_settings import EvaluationSettings, Method, chosen_methods
-from meta.dice_settings import DICESettings
+from meta.dice_settings import DICESettings, Estimator
 from meta.evaluation import Similarity, similarity
 from meta.learner import MetaSettings
 from meta.learning import State, first_state
@@ -43,6 +44,13 @@ class Experiment:
         own = {"num_iterations": self.evaluation.num_iterations, "safety_margin": self.evaluation.safety_margin}
         return self.within.model_copy(update={name: value for name, value in own.items() if value is not None})
 
+    @property
+    def training_within(self) -> WithinTask:
+        """How a training task is solved: without keeping transitions that no estimator reads."""
+        if not isinstance(self.within, NeuralSettings) or self.dice.resolved(neural=True).estimator != "none":
+            return self.within
+        return self.within.model_copy(update={"dataset_transitions": 0})
+
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
         return dataclasses.replace(self, family=dataclasses.replace(self.family, seed=seed))
@@ -58,11 +66,10 @@ def require_matching_sections(
     """
     chosen_methods(evaluation, within)
     neural, algorithm = isinstance(within, NeuralSettings), within.algorithm
-    if dice.estimator == ("dualdice_tabular" if neural else "none"):
-        right = "none" if neural else "dualdice_tabular"
-        raise ValueError(f"dice.estimator: must be {right} where within_task.algorithm is {algorithm}")
-    if neural:
-        _refuse_tabular_estimates(dice, meta)
+    if isinstance(within, NeuralSettings):
+        _require_neural_estimates(dice, within, meta)
+    elif dice.linear.features == "last_layer":
+        raise ValueError("dice.linear.features: last_layer needs within_task.algorithm neural_crpo")
     unused, used = ("initialization", "neural") if neural else ("neural", "initialization")
     if getattr(meta, unused) != MetaSettings.model_fields[unused].default:
         raise ValueError(
@@ -70,10 +77,22 @@ def require_matching_sections(
         )
 
 
-def _refuse_tabular_estimates(dice: DICESettings, meta: MetaSettings) -> None:
+def _require_neural_estimates(dice: DICESettings, within: NeuralSettings, meta: MetaSettings) -> None:
+    chosen = dice.resolved(neural=True).estimator
+    if chosen == "dualdice_tabular":
+        raise ValueError(
+            "dice.estimator: dualdice_tabular needs a table; with within_task.algorithm neural_crpo it must be one of "
+            f"{', '.join(name for name in get_args(Estimator) if name != chosen)}"
+        )
+    if chosen != "none" and dice.linear.features == "one_hot":
+        raise ValueError("dice.linear.features: one_hot needs a table; use random_fourier or last_layer")
+    if chosen != "none" and not within.dataset_transitions:
+        raise ValueError(f"within_task.dataset_transitions: must be above 0 where dice.estimator is {chosen}")
     for name, field in DICESettings.model_fields.items():
-        if name != "estimator" and getattr(dice, name) != field.default:
-            raise ValueError(f"dice.{name}: has no effect where within_task.algorithm is neural_crpo")
+        unused = name == "ridge" or (chosen == "none" and name != "estimator")
+        if unused and getattr(dice, name) != field.default:
+            reason = "is of dualdice_tabular" if name == "ridge" else "has no effect where dice.estimator is none"
+            raise ValueError(f"dice.{name}: {reason}; within_task.algorithm is neural_crpo")
     if meta.learning_rates.curvature == "worst_case":
         raise ValueError(
             "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "
@@ -158,7 +177,7 @@ def compare_starts(
         pool=pool,
         learner=learner,
         tasks=drawn.train,
-        within=experiment.within,
+        within=experiment.training_within,
         evaluation=experiment.evaluation,
         meta=experiment.meta,
         fresh=drawn.fresh,

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import LinearDICESettings
-from meta.offline_data import EstimateError, OfflineData
+from meta.offline_data import OfflineData
 from meta.target_policy import NeuralTarget, TargetPolicy, states_of
 from policies.networks import Array, Network, apply
 from tasks.batch import Float32Array

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings
-from meta.offline_data import EstimateError, Fitted, OfflineData
+from meta.offline_data import Fitted, OfflineData
 from tasks.model import FloatArray
 
 

@@ -12,11 +12,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from meta.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
-from meta.diagnostics import Diagnostics
+from meta.diagnostics import Diagnostics, EstimateError
 from meta.dice_settings import DICESettings
 from meta.dualdice import estimate
+from meta.estimation import Estimate, estimate_corrections
 from meta.mixture import PREFIX, Experts, alike, average, next_weights, step_size_grid
 from meta.rates import next_rates, rate_sums
+from meta.target_policy import TableTarget
+from meta.trusted_estimate import NO_ESTIMATE, Trusted, trusted
 from meta.updates import (
     GroupSettings,
     InitializationSettings,
@@ -30,6 +33,7 @@ from meta.updates import (
 )
 from policies.results import Start, table_of
 from policies.solving import TaskDataset
+from policies.transition_sample import TransitionSample, tabular_sample
 from tasks.model import FloatArray
 
 
@@ -108,7 +112,8 @@ class Contribution:
     """What one solved task brings to the meta-update; a few kilobytes.
 
     ``occupancy`` [S] nu_hat; ``policy`` [S, A] pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not
-    measured; ``weight`` in [0, 1] from the diagnostics.
+    measured; ``weight`` in [0, 1], ``failures`` and ``problem`` as in :class:`meta.trusted_estimate.Trusted`. Where no
+    estimate could be made nu_hat are the states seen.
     """
 
     task_index: int
@@ -117,20 +122,22 @@ class Contribution:
     loss: float
     curvature: FloatArray
     weight: float
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | None
     failures: tuple[str, ...]
+    problem: str = ""
 
     KIND: ClassVar[str] = "tabular"
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it: arrays and plain values."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return parts | {"diagnostics": dataclasses.asdict(self.diagnostics)}
+        return parts | {"diagnostics": None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)}
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> Contribution:
         """The inverse of :meth:`to_arrays`."""
-        made = {"failures": tuple(parts["failures"]), "diagnostics": Diagnostics(**parts["diagnostics"])}
+        found = parts["diagnostics"]
+        made = {"failures": tuple(parts["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
         return Contribution(**{**parts, **made})
 
 
@@ -149,17 +156,22 @@ def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num
 
 
 def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSettings) -> Contribution:
-    """Estimate nu_hat with DualDICE and from it f_hat_t and b_t."""
-    corrections = estimate(dataset.transitions, dataset.policy, dataset.discount, dataset.horizon, dice)
-    occupancy = corrections.occupancy
-    failures = corrections.diagnostics.failures(dice)
+    """Estimate nu_hat with the estimator of ``dice`` and from it f_hat_t and b_t."""
+    states, actions = dataset.policy.shape
+    dice = dice.resolved(neural=False)
+    if dice.estimator == "dualdice_tabular":
+        found, occupancy = _closed_form(dataset, dice)
+    else:
+        sample = _sample_of(dataset)
+        found = trusted(lambda: _estimated(dataset, sample, dice), dice)
+        mass = np.full(len(sample), 1.0 / len(sample)) if found.estimate is None else found.estimate.mass
+        occupancy = np.bincount(dataset.transitions.states, mass, states).astype(np.float64)
     rates = dataset.start.learning_rates
     kind, branches = settings.learning_rates.curvature, dataset.solution.branches
     if kind != "worst_case":
         curvature = measured_curvature(dataset.solution.log_normalizers, branches, rates, occupancy)
         curvature = shared_curvature(curvature, branches) if kind == "measured_shared" else curvature
     else:
-        states, actions = dataset.policy.shape
         curvature = np.full(rates.size, worst_case_curvature(1.0, states, actions, dataset.discount))
     return Contribution(
         task_index=dataset.task_index,
@@ -167,10 +179,33 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
         policy=dataset.policy,
         loss=initialization_loss(occupancy, dataset.policy, table_of(dataset.start.initialization)),
         curvature=curvature,
-        weight=dice.failed_weight if failures else 1.0,
-        diagnostics=corrections.diagnostics,
-        failures=failures,
+        weight=found.weight,
+        diagnostics=found.diagnostics,
+        failures=found.failures,
+        problem=found.problem,
     )
+
+
+def _closed_form(dataset: TaskDataset, dice: DICESettings) -> tuple[Trusted, FloatArray]:
+    """The table's closed form on aggregated transitions, and nu_hat; much cheaper than the way through a sample."""
+    try:
+        found = estimate(dataset.transitions, dataset.policy, dataset.discount, dataset.horizon, dice)
+    except EstimateError as error:
+        seen = np.bincount(dataset.transitions.states, minlength=len(dataset.policy)) / max(1, len(dataset.transitions))
+        return Trusted(None, None, dice.failed_weight, (NO_ESTIMATE,), str(error)), seen
+    diagnostics = found.diagnostics
+    told = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
+    return told, found.occupancy
+
+
+def _sample_of(dataset: TaskDataset) -> TransitionSample:
+    data = dataset.transitions
+    return tabular_sample(data, dataset.solution.iterates[data.iterations, data.states, data.actions])
+
+
+def _estimated(dataset: TaskDataset, sample: TransitionSample, dice: DICESettings) -> Estimate:
+    target = TableTarget(dataset.policy)
+    return estimate_corrections(sample, target, dataset.discount, dataset.horizon, dice, dataset.task_index)
 
 
 def update(

@@ -41,7 +41,7 @@ def first_state(settings: MetaSettings, fresh: Policy, num_costs: int) -> State:
 def contribute(dataset: Dataset, dice: DICESettings, settings: MetaSettings) -> Item:
     """What a solved task brings to the meta-update."""
     if isinstance(dataset, NeuralDataset):
-        return neural_contribution(dataset, settings)
+        return neural_contribution(dataset, dice, settings)
     return contribution(dataset, dice, settings)
 
 

@@ -66,11 +66,12 @@ class Workbench:
     def bench(self) -> Bench:
         """What plain averages are made with: no corrections, every task alike."""
         plain = DICESettings(estimator="none") if self.neural else self.experiment.dice
+        within = replace(self.experiment, dice=plain).training_within
         return Bench(
             pool=self.pool,
             learner=LocalLearner(self.experiment.meta, plain, self.experiment.within.num_iterations),
             tasks=self.tasks,
-            within=self.experiment.within,
+            within=within,
             evaluation=self.experiment.evaluation,
             meta=self.experiment.meta,
             fresh=self.drawn.fresh,
@@ -262,7 +263,7 @@ def meta_srl(bench: Workbench, point: GridPoint) -> Learned:
     if bench.disturbance is not None:
         local = DisturbedLearner(local, bench.disturbance, meta)
     learner, seen = _Timed(local), _Recorder()
-    plan = TrainingPlan(bench.tasks, experiment.tasks_per_round, experiment.within)
+    plan = TrainingPlan(bench.tasks, experiment.tasks_per_round, experiment.training_within)
     state = train(plan, bench.pool, learner, [seen], Position(bench.drawn.initial_state(meta)))
     results = [seen.results[task.index] for task in bench.tasks]
     solving, updates = sum(result.seconds for result in results), len(bench.tasks) * experiment.within.num_iterations

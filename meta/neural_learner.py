@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meta.bounds import shared_curvature
-from meta.diagnostics import Diagnostics
+from meta.diagnostics import Diagnostics, EstimateError
+from meta.dice_settings import DICESettings
 from meta.distillation import distill, hardly_any, towards_mean
+from meta.estimation import Estimate, estimate_corrections
 from meta.learner import MetaSettings
 from meta.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
 from meta.rates import next_rates, rate_sums
 from meta.reservoir import Reservoir, Targets, joined, offer, targets_of
+from meta.target_policy import NeuralTarget
+from meta.trusted_estimate import Trusted, trusted
 from meta.updates import LearningRateSettings, NeuralInitializationSettings
 from policies.distributions import distribution_of
 from policies.neural_policy import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
@@ -90,9 +95,10 @@ class NeuralMetaState:
 class NeuralContribution:
     """What one task solved with a neural policy brings to the meta-update.
 
-    ``observations`` [K, d] with ``statistics`` of all that the task saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t);
-    ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in [0, 1]. No correction is estimated: the samples weigh
-    alike, so there are no diagnostics that could fail.
+    ``observations`` [K, d] drawn from the estimated distribution of pi_hat, with ``statistics`` of all that the task
+    saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in
+    [0, 1], ``diagnostics`` (None where no correction was estimated), ``failures`` and ``problem`` as in
+    :class:`meta.trusted_estimate.Trusted`.
     """
 
     task_index: int
@@ -104,6 +110,7 @@ class NeuralContribution:
     weight: float = 1.0
     diagnostics: Diagnostics | None = None
     failures: tuple[str, ...] = ()
+    problem: str = ""
 
     KIND: ClassVar[str] = "neural"
 
@@ -111,8 +118,9 @@ class NeuralContribution:
         """Everything by name, as a checkpoint keeps it: arrays and plain values."""
         policy = {f"policy.{name}": array for name, array in self.policy.to_arrays().items()}
         seen = {f"seen.{name}": value for name, value in dataclasses.asdict(self.statistics).items()}
-        names = ("task_index", "observations", "loss", "curvature", "weight")
-        return {name: getattr(self, name) for name in names} | policy | seen
+        names = ("task_index", "observations", "loss", "curvature", "weight", "failures", "problem")
+        diagnostics = None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)
+        return {name: getattr(self, name) for name in names} | policy | seen | {"diagnostics": diagnostics}
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> NeuralContribution:
@@ -121,8 +129,11 @@ class NeuralContribution:
         for name, part in parts.items():
             group, dot, rest = name.partition(".")
             grouped[group if dot else ""][rest if dot else name] = part
+        plain = grouped[""]
+        found = plain["diagnostics"]
+        made = {"failures": tuple(plain["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
         seen = ObservationStatistics(**grouped["seen"])
-        return NeuralContribution(statistics=seen, policy=policy_from_arrays(grouped["policy"]), **grouped[""])
+        return NeuralContribution(statistics=seen, policy=policy_from_arrays(grouped["policy"]), **{**plain, **made})
 
 
 def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:
@@ -144,19 +155,61 @@ def loss_for(item: NeuralContribution, start: PolicyState) -> float:
     return float(policy_divergence(item.policy, start, item.observations).mean())
 
 
-def neural_contribution(dataset: NeuralDataset, settings: MetaSettings) -> NeuralContribution:
-    """f_hat_t on the task's samples and b_t from the steps that CRPO asked for."""
+def neural_contribution(dataset: NeuralDataset, dice: DICESettings, settings: MetaSettings) -> NeuralContribution:
+    """f_hat_t on the task's samples, weighted by their corrections, and b_t from the steps that CRPO asked for.
+
+    f_hat = sum_n mass_n * sum_n p_n KL(pi_hat || phi)(s_n) with p_n = max(mass_n, 0), normalised; without corrections
+    the mean over the observations kept.
+    """
     start = dataset.start.initialization
     assert isinstance(start, PolicyState)
-    loss = float(policy_divergence(dataset.policy, start, dataset.observations).mean())
+    found = _estimated(dataset, dice.resolved(neural=True))
+    observations = dataset.observations
+    if found.estimate is None:
+        loss = float(policy_divergence(dataset.policy, start, observations).mean())
+    else:
+        assert dataset.sample is not None
+        mass = found.estimate.mass
+        shares = np.maximum(mass, 0.0) / np.maximum(mass, 0.0).sum()
+        divergence = policy_divergence(dataset.policy, start, dataset.sample.observations)
+        loss = float(mass.sum() * (shares @ divergence))
+        observations = dataset.sample.observations[systematic_draw(shares, len(observations))]
     return NeuralContribution(
         task_index=dataset.task_index,
-        observations=dataset.observations,
+        observations=observations,
         statistics=dataset.statistics,
         policy=dataset.policy,
         loss=loss,
         curvature=_curvature(dataset, settings.learning_rates),
+        weight=found.weight,
+        diagnostics=found.diagnostics,
+        failures=found.failures,
+        problem=found.problem,
     )
+
+
+def _estimated(dataset: NeuralDataset, dice: DICESettings) -> Trusted:
+    if dice.estimator == "none":
+        return Trusted(None, None, 1.0)
+
+    def make() -> Estimate:
+        if dataset.sample is None:
+            raise EstimateError("no transitions were kept; within_task.dataset_transitions must be above 0")
+        target = NeuralTarget(dataset.policy)
+        estimate = estimate_corrections(
+            dataset.sample, target, dataset.discount, dataset.horizon, dice, dataset.task_index
+        )
+        if not np.maximum(estimate.mass, 0.0).sum() > 0.0:
+            raise EstimateError(f"{dice.estimator}: no transition has a positive correction")
+        return estimate
+
+    return trusted(make, dice)
+
+
+def systematic_draw(shares: FloatArray, count: int) -> NDArray[np.int64]:
+    """``count`` row numbers, each row about count * share times (within one), in order; no randomness is used."""
+    positions = (np.arange(count) + 0.5) / count
+    return np.minimum(np.searchsorted(np.cumsum(shares), positions), len(shares) - 1)
 
 
 def _curvature(dataset: NeuralDataset, settings: LearningRateSettings) -> FloatArray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings
 from meta.target_policy import TableTarget, TargetPolicy
 from policies.transition_sample import TransitionSample
@@ -18,10 +19,6 @@ from tasks.model import FloatArray
 
 FOLDS = 5
 """Parts that the episodes are dealt into, in turn; the last part is held out for the Bellman-flow residual."""
-
-
-class EstimateError(ValueError):
-    """Data that no estimate can be made from; the message names what is wrong with it."""
 
 
 @dataclass(frozen=True)

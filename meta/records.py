@@ -37,6 +37,7 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         "f_hat": item.loss,
         "weight": item.weight,
         "failed_diagnostics": " ".join(item.failures),
+        "estimate_problem": item.problem,
         "env_steps": result.env_steps,
         "seconds": result.seconds,
     }

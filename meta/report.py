@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,6 @@ def training_summary(rows: list[Row], state: State, tasks_per_round: int) -> dic
     """TAOG, TACV, learning rates and the failure signature of the training tasks."""
     gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
     half = len(rows) // 2
-    failed = [row for row in rows if row["failed_diagnostics"]]
     return {
         "num_tasks": len(rows),
         "mean_reward": known(column(rows, "reward").mean()),
@@ -71,13 +71,27 @@ def training_summary(rows: list[Row], state: State, tasks_per_round: int) -> dic
         "meta_state_sha256": state.sha256(),
         "groups": groups_json(rows, state),
         "env_steps": int(column(rows, "env_steps").sum()),
-        "failed_estimates": len(failed),
+        "estimates": estimates_json(rows),
         "failure_signature": {
             "gap": _signature(gaps, tasks_per_round),
             "violation_during_adaptation": _signature(
                 cost_columns(rows, "violation_during").mean(axis=1), tasks_per_round
             ),
         },
+    }
+
+
+def estimates_json(rows: list[Row]) -> dict[str, Any]:
+    """``estimates`` of ``summary.json``: how many tasks were left out or down-weighted, and by which diagnostic."""
+    weights = column(rows, "weight")
+    reasons = Counter(name for row in rows for name in str(row["failed_diagnostics"]).split())
+    return {
+        "left_out": int((weights == 0.0).sum()),
+        "down_weighted": int(((weights > 0.0) & (weights < 1.0)).sum()),
+        "mean_weight": float(weights.mean()),
+        "failed": sum(bool(row["failed_diagnostics"]) for row in rows),
+        "reasons": dict(sorted(reasons.items())),
+        "problems": sorted({str(row["estimate_problem"]) for row in rows if row["estimate_problem"]})[:10],
     }
 
 
@@ -115,11 +129,16 @@ def warnings_of(summary: Mapping[str, Any]) -> list[str]:
             told.append(f"the mean {name} of the last half of the tasks is not below that of the first round")
         if signature is not None and signature["rising"]:
             told.append(f"the {name} is rising over the last half of the tasks")
-    if summary["failed_estimates"]:
+    estimates = summary["estimates"]
+    if estimates["left_out"] or estimates["down_weighted"]:
+        reasons = ", ".join(f"{name} {count}" for name, count in estimates["reasons"].items())
         told.append(
-            f"{summary['failed_estimates']} of {summary['num_tasks']} DICE estimates failed their diagnostics "
-            "and were down-weighted (column failed_diagnostics of tasks.csv)"
+            f"the meta-learner took smaller steps for poor estimates: of {summary['num_tasks']} tasks "
+            f"{estimates['left_out']} were left out and {estimates['down_weighted']} down-weighted"
+            + (f"; beyond a threshold: {reasons}" if reasons else "")
+            + " (columns weight, failed_diagnostics and estimate_problem of tasks.csv)"
         )
+    told += [f"no estimate of a task: {problem}" for problem in estimates["problems"]]
     return told
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.advantages import complete_returns
+from policies.distributions import distribution_of
 from policies.neural_crpo import NeuralSolution, solve_neural
 from policies.neural_policy import ObservationStatistics, PolicyState, merge, no_observations
 from policies.neural_rollouts import NeuralTransitions
 from policies.neural_update import NeuralSettings
 from policies.results import Start, TaskResult
+from policies.transition_sample import TransitionSample, concatenate_samples, sample_of
 from tasks.base import Task, TaskError, TaskFamily
 from tasks.batch import Float32Array, make_batch
 from tasks.model import FloatArray
@@ -28,7 +31,8 @@ class NeuralDataset:
 
     ``observations`` [K, d], as the environment gave them, are drawn evenly from the batches of all iterates;
     ``statistics`` are those of every observation seen. ``divergences`` [M] are the mean KL(pi_m || pi_{m+1}) that each
-    step asked for (before caps), and ``branches`` [M] its objective.
+    step asked for (before caps), and ``branches`` [M] its objective. ``sample`` are whole paths of some copies under
+    every iterate, for estimators of the stationary distribution; None where ``dataset_transitions`` is 0.
     """
 
     task_index: int
@@ -38,16 +42,24 @@ class NeuralDataset:
     start: Start
     branches: NDArray[np.int64]
     divergences: FloatArray
+    sample: TransitionSample | None
+    discount: float
+    horizon: int
 
 
 @dataclass(slots=True)
 class _Collector:
-    """Looks on while CRPO runs: measures whole episodes, and draws ``shares`` [M or M+1] of the observations."""
+    """Looks on while CRPO runs: measures whole episodes, and draws ``shares`` [M or M+1] of the observations.
+
+    ``paths`` [M or M+1] is how many copies' whole paths are kept under each iterate.
+    """
 
     seed: int
     shares: NDArray[np.int64] | None
     statistics: ObservationStatistics
+    paths: NDArray[np.int64] | None = None
     observations: list[Float32Array] = field(default_factory=list)
+    samples: list[TransitionSample] = field(default_factory=list)
     episodic: list[FloatArray] = field(default_factory=list)
 
     def see(self, iteration: int, data: NeuralTransitions) -> None:
@@ -61,6 +73,20 @@ class _Collector:
         share = min(int(self.shares[iteration]), len(rows))
         self.observations.append(rows[np.sort(rng.choice(len(rows), share, replace=False))])
         self.statistics = merge(self.statistics, no_observations(rows.shape[1]).merged(rows))
+        if self.paths is not None and self.paths[iteration]:
+            episodes = int(self.samples[-1].episodes[-1]) + 1 if self.samples else 0
+            self.samples.append(sample_of(data, int(self.paths[iteration]), iteration, episodes))
+
+    def sample(self, iterates: Sequence[PolicyState]) -> TransitionSample | None:
+        """The paths of all iterates, with the log-probabilities of the actions under the iterate that chose them."""
+        if not self.samples:
+            return None
+        return concatenate_samples(
+            [
+                dataclasses.replace(part, log_probabilities=_log_probabilities(iterates[int(part.iterations[0])], part))
+                for part in self.samples
+            ]
+        )
 
 
 def solve_neural_task(
@@ -86,8 +112,10 @@ def solve_neural_task(
             f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
         )
     batch = make_batch(family, task, settings.num_copies)
+    horizon = batch.horizon
     shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
-    collector = _Collector(task.seed, shares, no_observations(batch.observation_size))
+    paths = _paths(settings) if collect and settings.dataset_transitions else None
+    collector = _Collector(task.seed, shares, no_observations(batch.observation_size), paths)
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
         on_iteration(iteration)
@@ -118,7 +146,24 @@ def solve_neural_task(
         start=start,
         branches=solution.branches,
         divergences=np.array([update.step.requested_kl for update in solution.updates], np.float64),
+        sample=collector.sample(solution.iterates),
+        discount=family.discount,
+        horizon=horizon,
     )
+
+
+def _paths(settings: NeuralSettings) -> NDArray[np.int64]:
+    """Copies whose paths are kept under each iterate: about ``dataset_transitions`` steps in all, one copy at least."""
+    count = settings.num_iterations + settings.evaluate_last
+    steps = settings.steps_per_iteration // settings.num_copies
+    wanted = _even_shares(max(settings.dataset_transitions // steps, count), count)
+    return np.minimum(wanted, settings.num_copies)
+
+
+def _log_probabilities(policy: PolicyState, part: TransitionSample) -> FloatArray:
+    outputs, extra = policy.act(part.observations)
+    logs = distribution_of(policy.actor.network).log_probability(outputs, extra, part.actions)
+    return np.asarray(logs, np.float64)
 
 
 def _even_shares(total: int, parts: int) -> NDArray[np.int64]:

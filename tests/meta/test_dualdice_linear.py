@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings, LinearDICESettings
 from meta.dualdice import estimate
 from meta.estimation import estimate_corrections
-from meta.offline_data import EstimateError
 from meta.target_policy import NeuralTarget, TableTarget
 from policies.exact import ExactModel, occupancy
 from policies.neural_policy import new_policy

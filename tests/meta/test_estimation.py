@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings
 from meta.estimation import estimate_corrections
-from meta.offline_data import EstimateError
 from meta.target_policy import TableTarget
 from policies.exact import ExactModel, occupancy
 from policies.rollouts import Transitions
