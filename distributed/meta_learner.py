@@ -1,4 +1,4 @@
-"""The meta-learner: one thin actor around :mod:`meta.learner`, and the loop's view of it."""
+"""The meta-learner: one thin actor around :mod:`meta.learner`, tasks that estimate, and the loop's view of both."""
 
 from __future__ import annotations
 
@@ -9,63 +9,96 @@ from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayTaskError
+from threadpoolctl import threadpool_limits
 
 from distributed.pool import LOST
 from meta.dice_settings import DICESettings
 from meta.learner import MetaSettings
-from meta.learning import Item, State
-from meta.pool import DatasetLostError, LocalLearner
+from meta.learning import Item, State, contribute
+from meta.pool import DatasetLostError, LocalLearner, Pending
 from policies.solving import Dataset
 from tasks.memory import return_freed_memory
 
 
 @ray.remote(num_cpus=0)
-class MetaLearner:
-    """Reads datasets from the object store, runs DualDICE on them and takes the online steps.
+def _estimate(dataset: Dataset, dice: DICESettings, meta: MetaSettings) -> tuple[Item, float]:
+    """Estimate on one dataset, in whatever process of the node that holds it; also the seconds it took."""
+    began = time.perf_counter()
+    with threadpool_limits(1):
+        item = contribute(dataset, dice, meta)
+    del dataset
+    return_freed_memory()
+    return item, time.perf_counter() - began
 
-    Declared with no CPU: it works in the pauses of the workers (its busy share is in ``make bench``).
+
+@ray.remote(num_cpus=0)
+class MetaLearner:
+    """Takes the online steps. Estimates are tasks of their own, so that it is free and they run where the data are.
+
+    Declared with no CPU, like them: they work in the pauses of the workers (their busy share is in ``make bench``).
     """
 
     def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
         self._learner = LocalLearner(meta, dice, num_iterations)
-        self._estimated, self._rounds, self._busy = 0, 0, 0.0
+        self._tasks, self._rounds, self._busy = 0, 0, 0.0
 
     def __repr__(self) -> str:
         """Name of the actor. Ray reads it once, at creation."""
-        return f"MetaLearner(round={self._rounds}, tasks={self._estimated})" if self._estimated else "MetaLearner"
+        return f"MetaLearner(round={self._rounds}, tasks={self._tasks})" if self._tasks else "MetaLearner"
 
     def pid(self) -> int:
         """Process id."""
         return os.getpid()
 
     def busy_seconds(self) -> float:
-        """Seconds spent estimating and updating."""
+        """Seconds spent updating."""
         return self._busy
 
     def restore(self, state: State) -> None:
         """Go on from ``state``."""
         self._learner.restore(state)
-        self._rounds = state.num_rounds
-
-    def estimate(self, dataset: Dataset) -> Item:
-        """Run DICE on one dataset."""
-        began = time.perf_counter()
-        item = self._learner.estimate(dataset)
-        self._estimated += 1
-        self._busy += time.perf_counter() - began
-        return item
+        self._rounds, self._tasks = state.num_rounds, state.num_tasks
 
     def update(self, contributions: list[Item]) -> State:
         """One online step."""
         began = time.perf_counter()
         state = self._learner.update(contributions)
-        self._rounds = state.num_rounds
+        self._rounds, self._tasks = state.num_rounds, state.num_tasks
         return_freed_memory()
         self._busy += time.perf_counter() - began
         return state
 
 
 _Actor: Any = MetaLearner
+
+
+class _Estimate:
+    """An estimate under way; a :class:`meta.pool.Pending`."""
+
+    def __init__(self, reference: Any, spent: list[float]) -> None:
+        self._reference, self._spent = reference, spent
+
+    def ready(self) -> bool:
+        """Whether the task is over, well or not."""
+        return bool(ray.wait([self._reference], timeout=0)[0])
+
+    def result(self) -> Item:
+        """The contribution; Ray has run the task again where its process died.
+
+        Raises:
+            DatasetLostError: the dataset is gone.
+        """
+        try:
+            item, seconds = ray.get(self._reference)
+        except ObjectLostError as error:
+            raise DatasetLostError(str(error)) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise DatasetLostError(str(error.cause)) from error
+            raise error.cause from error
+        self._spent.append(seconds)
+        found: Item = item
+        return found
 
 
 class RayLearner:
@@ -75,6 +108,9 @@ class RayLearner:
         self._arguments = (meta, dice, num_iterations)
         self._retries = retries
         self._state: State | None = None
+        self._settings = ray.put(dice), ray.put(meta)
+        self._task: Any = _estimate.options(max_retries=retries)
+        self._spent: list[float] = []
         self.actor: Any = self._make()
 
     def restore(self, state: State) -> None:
@@ -82,12 +118,10 @@ class RayLearner:
         self._state = state
         ray.get(self.actor.restore.remote(state))
 
-    def estimate(self, dataset: Any) -> Item:
-        """Run DICE on the dataset behind an object reference; the dataset does not pass through this process."""
-        try:
-            return self._call("estimate", dataset)
-        except ObjectLostError as error:
-            raise DatasetLostError(str(error)) from error
+    def estimate(self, dataset: Any, label: str) -> Pending:
+        """Begin to estimate on the dataset behind an object reference; it does not pass through this process."""
+        dice, meta = self._settings
+        return _Estimate(self._task.options(name=f"estimate {label}").remote(dataset, dice, meta), self._spent)
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""
@@ -95,8 +129,8 @@ class RayLearner:
         return self._state
 
     def busy_seconds(self) -> float:
-        """Seconds that the actor spent estimating and updating."""
-        return float(ray.get(self.actor.busy_seconds.remote()))
+        """Seconds that estimates and updates took."""
+        return sum(self._spent) + float(ray.get(self.actor.busy_seconds.remote()))
 
     def _make(self) -> Any:
         return _Actor.remote(*self._arguments)

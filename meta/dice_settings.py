@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Estimator = Literal["dualdice_tabular", "dualdice_linear", "importance", "none"]
 
-NEURAL_DEFAULT: Estimator = "none"
+NEURAL_DEFAULT: Estimator = "dualdice_linear"
 """What an empty ``dice.estimator`` stands for where policies are networks."""
 
 
@@ -20,7 +20,7 @@ class LinearDICESettings(BaseModel):
     features: Literal["one_hot", "random_fourier", "last_layer"] | None = None
     """psi(s, a): an indicator for every pair seen, cosines, or the policy's last hidden layer; empty: one_hot for
     tables, random_fourier else."""
-    num_features: int = Field(default=256, gt=1)
+    num_features: int = Field(default=128, gt=1)
     """J, the constant included; for random_fourier only."""
     bandwidth: float = Field(default=1.0, gt=0.0)
     """Length scale of random_fourier, in units of the median distance of normalised pairs (s, a)."""
@@ -38,7 +38,7 @@ class DICESettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     estimator: Estimator | None = None
-    """none: all samples weigh alike; empty: dualdice_tabular, or none for neural policies."""
+    """none: all samples weigh alike; empty: dualdice_tabular, or dualdice_linear for neural policies."""
     drop_iterations: int = Field(default=0, ge=0)
     """CRPO's first iterations that are left out of the data."""
     iteration_weight: float = Field(default=1.0, gt=0.0, le=1.0)

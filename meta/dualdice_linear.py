@@ -17,6 +17,8 @@ from policies.networks import Array
 from tasks.model import FloatArray
 
 _NEXT_STREAM, _FIRST_STREAM = 33, 34
+_JITTER = 1e-10
+"""Added to C = I in the solver's basis: some episodes may lack a direction that all episodes together have."""
 _ROUNDINGS = 8.0
 """Directions of psi with a variance of so many roundings of the largest one, or less, are left out."""
 
@@ -142,7 +144,7 @@ class _Solver:
         flow = self.basis.T @ moments.flow @ self.basis / moments.weight
         start = self.basis.T @ moments.start / moments.starts
         try:
-            projected = cho_solve(cho_factor(covariance), flow)
+            projected = cho_solve(cho_factor(covariance + _JITTER * np.eye(len(covariance))), flow)
             normal = flow.T @ projected
             free = np.outer(self.one, self.one) / (self.one @ self.one)
             normal += ridge * np.trace(normal) / len(normal) * (np.eye(len(normal)) - free)
@@ -172,5 +174,7 @@ def _choose_ridge(solver: _Solver, parts: list[Moments], candidates: tuple[float
                 scores[place, fold] = missed @ missed
     means = scores.mean(axis=1)
     best = int(np.argmin(means))
+    if not np.isfinite(means[best]):
+        return max(candidates)
     allowed = means[best] + scores[best].std(ddof=1) / np.sqrt(len(parts))
     return min(ridge for ridge, mean in zip(candidates, means, strict=True) if mean <= allowed)

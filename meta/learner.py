@@ -164,7 +164,7 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
     else:
         sample = _sample_of(dataset)
         found = trusted(lambda: _estimated(dataset, sample, dice), dice)
-        mass = np.full(len(sample), 1.0 / len(sample)) if found.estimate is None else found.estimate.mass
+        mass = np.full(len(sample), 1.0 / max(1, len(sample))) if found.estimate is None else found.estimate.mass
         occupancy = np.bincount(dataset.transitions.states, mass, states).astype(np.float64)
     rates = dataset.start.learning_rates
     kind, branches = settings.learning_rates.curvature, dataset.solution.branches

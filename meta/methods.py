@@ -20,7 +20,7 @@ from meta.learning import Item, State
 from meta.loop import Finished, Position, TrainingPlan, train
 from meta.neural_baselines import neural_items
 from meta.neural_gradient_baselines import NeuralPenaltyLearner, adapt, multitask_network, reptile_policy
-from meta.pool import Learner, LocalLearner, LocalPool
+from meta.pool import Done, Learner, LocalLearner, LocalPool, Pending
 from meta.records import Row
 from meta.sensitivity import Disturbance, DisturbedLearner
 from policies.neural_policy import PolicyState
@@ -226,11 +226,11 @@ class _Timed:
     def restore(self, state: State) -> None:
         self._learner.restore(state)
 
-    def estimate(self, dataset: Any) -> Item:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         began = time.perf_counter()
-        item = self._learner.estimate(dataset)
+        item = self._learner.estimate(dataset, label).result()
         self.estimate_seconds += time.perf_counter() - began
-        return item
+        return Done(item)
 
     def update(self, contributions: Sequence[Item]) -> State:
         began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,14 +57,43 @@ class Pool(Protocol):
         """Solve tasks from one start, yielding them in the order they finish."""
 
 
+class Pending(Protocol):
+    """An estimate that may still be under way."""
+
+    def ready(self) -> bool:
+        """Whether :meth:`result` would return at once."""
+
+    def result(self) -> Item:
+        """Wait for it.
+
+        Raises:
+            DatasetLostError: the dataset is gone.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An estimate that was made on the spot; a :class:`Pending`."""
+
+    item: Item
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def result(self) -> Item:
+        """The estimate."""
+        return self.item
+
+
 class Learner(Protocol):
     """The meta-learner as the loop sees it."""
 
     def restore(self, state: State) -> None:
         """Go on from ``state``."""
 
-    def estimate(self, dataset: Any) -> Item:
-        """Run DICE on the dataset behind the handle.
+    def estimate(self, dataset: Any, label: str) -> Pending:
+        """Begin to estimate from the dataset behind the handle; ``label`` is its task's.
 
         Raises:
             DatasetLostError: it is gone.
@@ -75,16 +106,31 @@ class Learner(Protocol):
 def solve_and_estimate(
     pool: Pool, learner: Learner, tasks: Sequence[Task], start: Starts, settings: WithinTask
 ) -> Iterator[tuple[TaskResult, Item]]:
-    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again."""
+    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again.
+
+    An estimate that is under way holds nobody up: the next task is handed out first.
+    """
     missing = {task.index: task for task in tasks}
     while missing:
+        under_way = deque[tuple[TaskResult, Pending]]()
         for solved in pool.solve(list(missing.values()), start, settings, collect=True):
-            try:
-                item = learner.estimate(solved.dataset)
-            except DatasetLostError:
-                continue
-            del missing[solved.result.task.index]
-            yield solved.result, item
+            with contextlib.suppress(DatasetLostError):
+                under_way.append((solved.result, learner.estimate(solved.dataset, solved.result.task.label)))
+            del solved
+            yield from _estimated(under_way, missing, wait=False)
+        yield from _estimated(under_way, missing, wait=True)
+
+
+def _estimated(
+    under_way: deque[tuple[TaskResult, Pending]], missing: dict[int, Task], *, wait: bool
+) -> Iterator[tuple[TaskResult, Item]]:
+    """The oldest estimates as far as they are ready, or with ``wait`` all; their tasks are no longer ``missing``."""
+    while under_way and (wait or under_way[0][1].ready()):
+        result, pending = under_way.popleft()
+        with contextlib.suppress(DatasetLostError):
+            item = pending.result()
+            del missing[result.task.index]
+            yield result, item
 
 
 class LocalPool:
@@ -135,10 +181,11 @@ class LocalLearner:
         """Go on from ``state``."""
         self._state = state
 
-    def estimate(self, dataset: Dataset) -> Item:
-        """Run DICE on the dataset."""
+    def estimate(self, dataset: Dataset, label: str) -> Pending:
+        """Estimate here and now."""
+        del label
         with threadpool_limits(1):
-            return contribute(dataset, self._dice, self._meta)
+            return Done(contribute(dataset, self._dice, self._meta))
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""

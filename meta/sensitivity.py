@@ -12,7 +12,7 @@ import numpy as np
 from meta.bounds import initialization_loss, measured_curvature, shared_curvature
 from meta.learner import Contribution, MetaSettings
 from meta.learning import Item, State
-from meta.pool import Learner
+from meta.pool import Done, Learner, Pending
 from policies.results import table_of
 from policies.solving import TaskDataset
 from tasks.model import FloatArray
@@ -69,12 +69,12 @@ class DisturbedLearner:
         """Go on from ``state``."""
         self._learner.restore(state)
 
-    def estimate(self, dataset: Any) -> Item:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         """The learner's estimate, disturbed."""
-        item = self._learner.estimate(dataset)
+        item = self._learner.estimate(dataset, label).result()
         if not isinstance(item, Contribution):
             raise TypeError("corrections are disturbed for tabular tasks only")
-        return disturbed(item, dataset, self._disturbance, self._settings)
+        return Done(disturbed(item, dataset, self._disturbance, self._settings))
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""

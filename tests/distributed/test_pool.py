@@ -20,8 +20,9 @@ from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool, WorkerLostError
 from distributed.tracking import environment_tags
 from distributed.worker import CRPOWorker
-from meta.learner import Contribution, MetaState
+from meta.learner import MetaState
 from meta.loop import Finished
+from meta.pool import Pending
 from meta.records import Row
 from policies.results import Start, TaskResult
 from policies.rollouts import EnvironmentContractError
@@ -187,12 +188,12 @@ class _Careless:
         self._learner, self._pool, self.killed = learner, pool, 0
         self.restore, self.update = learner.restore, learner.update
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         if not self.killed:
             self.killed += 1
             os.kill(ray.get(self._pool.workers[0].pid.remote()), signal.SIGKILL)
             wait_until(lambda: _is_lost(dataset))
-        return self._learner.estimate(dataset)
+        return self._learner.estimate(dataset, label)
 
 
 def _is_lost(reference: Any) -> bool:
@@ -259,9 +260,9 @@ class _Recorder:
         self._learner, self.handles = learner, list[str]()
         self.restore, self.update = learner.restore, learner.update
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         self.handles.append(type(dataset).__name__)
-        return self._learner.estimate(dataset)
+        return self._learner.estimate(dataset, label)
 
 
 @pytest.fixture
@@ -301,9 +302,9 @@ class _Watch:
         self._learner, self.seen, self.kept = learner, list[str](), list[int]()
         self.restore, self.update = learner.restore, learner.update
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         self.seen.append(dataset.hex())
-        item = self._learner.estimate(dataset)
+        item = self._learner.estimate(dataset, label)
         self.kept.append(len(self.known()))
         return item
 

@@ -20,7 +20,8 @@ from tests.problems import random_cmdp
 
 TABULAR = DICESettings(estimator="dualdice_tabular")
 UNRIDGED = DICESettings(estimator="dualdice_linear", linear=LinearDICESettings(ridges=(0.0,)))
-FOURIER, NONE = DICESettings(estimator="dualdice_linear"), DICESettings(estimator="none")
+FOURIER = DICESettings(estimator="dualdice_linear", linear=LinearDICESettings(num_features=256))
+NONE = DICESettings(estimator="none")
 
 
 @pytest.mark.parametrize("ends", [False, True])

@@ -9,7 +9,7 @@ import pytest
 
 from meta.bounds import initialization_loss, worst_case_curvature
 from meta.diagnostics import Diagnostics
-from meta.dice_settings import DICESettings
+from meta.dice_settings import DICESettings, Estimator
 from meta.dualdice import estimate
 from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
 from meta.loop import Finished, Position, TrainingPlan, train
@@ -17,10 +17,13 @@ from meta.pool import LocalLearner, LocalPool
 from meta.records import Row, column
 from meta.updates import InitializationSettings, LearningRateSettings, leader, project_to_shrunk_simplex, shrink
 from policies.crpo import WithinTaskSettings
+from policies.exact import ExactModel, occupancy
 from policies.limits import draw_task
-from policies.results import TaskResult
+from policies.results import Start, TaskResult
+from policies.rollouts import Transitions
 from policies.solving import TaskDataset, solve_task
 from tasks.frozen_lake import FrozenLake
+from tasks.model import TabularModel
 from tasks.registry import FamilySpec
 from tests.meta.helpers import random_rows
 
@@ -412,3 +415,81 @@ def test_learned_rates_recover_from_ten_times_too_small_and_too_large() -> None:
     for wrong in (0.1 * best, 10.0 * best):
         learned = np.mean([late_score(seed, "ftl", wrong) for seed in SEEDS])
         assert fixed[wrong] - learned >= 0.8 * (fixed[wrong] - fixed[best])
+
+
+@pytest.fixture(scope="module")
+def solved() -> tuple[TabularModel, TaskDataset]:
+    """A lake solved from a uniform start with small steps, so that all iterates have data where pi_hat goes."""
+    family = FrozenLake(seed=0, map_size=4, similarity="high", hole_ends_episode=True)
+    task = draw_task(family, "frozen_lake", 0, "train", index=0)
+    start = Start(np.full((16, 4), 0.25), np.full(2, 0.05))
+    within = WithinTaskSettings(num_iterations=4, episodes_per_iteration=200)
+    _, dataset = solve_task(family, task, start, within, collect=True)
+    assert isinstance(dataset, TaskDataset)
+    return family.model(task.parameters), dataset
+
+
+@pytest.mark.parametrize(
+    ("estimator", "bound"), [("dualdice_tabular", 0.05), ("dualdice_linear", 0.05), ("importance", 0.15)]
+)
+def test_a_table_may_have_any_estimator(
+    estimator: Estimator, bound: float, solved: tuple[TabularModel, TaskDataset]
+) -> None:
+    """Their nu_hat is the exact occupancy up to noise; with plain weights it is far from it."""
+    model, dataset = solved
+    exact, live = occupancy(ExactModel(model), dataset.policy), ~model.absorbing
+    dice = DICESettings(estimator=estimator, max_negative_share=1.0, max_flow_residual=2.0)
+    item = contribution(dataset, dice, MetaSettings())
+    plain = contribution(dataset, DICESettings(estimator="none"), MetaSettings())
+    error, without = (float(np.abs(one.occupancy - exact)[live].sum()) for one in (item, plain))
+    assert error < bound < 0.3 < without
+    again = Contribution.from_arrays(item.to_arrays())
+    assert again.to_arrays().keys() == item.to_arrays().keys()
+    assert again.diagnostics == item.diagnostics
+
+
+@pytest.mark.parametrize("estimator", ["dualdice_tabular", "importance"])
+def test_an_empty_dataset_leaves_a_task_out(estimator: Estimator, solved: tuple[TabularModel, TaskDataset]) -> None:
+    dataset = solved[1]
+    nothing = Transitions(*(getattr(dataset.transitions, name)[:0] for name in Transitions.__slots__))
+    empty = dataclasses.replace(dataset, transitions=nothing)
+    item = contribution(empty, DICESettings(estimator=estimator), MetaSettings())
+    assert (item.weight, item.failures, item.problem) == (0.0, ("no_estimate",), "the dataset is empty")
+    assert np.isfinite(item.loss)
+    chosen, others = settings(), contributions(0, 2)
+    fine = [
+        dataclasses.replace(
+            other,
+            policy=random_rows(np.random.default_rng(1), 16, 4),
+            occupancy=np.full(16, 1 / 16),
+            curvature=np.ones(2),
+        )
+        for other in others
+    ]
+    state = initial_state(chosen, 16, 4, 1)
+    left_out = dataclasses.replace(item, task_index=5)
+    expected = update(state, fine, chosen, ITERATIONS)
+    found = update(state, [*fine, left_out], chosen, ITERATIONS)
+    np.testing.assert_array_equal(found.initialization, expected.initialization)
+    np.testing.assert_array_equal(found.learning_rates, expected.learning_rates)
+
+
+@pytest.mark.parametrize(
+    ("changes", "weight", "failures"),
+    [
+        ({}, 1.0, ()),
+        ({"missing_mass": 0.15}, 0.5, ()),
+        ({"missing_mass": 0.15, "flow_residual": 0.9}, 0.2, ()),
+        ({"missing_mass": 0.3}, 0.1, ("missing_mass",)),
+        ({"flow_residual": float("nan")}, 0.1, ("flow_residual",)),
+        ({"effective_sample_size": 0.001 / 0.75}, 0.5, ()),
+        ({"negative_share": 0.06}, 0.1, ("negative_share",)),
+    ],
+)
+def test_the_step_of_a_task_falls_with_its_poorest_diagnostic(
+    changes: dict[str, float], weight: float, failures: tuple[str, ...]
+) -> None:
+    dice = DICESettings(estimator="dualdice_tabular", failed_weight=0.1)
+    found = dataclasses.replace(SOUND, **changes)
+    assert found.trust(dice) == pytest.approx(weight)
+    assert found.failures(dice) == failures

@@ -9,9 +9,9 @@ import pytest
 from meta.comparison_settings import EvaluationSettings
 from meta.dice_settings import DICESettings
 from meta.experiment import Drawn, Experiment, draw
-from meta.learner import Contribution, MetaSettings, MetaState
+from meta.learner import MetaSettings, MetaState
 from meta.loop import Finished, Position, TrainingPlan, train
-from meta.pool import DatasetLostError, LocalLearner, LocalPool, Solved
+from meta.pool import DatasetLostError, LocalLearner, LocalPool, Pending, Solved
 from meta.records import Row
 from policies.crpo import WithinTaskSettings
 from policies.results import Start, TaskResult
@@ -63,12 +63,12 @@ class ForgetfulLearner(LocalLearner):
     lost = 0
     seen = 0
 
-    def estimate(self, dataset: Any) -> Contribution:
+    def estimate(self, dataset: Any, label: str) -> Pending:
         self.seen += 1
         if self.seen % 3 == 0:
             self.lost += 1
             raise DatasetLostError("gone")
-        return super().estimate(dataset)
+        return super().estimate(dataset, label)
 
 
 @pytest.fixture(scope="module")

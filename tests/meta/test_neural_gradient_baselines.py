@@ -50,7 +50,7 @@ def test_reptile_with_one_task_and_a_whole_step_acts_as_that_tasks_policy(tasks:
     pool, start = LocalPool(SPEC), fresh(tasks[0])
     learner = LocalLearner(MetaSettings(), DICESettings(estimator="none"), 3)
     (solved,) = pool.solve(tasks[:1], as_start(start, 0.1), WITHIN, collect=True)
-    items = neural_items([learner.estimate(solved.dataset)])
+    items = neural_items([learner.estimate(solved.dataset, "task").result()])
     found = reptile_policy(start, items, 1.0)
     rows = items[0].observations
     for mine, others in zip(found.act(rows), items[0].policy.act(rows), strict=True):

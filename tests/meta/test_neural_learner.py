@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from meta.dice_settings import DICESettings
+from meta.dice_settings import DICESettings, Estimator
 from meta.distillation import distill
+from meta.estimation import estimate_corrections
 from meta.learner import MetaSettings
 from meta.learning import contribute, first_state, step
 from meta.neural_learner import (
@@ -21,13 +23,16 @@ from meta.neural_learner import (
     neural_contribution,
     neural_update,
     policy_divergence,
+    systematic_draw,
     task_targets,
 )
 from meta.reservoir import Targets, joined
+from meta.target_policy import NeuralTarget
 from meta.updates import LearningRateSettings, NeuralInitializationSettings
 from policies.neural_policy import ObservationStatistics, PolicyState, new_policy, no_observations
 from policies.neural_solving import NeuralDataset
 from policies.results import Start
+from policies.transition_sample import TransitionSample
 from tasks.model import FloatArray
 
 SIZE, OUTPUTS, COSTS, ITERATIONS = 3, 2, 1, 7
@@ -312,7 +317,15 @@ def test_rates_of_ftl_are_the_closed_form_on_all_tasks() -> None:
 # What a task brings
 
 
-def dataset(rates: tuple[float, ...], branches: tuple[int, ...], divergences: tuple[float, ...]) -> NeuralDataset:
+PLAIN = DICESettings(estimator="none")
+
+
+def dataset(
+    rates: tuple[float, ...],
+    branches: tuple[int, ...],
+    divergences: tuple[float, ...],
+    sample: TransitionSample | None = None,
+) -> NeuralDataset:
     rows = rows_of(4)
     return NeuralDataset(
         task_index=6,
@@ -322,12 +335,15 @@ def dataset(rates: tuple[float, ...], branches: tuple[int, ...], divergences: tu
         start=Start(learned(2), np.array(rates)),
         branches=np.array(branches),
         divergences=np.array(divergences),
+        sample=sample,
+        discount=0.9,
+        horizon=20,
     )
 
 
 def test_a_contribution_has_the_mean_divergence_of_the_start_and_the_curvature_of_each_objective() -> None:
     data = dataset((0.5, 0.1, 2.0), (0, 1, 0, 0), (0.3, 0.02, 0.6, 0.9))
-    found = neural_contribution(data, settings())
+    found = neural_contribution(data, PLAIN, settings())
     start = data.start.initialization
     assert isinstance(start, PolicyState)
     assert found.loss == pytest.approx(policy_divergence(data.policy, start, data.observations).mean(), rel=1e-12)
@@ -336,9 +352,92 @@ def test_a_contribution_has_the_mean_divergence_of_the_start_and_the_curvature_o
     assert found.statistics is data.statistics
 
 
+def path(seed: int = 0, num_episodes: int = 10) -> TransitionSample:
+    """Whole episodes of 20 steps of a random walk that the actions drive, with actions of ``learned(2)``."""
+    rng, behaviour = np.random.default_rng(seed), NeuralTarget(learned(2))
+    state = rng.normal(size=(num_episodes, SIZE)).astype(np.float32)
+    observations, actions, following = [], [], []
+    for _ in range(20):
+        action = behaviour.sample(state, rng)
+        observations.append(state)
+        actions.append(action)
+        push = action.reshape(num_episodes, -1).mean(axis=1, keepdims=True)
+        state = (0.8 * state + 0.3 * push + 0.3 * rng.normal(size=state.shape)).astype(np.float32)
+        following.append(state)
+    flat = [np.stack(part, axis=1).reshape(num_episodes * 20, *part[0].shape[1:]) for part in (observations, actions)]
+    after_them = np.stack(following, axis=1).reshape(-1, SIZE)
+    ages = np.tile(np.arange(20), num_episodes).astype(np.int32)
+    episodes = np.repeat(np.arange(num_episodes), 20).astype(np.int32)
+    return TransitionSample(
+        flat[0],
+        flat[1],
+        after_them,
+        np.zeros(ages.size, np.bool_),
+        ages == 19,
+        (episodes % 2).astype(np.int32),
+        episodes,
+        ages,
+        behaviour.log_probabilities(flat[0], flat[1]),
+    )
+
+
+@pytest.mark.parametrize("estimator", ["dualdice_linear", "importance"])
+def test_a_contribution_weighs_its_samples_by_their_corrections(estimator: Estimator) -> None:
+    dice = DICESettings(estimator=estimator, max_flow_residual=2.0, min_effective_sample_size=1e-6)
+    data = dataset((0.5, 0.1), (0, 1), (0.3, 0.02), path(num_episodes=40))
+    assert data.sample is not None
+    found, again = (neural_contribution(data, dice, settings()) for _ in range(2))
+    estimate = estimate_corrections(data.sample, NeuralTarget(data.policy), 0.9, 20, dice, data.task_index)
+    share = np.maximum(estimate.mass, 0.0) / np.maximum(estimate.mass, 0.0).sum()
+    start = data.start.initialization
+    assert isinstance(start, PolicyState)
+    divergence = policy_divergence(data.policy, start, data.sample.observations)
+    assert found.loss == again.loss == pytest.approx(estimate.mass.sum() * (share @ divergence), rel=1e-9)
+    assert found.diagnostics == estimate.diagnostics
+    assert len(found.observations) == len(data.observations)
+    assert {row.tobytes() for row in found.observations} <= {row.tobytes() for row in data.sample.observations}
+    assert found.weight == estimate.diagnostics.trust(dice) > 0.0
+
+
+def test_rows_are_drawn_as_often_as_their_share_says() -> None:
+    shares = np.random.default_rng(0).dirichlet(np.full(50, 0.3))
+    drawn = np.bincount(systematic_draw(shares, 1000), minlength=50)
+    assert drawn.sum() == 1000
+    np.testing.assert_allclose(drawn, 1000 * shares, atol=1.0)
+    np.testing.assert_array_equal(systematic_draw(np.full(7, 1 / 7), 7), np.arange(7))
+
+
+def _changed(**changes: Any) -> TransitionSample:
+    return dataclasses.replace(path(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("sample", "problem"),
+    [
+        (None, "no transitions were kept; within_task.dataset_transitions must be above 0"),
+        (path().rows(np.arange(0)), "the dataset is empty"),
+        (path().rows(np.arange(200) != 45), "episode 2 is not whole: transition 45 has age 6, expected 5"),
+        (_changed(observations=np.full((200, SIZE), np.nan, np.float32)), "observations of transition 0 is not finite"),
+        (_changed(log_probabilities=np.full(200, np.inf)), "log_probabilities of transition 0 is not finite"),
+    ],
+    ids=["nothing kept", "empty", "cut", "not a number", "infinite"],
+)
+def test_bad_data_leave_a_task_out_and_say_why(sample: TransitionSample | None, problem: str) -> None:
+    data = dataset((0.5, 0.1), (0, 1), (0.3, 0.02), sample)
+    found = neural_contribution(data, DICESettings(estimator="importance"), settings())
+    assert found.weight == 0.0
+    assert found.failures == ("no_estimate",)
+    assert found.diagnostics is None
+    assert re.fullmatch(problem, found.problem)
+    state = initial_neural_state(settings(), fresh())
+    assert neural_update(state, [found], settings(), ITERATIONS).start.initialization is state.initialization
+    kept = NeuralContribution.from_arrays(found.to_arrays())
+    assert (kept.problem, kept.failures, kept.weight) == (found.problem, found.failures, 0.0)
+
+
 def test_the_shared_curvature_counts_an_objectives_share_of_all_steps() -> None:
     data = dataset((0.5, 0.1, 2.0), (0, 1, 0, 0), (0.3, 0.02, 0.6, 0.9))
-    found = neural_contribution(data, settings(learning_rates={"curvature": "measured_shared"}))
+    found = neural_contribution(data, PLAIN, settings(learning_rates={"curvature": "measured_shared"}))
     np.testing.assert_allclose(found.curvature, [2.4 * 0.75, 2.0 * 0.25, np.nan], rtol=1e-12)
 
 
@@ -393,7 +492,7 @@ def test_the_interface_of_both_kinds_goes_to_the_neural_functions() -> None:
     assert state.sha256() == initial_neural_state(chosen, fresh()).sha256()
     item = contribute(data, DICESettings(), chosen)
     assert isinstance(item, NeuralContribution)
-    expected = neural_update(state, [neural_contribution(data, chosen)], chosen, ITERATIONS)
+    expected = neural_update(state, [neural_contribution(data, DICESettings(), chosen)], chosen, ITERATIONS)
     assert step(state, [item], chosen, ITERATIONS).sha256() == expected.sha256()
 
 

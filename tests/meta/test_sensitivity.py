@@ -22,7 +22,7 @@ def solved() -> tuple[Contribution, TaskDataset]:
     (task,) = pool.draw("train", [2])
     start = Start(np.full((16, 4), 0.25), np.ones(2))
     (found,) = pool.solve([task], start, WithinTaskSettings(), collect=True)
-    item = LocalLearner(MetaSettings(), DICESettings(), 5).estimate(found.dataset)
+    item = LocalLearner(MetaSettings(), DICESettings(), 5).estimate(found.dataset, "task").result()
     assert isinstance(item, Contribution)
     return item, found.dataset
 
@@ -60,7 +60,7 @@ def test_noise_averages_out_over_tasks_and_bias_does_not() -> None:
 def test_the_learner_hands_on_what_is_wrong(solved: tuple[Contribution, TaskDataset]) -> None:
     item, dataset = solved
     inner = LocalLearner(MetaSettings(), DICESettings(), 5)
-    found = DisturbedLearner(inner, Disturbance(bias=2.0, seed=1), MetaSettings()).estimate(dataset)
+    found = DisturbedLearner(inner, Disturbance(bias=2.0, seed=1), MetaSettings()).estimate(dataset, "task").result()
     expected = disturbed(item, dataset, Disturbance(bias=2.0, seed=1), MetaSettings())
     assert isinstance(found, Contribution)
     np.testing.assert_array_equal(found.occupancy, expected.occupancy)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from policies.crpo import WithinTaskSettings
+from policies.distributions import distribution_of
 from policies.limits import draw_task
 from policies.neural_crpo import fresh_policy
 from policies.neural_solving import NeuralDataset
@@ -100,9 +101,40 @@ def test_statistics_are_those_of_every_observation(watched: WatchedFamily, size:
 
 
 @pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(("wanted", "copies"), [(1, 1), (300, 3), (10**6, 5)])
+def test_a_sample_is_whole_paths_of_some_copies_under_every_iterate(wanted: int, copies: int, discrete: bool) -> None:
+    _, data = solved(collect=True, discrete=discrete, dataset_transitions=wanted)
+    assert data is not None
+    rows = data.sample
+    assert rows is not None
+    np.testing.assert_array_equal(np.bincount(rows.iterations), np.full(5, copies * 20))
+    starts = np.flatnonzero(rows.ages == 0)
+    ended = rows.terminated | rows.truncated
+    np.testing.assert_array_equal(starts[1:], np.flatnonzero(ended)[:-1] + 1)
+    assert ended[-1]
+    np.testing.assert_array_equal(np.diff(rows.ages)[~ended[:-1]], 1)
+    np.testing.assert_array_equal(rows.episodes, np.cumsum(rows.ages == 0) - 1)
+    going_on = np.flatnonzero(~ended[:-1])
+    np.testing.assert_array_equal(rows.next_observations[going_on], rows.observations[going_on + 1])
+    assert (rows.next_observations[ended] != rows.observations[ended]).any(axis=1).all()
+    first = rows.iterations == 0
+    outputs, extra = start(0.1, discrete).initialization.act(rows.observations[first])
+    distribution = distribution_of(start(0.1, discrete).initialization.actor.network)
+    expected = distribution.log_probability(outputs, extra, rows.actions[first])
+    np.testing.assert_allclose(rows.log_probabilities[first], expected, atol=1e-5)
+    assert np.isfinite(rows.log_probabilities).all()
+
+
+def test_no_sample_is_kept_where_none_is_wanted() -> None:
+    data = solved(collect=True, dataset_transitions=0)[1]
+    assert data is not None
+    assert data.sample is None
+
+
+@pytest.mark.parametrize("discrete", [True, False])
 def test_results_do_not_depend_on_what_is_collected(discrete: bool) -> None:
     bare, nothing = solved(collect=False, discrete=discrete)
-    full, data = solved(collect=True, discrete=discrete, dataset_size=17)
+    full, data = solved(collect=True, discrete=discrete, dataset_size=17, dataset_transitions=200)
     assert nothing is None
     assert data is not None
     for name in ("values", "branches", "episodic"):
