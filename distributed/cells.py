@@ -32,7 +32,7 @@ from meta.comparison_settings import GridPoint, Method
 from meta.protocol import CELLS
 from meta.sensitivity import Disturbance
 
-CELL_VERSION = 1
+CELL_VERSION = 2
 """Part of every digest; raised where the code of a cell comes to compute something else under the same settings."""
 _DECIDES = ("num_test_tasks", "num_iterations", "safety_margin", "num_segments", "pretrain_iterations")
 _DECIDES_TUNING = ("num_iterations", "safety_margin", "pretrain_iterations", "grid_tasks", "tuning_tasks")

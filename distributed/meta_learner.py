@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayTaskError
 from threadpoolctl import threadpool_limits
 
-from distributed.pool import LOST
+from distributed.pool import LOST, wait_for
 from meta.dice_settings import DICESettings
 from meta.learner import MetaSettings
 from meta.learning import Item, State, contribute
@@ -80,7 +80,7 @@ class _Estimate:
 
     def ready(self) -> bool:
         """Whether the task is over, well or not."""
-        return bool(ray.wait([self._reference], timeout=0)[0])
+        return bool(wait_for([self._reference], 1, 0.0)[0])
 
     def result(self) -> Item:
         """The contribution; Ray has run the task again where its process died.
@@ -109,7 +109,6 @@ class RayLearner:
         self._retries = retries
         self._state: State | None = None
         self._settings = ray.put(dice), ray.put(meta)
-        self._task: Any = _estimate.options(max_retries=retries)
         self._spent: list[float] = []
         self.actor: Any = self._make()
 
@@ -120,8 +119,9 @@ class RayLearner:
 
     def estimate(self, dataset: Any, label: str) -> Pending:
         """Begin to estimate on the dataset behind an object reference; it does not pass through this process."""
-        dice, meta = self._settings
-        return _Estimate(self._task.options(name=f"estimate {label}").remote(dataset, dice, meta), self._spent)
+        task: Any = _estimate
+        reference = task.options(name=f"estimate {label}", max_retries=self._retries).remote(dataset, *self._settings)
+        return _Estimate(reference, self._spent)
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""

@@ -18,10 +18,21 @@ from tasks.base import Split, Task
 from tasks.registry import FamilySpec
 
 _Worker: Any = CRPOWorker
+_WATCH_SECONDS = 0.1
 
 
 LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 """What Ray raises when a process is gone; one killed by its memory monitor is no RayActorError."""
+
+
+def wait_for(references: list[Any], count: int, seconds: float | None) -> tuple[list[Any], list[Any]]:
+    """``ray.wait``, out of which comes what a signal's handler raises: Ray may wrap it in a SystemError."""
+    try:
+        return ray.wait(references, num_returns=count, timeout=seconds)
+    except SystemError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
 
 
 class WorkerLostError(RuntimeError):
@@ -43,7 +54,7 @@ class RayPool:
         self._made = 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
         started = [worker.pid.remote() for worker in self._workers]
-        ready, waiting = ray.wait(started, num_returns=num_workers, timeout=start_timeout_seconds)
+        ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             have = resources.get("CPU", 0.0)
@@ -81,12 +92,21 @@ class RayPool:
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks, yielding each as it finishes. The start is put into the object store once."""
+        for _, (result, dataset) in self._run(self._tasks(tasks, start, settings, collect=collect)):
+            yield Solved(result, dataset)
+
+    def solve_and_watch(
+        self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
+    ) -> Iterator[Solved | None]:
+        """As :meth:`solve` with datasets; None whenever ``watch``, asked a few times a second, says so."""
+        for found in self._watched(self._tasks(tasks, start, settings, collect=True), watch):
+            yield None if found is None else Solved(*found[1])
+
+    def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[Any]:
         broadcast = ray.put(start)
-        calls = [
+        return [
             (f"task {task.label}", lambda worker: worker.solve, (task, broadcast, settings, collect)) for task in tasks
         ]
-        for _, (result, dataset) in self._run(calls):
-            yield Solved(result, dataset)
 
     def _make_worker(self) -> Any:
         self._made += 1
@@ -97,6 +117,11 @@ class RayPool:
 
     def _run(self, calls: list[Any]) -> Iterator[tuple[int, Any]]:
         """Run (name, method of a worker, arguments) calls, one at a time on each worker; yield (position, value)."""
+        for found in self._watched(calls, None):
+            assert found is not None
+            yield found
+
+    def _watched(self, calls: list[Any], watch: Callable[[], bool] | None) -> Iterator[tuple[int, Any] | None]:
         waiting = deque(enumerate(calls))
         failures = [0] * len(calls)
         running: dict[Any, tuple[int, int]] = {}
@@ -107,7 +132,12 @@ class RayPool:
                 name, method, arguments = call
                 reference = method(self._workers[slot]).options(name=name).remote(self._spec, *arguments)
                 running[reference] = (slot, position)
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            finished, _ = wait_for(list(running), 1, None if watch is None else _WATCH_SECONDS)
+            if not finished:
+                if watch is not None and watch():
+                    yield None
+                continue
+            done = finished[0]
             slot, position = running.pop(done)
             try:
                 value = ray.get(done)

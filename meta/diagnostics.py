@@ -61,3 +61,7 @@ def _share(value: float, threshold: float) -> float:
     if threshold == 0.0:
         return 0.0 if value <= 0.0 else np.inf
     return value / threshold
+
+
+UNKNOWN = Diagnostics(np.nan, np.nan, np.nan, np.nan, np.nan, regularized=False)
+"""Of a task without an estimate, in tables."""

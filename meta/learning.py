@@ -8,11 +8,11 @@ from typing import cast
 from meta.dice_settings import DICESettings
 from meta.groups import GroupedState, GroupItem, GroupState, first_groups, update_groups
 from meta.learner import Contribution, MetaSettings, MetaState, contribution, initial_state, update
+from meta.neural_contribution import neural_contribution
 from meta.neural_learner import (
     NeuralContribution,
     NeuralMetaState,
     initial_neural_state,
-    neural_contribution,
     neural_update,
 )
 from policies.neural_policy import PolicyState

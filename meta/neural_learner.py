@@ -9,23 +9,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meta.bounds import shared_curvature
-from meta.diagnostics import Diagnostics, EstimateError
-from meta.dice_settings import DICESettings
+from meta.diagnostics import Diagnostics
 from meta.distillation import distill, hardly_any, towards_mean
-from meta.estimation import Estimate, estimate_corrections
 from meta.learner import MetaSettings
 from meta.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
 from meta.rates import next_rates, rate_sums
 from meta.reservoir import Reservoir, Targets, joined, offer, targets_of
-from meta.target_policy import NeuralTarget
-from meta.trusted_estimate import Trusted, trusted
-from meta.updates import LearningRateSettings, NeuralInitializationSettings
+from meta.updates import NeuralInitializationSettings
 from policies.distributions import distribution_of
 from policies.neural_policy import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
-from policies.neural_solving import NeuralDataset
 from policies.results import Start
 from tasks.batch import Float32Array
 from tasks.model import FloatArray
@@ -153,72 +146,6 @@ def policy_divergence(first: PolicyState, second: PolicyState, observations: Flo
 def loss_for(item: NeuralContribution, start: PolicyState) -> float:
     """f_hat of the task for any start: the mean KL(pi_hat || phi) over its observations."""
     return float(policy_divergence(item.policy, start, item.observations).mean())
-
-
-def neural_contribution(dataset: NeuralDataset, dice: DICESettings, settings: MetaSettings) -> NeuralContribution:
-    """f_hat_t on the task's samples, weighted by their corrections, and b_t from the steps that CRPO asked for.
-
-    f_hat = sum_n mass_n * sum_n p_n KL(pi_hat || phi)(s_n) with p_n = max(mass_n, 0), normalised; without corrections
-    the mean over the observations kept.
-    """
-    start = dataset.start.initialization
-    assert isinstance(start, PolicyState)
-    found = _estimated(dataset, dice.resolved(neural=True))
-    observations = dataset.observations
-    if found.estimate is None:
-        loss = float(policy_divergence(dataset.policy, start, observations).mean())
-    else:
-        assert dataset.sample is not None
-        mass = found.estimate.mass
-        shares = np.maximum(mass, 0.0) / np.maximum(mass, 0.0).sum()
-        divergence = policy_divergence(dataset.policy, start, dataset.sample.observations)
-        loss = float(mass.sum() * (shares @ divergence))
-        observations = dataset.sample.observations[systematic_draw(shares, len(observations))]
-    return NeuralContribution(
-        task_index=dataset.task_index,
-        observations=observations,
-        statistics=dataset.statistics,
-        policy=dataset.policy,
-        loss=loss,
-        curvature=_curvature(dataset, settings.learning_rates),
-        weight=found.weight,
-        diagnostics=found.diagnostics,
-        failures=found.failures,
-        problem=found.problem,
-    )
-
-
-def _estimated(dataset: NeuralDataset, dice: DICESettings) -> Trusted:
-    if dice.estimator == "none":
-        return Trusted(None, None, 1.0)
-
-    def make() -> Estimate:
-        if dataset.sample is None:
-            raise EstimateError("no transitions were kept; within_task.dataset_transitions must be above 0")
-        target = NeuralTarget(dataset.policy)
-        estimate = estimate_corrections(
-            dataset.sample, target, dataset.discount, dataset.horizon, dice, dataset.task_index
-        )
-        if not np.maximum(estimate.mass, 0.0).sum() > 0.0:
-            raise EstimateError(f"{dice.estimator}: no transition has a positive correction")
-        return estimate
-
-    return trusted(make, dice)
-
-
-def systematic_draw(shares: FloatArray, count: int) -> NDArray[np.int64]:
-    """``count`` row numbers, each row about count * share times (within one), in order; no randomness is used."""
-    positions = (np.arange(count) + 0.5) / count
-    return np.minimum(np.searchsorted(np.cumsum(shares), positions), len(shares) - 1)
-
-
-def _curvature(dataset: NeuralDataset, settings: LearningRateSettings) -> FloatArray:
-    """b_i: the mean over N_i of KL(pi_m || pi_{m+1}) / alpha_i^2 of the steps asked for, NaN where N_i is empty."""
-    rates = dataset.start.learning_rates
-    relative = dataset.divergences / rates[dataset.branches] ** 2
-    own = [relative[dataset.branches == objective] for objective in range(rates.size)]
-    curvature = np.array([part.mean() if part.size else np.nan for part in own])
-    return shared_curvature(curvature, dataset.branches) if settings.curvature == "measured_shared" else curvature
 
 
 def neural_update(

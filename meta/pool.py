@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,6 +55,11 @@ class Pool(Protocol):
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks from one start, yielding them in the order they finish."""
+
+    def solve_and_watch(
+        self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
+    ) -> Iterator[Solved | None]:
+        """As :meth:`solve` with datasets; None whenever ``watch``, asked while the pool waits for a task, says so."""
 
 
 class Pending(Protocol):
@@ -113,9 +118,14 @@ def solve_and_estimate(
     missing = {task.index: task for task in tasks}
     while missing:
         under_way = deque[tuple[TaskResult, Pending]]()
-        for solved in pool.solve(list(missing.values()), start, settings, collect=True):
+
+        def ready(under_way: deque[tuple[TaskResult, Pending]] = under_way) -> bool:
+            return bool(under_way) and under_way[0][1].ready()
+
+        for solved in pool.solve_and_watch(list(missing.values()), start, settings, ready):
             with contextlib.suppress(DatasetLostError):
-                under_way.append((solved.result, learner.estimate(solved.dataset, solved.result.task.label)))
+                if solved is not None:
+                    under_way.append((solved.result, learner.estimate(solved.dataset, solved.result.task.label)))
             del solved
             yield from _estimated(under_way, missing, wait=False)
         yield from _estimated(under_way, missing, wait=True)
@@ -168,6 +178,13 @@ class LocalPool:
                 result, dataset = solve_task(self._family, task, start, settings, collect=collect)
             return_freed_memory()
             yield Solved(result, dataset)
+
+    def solve_and_watch(
+        self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
+    ) -> Iterator[Solved | None]:
+        """This pool waits for nothing."""
+        del watch
+        yield from self.solve(tasks, start, settings, collect=True)
 
 
 class LocalLearner:

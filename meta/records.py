@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from meta.diagnostics import UNKNOWN
 from meta.evaluation import gap_bound, inexactness, measure
 from meta.groups import GroupedState
 from meta.learning import Item, State
@@ -58,8 +59,8 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         row["episodic_reward_start"], row["episodic_reward"] = (
             float(result.episodic[m, 0]) for m in (0, result.output)
         )
-    if item.diagnostics is not None:
-        row |= {f"dice_{name}": value for name, value in dataclasses.asdict(item.diagnostics).items()}
+    found = UNKNOWN if item.diagnostics is None else item.diagnostics
+    row |= {f"dice_{name}": value for name, value in dataclasses.asdict(found).items()}
     split = inexactness(result, item, start.initialization)
     if split is not None:
         row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}

@@ -69,8 +69,7 @@ class NeuralSettings(BaseModel):
     dataset_size: int = Field(default=1000, gt=0)
     """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
     dataset_transitions: int = Field(default=4000, ge=0)
-    """Transitions of a task, whole paths of some copies under every iterate, from which the stationary distribution is
-    estimated; at least one copy's path of each iterate. None are kept where ``dice.estimator`` is none."""
+    """Transitions of a task, whole paths of some copies under every iterate, that estimators of DICE get."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True

@@ -85,7 +85,7 @@ def test_every_key_is_explained_and_can_be_overridden(tmp_path: Path) -> None:
     own = {"family.map_size", "family.horizon"}
     only_neural = {key for key in listed if key.startswith("within_task.") and key not in resolved}
     assert set(resolved) - own == set(listed) - only_neural
-    assert {"within_task.safety_margin", "within_task.trust_region.delta_max"} <= only_neural
+    assert {"within_task.evaluate_last", "within_task.trust_region.delta_max"} <= only_neural
     for key in set(listed) - only_neural:
         if resolved[key] != "null":
             config = load_config(run_file(tmp_path, tiny()), [(key, resolved[key])])

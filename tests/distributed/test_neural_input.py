@@ -38,7 +38,7 @@ def refused(folder: Path, raw: Raw, capsys: pytest.CaptureFixture[str], *options
     return text
 
 
-NEURAL_DICE = "dice.estimator: must be none where within_task.algorithm is neural_crpo"
+NEURAL_DICE = "dice.estimator: dualdice_tabular needs a table; with within_task.algorithm neural_crpo it must be one of"
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,22 @@ NEURAL_DICE = "dice.estimator: must be none where within_task.algorithm is neura
     [
         (tiny_neural(dice={"estimator": "dualdice_tabular"}), NEURAL_DICE),
         (
-            tiny(dice={"estimator": "none"}),
-            "dice.estimator: must be dualdice_tabular where within_task.algorithm is crpo",
+            tiny(dice={"estimator": "dualdice_linear", "linear": {"features": "last_layer"}}),
+            "dice.linear.features: last_layer needs within_task.algorithm neural_crpo",
         ),
-        (tiny_neural(dice={"ridge": 0.1}), "dice.ridge: has no effect where within_task.algorithm is neural_crpo"),
+        (
+            tiny_neural(dice={"linear": {"features": "one_hot"}}),
+            "dice.linear.features: one_hot needs a table; use random_fourier or last_layer",
+        ),
+        (
+            tiny_neural(dice={"estimator": "none", "failed_weight": 0.5}),
+            "dice.failed_weight: has no effect where dice.estimator is none; within_task.algorithm is neural_crpo",
+        ),
+        (
+            tiny_neural(within_task={"dataset_transitions": 0}),
+            "within_task.dataset_transitions: must be above 0 where dice.estimator is dualdice_linear",
+        ),
+        (tiny_neural(dice={"ridge": 0.1}), "dice.ridge: is of dualdice_tabular; within_task.algorithm is neural_crpo"),
         (
             tiny_neural(meta={"initialization": {"method": "fal"}}),
             "meta.initialization: has no effect where within_task.algorithm is neural_crpo; meta.neural is its section",
@@ -81,7 +93,10 @@ NEURAL_DICE = "dice.estimator: must be none where within_task.algorithm is neura
     ],
     ids=[
         "tabular estimator",
+        "last layer of a table",
+        "indicators of a network",
         "no estimator",
+        "no transitions",
         "ridge",
         "tabular start",
         "neural start",
@@ -103,7 +118,7 @@ def test_what_does_not_belong_together_is_told(
         (tiny_neural(within_task={"xyz": 5}), "xyz", NeuralSettings, "episodes_per_iteration"),
         (tiny_neural(within_task={"evaluation": "exact"}), "evaluation", NeuralSettings, "episodes_per_iteration"),
         (tiny(within_task={"xyz": 5}), "xyz", WithinTaskSettings, "steps_per_iteration"),
-        (tiny(within_task={"steps_per_iteration": 5}), "steps_per_iteration", WithinTaskSettings, "safety_margin"),
+        (tiny(within_task={"steps_per_iteration": 5}), "steps_per_iteration", WithinTaskSettings, "evaluate_last"),
     ],
     ids=["neural xyz", "neural evaluation", "crpo xyz", "crpo steps"],
 )
@@ -175,8 +190,11 @@ def test_a_family_that_an_algorithm_cannot_take_is_told(tmp_path: Path, capsys: 
     assert "acrobot/train/0: observation_space must be Discrete(n) starting at 0, got Box" in text
 
 
-def test_the_one_estimator_of_an_algorithm_may_be_named() -> None:
-    assert sha_of(parsed(tiny_neural(dice={"estimator": "none"}))) == undisturbed_neural_sha()
+def test_the_estimator_that_an_empty_one_stands_for_may_be_named() -> None:
+    assert sha_of(parsed(tiny_neural(dice={"estimator": "dualdice_linear"}))) == undisturbed_neural_sha()
+    raw = tiny_neural()
+    raw["dice"] = {"estimator": "none"}
+    assert sha_of(parsed(raw)) != undisturbed_neural_sha()
     assert sha_of(parsed(tiny(dice={"estimator": "dualdice_tabular"}))) == undisturbed_sha()
 
 

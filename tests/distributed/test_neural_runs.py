@@ -176,9 +176,12 @@ def test_the_summary_agrees_with_the_table(trained: Path) -> None:
     assert (summary["algorithm"], summary["evaluation"], summary["taog"]) == ("neural_crpo", "sampled", None)
     assert summary["mean_reward"] == pytest.approx(column(rows, "reward").mean(), rel=1e-12)
     assert summary["env_steps"] == sum(int(row["env_steps"]) for row in rows) == 8 * 3 * 80
-    assert summary["failed_estimates"] == 0
+    failed = [row["failed_diagnostics"].split() for row in rows]
+    assert summary["estimates"]["failed"] == sum(bool(names) for names in failed)
+    assert sum(summary["estimates"]["reasons"].values()) == sum(map(len, failed))
+    assert (summary["estimates"]["left_out"], summary["estimates"]["down_weighted"]) == (0, 0)
     assert summary["similarity"] is None
-    assert pictures(trained / "plots") == {"training", "learning_rates", "adaptation", "held_out"}
+    assert pictures(trained / "plots") == {*("training", "estimation", "learning_rates", "adaptation", "held_out")}
     for entry in summary["test"].values():
         low, high = entry["reward"]["ci95"]
         assert low <= entry["reward"]["mean"] <= high
@@ -195,7 +198,9 @@ def test_rows_tell_what_a_neural_solution_was_like(trained: Path) -> None:
         assert row["rollout_seconds"] + row["update_seconds"] + row["critic_seconds"] < row["seconds"]
         assert row["f_hat"] > -1e-6, "not negative up to rounding"
         assert row["weight"] == 1.0
-        assert not [name for name in row if name.startswith(("dice_", "inexactness_"))]
+        assert row["dice_mean_correction"] == pytest.approx(1.0, abs=0.1)
+        assert row["estimate_problem"] == ""
+        assert not [name for name in row if name.startswith("inexactness_")]
     assert rows[0]["learning_rate_0"] == 0.3
     assert len({row["learning_rate_0"] for row in rows}) == 2
     starts = column(rows, "episodic_reward_start")

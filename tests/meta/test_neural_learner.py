@@ -16,14 +16,13 @@ from meta.distillation import distill
 from meta.estimation import estimate_corrections
 from meta.learner import MetaSettings
 from meta.learning import contribute, first_state, step
+from meta.neural_contribution import neural_contribution, systematic_draw
 from meta.neural_learner import (
     NeuralContribution,
     NeuralMetaState,
     initial_neural_state,
-    neural_contribution,
     neural_update,
     policy_divergence,
-    systematic_draw,
     task_targets,
 )
 from meta.reservoir import Targets, joined
