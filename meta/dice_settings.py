@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Estimator = Literal["dualdice_tabular", "dualdice_linear", "importance", "none"]
+Estimator = Literal[
+    "dualdice_tabular", "dualdice_linear", "dualdice_neural", "gendice", "bestdice", "importance", "none"
+]
 
 NEURAL_DEFAULT: Estimator = "dualdice_linear"
 """What an empty ``dice.estimator`` stands for where policies are networks."""
@@ -30,6 +32,37 @@ class LinearDICESettings(BaseModel):
         default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
     )
     """Candidates of the ridge, in units of its system's mean eigenvalue; the best on held-out episodes is taken."""
+
+
+class NeuralDICESettings(BaseModel):
+    """dualdice_neural, gendice and bestdice: the ``dice.neural`` section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(64,), min_length=1)
+    """Widths of the hidden layers of nu and of zeta."""
+    exponent: float = Field(default=2.0, gt=1.0)
+    """q of f(x) = |x|^q / q, for dualdice_neural; its authors' code has 1.5."""
+    steps: int = Field(default=3000, gt=0)
+    """Adam steps at most."""
+    minibatch: int = Field(default=256, gt=0)
+    """Transitions, and as many starts, of one step."""
+    outer_rate: float = Field(default=1e-3, gt=0.0)
+    """Adam's step for the outer player, falling linearly to 0: nu of dualdice_neural and bestdice, w of gendice."""
+    inner_rate: float = Field(default=1e-2, gt=0.0)
+    """Adam's step for the inner player, which must be the faster one: zeta, or f of gendice."""
+    averaging: float = Field(default=0.99, ge=0.0, lt=1.0)
+    """Share of the running average of both networks that is kept at each step; the average is what counts."""
+    check_every: int = Field(default=200, gt=0)
+    """Steps between two looks at the flow residual of the held-out episodes."""
+    patience: int = Field(default=5, gt=0)
+    """Looks without a smaller residual after which training stops."""
+    last_layer: Literal["solved", "trained"] = "solved"
+    """dualdice_neural: whether zeta's last layer is solved in the end, as dualdice_linear does, or left as trained."""
+    normalization: float = Field(default=1.0, gt=0.0)
+    """gendice: weight of the penalty on (E_D[w] - 1)^2 / 2."""
+    regularization: float = Field(default=1.0, gt=0.0)
+    """bestdice: weight of E_D[zeta^2] / 2."""
 
 
 class DICESettings(BaseModel):
@@ -57,6 +90,8 @@ class DICESettings(BaseModel):
     norm, 2 is the worst), 0.25 for others (largest of the test functions)."""
     linear: LinearDICESettings = LinearDICESettings()
     """How dualdice_linear works."""
+    neural: NeuralDICESettings = NeuralDICESettings()
+    """How dualdice_neural, gendice and bestdice work."""
     failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
 

@@ -65,11 +65,19 @@ def dualdice_linear(data: OfflineData, settings: DICESettings, seed: int) -> Fit
         EstimateError: the system is singular under every candidate.
     """
     own = settings.linear
-    features = make_features(data, own, seed)
+    return fit_on(make_features(data, own, seed), data, own.ridges, own.samples_per_state, seed)
+
+
+def fit_on(features: Features, data: OfflineData, ridges: tuple[float, ...], samples: int, seed: int) -> Fitted:
+    """:func:`dualdice_linear` on any ``features``; ``samples`` are drawn for an expectation over continuous actions.
+
+    Raises:
+        EstimateError: the system is singular under every candidate.
+    """
     rows = features.of(data.sample.observations, data.sample.actions)
-    parts = _parts(data, rows, features, seed, own.samples_per_state)
+    parts = _parts(data, rows, features, seed, samples)
     solver = _Solver.of(_total(parts), features.one, data.discount, rows.dtype)
-    ridge = _choose_ridge(solver, parts, own.ridges)
+    ridge = _choose_ridge(solver, parts, ridges)
     ratio = rows @ solver.solve(_total(parts), ridge).astype(rows.dtype)
     held_out = None
     if data.has_held_out and len(parts) > 1:

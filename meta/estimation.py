@@ -12,6 +12,7 @@ from meta.dualdice_linear import dualdice_linear
 from meta.dualdice_tabular import dualdice_tabular
 from meta.flow import flow_residual
 from meta.importance import importance
+from meta.neural_dice import bestdice, dualdice_neural, gendice
 from meta.offline_data import Fit, Fitted, OfflineData, prepare
 from meta.target_policy import TargetPolicy
 from policies.transition_sample import TransitionSample
@@ -44,6 +45,9 @@ def _uniform(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
 ESTIMATORS: dict[Estimator, Fit] = {
     "dualdice_tabular": dualdice_tabular,
     "dualdice_linear": dualdice_linear,
+    "dualdice_neural": dualdice_neural,
+    "gendice": gendice,
+    "bestdice": bestdice,
     "importance": importance,
     "none": _uniform,
 }
