@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench curves paper results results-neural clean
+.PHONY: setup train test test-all lint format bench bench-dice curves paper results results-neural clean
 
 setup: $(READY)
 
@@ -44,6 +44,9 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.navigation
 	$(BIN)/python -m benchmarks.neural_update
 	$(BIN)/python -m benchmarks.training_speed
+
+bench-dice: setup ## accuracy of the estimators of corrections, to docs/results/dice.md (half an hour on a free core)
+	$(BIN)/python -m benchmarks.dice
 
 curves: setup ## learning curves of neural CRPO alone (about an hour on a free core)
 	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2

@@ -28,9 +28,7 @@ class LinearDICESettings(BaseModel):
     """Length scale of random_fourier, in units of the median distance of normalised pairs (s, a)."""
     samples_per_state: int = Field(default=1, gt=0)
     """Actions drawn for E_{a'~pi} psi(s', a') where actions are continuous; it is exact where they are discrete."""
-    ridges: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
-        default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), min_length=1
-    )
+    ridges: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2), min_length=1)
     """Candidates of the ridge, in units of its system's mean eigenvalue; the best on held-out episodes is taken."""
 
 

@@ -17,9 +17,9 @@ from policies.networks import Array
 from tasks.model import FloatArray
 
 _NEXT_STREAM, _FIRST_STREAM = 33, 34
-_JITTER = 1e-10
-"""Added to C = I in the solver's basis: some episodes may lack a direction that all episodes together have."""
-_ROUNDINGS = 8.0
+_JITTER = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-2}
+"""Added to C, which is I on all episodes; a part of them may lack a direction. It changes the metric of the ridge."""
+_ROUNDINGS = 64.0
 """Directions of psi with a variance of so many roundings of the largest one, or less, are left out."""
 
 
@@ -78,10 +78,11 @@ def fit_on(features: Features, data: OfflineData, ridges: tuple[float, ...], sam
     parts = _parts(data, rows, features, seed, samples)
     solver = _Solver.of(_total(parts), features.one, data.discount, rows.dtype)
     ridge = _choose_ridge(solver, parts, ridges)
-    ratio = rows @ solver.solve(_total(parts), ridge).astype(rows.dtype)
+    enough = [candidate for candidate in sorted(ridges) if candidate >= ridge]
+    ratio = rows @ solver.solve_with_first(_total(parts), enough).astype(rows.dtype)
     held_out = None
     if data.has_held_out and len(parts) > 1:
-        without = solver.solve(_total(parts[:-1]), ridge).astype(rows.dtype)
+        without = solver.solve_with_first(_total(parts[:-1]), enough).astype(rows.dtype)
         held_out = np.asarray(rows[data.held_out] @ without, np.float64)
     return Fitted(np.asarray(ratio, np.float64), held_out, regularized=ridge > 0.0)
 
@@ -124,20 +125,25 @@ def _total(parts: list[Moments]) -> Moments:
 class _Solver:
     """Solves for v [J] in a ``basis`` [J, K] in which E[psi psi'] = I: without the directions that rounding ate.
 
-    ``one`` [K] is w = 1 in the basis.
+    ``one`` [K] is w = 1 in the basis; ``jitter`` is added to C.
     """
 
     basis: FloatArray
     one: FloatArray
     discount: float
+    jitter: float
 
     @staticmethod
     def of(moments: Moments, one: FloatArray, discount: float, dtype: np.dtype[np.floating[Any]]) -> _Solver:
-        """For moments that were summed in a floating-point type."""
-        variances, directions = np.linalg.eigh(moments.covariance / moments.weight)
-        kept = variances > _ROUNDINGS * np.finfo(dtype).eps * variances[-1]
-        basis = directions[:, kept] / np.sqrt(variances[kept])
-        return _Solver(basis, np.sqrt(variances[kept]) * (directions[:, kept].T @ one), discount)
+        """For moments that were summed in a floating-point type: the constant, and centred directions beside it."""
+        covariance = moments.covariance / moments.weight
+        mean = covariance @ one
+        variances, directions = np.linalg.eigh(covariance - np.outer(mean, mean))
+        kept = variances > _ROUNDINGS * np.finfo(dtype).eps * max(variances[-1], 0.0)
+        directions = directions[:, kept]
+        centred = (directions - np.outer(one, mean @ directions)) / np.sqrt(variances[kept])
+        basis = np.concatenate([one[:, None], centred], axis=1)
+        return _Solver(basis, np.eye(1, basis.shape[1])[0], discount, _JITTER[np.dtype(dtype)])
 
     def solve(self, moments: Moments, ridge: float) -> FloatArray:
         """v for one ridge, in units of the mean eigenvalue of A' C^{-1} A.
@@ -152,10 +158,9 @@ class _Solver:
         flow = self.basis.T @ moments.flow @ self.basis / moments.weight
         start = self.basis.T @ moments.start / moments.starts
         try:
-            projected = cho_solve(cho_factor(covariance + _JITTER * np.eye(len(covariance))), flow)
+            projected = cho_solve(cho_factor(covariance + self.jitter * np.eye(len(covariance))), flow)
             normal = flow.T @ projected
-            free = np.outer(self.one, self.one) / (self.one @ self.one)
-            normal += ridge * np.trace(normal) / len(normal) * (np.eye(len(normal)) - free)
+            normal += ridge * np.trace(normal) / len(normal) * (np.eye(len(normal)) - np.outer(self.one, self.one))
             missed = (1.0 - self.discount) * start - flow.T @ self.one
             multiplier = cho_solve(cho_factor(normal), missed)
         except LinAlgError as error:
@@ -163,6 +168,17 @@ class _Solver:
                 "dualdice_linear: the system is singular; dice.linear.ridges needs a larger candidate"
             ) from error
         return np.asarray(self.basis @ (self.one + projected @ multiplier))
+
+    def solve_with_first(self, moments: Moments, ridges: list[float]) -> FloatArray:
+        """v for the first ridge that the system is not singular with.
+
+        Raises:
+            EstimateError: it is with all.
+        """
+        for ridge in ridges[:-1]:
+            with contextlib.suppress(EstimateError):
+                return self.solve(moments, ridge)
+        return self.solve(moments, ridges[-1])
 
 
 def _choose_ridge(solver: _Solver, parts: list[Moments], candidates: tuple[float, ...]) -> float:

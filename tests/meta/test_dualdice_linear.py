@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.linear_system import HORIZON, LinearSystem
 from meta.diagnostics import EstimateError
 from meta.dice_settings import DICESettings, LinearDICESettings
 from meta.dualdice import estimate
@@ -15,7 +16,6 @@ from policies.neural_policy import new_policy
 from policies.transition_sample import TransitionSample, tabular_sample
 from tasks.model import FloatArray
 from tests.meta.helpers import ending_cmdp, random_rows, sample_mixture
-from tests.meta.linear_system import HORIZON, LinearSystem
 from tests.problems import random_cmdp
 
 TABULAR = DICESettings(estimator="dualdice_tabular")

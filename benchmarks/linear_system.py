@@ -25,17 +25,21 @@ class LinearPolicy:
 
     @property
     def num_actions(self) -> int | None:
+        """None: actions are continuous."""
         return None
 
     def sample(self, observations: Float32Array, rng: np.random.Generator) -> NDArray[Any]:
+        """One action for every row, [K, 1]."""
         mean = observations @ self.gain + self.offset
         return (mean + self.std * rng.standard_normal(len(mean)))[:, None].astype(np.float32)
 
     def log_probabilities(self, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
+        """Log-density of the actions taken."""
         z = (actions[:, 0] - observations @ self.gain - self.offset) / self.std
         return np.asarray(-0.5 * z * z - np.log(self.std) - 0.5 * np.log(2.0 * np.pi))
 
     def probabilities(self, observations: Float32Array) -> FloatArray:
+        """There are none."""
         raise TypeError(f"{len(observations)} continuous actions")
 
 
@@ -52,14 +56,11 @@ class LinearSystem:
 
     @staticmethod
     def make() -> LinearSystem:
+        """The one that tests and benchmarks use."""
         drift = np.array([[0.9, 0.2], [-0.2, 0.8]])
         behaviours = tuple(LinearPolicy(np.array([0.1 * k, -0.1]), 0.25 * k, 1.0) for k in range(3))
         target = LinearPolicy(np.array([-0.1, -0.4]), 0.8, 0.7)
         return LinearSystem(drift, np.array([0.3, 0.6]), 0.3, 0.95, target, behaviours)
-
-    @property
-    def target_policy(self) -> LinearPolicy:
-        return self.target
 
     def sample(self, seed: int, num_episodes: int) -> TransitionSample:
         """Whole episodes of HORIZON steps, a third by each behaviour policy; ``iterations`` tell which."""
