@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench bench-dice curves paper results results-neural clean
+.PHONY: setup train test test-all lint format bench bench-corrections bench-dice curves paper results results-neural clean
 
 setup: $(READY)
 
@@ -44,6 +44,9 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.navigation
 	$(BIN)/python -m benchmarks.neural_update
 	$(BIN)/python -m benchmarks.training_speed
+
+bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)
+	$(BIN)/python -m benchmarks.corrections
 
 bench-dice: setup ## accuracy of the estimators of corrections, to docs/results/dice.md (half an hour on a free core)
 	$(BIN)/python -m benchmarks.dice
