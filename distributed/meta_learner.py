@@ -130,7 +130,11 @@ class RayLearner:
 
     def busy_seconds(self) -> float:
         """Seconds that estimates and updates took."""
-        return sum(self._spent) + float(ray.get(self.actor.busy_seconds.remote()))
+        return sum(self.seconds())
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds of estimates and of updates (those of the actor at hand)."""
+        return sum(self._spent), float(ray.get(self.actor.busy_seconds.remote()))
 
     def _make(self) -> Any:
         return _Actor.remote(*self._arguments)

@@ -51,7 +51,7 @@ class RayPool:
         say: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._spec, self._retries, self._say = family, retries, say
-        self._made = 0
+        self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
         started = [worker.pid.remote() for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
@@ -145,6 +145,7 @@ class RayPool:
                 raise error.cause from error
             except LOST as error:
                 failures[position] += 1
+                self.retried += 1
                 name = calls[position][0]
                 self._workers[slot] = self._make_worker()
                 idle.append(slot)

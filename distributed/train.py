@@ -22,6 +22,7 @@ from distributed.config import ConfigurationError, RunConfig
 from distributed.console import Console, ProgressTracker
 from distributed.meta_learner import RayLearner
 from distributed.pool import RayPool
+from distributed.ray_metrics import RayMetricsTracker
 from distributed.run_directory import RunDirectory
 from distributed.tracking import MLflowTracker
 from meta.comparison_settings import chosen_methods
@@ -151,6 +152,11 @@ def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Wo
     try:
         with ProgressTracker(console, len(drawn.train), directory.rows, len(position.finished)) as progress:
             trackers: list[Tracker] = [directory, progress]
+            if isinstance(place.pool, RayPool) and isinstance(place.learner, RayLearner):
+                pool, learner = place.pool, place.learner
+                trackers.append(
+                    RayMetricsTracker(config.name, experiment.tasks_per_round, lambda: pool.retried, learner.seconds)
+                )
             if mlflow is not None:  # first: an event that is kept twice has the same key, one that is lost is lost
                 trackers.insert(0, mlflow)
             plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
