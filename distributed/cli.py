@@ -36,7 +36,9 @@ RunDir = Annotated[Path, typer.Argument(help="Directory of a run, runs/<name>/<t
 def train(
     context: typer.Context,
     run_file: RunFile,
-    resume: Annotated[Path | None, typer.Option(help="Go on with an earlier run directory.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with an earlier run directory; latest: the newest of these settings.")
+    ] = None,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
     from distributed.train import report_lines, run

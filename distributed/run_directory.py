@@ -71,6 +71,20 @@ class RunDirectory:
             )
         return RunDirectory(path, config)
 
+    @staticmethod
+    def latest(config: RunConfig) -> Path | None:
+        """The newest run of that name under ``output.run_dir`` that computes the same as ``config``; None without one.
+
+        Directories that are no runs, or whose configuration cannot be read any more, are passed over.
+        """
+        parent = Path(config.output.run_dir) / config.name
+        runs = sorted(parent.glob("*/config.yaml"), key=lambda file: _age(file.parent.name), reverse=True)
+        for file in runs:
+            with contextlib.suppress(ConfigurationError):
+                if load_run_config(file.parent).digest() == config.digest():
+                    return file.parent
+        return None
+
     def position(self, initial: State, say: Callable[[str], None]) -> Position:
         """Where the run stands on disk (``initial`` for a new one); also reads back the rows of finished tasks.
 
@@ -116,6 +130,12 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def _age(name: str) -> tuple[str, int]:
+    """Sorts names of run directories, <timestamp> or <timestamp>-<number>, oldest first."""
+    stamp, _, number = name.partition("-")
+    return stamp, int(number) if number.isdigit() else 1
 
 
 def load_run_config(path: Path) -> RunConfig:

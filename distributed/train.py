@@ -117,6 +117,10 @@ def workplace(config: RunConfig, say: Callable[[str], None]) -> Iterator[Workpla
         yield Workplace(pool, learner)
 
 
+LATEST = Path("latest")
+"""As ``resume``: the newest run of the same name and settings, or a new one where there is none."""
+
+
 def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict[str, Any]:
     """Train, evaluate and report; returns the summary. ``resume`` goes on with an earlier run directory.
 
@@ -124,6 +128,9 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
         ConfigurationError: before any work is done.
         TaskError: a task is infeasible or its environment breaks the contract.
     """
+    if resume == LATEST:
+        resume = RunDirectory.latest(config)
+        console.say("no earlier run of these settings: a new one" if resume is None else f"going on with {resume}")
     directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
     console.say(f"run directory: {directory.path}")
     try:

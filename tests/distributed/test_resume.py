@@ -271,3 +271,32 @@ def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
         assert {name: (type(value), repr(value)) for name, value in read.items()} == {
             name: (type(value), repr(value)) for name, value in kept.items()
         }
+
+
+def test_latest_is_the_newest_run_of_the_same_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a cluster does that starts a job again: the same command, with nothing but the storage."""
+    config = parsed(tiny())
+    assert RunDirectory.latest(config) is None
+    other = RunDirectory.create(parsed(tiny(within_task={"num_iterations": 3})))
+    first, second = RunDirectory.create(config), RunDirectory.create(config)
+    (first.path.parent / "no-run").mkdir()
+    (first.path.parent / "torn").mkdir()
+    (first.path.parent / "torn" / "config.yaml").write_text("name: [")
+    assert RunDirectory.latest(config) == second.path
+    with pytest.raises(Crash):
+        learn(config, *local(config), second, CrashAfter(5))
+    assert exit_code("train", run_file(tmp_path, tiny()), "--resume", "latest") == 0
+    assert f"going on with {second.path}" in capsys.readouterr().err
+    assert summary_of(second.path)["meta_state_sha256"] == undisturbed_sha()
+    assert not (other.path / "summary.json").exists()
+
+
+def test_latest_begins_a_run_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("train", run_file(tmp_path, tiny()), "--resume", "latest") == 0
+    assert "no earlier run of these settings: a new one" in capsys.readouterr().err
+    assert summary_of(only_run(tmp_path))["num_tasks"] == 8
+
+
+def test_names_of_runs_are_in_the_order_they_were_made_in() -> None:
+    names = ["20260102T030405", "20260102T030405-2", "20260102T030405-10", "20260102T030406"]
+    assert sorted(names[::-1], key=run_directory._age) == names
