@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench bench-corrections bench-dice curves paper results results-neural clean
+.PHONY: setup train test test-all lint format bench bench-corrections bench-dice curves paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -73,6 +73,22 @@ results-neural: setup ## meta-learning of neural policies (about two hours on 2 
 	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
 	$(BIN)/python -m benchmarks.groups
 	$(BIN)/python -m benchmarks.ablation
+
+lock: ## deploy/image/requirements.lock: what a clean environment gets today
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check .
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
+	{ echo "# make lock"; build/lock/bin/python -m pip freeze --exclude metasrl | sed 's/^\(torch==[0-9.]*\)[+].*/\1/; s/^torch @ .*/torch==2.13.0/'; } > deploy/image/requirements.lock
+	rm -rf build/lock
+
+audit: setup ## known vulnerabilities of the installed packages (needs the internet)
+	test -x build/tools/bin/pip-audit || { $(PYTHON) -m venv build/tools && build/tools/bin/python -m pip install --quiet "pip-audit>=2.10,<3"; }
+	build/tools/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+sbom: setup ## a software bill of materials (CycloneDX) of the environment, to build/sbom.json
+	test -x build/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv build/sbom && build/sbom/bin/python -m pip install --quiet "cyclonedx-bom>=7,<8"; }
+	build/sbom/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

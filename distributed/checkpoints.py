@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,14 +24,32 @@ class DamagedFileError(ValueError):
     """A file that was cut short or changed; the message names it and what is wrong."""
 
 
+class StorageError(OSError):
+    """A file that could not be written; the message names it and says what to do."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whenever the power goes."""
+    """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whenever the power goes.
+
+    Raises:
+        StorageError: it cannot be written (the disk is full); the old bytes are whole.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(
+            error.errno,
+            f"{error.strerror or error}; what was there before is whole: free some space (or mend the disk) and go on "
+            "with --resume",
+            str(path),
+        ) from error
 
 
 def save_arrays(stem: Path, arrays: dict[str, np.ndarray[Any, Any]], facts: dict[str, Any]) -> None:
@@ -104,7 +123,7 @@ class CheckpointFolder:
                 continue
             if facts["digest"] != self._digest:
                 raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
-            return STATES[facts["kind"]].from_arrays(arrays | facts["values"]), facts
+            return _made(STATES, arrays, facts, self._stem(number)), facts
         if rounds:
             raise DamagedFileError(f"{self._folder}: all {len(rounds)} checkpoints are damaged; start a new run")
         return None
@@ -129,7 +148,7 @@ class CheckpointFolder:
             row = facts["row"]
             if facts["digest"] != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
                 continue
-            found[index] = Finished(row, ITEMS[facts["kind"]].from_arrays(arrays | facts["values"]))
+            found[index] = Finished(row, _made(ITEMS, arrays, facts, path.with_suffix("")))
         return found
 
     def _stem(self, number: int) -> Path:
@@ -137,6 +156,14 @@ class CheckpointFolder:
 
     def _rounds(self) -> list[int]:
         return sorted(int(path.stem.split("-")[1]) for path in self._folder.glob("round-*.json"))
+
+
+def _made(kinds: Mapping[str, Any], arrays: dict[str, Any], facts: dict[str, Any], stem: Path) -> Any:
+    """What a checkpoint's parts make, checked by the constructors: nothing but the known kinds, fields and shapes."""
+    try:
+        return kinds[facts["kind"]].from_arrays(arrays | facts["values"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{stem}.json: does not describe what it holds ({error!r})") from error
 
 
 def _split(parts: Mapping[str, Any]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:

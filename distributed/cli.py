@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 good, 1 the run failed, 2 bad usage or configuration, 130 interrupted, 143 stopped by SIGTERM.
     """
-    from distributed.checkpoints import DamagedFileError
+    from distributed.checkpoints import DamagedFileError, StorageError
     from distributed.pool import WorkerLostError
     from tasks.base import TaskError
 
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(error, "format_message"):
             console.fail(error.format_message())
             sys.exit(2)
-        if not isinstance(error, TaskError | DamagedFileError | WorkerLostError):
+        if not isinstance(error, TaskError | DamagedFileError | StorageError | WorkerLostError):
             console.error.print_exception()
         console.fail(f"{type(error).__name__}: {error}")
         sys.exit(1)

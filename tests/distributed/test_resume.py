@@ -299,4 +299,5 @@ def test_latest_begins_a_run_where_there_is_none(tmp_path: Path, capsys: pytest.
 
 def test_names_of_runs_are_in_the_order_they_were_made_in() -> None:
     names = ["20260102T030405", "20260102T030405-2", "20260102T030405-10", "20260102T030406"]
-    assert sorted(names[::-1], key=run_directory._age) == names
+    shuffled = [names[2], names[0], names[3], names[1]]
+    assert sorted(shuffled, key=run_directory._age) == names
