@@ -162,6 +162,86 @@ def check_family(
         raise typer.Exit(2)
 
 
+Address = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://host:8265.")
+]
+
+
+@app.command(context_settings=_OVERRIDES, epilog=_EPILOG)
+def submit(
+    context: typer.Context,
+    run_file: RunFile,
+    address: Address = "http://127.0.0.1:8265",
+    resume: Annotated[str | None, typer.Option(help="As of train; latest: the newest run of these settings.")] = None,
+    secret: Annotated[
+        list[str] | None, typer.Option(help="NAME of a variable of this shell that the job gets.")
+    ] = None,
+    package: Annotated[
+        list[str] | None, typer.Option(help="Pinned package to install, where the image lacks it.")
+    ] = None,
+    num_cpus: Annotated[float, typer.Option(min=0.0, help="CPUs that the driver itself asks for.")] = 0.0,
+    detach: Annotated[bool, typer.Option(help="Do not follow the log.")] = False,
+) -> None:
+    """Submit `train` to a Ray cluster, ship the checkout, and follow the log; ends with the job's exit code."""
+    import os
+
+    from distributed import submission
+
+    console, root = Console(), Path.cwd()
+    wanted = submission.Submission(run_file, _overrides(context), resume, secret or (), package or (), num_cpus)
+    options = submission.job_options(wanted, root, os.environ)
+    submission.require_small(root)
+    client = submission.connect(address)
+    job_id = client.submit_job(**options)
+    console.say(f"job {job_id}; metasrl logs {job_id} follows it, metasrl stop {job_id} ends it")
+    if not detach:
+        raise typer.Exit(submission.follow(client, job_id, _write, console.say))
+
+
+@app.command()
+def jobs(address: Address = "http://127.0.0.1:8265") -> None:
+    """List the runs that were submitted to a cluster."""
+    from distributed.submission import connect, job_rows
+
+    rows = job_rows(connect(address))
+    lines = [
+        "| id | name | status | began | took |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    Console().result("\n".join(lines) if rows else "no runs of metasrl on this cluster")
+
+
+@app.command()
+def stop(
+    job_id: Annotated[str, typer.Argument(help="Id of the job.")], address: Address = "http://127.0.0.1:8265"
+) -> None:
+    """Stop a submitted run; every finished task is kept, `submit --resume latest` goes on with it."""
+    from distributed.submission import connect, require_known
+
+    client = connect(address)
+    require_known(client, job_id)
+    Console().say(f"{job_id}: {'stopping' if client.stop_job(job_id) else 'has ended already'}")
+
+
+@app.command()
+def logs(
+    job_id: Annotated[str, typer.Argument(help="Id of the job.")], address: Address = "http://127.0.0.1:8265"
+) -> None:
+    """Print a submitted run's log and follow it to its end; ends with the job's exit code."""
+    from distributed.submission import connect, follow, require_known
+
+    console, client = Console(), connect(address)
+    require_known(client, job_id)
+    raise typer.Exit(follow(client, job_id, _write, console.say))
+
+
+def _write(text: str) -> None:
+    """A part of a log, as it is."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def _split(command: Any, arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Take the ``--dotted.key value`` and ``--dotted.key=value`` settings out of the arguments, where any are taken."""
     chosen = command.commands.get(arguments[0]) if arguments else None

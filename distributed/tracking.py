@@ -20,6 +20,7 @@ from meta.loop import Finished
 from meta.records import Row, column
 from policies.results import TaskResult
 
+COMMIT_VARIABLE = "METASRL_GIT_COMMIT"
 _PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
 _LONGEST_PARAM = 6000
@@ -238,7 +239,10 @@ def environment_tags() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Commit of the code that runs, with ``-dirty`` where files were changed; ``unknown`` outside a checkout."""
+    """Commit of the code that runs, with ``-dirty`` where files were changed; ``unknown`` outside a checkout.
+
+    A submitted job has no ``.git``: it is told its commit by the one who submits (``metasrl submit``).
+    """
     folder = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -248,7 +252,7 @@ def git_commit() -> str:
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get(COMMIT_VARIABLE, "unknown")
 
 
 def _plain(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,9 @@ def test_only_what_the_image_needs_goes_to_its_build() -> None:
     copied = [rest.split()[0] for word, rest in instructions() if word == "COPY" and not rest.startswith("--")]
     assert {part for part in copied if part != "pyproject.toml"} <= {*kept, "pyproject.toml"}
     assert not any(name.startswith((".git", "runs", "mlruns")) for name in kept)
+
+
+def test_the_dockerfile_has_no_lint() -> None:
+    tool = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([tool, DEPLOY / "image/Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
