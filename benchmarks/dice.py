@@ -278,7 +278,7 @@ def page(plan: Plan, command: str, folder: Path) -> list[str]:
     }
     lines = [
         *header("Accuracy of the estimators", command),
-        f"Root-mean-square errors over {plan.repeats} repeats (networks {plan.slow_repeats} but on GridWalk) with fresh "
+        f"Root-mean-square errors over {plan.repeats} repeats (networks {plan.slow_repeats} but on GridWalk), fresh "
         "data, and 95 % bootstrap intervals. Values are normalised, (1 - gamma) times the discounted sum, and divided "
         "by the mass found. Data: episodes x steps. alpha mixes the behaviour: 0.1 + 0.6 (1 - alpha) of its actions "
         "are random, 0.1 of the target's. Estimators on features see coordinates (GridWalk), indicators of row, "

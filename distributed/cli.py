@@ -192,7 +192,7 @@ def submit(
     options = submission.job_options(wanted, root, os.environ)
     submission.require_small(root)
     client = submission.connect(address)
-    job_id = client.submit_job(**options)
+    job_id = submission.send(client, options)
     console.say(f"job {job_id}; metasrl logs {job_id} follows it, metasrl stop {job_id} ends it")
     if not detach:
         raise typer.Exit(submission.follow(client, job_id, _write, console.say))

@@ -17,10 +17,21 @@ from distributed.config import ConfigurationError, load_config
 from distributed.tracking import COMMIT_VARIABLE, git_commit
 
 EXCLUDES = (
-    *(".git", ".venv", "venv", "build", "dist", "runs", "mlruns", "mlflow.db", "docs", "tests", "benchmarks"),
-    *("__pycache__", "*.egg-info", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "secrets", ".env"),
+    *("/runs", "/mlruns", "/mlflow.db", "/build", "/dist", "/docs", "/tests", "/benchmarks"),
+    *(
+        ".git",
+        ".venv",
+        "venv",
+        "__pycache__",
+        "*.egg-info",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".hypothesis",
+    ),
+    *("secrets", ".env"),
 )
-"""Names (anywhere in the tree) that are not shipped to the cluster."""
+"""What is not shipped to the cluster, as in a .gitignore: with a slash at the root alone, else anywhere in the tree."""
 MOST_MEGABYTES = 100.0
 """Largest working directory that is shipped; Ray itself refuses 500 MB after having packed it."""
 STOP_SECONDS = 30
@@ -104,16 +115,21 @@ def _first_line(error: Exception) -> str:
 def shipped_files(root: Path) -> Iterator[tuple[Path, int]]:
     """Files under ``root`` that would be shipped, with their sizes in bytes."""
     for folder, names, files in os.walk(root):
-        names[:] = [name for name in sorted(names) if not excluded(name)]
+        at_root = Path(folder) == root
+        names[:] = [name for name in sorted(names) if not excluded(name, at_root=at_root)]
         for name in sorted(files):
             path = Path(folder) / name
-            if not excluded(name) and path.is_file():
+            if not excluded(name, at_root=at_root) and path.is_file():
                 yield path, path.stat().st_size
 
 
-def excluded(name: str) -> bool:
+def excluded(name: str, *, at_root: bool) -> bool:
     """Whether a file or folder of that name stays at home."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in EXCLUDES)
+    return any(
+        fnmatch.fnmatch(name, pattern.removeprefix("/"))
+        for pattern in EXCLUDES
+        if at_root or not pattern.startswith("/")
+    )
 
 
 def require_small(root: Path, most_megabytes: float = MOST_MEGABYTES) -> None:
@@ -162,6 +178,28 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
         "entrypoint_num_cpus": submission.num_cpus,
         "entrypoint_resources": dict(submission.resources) or None,
     }
+
+
+def send(
+    client: Client, options: Mapping[str, Any], *, patience_seconds: float = 60.0, every_seconds: float = 1.0
+) -> str:
+    """Submit; the job's id. A cluster that has just been started has no agent to run a job yet: that is waited for.
+
+    Raises:
+        ConfigurationError: the cluster refuses the job.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return client.submit_job(**options)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise ConfigurationError(f"the cluster refuses the job: {_last_line(error)}") from error
+        time.sleep(every_seconds)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2]
 
 
 def follow(

@@ -104,8 +104,11 @@ def test_what_is_submitted(project: Path) -> None:
 
 def test_what_is_shipped(project: Path) -> None:
     run_file(project, tiny())
+    (project / "deploy" / "runs").mkdir(parents=True)
+    (project / "deploy" / "runs" / "one.yaml").write_text("")
     assert {str(path.relative_to(project)) for path, _ in submission.shipped_files(project)} == {
         "data/large.bin",
+        "deploy/runs/one.yaml",
         "own.py",
         "run.yaml",
     }
@@ -229,3 +232,16 @@ def test_a_job_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking.git_commit() == "unknown"
     monkeypatch.setenv("METASRL_GIT_COMMIT", "abc")
     assert tracking.git_commit() == "abc"
+
+
+def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
+    class Young(FakeClient):
+        def submit_job(self, **options: Any) -> str:
+            self.looks += 1
+            if self.looks < 3:
+                raise RuntimeError("Request failed with status code 500: No available agent to submit job, try later.")
+            return super().submit_job(**options)
+
+    assert submission.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
+    with pytest.raises(ConfigurationError, match="refuses the job: Request failed with status code 500: No available"):
+        submission.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)
