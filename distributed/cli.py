@@ -11,7 +11,7 @@ import typer
 from threadpoolctl import threadpool_limits
 
 import distributed
-from distributed.config import ConfigurationError, RunConfig, dotted_fields, load_config
+from distributed.config import ConfigurationError, FamilySettings, RunConfig, dotted_fields, load_config
 from distributed.console import Console
 
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -32,12 +32,20 @@ RunFile = Annotated[Path, typer.Argument(help="Run file (YAML), for instance dep
 RunDir = Annotated[Path, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>.")]
 
 
+TrackingUri = Annotated[
+    str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow; by default sqlite:///mlflow.db here.")
+]
+
+
 @app.command(context_settings=_OVERRIDES, epilog=_EPILOG)
 def train(
     context: typer.Context,
     run_file: RunFile,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with an earlier run directory; latest: the newest of these settings.")
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Make the learned start a version of this model in MLflow's registry.")
     ] = None,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
@@ -46,7 +54,7 @@ def train(
 
     console = Console()
     config = load_config(run_file, _overrides(context))
-    summary = run(config, console, resume)
+    summary = run(config, console, resume, register)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
@@ -68,18 +76,54 @@ def compare(
 
 @app.command()
 def adapt(
-    run_dir: RunDir,
+    source: Annotated[
+        str, typer.Argument(help="A run's directory, models:/NAME@champion, models:/NAME/VERSION, or a start's folder.")
+    ],
     task_index: Annotated[int | None, typer.Option(min=0, help="Which held-out task.")] = None,
     task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
     video: Annotated[bool, typer.Option(help="Film the learned start and the adapted policy, as watch does.")] = False,
+    family: Annotated[
+        str | None, typer.Option(help="Another family: path/to/file.py:Class, package.module:Class or a built-in name.")
+    ] = None,
+    parameters: Annotated[str, typer.Option(help="Parameters of --family, as JSON: '{\"horizon\": 50}'.")] = "{}",
+    tracking_uri: TrackingUri = None,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve beside the random start."""
     from distributed.adapt import adapt as run_adaptation
+    from distributed.adapt import find_source
 
     if task_index is not None and task_seed is not None:
         raise ConfigurationError("give --task-index or --task-seed, not both")
+    own = _json_object("--parameters", parameters)
+    if own and family is None:
+        raise ConfigurationError("--parameters: are of --family, which was not given")
+    chosen = None if family is None else FamilySettings.model_validate({"name": family, **own})
     console = Console()
-    console.result(run_adaptation(run_dir, task_index, task_seed, console, video=video))
+    found = find_source(source, chosen, tracking_uri, console)
+    console.result(run_adaptation(found, task_index, task_seed, console, video=video))
+
+
+@app.command()
+def register(
+    run_dir: RunDir,
+    name: Annotated[str, typer.Argument(help="Name of the model: letters, digits, dot, dash and underscore.")],
+    tasks: Annotated[int, typer.Option(min=2, help="New tasks on which it is judged against the champion.")] = 20,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Make a finished run's start a version of a model in MLflow's registry; champion where it is shown to be better."""
+    from distributed.config import load_config as load
+    from distributed.registry import connect
+    from distributed.registry import register as register_start
+    from distributed.run_directory import RunDirectory
+
+    console = Console()
+    config = load(run_dir / "config.yaml")
+    directory = RunDirectory.open(run_dir, config)
+    with threadpool_limits(1):
+        told = register_start(
+            connect(tracking_uri or config.tracking.uri), run_dir, name, directory.tracked_as(), console, tasks
+        )
+    console.result(told)
 
 
 @app.command()
@@ -97,20 +141,58 @@ def watch(
 
 
 @app.command()
-def report(run_dir: RunDir) -> None:
-    """Print the result tables of a run and draw its plots again."""
-    from distributed.run_directory import load_summary, read_rows
+def report(
+    run_dir: RunDir,
+    video: Annotated[bool, typer.Option(help="Film held-out task 0 first and put the video on the page.")] = False,
+) -> None:
+    """Print the result tables of a run; draw its plots and write its page (report.html) again."""
+    from distributed.run_directory import load_run_config, load_summary, read_rows
+    from distributed.run_page import PAGE, write_run_page
     from distributed.train import report_lines
+    from distributed.watch import watch as run_watch
     from meta.report import warnings_of, write_plots
 
     console = Console()
     summary = load_summary(run_dir)
     rows = read_rows(run_dir / "tasks.csv")
     paths = write_plots(run_dir / "plots", rows, summary["test"], summary["limits_mean"][0])
+    if video:
+        with threadpool_limits(1):
+            run_watch(run_dir, 0, None, console)
+    size = write_run_page(run_dir, load_run_config(run_dir), summary, rows)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
     console.say(f"plots: {', '.join(str(path) for path in paths)}")
+    console.say(f"page: {run_dir / PAGE} ({size / 1e6:.1f} MB)")
+
+
+@app.command("inspect")
+def inspect_files(
+    path: Annotated[Path, typer.Argument(help="A checkpoint's file, or a folder: a run, checkpoints/, meta_policy/.")],
+) -> None:
+    """Tell what is in a checkpoint, and whether it is whole; of a folder, in all that are in it."""
+    from distributed.inspection import inspect
+
+    Console().result(inspect(path))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A finished run's directory, models:/NAME@champion, or a start.")],
+    output: Annotated[Path, typer.Argument(help="The file to write, FILE.onnx.")],
+    start: Annotated[int, typer.Option(min=0, help="Which of several initialisations.")] = 0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write a learned start as ONNX: observations in, actions out."""
+    from distributed.adapt import load_source
+    from distributed.onnx_export import export_onnx
+
+    console = Console()
+    if output.suffix != ".onnx":
+        raise ConfigurationError(f"{output}: must end in .onnx")
+    export_onnx(load_source(source, tracking_uri, console)[1], output, start)
+    console.say(f"written: {output}")
 
 
 @app.command()
@@ -148,12 +230,7 @@ def check_family(
     from policies.family_check import broken, table
     from policies.family_check import check_family as run_checks
 
-    try:
-        given = json.loads(parameters)
-    except ValueError as error:
-        raise ConfigurationError(f"--parameters: {parameters!r} is not JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise ConfigurationError(f"--parameters: must be a JSON object with the family's parameters, got {parameters}")
+    given = _json_object("--parameters", parameters)
     console = Console()
     with console.status(f"checking {name}"), threadpool_limits(1):
         checks = run_checks(name, given, seed, seconds)
@@ -234,6 +311,16 @@ def logs(
     console, client = Console(), connect(address)
     require_known(client, job_id)
     raise typer.Exit(follow(client, job_id, _write, console.say))
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {text!r} is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigurationError(f"{option}: must be a JSON object with the family's parameters, got {text}")
+    return given
 
 
 def _write(text: str) -> None:

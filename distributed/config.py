@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from meta.comparison_settings import EvaluationSettings
 from meta.dice_settings import DICESettings
@@ -78,6 +80,17 @@ class TrackingSettings(BaseModel):
     """MLflow experiment."""
     flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
     """How long to wait at the end for a slow tracking server; what is not sent is kept and sent on resume."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and re.search(r"://[^/@]*:[^/@]+@", uri):
+            raise PydanticCustomError(
+                "password",
+                "must hold no password: it would be kept with the run and shown in MLflow; give the whole URI as the "
+                "environment variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        return uri
 
 
 class OutputSettings(BaseModel):
@@ -258,7 +271,7 @@ def _explain(source: str, error: dict[str, Any]) -> str:
         return f"{source}: {key}: unknown key{allowed}; given: {error['input']!r}"
     if kind == _UNKNOWN:
         return f"{source}: {key}.algorithm: {error['msg']}; given: {error['input']['algorithm']!r}"
-    given = f"; given: {error['input']!r}" if key else ""
+    given = f"; given: {error['input']!r}" if key and kind != "password" else ""
     return f"{source}: {key or '(file)'}: {error['msg']}{given}"
 
 

@@ -127,6 +127,11 @@ class RunDirectory:
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
         return_freed_memory()
 
+    def tracked_as(self) -> str | None:
+        """MLflow's id of this run; None where it was not tracked."""
+        file = self.path / "tracking" / "sent.json"
+        return json.loads(file.read_text(encoding="utf-8"))["memory"].get("run_id") if file.is_file() else None
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
 import math
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from distributed.config import RunConfig, TrackingSettings
 from distributed.outbox import Event, Outbox, RefusedError
@@ -19,11 +23,14 @@ from meta.learning import State
 from meta.loop import Finished
 from meta.records import Row, column
 from policies.results import TaskResult
+from tasks.base import Task
 
 COMMIT_VARIABLE = "METASRL_GIT_COMMIT"
 _PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
-_LONGEST_PARAM = 6000
+_LONGEST_PARAM, _LONGEST_NOTE = 6000, 5000
+NOTE_TAG = "mlflow.note.content"
+"""What MLflow shows as a run's description, in Markdown."""
 _TASK_METRICS = (
     *("gap", "score", "f_hat", "weight", "violation", "dice_"),
     *("reward", "episodic_", "capped_", "refused_", "mean_kl", "critic_explained"),
@@ -36,7 +43,7 @@ class MLflowSender:
 
     def __init__(self, settings: TrackingSettings) -> None:
         self._experiment = settings.experiment
-        self._uri = settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self._uri = tracking_uri(settings.uri)
         self._client: Any = None
 
     def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
@@ -104,6 +111,11 @@ class MLflowSender:
             if not Path(path).exists():  # removed since; it must not hold up what comes after
                 continue
             client.log_artifact(memory["run_id"], path, folder or None)
+        model = Path(event.get("model") or "")
+        if (model / "MLmodel").is_file() and "model_id" not in memory:
+            from distributed.mlflow_model import log_model
+
+            memory["model_id"], _ = log_model(client, memory["experiment_id"], memory["run_id"], model, 0)
         client.set_terminated(memory["run_id"], status=event["status"], end_time=event["time"])
 
     @staticmethod
@@ -113,10 +125,53 @@ class MLflowSender:
         metrics = [Metric(key, value, event["time"], step) for key, value, step in event.get("metrics", [])]
         params = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in event.get("params", {}).items()]
         tags = [RunTag(key, str(value)) for key, value in event.get("log_tags", {}).items()]
+        datasets = [_dataset_input(entry) for entry in event.get("datasets", [])]
+        if datasets:
+            client.log_inputs(run_id, datasets)
         for begin in range(0, len(metrics), _METRICS_A_BATCH):
             client.log_batch(run_id, metrics=metrics[begin : begin + _METRICS_A_BATCH])
         for begin in range(0, max(len(params), 1), _PARAMS_A_BATCH):
             client.log_batch(run_id, params=params[begin : begin + _PARAMS_A_BATCH], tags=tags if begin == 0 else [])
+
+
+def tracking_uri(uri: str | None) -> str:
+    """Where runs are tracked: ``uri``, else MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def hide_password(uri: str) -> str:
+    """A URI without the password in it."""
+    return re.sub(r"(://[^:/@]*):[^@/]+@", r"\1:***@", uri)
+
+
+def _dataset_input(entry: dict[str, str]) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=entry["name"],
+        digest=entry["digest"],
+        source_type="metasrl",
+        source=entry["source"],
+        schema=entry["schema"],
+        profile=entry["profile"],
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", entry["context"])])
+
+
+def describe_tasks(family: str, context: str, tasks: Sequence[Task], source: Mapping[str, Any]) -> dict[str, str]:
+    """The tasks of one split as a dataset of MLflow: its digest is that of all their parameters, seeds and limits."""
+    content = json.dumps([[task.label, task.seed, task.parameters, task.limits] for task in tasks], sort_keys=True)
+    limits = [list(task.limits) for task in tasks]
+    return {
+        "name": f"{family}-{context}",
+        "context": context,
+        "digest": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "source": json.dumps(source, sort_keys=True),
+        "schema": json.dumps({"parameters": sorted(tasks[0].parameters), "num_costs": len(tasks[0].limits)}),
+        "profile": json.dumps(
+            {"num_tasks": len(tasks), "mean_limits": [sum(column) / len(tasks) for column in zip(*limits, strict=True)]}
+        ),
+    }
 
 
 class MLflowTracker:
@@ -177,11 +232,29 @@ class MLflowTracker:
             metrics += [(f"{prefix}learning_rate_{i}", rate, step) for i, rate in enumerate(start.learning_rates)]
         metrics += [(name, column(list(rows), name).mean(), step) for name in names]
         metrics.append(("weight", column(list(rows), "weight").mean(), step))
+        metrics += [(f"system/{name}", value, step) for name, value in machine().items()]
         key = f"{self._key}/round/{step}"
         self._outbox.append({"kind": "round", "key": key, "time": _now(), "metrics": _finite(metrics)})
 
-    def finish(self, status: str, metrics: dict[str, float], artifacts: Sequence[tuple[Path, str]]) -> int:
-        """Close the parent run with final metrics and artifacts (path, folder); returns the events left unsent."""
+    def datasets(self, datasets: Sequence[dict[str, str]]) -> None:
+        """The tasks of the run, see :func:`describe_tasks`."""
+        self._outbox.append(
+            {"kind": "round", "key": f"{self._key}/datasets", "time": _now(), "datasets": list(datasets)}
+        )
+
+    def finish(
+        self,
+        status: str,
+        metrics: dict[str, float],
+        artifacts: Sequence[tuple[Path, str]],
+        description: str = "",
+        model: Path | None = None,
+    ) -> int:
+        """Close the parent run; returns the events left unsent.
+
+        ``metrics`` are final ones, ``artifacts`` pairs (path, folder), ``description`` is Markdown for the run's page and
+        ``model`` the folder of an MLflow model.
+        """
         self._outbox.append(
             {
                 "kind": "end",
@@ -189,6 +262,8 @@ class MLflowTracker:
                 "status": status,
                 "metrics": _finite([(name, value, 0) for name, value in metrics.items()]),
                 "artifacts": [(str(path.resolve()), folder) for path, folder in artifacts],
+                "log_tags": {NOTE_TAG: description[:_LONGEST_NOTE]} if description else {},
+                "model": None if model is None else str(model.resolve()),
             }
         )
         return self._outbox.close(self._timeout)
@@ -210,7 +285,10 @@ class MLflowTracker:
             "time": _now(),
             "tags": {"metasrl.kind": "train"},
             "params": dict(flatten(config.model_dump(mode="json"))),
-            "log_tags": environment_tags() | {"seed": str(config.seed)},
+            "log_tags": environment_tags()
+            | {"seed": str(config.seed), "family": config.family.name, "pool": config.cluster.pool}
+            | _source_tags()
+            | {NOTE_TAG: f"Training on `{config.family.name}`, seed {config.seed}; results come at the end."},
         }
 
     def _resumed(self) -> Event:
@@ -236,6 +314,32 @@ def environment_tags() -> dict[str, str]:
     if "job_submission_id" in submitted:
         tags["ray_submission_id"] = submitted["job_submission_id"]
     return tags
+
+
+def _source_tags() -> dict[str, str]:
+    """The tags by which MLflow's pages show who ran what, from which commit."""
+    commit = git_commit()
+    tags = {"mlflow.source.name": "distributed/train.py", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    return tags | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit.removesuffix("-dirty")})
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
+
+
+def machine() -> dict[str, float]:
+    """How busy this machine is now, under the names of MLflow's system metrics; percentages and megabytes."""
+    memory = psutil.virtual_memory()
+    return {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_percentage": memory.percent,
+        "system_memory_usage_megabytes": (memory.total - memory.available) / 1e6,
+        "driver_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
+        "disk_usage_percentage": psutil.disk_usage(os.sep).percent,
+    }
 
 
 def git_commit() -> str:

@@ -21,16 +21,21 @@ from distributed.cluster import cluster
 from distributed.config import ConfigurationError, RunConfig
 from distributed.console import Console, ProgressTracker
 from distributed.meta_learner import RayLearner
+from distributed.meta_policy import STEM, load_meta_policy, meta_policy_of, save_meta_policy
+from distributed.mlflow_model import build_model
 from distributed.pool import RayPool
 from distributed.ray_metrics import RayMetricsTracker
+from distributed.registry import connect, require_name
+from distributed.registry import register as register_start
 from distributed.run_directory import RunDirectory
-from distributed.tracking import MLflowTracker
+from distributed.run_page import PAGE, write_run_page
+from distributed.tracking import MLflowTracker, describe_tasks
 from meta.comparison_settings import chosen_methods
 from meta.experiment import Drawn, compare_starts, draw, evaluation_of, measure_similarity
 from meta.learning import State
 from meta.loop import Tracker, TrainingPlan, train
 from meta.pool import Learner, LocalLearner, LocalPool, Pool
-from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, write_plots
+from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, warnings_of, write_plots
 from tasks.base import TaskError
 
 STOPPED_EXIT_CODE = 143
@@ -121,13 +126,25 @@ LATEST = Path("latest")
 """As ``resume``: the newest run of the same name and settings, or a new one where there is none."""
 
 
-def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict[str, Any]:
-    """Train, evaluate and report; returns the summary. ``resume`` goes on with an earlier run directory.
+def run(
+    config: RunConfig,
+    console: Console,
+    resume: Path | None = None,
+    register: str | None = None,
+    watchers: Sequence[Tracker] = (),
+) -> dict[str, Any]:
+    """Train, evaluate and report; returns the summary.
+
+    ``resume`` goes on with an earlier run directory, ``register`` names the model that the learned start becomes a
+    version of, and ``watchers`` are told of every task and round too.
 
     Raises:
         ConfigurationError: before any work is done.
         TaskError: a task is infeasible or its environment breaks the contract.
     """
+    if register is not None:
+        require_name(register)
+        connect(config.tracking.uri)
     if resume == LATEST:
         resume = RunDirectory.latest(config)
         console.say("no earlier run of these settings: a new one" if resume is None else f"going on with {resume}")
@@ -135,7 +152,10 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
     console.say(f"run directory: {directory.path}")
     try:
         with stop_on_sigterm(), workplace(config, console.say) as place:
-            return _run(config, console, directory, place)
+            summary = _run(config, console, directory, place, watchers)
+        if register is not None:
+            _register(config, console, directory, register)
+        return summary
     except ConfigurationError:
         if resume is None:
             directory.discard_if_untouched()
@@ -145,7 +165,15 @@ def run(config: RunConfig, console: Console, resume: Path | None = None) -> dict
         raise
 
 
-def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Workplace) -> dict[str, Any]:
+def _register(config: RunConfig, console: Console, directory: RunDirectory, name: str) -> None:
+    """Make the learned start a version of a registered model; the run is finished, whatever comes of it."""
+    told = register_start(connect(config.tracking.uri), directory.path, name, directory.tracked_as(), console)
+    console.say(told)
+
+
+def _run(
+    config: RunConfig, console: Console, directory: RunDirectory, place: Workplace, watchers: Sequence[Tracker]
+) -> dict[str, Any]:
     experiment = config.experiment
     with console.status("drawing tasks and checking their limits with the linear programme"):
         try:
@@ -156,9 +184,13 @@ def _run(config: RunConfig, console: Console, directory: RunDirectory, place: Wo
     if position.state.num_tasks:
         console.say(f"going on after {position.state.num_tasks} tasks, {len(position.finished)} more of the next round")
     mlflow = MLflowTracker(config, directory.path, directory.rows, console.say) if config.tracking.enabled else None
+    if mlflow is not None:
+        family = config.family.model_dump(mode="json")
+        splits = (("training", drawn.train), ("held-out", drawn.test))
+        mlflow.datasets([describe_tasks(config.family.name, name, tasks, family) for name, tasks in splits])
     try:
         with ProgressTracker(console, len(drawn.train), directory.rows, len(position.finished)) as progress:
-            trackers: list[Tracker] = [directory, progress]
+            trackers: list[Tracker] = [directory, progress, *watchers]
             if isinstance(place.pool, RayPool) and isinstance(place.learner, RayLearner):
                 pool, learner = place.pool, place.learner
                 trackers.append(
@@ -208,6 +240,8 @@ def _conclude(
     }
     directory.write_summary(summary)
     write_plots(directory.path / "plots", directory.rows, summary["test"], summary["limits_mean"][0])
+    save_meta_policy(directory.path / STEM, meta_policy_of(config, state, drawn.test[0], summary))
+    write_run_page(directory.path, config, summary, directory.rows)
     return summary
 
 
@@ -225,15 +259,27 @@ def _hand_over(mlflow: MLflowTracker, directory: RunDirectory, summary: dict[str
     newest = sorted((directory.path / "checkpoints").glob("round-*.json"))[-1]
     files: Sequence[tuple[Path, str]] = [
         *((path, "plots") for path in sorted((directory.path / "plots").glob("*.png"))),
-        *((directory.path / name, "") for name in ("summary.json", "tasks.csv", "config.yaml")),
-        *((path, "meta_policy") for path in (newest, newest.with_suffix(".safetensors"))),
+        *((directory.path / name, "") for name in (PAGE, "summary.json", "tasks.csv", "config.yaml")),
+        *((path, "checkpoint") for path in (newest, newest.with_suffix(".safetensors"))),
     ]
+    policy_folder = directory.path / STEM
     with console.status("sending the last results to MLflow"):
-        unsent = mlflow.finish("FINISHED", metrics, files)
+        model = build_model(directory.path / "model", policy_folder, load_meta_policy(policy_folder))
+        unsent = mlflow.finish("FINISHED", metrics, files, run_description(summary), model)
     if unsent:
         console.warn(
             f"{unsent} tracking events were not sent; `metasrl train ... --resume {directory.path}` sends them"
         )
+
+
+def run_description(summary: dict[str, Any]) -> str:
+    """What MLflow shows on the run's page, in Markdown."""
+    warnings = "\n".join(f"- **Note**: {text}" for text in warnings_of(summary))
+    return (
+        f"Meta-training on `{summary['family']}`, seed {summary['seed']}. {report_lines(summary)}\n\n{warnings}\n\n"
+        f"Artifact `{PAGE}` has interactive plots and every task; the nested runs are the training tasks; the model "
+        f"`{STEM}` gives actions for observations and starts `metasrl adapt`."
+    )
 
 
 def report_lines(summary: dict[str, Any]) -> str:
