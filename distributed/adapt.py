@@ -24,6 +24,7 @@ from policies.neural_policy import PolicyState
 from policies.results import Policy, Start, Starts, TaskResult, candidates_of
 from tasks.model import FloatArray
 
+
 @dataclass(frozen=True)
 class Source:
     """A learned start with the run file that new tasks are solved under; ``folder`` takes what is written."""

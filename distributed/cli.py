@@ -110,7 +110,7 @@ def register(
     tasks: Annotated[int, typer.Option(min=2, help="New tasks on which it is judged against the champion.")] = 20,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Make a finished run's start a version of a model in MLflow's registry; champion where it is shown to be better."""
+    """Make a finished run's start a version of a model in MLflow's registry; champion where it is shown better."""
     from distributed.config import load_config as load
     from distributed.registry import connect
     from distributed.registry import register as register_start

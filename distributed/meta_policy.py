@@ -183,7 +183,7 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
     try:
         if told["kind"] != KIND:
             raise ValueError(f"its kind is {told['kind']!r}, not {KIND!r}")
-        spaces = Spaces(**{name: tuple(v) if isinstance(v, list) else v for name, v in told["spaces"].items()})
+        spaces = _spaces(**told["spaces"])
         starts = tuple(_start(arrays, number, spaces, len(told["cost_names"])) for number in range(told["num_starts"]))
         if not starts:
             raise ValueError("it holds no start")
@@ -199,6 +199,10 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{stem}.json: does not describe a learned start ({error!r})") from error
+
+
+def _spaces(tabular: bool, observation: int, actions: int, low: list[Any], high: list[Any]) -> Spaces:
+    return Spaces(tabular, observation, actions, tuple(low), tuple(high))
 
 
 def _start(arrays: dict[str, Any], number: int, spaces: Spaces, num_costs: int) -> Start:

@@ -1,4 +1,4 @@
-"""The code that MLflow runs for a registered start: ``mlflow.pyfunc.load_model(URI).predict(observations)`` gives actions.
+"""What MLflow runs for a registered start: ``mlflow.pyfunc.load_model(URI).predict(observations)`` gives actions.
 
 MLflow copies this one file into the model (models from code), so it needs numpy, safetensors and mlflow, and nothing of
 metasrl; tests hold its actions to those of ``policies.acting``.
@@ -12,7 +12,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 from safetensors.numpy import load_file
 
 _CLIP, _LEAST_VARIANCE = 10.0, 1e-6
@@ -93,7 +93,7 @@ def _drawn(probabilities: Any, rng: Any) -> Any:
     return (rng.random(len(probabilities))[:, None] >= cumulative).sum(axis=1).astype(np.int64)
 
 
-class MetaPolicyModel(PythonModel):  # type: ignore[misc]
+class MetaPolicyModel(PythonModel):
     """What MLflow loads."""
 
     def load_context(self, context: Any) -> None:

@@ -30,24 +30,23 @@ def input_example(policy: MetaPolicy) -> np.ndarray[Any, Any]:
 
 def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
     """Write an MLflow model with signature and input example to ``folder``; ``policy_folder`` holds the start."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema
-
     spaces = policy.spaces
     defaults = (("start", "long", 0), ("stochastic", "boolean", False), ("seed", "long", 0))
-    signature = ModelSignature(
-        Schema([_tensor(() if spaces.tabular else (spaces.observation,), whole=spaces.tabular)]),
-        Schema([_tensor(() if spaces.actions else (len(spaces.low),), whole=bool(spaces.actions))]),
-        ParamSchema([ParamSpec(*default) for default in defaults]),
-    )
     shutil.rmtree(folder, ignore_errors=True)
     with quiet():
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ParamSchema, ParamSpec, Schema
+
         mlflow.pyfunc.save_model(
             path=str(folder),
             python_model=str(CODE),
             artifacts={STEM: str(policy_folder)},
-            signature=signature,
+            signature=ModelSignature(
+                Schema([_tensor(() if spaces.tabular else (spaces.observation,), whole=spaces.tabular)]),
+                Schema([_tensor(() if spaces.actions else (len(spaces.low),), whole=bool(spaces.actions))]),
+                ParamSchema([ParamSpec(*default) for default in defaults]),
+            ),
             input_example=input_example(policy),
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
         )
@@ -82,6 +81,7 @@ def quiet() -> Iterator[None]:
     os.environ[bar] = "false"
     try:
         with warnings.catch_warnings(record=True):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)

@@ -19,8 +19,8 @@ _IR_VERSION = 9
 def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
     """Write the mode of one of the starts to ``path``.
 
-    ``observations`` are states int64 [N] (a table) or float32 [N, d]; ``actions`` are int64 [N] or float32 [N, k] within
-    the environment's bounds.
+    ``observations`` are states int64 [N] (a table) or float32 [N, d]; ``actions`` are int64 [N] or float32 [N, k]
+    within the environment's bounds.
 
     Raises:
         ConfigurationError: there is no such start, or the package onnx is not installed.

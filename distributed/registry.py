@@ -81,7 +81,9 @@ def resolve(client: Any, source: str) -> Registered:
 
     found = _URI.match(source)
     if found is None:
-        raise ConfigurationError(f"{source}: must be models:/NAME@{CHAMPION}, models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise ConfigurationError(
+            f"{source}: must be models:/NAME@{CHAMPION}, models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     name, version, alias = found["name"], found["version"], found["alias"]
     try:
         model = client.get_registered_model(name)
@@ -129,7 +131,9 @@ def register(client: Any, run_dir: Path, name: str, run_id: str | None, console:
 
     require_name(name)
     if not (run_dir / STEM / f"{STEM}.json").is_file():
-        raise ConfigurationError(f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)")
+        raise ConfigurationError(
+            f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
+        )
     policy = load_meta_policy(run_dir / STEM)
     try:
         client.create_registered_model(name, description=_MODEL_DESCRIPTION)

@@ -104,6 +104,10 @@ class MLflowSender:
         del again
         self._log(client, memory["run_id"], event)
 
+    def _send_datasets(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
+        del again
+        client.log_inputs(memory["run_id"], [_dataset_input(entry) for entry in event["datasets"]])
+
     def _send_end(self, client: Any, event: Event, memory: dict[str, Any], again: bool) -> None:
         del again
         self._log(client, memory["run_id"], event)
@@ -125,9 +129,6 @@ class MLflowSender:
         metrics = [Metric(key, value, event["time"], step) for key, value, step in event.get("metrics", [])]
         params = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in event.get("params", {}).items()]
         tags = [RunTag(key, str(value)) for key, value in event.get("log_tags", {}).items()]
-        datasets = [_dataset_input(entry) for entry in event.get("datasets", [])]
-        if datasets:
-            client.log_inputs(run_id, datasets)
         for begin in range(0, len(metrics), _METRICS_A_BATCH):
             client.log_batch(run_id, metrics=metrics[begin : begin + _METRICS_A_BATCH])
         for begin in range(0, max(len(params), 1), _PARAMS_A_BATCH):
@@ -239,7 +240,7 @@ class MLflowTracker:
     def datasets(self, datasets: Sequence[dict[str, str]]) -> None:
         """The tasks of the run, see :func:`describe_tasks`."""
         self._outbox.append(
-            {"kind": "round", "key": f"{self._key}/datasets", "time": _now(), "datasets": list(datasets)}
+            {"kind": "datasets", "key": f"{self._key}/datasets", "time": _now(), "datasets": list(datasets)}
         )
 
     def finish(
@@ -252,8 +253,8 @@ class MLflowTracker:
     ) -> int:
         """Close the parent run; returns the events left unsent.
 
-        ``metrics`` are final ones, ``artifacts`` pairs (path, folder), ``description`` is Markdown for the run's page and
-        ``model`` the folder of an MLflow model.
+        ``metrics`` are final ones, ``artifacts`` pairs (path, folder), ``description`` is Markdown for the run's page
+        and ``model`` the folder of an MLflow model.
         """
         self._outbox.append(
             {

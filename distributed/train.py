@@ -35,7 +35,15 @@ from meta.experiment import Drawn, compare_starts, draw, evaluation_of, measure_
 from meta.learning import State
 from meta.loop import Tracker, TrainingPlan, train
 from meta.pool import Learner, LocalLearner, LocalPool, Pool
-from meta.report import SCHEMA_VERSION, held_out_json, markdown_table, similarity_json, training_summary, warnings_of, write_plots
+from meta.report import (
+    SCHEMA_VERSION,
+    held_out_json,
+    markdown_table,
+    similarity_json,
+    training_summary,
+    warnings_of,
+    write_plots,
+)
 from tasks.base import TaskError
 
 STOPPED_EXIT_CODE = 143

@@ -138,9 +138,7 @@ def _held_out(test: Mapping[str, Any]) -> go.Figure:
     for number, measure in enumerate(measures):
         entries = {name: entry[measure] for name, entry in test.items() if entry[measure]["mean"] is not None}
         means = [entry["mean"] for entry in entries.values()]
-        halves = [
-            0.0 if entry["ci95"][1] is None else entry["ci95"][1] - entry["mean"] for entry in entries.values()
-        ]
+        halves = [0.0 if entry["ci95"][1] is None else entry["ci95"][1] - entry["mean"] for entry in entries.values()]
         bars = go.Bar(
             x=means,
             y=list(entries),
@@ -206,9 +204,7 @@ def _running_mean(values: FloatArray) -> FloatArray:
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:
-    worth = (
-        f"mean reward {summary['mean_reward']:.4g}" if summary["taog"] is None else f"TAOG {summary['taog']:.4g}"
-    )
+    worth = f"mean reward {summary['mean_reward']:.4g}" if summary["taog"] is None else f"TAOG {summary['taog']:.4g}"
     return (
         f"metasrl learned a start across {summary['num_tasks']} tasks of {summary['family']}: {worth}, TACV "
         f"{[round(value, 4) for value in summary['tacv']]}, in {summary['wall_seconds']:.0f} s with "
@@ -244,9 +240,7 @@ def _short(value: Any) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:
     top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table id="{name}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return f'<div class="wide"><table id="{name}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _videos(paths: Sequence[Path]) -> list[str]:
@@ -255,10 +249,8 @@ def _videos(paths: Sequence[Path]) -> list[str]:
         if path.stat().st_size > _LARGEST_VIDEO:
             parts.append(f"<p>The video {html.escape(path.name)} is too large for this page; it is beside it.</p>")
             continue
-        content = base64.b64encode(path.read_bytes()).decode()
-        parts.append(
-            f'<video controls loop muted src="data:video/mp4;base64,{content}" title="{html.escape(path.name)}"></video>'
-        )
+        source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        parts.append(f'<video controls loop muted src="{source}" title="{html.escape(path.name)}"></video>')
     return ["<h2>An episode</h2>", *parts] if parts else []
 
 

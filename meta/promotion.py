@@ -20,8 +20,8 @@ from tasks.model import FloatArray
 class Verdict:
     """Paired differences over tasks, the first start's minus the second's, with 95 % t-intervals; less is better.
 
-    ``value`` is of the gap, or of minus the reward where there is no exact model (``measured_by``); ``violation`` of the
-    mean violation during adaptation.
+    ``value`` is of the gap, or of minus the reward where there is no exact model (``measured_by``); ``violation``
+    of the mean violation during adaptation.
     """
 
     measured_by: str

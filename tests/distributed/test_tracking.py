@@ -16,8 +16,9 @@ import pytest
 
 from distributed.outbox import Event
 from distributed.run_directory import RunDirectory, load_run_config, read_rows
-from distributed.tracking import MLflowSender, MLflowTracker, flatten, git_commit
+from distributed.tracking import MLflowSender, MLflowTracker, describe_tasks, flatten, git_commit, hide_password
 from distributed.train import Stopped
+from tasks.base import Task
 from tests.distributed.helpers import (
     Raw,
     command,
@@ -172,9 +173,37 @@ def test_the_artifacts_are_those_of_the_run_directory(tracked: Tracked) -> None:
     assert {path.name for path in (folder / "plots").iterdir()} == {
         path.name for path in (tracked.run / "plots").iterdir()
     }
-    (facts,) = (folder / "meta_policy").glob("*.json")
+    assert (folder / "report.html").read_bytes() == (tracked.run / "report.html").read_bytes()
+    (facts,) = (folder / "checkpoint").glob("*.json")
     assert json.loads(facts.read_text())["state_sha256"] == undisturbed_sha()
     assert facts.with_suffix(".safetensors").is_file()
+
+
+def test_the_run_page_is_for_people(tracked: Tracked) -> None:
+    """A description with the result table, who ran what, the tasks as datasets, how busy the machine was."""
+    parent = tracked.store.parent()
+    tags = tracked.store.runs()[parent]
+    assert "| `meta_srl` |" in tags["mlflow.note.content"]
+    assert "report.html" in tags["mlflow.note.content"]
+    assert tags["mlflow.source.name"] == "distributed/train.py"
+    assert tags["family"] == "frozen_lake"
+    datasets = tracked.store.rows("SELECT name, digest, dataset_profile FROM datasets ORDER BY name")
+    assert [name for name, _, _ in datasets] == ["frozen_lake-held-out", "frozen_lake-training"]
+    assert [json.loads(profile)["num_tasks"] for _, _, profile in datasets] == [2, 8]
+    assert len({digest for _, digest, _ in datasets}) == 2
+    history = tracked.store.history(parent)
+    assert [step for step, _ in history["system/cpu_utilization_percentage"]] == [1, 2]
+    assert all(0.0 < value < 1e6 for _, value in history["system/driver_memory_megabytes"])
+
+
+def test_the_digest_of_tasks_is_of_all_that_makes_them() -> None:
+    tasks = [Task("lakes", "train", index, index, {"size": 4}, (0.5,)) for index in range(3)]
+    first = describe_tasks("lakes", "training", tasks, {"name": "lakes"})
+    assert first == describe_tasks("lakes", "training", list(tasks), {"name": "lakes"})
+    changed = [*tasks[:2], Task("lakes", "train", 2, 2, {"size": 4}, (0.25,))]
+    second = describe_tasks("lakes", "training", changed, {"name": "lakes"})
+    assert first["digest"] != second["digest"]
+    assert json.loads(second["profile"]) == {"num_tasks": 3, "mean_limits": [pytest.approx(1.25 / 3)]}
 
 
 def test_a_server_that_is_away_costs_nothing_and_gets_everything_once(tracked: Tracked, tmp_path: Path) -> None:
@@ -185,7 +214,9 @@ def test_a_server_that_is_away_costs_nothing_and_gets_everything_once(tracked: T
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     events = [json.loads(line) for line in (run / "tracking" / "outbox.jsonl").read_text().splitlines()]
-    assert [event["kind"] for event in events] == ["start", *["task"] * 4, "round", *["task"] * 4, "round", "end"]
+    assert [event["kind"] for event in events] == [
+        *("start", "datasets", *["task"] * 4, "round", *["task"] * 4, "round", "end")
+    ]
     assert f"{len(events)} tracking events were not sent; `metasrl train ... --resume {run.relative_to(tmp_path)}`" in (
         done.stderr
     )
@@ -210,7 +241,11 @@ def require_same_as_undisturbed(store: Store, undisturbed: Store) -> None:
         assert store.history(run) == undisturbed.history(theirs[name])
         assert store.params(run) == undisturbed.params(theirs[name])
     history, expected = store.history(store.parent()), undisturbed.history(undisturbed.parent())
-    rounds = {name: points for name, points in expected.items() if [step for step, _ in points] == [1, 2]}
+    rounds = {
+        name: points
+        for name, points in expected.items()
+        if [step for step, _ in points] == [1, 2] and not name.startswith("system/")
+    }
     assert "taog" in rounds
     assert {name: history[name] for name in rounds} == rounds
     assert store.status(store.parent()) == "FINISHED"
@@ -376,6 +411,7 @@ def test_a_run_that_fails_is_marked_so(workplace: Path, fake: Fake) -> None:
     assert exit_code("train", run_file(workplace, raw)) == 1
     assert [(event["kind"], event.get("status")) for event in fake.events] == [
         ("start", None),
+        ("datasets", None),
         ("task", None),
         ("task", None),
         ("end", "FAILED"),
@@ -412,3 +448,15 @@ def test_nothing_is_tracked_when_it_is_off(workplace: Path, fake: Fake) -> None:
 def test_settings_are_flattened_to_text() -> None:
     assert dict(flatten(parsed(tiny()).model_dump(mode="json")))["evaluation.methods"] == '["random", "meta_srl"]'
     assert flatten({"a": {"b": 1.5, "c": None}, "d": "x"}) == [("a.b", "1.5"), ("a.c", "null"), ("d", "x")]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://ml:hunter2@db:5432/x", "postgresql://ml:***@db:5432/x"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
+    ],
+)
+def test_a_password_in_a_uri_is_not_shown(uri: str, shown: str) -> None:
+    assert hide_password(uri) == shown
