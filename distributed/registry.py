@@ -97,8 +97,8 @@ def resolve(client: Any, source: str) -> Registered:
         if alias not in model.aliases:
             versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
             raise ConfigurationError(
-                f"{source}: {name} has no alias {alias}; aliases: {', '.join(sorted(model.aliases)) or 'none'}, versions: "
-                f"{', '.join(map(str, versions))} (models:/{name}/VERSION)"
+                f"{source}: {name} has no alias {alias}; aliases: {', '.join(sorted(model.aliases)) or 'none'}, "
+                f"versions: {', '.join(map(str, versions))} (models:/{name}/VERSION)"
             )
         version = str(model.aliases[alias])
     try:
