@@ -13,7 +13,8 @@ from distributed.config import ConfigurationError, FamilySettings, RunConfig
 from distributed.console import Console
 from distributed.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.registry import FIRST_NEW_INDEX, connect, is_model_uri, resolve
-from distributed.run_directory import load_final_state, load_run_config, load_summary
+from distributed.run_directory import fetch, load_final_state, load_run_config, load_summary
+from distributed.storage import is_url
 from distributed.watch import film, require_pictures
 from meta.evaluation import measure
 from meta.experiment import fresh_policy
@@ -92,6 +93,8 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
         ConfigurationError: there is no such thing; the message says what there is.
         DamagedFileError: its files are damaged.
     """
+    if is_url(given) and not is_model_uri(given):
+        given = str(fetch(given, "runs"))
     path = Path(given)
     if family is None and not is_model_uri(given) and not (path / f"{STEM}.json").is_file():
         return _of_run(path, console)

@@ -24,9 +24,10 @@ from ray.exceptions import RayTaskError
 from distributed.cell_progress import CellProgress
 from distributed.checkpoints import write_atomically
 from distributed.cluster import cluster
-from distributed.config import RunConfig
+from distributed.config import ConfigurationError, RunConfig
 from distributed.console import Console
 from distributed.pool import LOST, WorkerLostError
+from distributed.storage import is_url
 from distributed.tracking import git_commit
 from meta.comparison_settings import GridPoint, Method
 from meta.protocol import CELLS
@@ -218,6 +219,8 @@ class CellRunner:
 @contextlib.contextmanager
 def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
     """A runner on the cluster that ``config`` asks for; cells are kept in ``<output.run_dir>/cells``."""
+    if is_url(config.output.run_dir):
+        raise ConfigurationError("output.run_dir: a comparison keeps its cells on a path (or NFS), not at a URL")
     folder, settings = CellFolder(Path(config.output.run_dir) / "cells"), config.cluster
     if settings.pool == "local":
         yield CellRunner(folder, console, 0, settings.task_retries)

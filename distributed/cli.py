@@ -29,7 +29,9 @@ app = typer.Typer(
     help="Meta-safe reinforcement learning: learn, across tasks, starts from which new constrained tasks are solved.",
 )
 RunFile = Annotated[Path, typer.Argument(help="Run file (YAML), for instance deploy/runs/frozen_lake.yaml.")]
-RunDir = Annotated[Path, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>.")]
+RunDir = Annotated[
+    str, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>, or its URL in an object store.")
+]
 
 
 TrackingUri = Annotated[
@@ -42,19 +44,22 @@ def train(
     context: typer.Context,
     run_file: RunFile,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with an earlier run directory; latest: the newest of these settings.")
+        str | None,
+        typer.Option(help="Go on with an earlier run directory, or its URL; latest: the newest of these settings."),
     ] = None,
     register: Annotated[
         str | None, typer.Option(help="Make the learned start a version of this model in MLflow's registry.")
     ] = None,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
-    from distributed.train import report_lines, run
+    from distributed.run_directory import fetch
+    from distributed.train import LATEST, report_lines, run
     from meta.report import warnings_of
 
     console = Console()
     config = load_config(run_file, _overrides(context))
-    summary = run(config, console, resume, register)
+    earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
+    summary = run(config, console, earlier, register)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
@@ -116,12 +121,12 @@ def register(
     from distributed.registry import register as register_start
     from distributed.run_directory import RunDirectory
 
-    console = Console()
-    config = load(run_dir / "config.yaml")
-    directory = RunDirectory.open(run_dir, config)
+    console, path = Console(), _fetched(run_dir)
+    config = load(path / "config.yaml")
+    directory = RunDirectory.open(path, config)
     with threadpool_limits(1):
         told = register_start(
-            connect(tracking_uri or config.tracking.uri), run_dir, name, directory.tracked_as(), console, tasks
+            connect(tracking_uri or config.tracking.uri), path, name, directory.tracked_as(), console, tasks
         )
     console.result(told)
 
@@ -137,7 +142,7 @@ def watch(
 
     console = Console()
     with threadpool_limits(1):
-        console.result(run_watch(run_dir, task_index, output, console))
+        console.result(run_watch(_fetched(run_dir), task_index, output, console))
 
 
 @app.command()
@@ -152,29 +157,31 @@ def report(
     from distributed.watch import watch as run_watch
     from meta.report import warnings_of, write_plots
 
-    console = Console()
-    summary = load_summary(run_dir)
-    rows = read_rows(run_dir / "tasks.csv")
-    paths = write_plots(run_dir / "plots", rows, summary["test"], summary["limits_mean"][0])
+    console, path = Console(), _fetched(run_dir)
+    summary = load_summary(path)
+    rows = read_rows(path / "tasks.csv")
+    plots = write_plots(path / "plots", rows, summary["test"], summary["limits_mean"][0])
     if video:
         with threadpool_limits(1):
-            run_watch(run_dir, 0, None, console)
-    size = write_run_page(run_dir, load_run_config(run_dir), summary, rows)
+            run_watch(path, 0, None, console)
+    size = write_run_page(path, load_run_config(path), summary, rows)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
-    console.say(f"plots: {', '.join(str(path) for path in paths)}")
-    console.say(f"page: {run_dir / PAGE} ({size / 1e6:.1f} MB)")
+    console.say(f"plots: {', '.join(map(str, plots))}")
+    console.say(f"page: {path / PAGE} ({size / 1e6:.1f} MB)")
 
 
 @app.command("inspect")
 def inspect_files(
-    path: Annotated[Path, typer.Argument(help="A checkpoint's file, or a folder: a run, checkpoints/, meta_policy/.")],
+    path: Annotated[
+        str, typer.Argument(help="A checkpoint's file, a folder (a run, checkpoints/, meta_policy/), or a run's URL.")
+    ],
 ) -> None:
     """Tell what is in a checkpoint, and whether it is whole; of a folder, in all that are in it."""
     from distributed.inspection import inspect
 
-    Console().result(inspect(path))
+    Console().result(inspect(_fetched(path)))
 
 
 @app.command()
@@ -250,6 +257,9 @@ def submit(
     run_file: RunFile,
     address: Address = "http://127.0.0.1:8265",
     resume: Annotated[str | None, typer.Option(help="As of train; latest: the newest run of these settings.")] = None,
+    register: Annotated[
+        str | None, typer.Option(help="As of train: the model that the start becomes a version of.")
+    ] = None,
     secret: Annotated[
         list[str] | None, typer.Option(help="NAME of a variable of this shell that the job gets.")
     ] = None,
@@ -265,7 +275,9 @@ def submit(
     from distributed import submission
 
     console, root = Console(), Path.cwd()
-    wanted = submission.Submission(run_file, _overrides(context), resume, secret or (), package or (), num_cpus)
+    wanted = submission.Submission(
+        run_file, _overrides(context), resume, secret or (), package or (), num_cpus, register=register
+    )
     options = submission.job_options(wanted, root, os.environ)
     submission.require_small(root)
     client = submission.connect(address)
@@ -311,6 +323,13 @@ def logs(
     console, client = Console(), connect(address)
     require_known(client, job_id)
     raise typer.Exit(follow(client, job_id, _write, console.say))
+
+
+def _fetched(run_dir: str) -> Path:
+    """A run directory on this machine; one in an object store is copied to runs/ first."""
+    from distributed.run_directory import fetch
+
+    return fetch(run_dir, "runs")
 
 
 def _json_object(option: str, text: str) -> dict[str, Any]:

@@ -99,7 +99,11 @@ class OutputSettings(BaseModel):
     model_config = _FROZEN
 
     run_dir: str = "runs"
-    """Parent of the run directories; a run writes to <run_dir>/<name>/<timestamp>."""
+    """Parent of the run directories, a path or URL (s3://bucket/runs); a run writes to <run_dir>/<name>/<timestamp>."""
+    local_dir: str = "runs"
+    """Where the run directory is while it is worked on, if run_dir is a URL: it is copied there as it grows."""
+    flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
+    """How long to wait at the end for a slow object store, if run_dir is a URL."""
     keep_checkpoints: int = Field(default=3, ge=2)
     """Newest checkpoints kept; at least two, so that a damaged newest one has one before it."""
 

@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distributed.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.config import ConfigurationError, RunConfig, parse_config, read_yaml
+from distributed.storage import is_url, read_file, read_manifest, restore, runs_at
 from meta.learning import State
 from meta.loop import Finished, Position
 from meta.records import Row, Value
@@ -41,7 +44,7 @@ class RunDirectory:
         Raises:
             ConfigurationError: it cannot be written to.
         """
-        parent = Path(config.output.run_dir) / config.name
+        parent = local_parent(config)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         for suffix in ("", *(f"-{number}" for number in range(2, 100))):
             path = parent / f"{stamp}{suffix}"
@@ -77,7 +80,9 @@ class RunDirectory:
 
         Directories that are no runs, or whose configuration cannot be read any more, are passed over.
         """
-        parent = Path(config.output.run_dir) / config.name
+        if is_url(config.output.run_dir):
+            return _latest_in_store(config)
+        parent = local_parent(config)
         runs = sorted(parent.glob("*/config.yaml"), key=lambda file: _age(file.parent.name), reverse=True)
         for file in runs:
             with contextlib.suppress(ConfigurationError):
@@ -135,6 +140,41 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
+
+
+def local_parent(config: RunConfig) -> Path:
+    """Where run directories of this name are on this machine."""
+    place = config.output.local_dir if is_url(config.output.run_dir) else config.output.run_dir
+    return Path(place) / config.name
+
+
+def url_of(config: RunConfig, path: Path) -> str | None:
+    """Where a run directory is copied to; None where it is not."""
+    place = config.output.run_dir
+    return f"{place.rstrip('/')}/{config.name}/{path.name}" if is_url(place) else None
+
+
+def fetch(place: str, local_dir: str) -> Path:
+    """A run directory on this machine: ``place`` itself, or a copy of what is at that URL.
+
+    Raises:
+        DamagedFileError: the copy in the store is not whole.
+    """
+    if not is_url(place):
+        return Path(place)
+    name, stamp = place.rstrip("/").split("/")[-2:]
+    return restore(place.rstrip("/"), Path(local_dir) / name / stamp)
+
+
+def _latest_in_store(config: RunConfig) -> Path | None:
+    """As :meth:`RunDirectory.latest`, from the store alone."""
+    found = runs_at(f"{config.output.run_dir.rstrip('/')}/{config.name}")
+    for url in sorted(found, key=lambda url: _age(url.rpartition("/")[2]), reverse=True):
+        with contextlib.suppress(ConfigurationError, DamagedFileError, yaml.YAMLError):
+            raw = yaml.safe_load(read_file(url, read_manifest(url), "config.yaml"))
+            if parse_config(raw, f"{url}/config.yaml").digest() == config.digest():
+                return fetch(url, config.output.local_dir)
+    return None
 
 
 def _age(name: str) -> tuple[str, int]:

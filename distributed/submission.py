@@ -74,6 +74,7 @@ class Submission:
     packages: Sequence[str] = ()
     num_cpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
+    register: str | None = None
 
 
 def connect(address: str) -> Client:
@@ -168,6 +169,7 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
     words = ["python", "-m", "distributed.train", str(file.relative_to(root.resolve()))]
     words += [word for key, value in submission.overrides for word in (f"--{key}", value)]
     words += ["--resume", submission.resume] if submission.resume else []
+    words += ["--register", submission.register] if submission.register else []
     runtime: dict[str, Any] = {"working_dir": str(root), "excludes": list(EXCLUDES), "env_vars": variables}
     if submission.packages:
         runtime["pip"] = list(submission.packages)

@@ -27,8 +27,9 @@ from distributed.pool import RayPool
 from distributed.ray_metrics import RayMetricsTracker
 from distributed.registry import connect, require_name
 from distributed.registry import register as register_start
-from distributed.run_directory import RunDirectory
+from distributed.run_directory import RunDirectory, url_of
 from distributed.run_page import PAGE, write_run_page
+from distributed.storage import Mirror
 from distributed.tracking import MLflowTracker, describe_tasks
 from meta.comparison_settings import chosen_methods
 from meta.experiment import Drawn, compare_starts, draw, evaluation_of, measure_similarity
@@ -157,10 +158,15 @@ def run(
         resume = RunDirectory.latest(config)
         console.say("no earlier run of these settings: a new one" if resume is None else f"going on with {resume}")
     directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
-    console.say(f"run directory: {directory.path}")
+    url = url_of(config, directory.path)
+    console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
     try:
-        with stop_on_sigterm(), workplace(config, console.say) as place:
-            summary = _run(config, console, directory, place, watchers)
+        with (
+            stop_on_sigterm(),
+            _mirrored(config, directory, url, console) as mirrors,
+            workplace(config, console.say) as place,
+        ):
+            summary = _run(config, console, directory, place, [*mirrors, *watchers])
         if register is not None:
             _register(config, console, directory, register)
         return summary
@@ -171,6 +177,23 @@ def run(
     except Stopped:
         console.say(f"stopped; every finished task is kept, --resume {directory.path} goes on with it")
         raise
+
+
+@contextlib.contextmanager
+def _mirrored(config: RunConfig, directory: RunDirectory, url: str | None, console: Console) -> Iterator[list[Mirror]]:
+    """Copies of the run directory at ``url``, if there is one, until the end: all of it is there then, or it is said."""
+    if url is None:
+        yield []
+        return
+    mirror, patience = Mirror(directory.path, url, console.say), config.output.flush_timeout_seconds
+    try:
+        yield [mirror]
+    except Stopped:  # little time is left; what is not copied yet is whole here
+        patience = 0.5
+        raise
+    finally:
+        if not mirror.close(patience):
+            console.warn(f"{url} lacks the end of the run; it is whole in {directory.path}: --resume {directory.path}")
 
 
 def _register(config: RunConfig, console: Console, directory: RunDirectory, name: str) -> None:
