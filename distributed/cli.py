@@ -79,6 +79,38 @@ def compare(
     console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}"))
 
 
+@app.command(context_settings=_OVERRIDES, epilog=_EPILOG)
+def sweep(
+    context: typer.Context,
+    run_file: RunFile,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=uniform(a, b), loguniform(a, b), int(a, b) or choice(a, b, ...); once for every KEY."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trials.")] = 16,
+    search: Annotated[str, typer.Option(help="optuna (its TPE sampler) or random.")] = "optuna",
+    early_stopping: Annotated[bool, typer.Option(help="End bad trials early (ASHA).")] = True,
+    search_seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with an earlier sweep's directory; latest: the newest.")
+    ] = None,
+) -> None:
+    """Choose hyper-parameters of the meta-learner with Ray Tune, by the training tasks' score."""
+    from typing import cast, get_args
+
+    from distributed.search_space import parse_space
+    from distributed.sweep import Search, SweepSettings
+    from distributed.sweep import sweep as run_sweep
+
+    config = load_config(run_file, _overrides(context))
+    if search not in get_args(Search):
+        raise ConfigurationError(f"--search: must be {' or '.join(get_args(Search))}, got {search!r}")
+    space = parse_space(vary or (), config)
+    settings = SweepSettings(trials, cast("Search", search), early_stopping, search_seed)
+    console = Console()
+    console.result(run_sweep(config, space, settings, console, resume))
+
+
 @app.command()
 def adapt(
     source: Annotated[

@@ -181,7 +181,7 @@ def run(
 
 @contextlib.contextmanager
 def _mirrored(config: RunConfig, directory: RunDirectory, url: str | None, console: Console) -> Iterator[list[Mirror]]:
-    """Copies of the run directory at ``url``, if there is one, until the end: all of it is there then, or it is said."""
+    """Copies of the run directory at ``url``, if any, until the end: all of it is there then, or it is said."""
     if url is None:
         yield []
         return
@@ -193,7 +193,7 @@ def _mirrored(config: RunConfig, directory: RunDirectory, url: str | None, conso
         raise
     finally:
         if not mirror.close(patience):
-            console.warn(f"{url} lacks the end of the run; it is whole in {directory.path}: --resume {directory.path}")
+            console.warn(f"{url} lacks the end of the run; it is whole in {directory.path}, which --resume copies")
 
 
 def _register(config: RunConfig, console: Console, directory: RunDirectory, name: str) -> None:
