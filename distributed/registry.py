@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -25,6 +27,7 @@ CHAMPION = "champion"
 FIRST_NEW_INDEX = 2**20
 """Tasks drawn to judge starts, or by a seed, have indices from here on, so that they are none of a run's own."""
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))$")
+_SECONDS_TO_ANSWER = 5.0
 _UNTRACKED = "metasrl"
 """Experiment of models whose run was not tracked."""
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -58,9 +61,10 @@ def connect(uri: str | None) -> Any:
     import mlflow
 
     where = tracking_uri(uri)
-    mlflow.set_tracking_uri(where)
-    client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
     try:
+        _require_listener(where)
+        mlflow.set_tracking_uri(where)
+        client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
         client.search_registered_models(max_results=1)
     except Exception as error:
         raise ConfigurationError(
@@ -68,6 +72,14 @@ def connect(uri: str | None) -> Any:
             "give --tracking-uri or MLFLOW_TRACKING_URI"
         ) from error
     return client
+
+
+def _require_listener(uri: str) -> None:
+    """Ask first whether anybody listens there: MLflow itself tries a database for minutes. Raises OSError."""
+    place = urlsplit(uri)
+    port = place.port or {"https": 443, "http": 80, "postgresql": 5432, "mysql": 3306}.get(place.scheme.split("+")[0])
+    if place.hostname is not None and port is not None:
+        socket.create_connection((place.hostname, port), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def resolve(client: Any, source: str) -> Registered:

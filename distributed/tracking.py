@@ -69,7 +69,8 @@ class MLflowSender:
             if found is not None:
                 memory["experiment_id"] = found.experiment_id
             else:
-                folder = (Path.cwd() / "mlruns").as_uri() if self._uri.startswith("sqlite:") else None
+                # A server decides where artifacts are; a database has none to ask.
+                folder = None if self._uri.startswith(("http:", "https:")) else (Path.cwd() / "mlruns").as_uri()
                 memory["experiment_id"] = client.create_experiment(self._experiment, artifact_location=folder)
             self._client = client
         return self._client
