@@ -77,7 +77,7 @@ results-neural: setup ## meta-learning of neural policies (about two hours on 2 
 lock: ## deploy/image/requirements.lock: what a clean environment gets today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	build/lock/bin/python -m pip install --quiet --disable-pip-version-check .
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check ".[all]"
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	{ echo "# make lock"; build/lock/bin/python -m pip freeze --exclude metasrl | sed 's/^\(torch==[0-9.]*\)[+].*/\1/; s/^torch @ .*/torch==2.13.0/'; } > deploy/image/requirements.lock
 	rm -rf build/lock
