@@ -261,7 +261,8 @@ def _compressed_plotly() -> str:
 
 
 _STYLE = """
-body { font-family: system-ui, sans-serif; margin: 1.5rem auto; max-width: 1500px; padding: 0 1rem; color: #222; }
+body { font-family: system-ui, sans-serif; margin: 1.5rem auto; max-width: 1500px; padding: 0 1rem; color: #222;
+  overflow-wrap: anywhere; }
 h1 { margin-bottom: 0.2rem; } h2 { margin-top: 2rem; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: 0.5rem; min-width: 0; }

@@ -1,0 +1,111 @@
+"""What we show in MLflow and in Ray's dashboard is found on their pages, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import opened
+from tests.distributed.helpers import command, free_port, noted, only_run, run_file, started, tiny, wait_until
+
+pytestmark = pytest.mark.slow
+PATIENCE = 60_000
+
+
+def answers(url: str) -> bool:
+    """Whether a page is there."""
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """MLflow's server over the run's SQLite file, on a free loopback port."""
+    port = free_port()
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    words += ["--default-artifact-root", (folder / "mlruns").as_uri()]
+    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120.0)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+def text_appears(page: Any, text: str) -> None:
+    """Wait until the page shows a text."""
+    page.get_by_text(text).first.wait_for(state="visible", timeout=PATIENCE)
+
+
+def test_mlflow_shows_the_run_its_tasks_its_page_and_its_model(browser: Any, tmp_path: Path) -> None:
+    raw = tiny(tracking={"enabled": True, "flush_timeout_seconds": 120.0})
+    done = command(["train", run_file(tmp_path, raw), "--register", "lakes"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = f"tiny/{only_run(tmp_path).name}"
+    with mlflow_server(tmp_path) as url:
+        with opened(browser, f"{url}/#/experiments/1/runs") as (page, _):
+            text_appears(page, name)
+            page.get_by_text(name).first.click()
+            text_appears(page, "Meta-training on")
+            for found in ("final/taog", "frozen_lake-training", "meta_policy"):
+                text_appears(page, found)
+            where = page.url.split("?")[0]
+            page.goto(f"{where}/artifacts/report.html")
+            text_appears(page, "report.html")
+            frame = page.frame_locator("iframe").first
+            frame.locator("h1").wait_for(timeout=PATIENCE)
+            assert frame.locator("h1").inner_text() == "tiny, seed 3"
+            frame.locator("body[data-ready=true]").wait_for(timeout=PATIENCE)
+            assert frame.locator("#training .main-svg").count() >= 1
+        with opened(browser, f"{url}/#/models/lakes") as (page, _):
+            text_appears(page, "Version 1")
+            text_appears(page, "champion")
+
+
+def test_rays_dashboard_names_workers_tasks_and_learner(browser: Any, tmp_path: Path) -> None:
+    """While a run waits in its sixth task: who is there, what they do."""
+    (tmp_path / "notes").mkdir()
+    port = free_port()
+    cluster = {"pool": "ray", "num_workers": 2, "tasks_per_round": 4, "dashboard": True, "dashboard_port": port}
+    raw = noted(tmp_path / "notes", family={"hold": 5}, cluster={**cluster, "object_store_mb": 80})
+    with started(["train", run_file(tmp_path, raw)], tmp_path, RAY_AUTH_MODE="disabled"):
+        wait_until(lambda: (tmp_path / "notes" / "waiting").exists(), 120.0)
+        url = f"http://127.0.0.1:{port}"
+        with opened(browser, f"{url}/#/actors") as (page, _):
+            for name in ("CRPOWorker(id=0)", "CRPOWorker(id=1)", "MetaLearner"):
+                text_appears(page, name)
+        with opened(browser, f"{url}/#/jobs") as (page, _):
+            text_appears(page, "RUNNING")
+        names = task_names(url)
+        assert any("frozen_lake" in name or "NotedLake" in name for name in names), names
+        (tmp_path / "notes" / "go").touch()
+
+
+def task_names(url: str) -> set[str]:
+    """Names of the tasks that the dashboard's own API lists."""
+    deadline = time.monotonic() + 30.0
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"{url}/api/v0/tasks?limit=1000", timeout=10.0) as reply:
+            told = json.load(reply)["data"]["result"]["result"]
+        names = {str(entry["name"]) for entry in told}
+        if any(name.startswith("task ") for name in names):
+            return names
+        time.sleep(0.5)
+    return names
