@@ -78,6 +78,8 @@ class TrackingSettings(BaseModel):
     """MLflow tracking URI; empty takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
     experiment: str = "metasrl"
     """MLflow experiment."""
+    task_runs: bool = True
+    """A nested run per training task; false for very many short tasks, whose tracking would cost more than they do."""
     flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
     """How long to wait at the end for a slow tracking server; what is not sent is kept and sent on resume."""
 

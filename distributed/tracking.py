@@ -130,10 +130,14 @@ class MLflowSender:
         metrics = [Metric(key, value, event["time"], step) for key, value, step in event.get("metrics", [])]
         params = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in event.get("params", {}).items()]
         tags = [RunTag(key, str(value)) for key, value in event.get("log_tags", {}).items()]
-        for begin in range(0, len(metrics), _METRICS_A_BATCH):
-            client.log_batch(run_id, metrics=metrics[begin : begin + _METRICS_A_BATCH])
-        for begin in range(0, max(len(params), 1), _PARAMS_A_BATCH):
-            client.log_batch(run_id, params=params[begin : begin + _PARAMS_A_BATCH], tags=tags if begin == 0 else [])
+        batches = max(1, -(-len(metrics) // _METRICS_A_BATCH), -(-len(params) // _PARAMS_A_BATCH))
+        for number in range(batches):
+            client.log_batch(
+                run_id,
+                metrics=metrics[number * _METRICS_A_BATCH : (number + 1) * _METRICS_A_BATCH],
+                params=params[number * _PARAMS_A_BATCH : (number + 1) * _PARAMS_A_BATCH],
+                tags=tags if number == 0 else [],
+            )
 
 
 def tracking_uri(uri: str | None) -> str:
@@ -182,12 +186,14 @@ class MLflowTracker:
     def __init__(self, config: RunConfig, run_dir: Path, rows: Sequence[Row], say: Callable[[str], None]) -> None:
         self._rows: list[Row] = list(rows)
         self._key = f"{run_dir.parent.name}/{run_dir.name}"
-        self._timeout = config.tracking.flush_timeout_seconds
+        self._timeout, self._task_runs = config.tracking.flush_timeout_seconds, config.tracking.task_runs
         self._outbox = Outbox(run_dir / "tracking", MLflowSender(config.tracking), say)
         self._outbox.append(self._started(config) if self._outbox.empty else self._resumed())
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """A nested run: the task's parameters, J_0, J_i and the branch of every iteration, and its row."""
+        if not self._task_runs:
+            return
         task, row = result.task, finished.row
         metrics: list[tuple[str, float, int]] = []
         for iteration, values in enumerate(result.values):

@@ -37,7 +37,7 @@ class NeuralDICESettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(64,), min_length=1)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(32,), min_length=1)
     """Widths of the hidden layers of nu and of zeta."""
     exponent: float = Field(default=2.0, gt=1.0)
     """q of f(x) = |x|^q / q, for dualdice_neural; its authors' code has 1.5."""

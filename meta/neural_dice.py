@@ -112,15 +112,21 @@ def _fitted(trained: Trained, data: OfflineData, link: Link) -> Fitted:
 
 
 def _hidden(trained: Trained) -> Features:
-    """1 and zeta's last hidden layer, once for each discrete action."""
+    """1 and the last hidden layers of zeta and of nu, once for each discrete action.
+
+    Both are needed: the corrections are a combination of the features, and so is the function that tests their flow.
+    """
     encoder = trained.encoder
     hidden = Network(trained.network.sizes[:-1])
-    vector, width, heads = trained.zeta[: hidden.num_parameters], trained.network.sizes[-2], encoder.heads
+    width, heads = trained.network.sizes[-2], encoder.heads
+    vectors = [vector[: hidden.num_parameters] for vector in (trained.zeta, trained.nu)]
 
     def features(observations: Float32Array, actions: NDArray[Any]) -> Float32Array:
-        layer = np.tanh(apply(hidden, vector, encoder.encode(observations, actions)))
-        chosen = encoder.head_weights(observations, actions)[:, :, None] * layer[:, None, :]
-        ones = np.ones((len(layer), 1), dtype=np.float32)
-        return np.concatenate([ones, chosen.reshape(len(layer), heads * width)], axis=1, dtype=np.float32)
+        inputs, weights = encoder.encode(observations, actions), encoder.head_weights(observations, actions)
+        parts = [np.ones((len(inputs), 1), dtype=np.float32)]
+        for vector in vectors:
+            layer = np.tanh(apply(hidden, vector, inputs))
+            parts.append((weights[:, :, None] * layer[:, None, :]).reshape(len(layer), heads * width))
+        return np.concatenate(parts, axis=1, dtype=np.float32)
 
-    return Features.with_constant(features, 1 + heads * width)
+    return Features.with_constant(features, 1 + 2 * heads * width)

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.servers import free_port, mlflow_server
 from tests.browser.conftest import opened
-from tests.distributed.helpers import command, free_port, noted, only_run, run_file, started, tiny, wait_until
+from tests.distributed.helpers import command, noted, only_run, run_file, started, tiny, wait_until
 
 pytestmark = pytest.mark.slow
 PATIENCE = 60_000
-
-
-def answers(url: str) -> bool:
-    """Whether a page is there."""
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
-
-
-@contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """MLflow's server over the run's SQLite file, on a free loopback port."""
-    port = free_port()
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    words += ["--default-artifact-root", (folder / "mlruns").as_uri()]
-    environ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120.0)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
 
 
 def text_appears(page: Any, text: str) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.servers import POSTGRES_PASSWORD as PASSWORD
+from benchmarks.servers import NotInstalledError, postgres
 from distributed.config import ConfigurationError
 from distributed.registry import connect
 from tests.distributed.helpers import command, parsed, run_file, summary_of, tiny, undisturbed_sha
-from tests.distributed.postgres import PASSWORD, postgres
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 TRACKED = tiny(tracking={"enabled": True, "flush_timeout_seconds": 120.0})
@@ -26,9 +29,19 @@ def rows(uri: str, query: str) -> list[tuple[Any, ...]]:
         return list(connection.execute(query).fetchall())
 
 
-def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
+@contextmanager
+def database() -> Iterator[str]:
+    """The URI of an empty PostgreSQL database; where there is none, the test says so and is skipped."""
     pytest.importorskip("psycopg", reason="pip install 'metasrl[postgres]'")
-    with postgres() as uri:
+    try:
+        with postgres() as uri:
+            yield uri
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+
+
+def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
+    with database() as uri:
         file = run_file(tmp_path, TRACKED)
         done = command(["train", file, "--register", "lakes"], tmp_path, MLFLOW_TRACKING_URI=uri)
         assert done.returncode == 0, done.stderr

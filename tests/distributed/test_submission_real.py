@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import ray_head
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 TOKEN = "t" * 32
 SMALL = ["--family.num_tasks", "8", "--evaluation.num_test_tasks", "2", "--tracking.enabled", "false"]
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(token: str = TOKEN) -> dict[str, str]:
@@ -33,30 +27,10 @@ def environment(token: str = TOKEN) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def head() -> Iterator[str]:
     """The dashboard's address of a head with two CPUs and a token."""
-    port, dashboard = free_port(), free_port()
-    options = [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]
-    options += [
-        "--object-store-memory=100000000",
-        "--disable-usage-stats",
-        f"--dashboard-agent-listen-port={free_port()}",
-    ]
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    command = [BIN / "ray", "start", "--head", "--block", *options]
-    process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90.0
-        while subprocess.run(
-            _metasrl("jobs", f"http://127.0.0.1:{dashboard}"), env=environment(), capture_output=True
-        ).returncode:
-            assert process.poll() is None, Path(log.name).read_text()
-            assert time.monotonic() < deadline, Path(log.name).read_text()
-        yield f"http://127.0.0.1:{dashboard}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        log.close()
+    with ray_head(TOKEN) as found:
+        yield found.dashboard
 
 
 def _metasrl(command: str, address: str, *more: str) -> list[str]:

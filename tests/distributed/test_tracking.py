@@ -196,6 +196,12 @@ def test_the_run_page_is_for_people(tracked: Tracked) -> None:
     assert all(0.0 < value < 1e6 for _, value in history["system/driver_memory_megabytes"])
 
 
+def test_a_run_of_many_short_tasks_can_do_without_nested_runs(workplace: Path, fake: Fake) -> None:
+    raw = tiny(tracking={"enabled": True, "task_runs": False})
+    assert exit_code("train", run_file(workplace, raw)) == 0
+    assert [event["kind"] for event in fake.events] == ["start", "datasets", "round", "round", "end"]
+
+
 def test_the_digest_of_tasks_is_of_all_that_makes_them() -> None:
     tasks = [Task("lakes", "train", index, index, {"size": 4}, (0.5,)) for index in range(3)]
     first = describe_tasks("lakes", "training", tasks, {"name": "lakes"})

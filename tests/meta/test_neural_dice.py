@@ -68,7 +68,8 @@ def test_networks_come_near_the_closed_form(
 
 def test_the_exponent_changes_nu_but_not_the_ratio() -> None:
     """q = 1.5 is what DualDICE's authors used; w = f'(y) is the same ratio."""
-    neural = TRAINED.model_copy(update={"exponent": 1.5, "steps": 6000, "outer_rate": 2e-3})
+    wide = {"hidden": (64,), "steps": 6000, "outer_rate": 2e-3}
+    neural = TRAINED.model_copy(update={"exponent": 1.5, **wide})
     assert distance(DICESettings(estimator="dualdice_neural", neural=neural)) < 0.15
 
 
