@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench bench-corrections bench-dice curves paper results results-neural lock audit sbom clean
+.PHONY: setup train test test-all lint format bench bench-corrections bench-dice bench-operations tour curves paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -47,6 +47,12 @@ bench: setup ## speed and memory as ratios, to docs/results
 
 bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)
 	$(BIN)/python -m benchmarks.corrections
+
+bench-operations: setup ## what submission, tracking and reporting cost, to docs/results/operations.md (ten minutes)
+	$(BIN)/python -m benchmarks.operations
+
+tour: setup ## docs/tour.md with its screenshots (needs Debian's chromium; a few minutes)
+	$(BIN)/python -m benchmarks.tour
 
 bench-dice: setup ## accuracy of the estimators of corrections, to docs/results/dice.md (half an hour on a free core)
 	$(BIN)/python -m benchmarks.dice
