@@ -192,7 +192,20 @@ def load_run_config(path: Path) -> RunConfig:
     file = path / "config.yaml"
     if not file.is_file():
         raise ConfigurationError(f"{path}: is not a run directory (it has no config.yaml)")
-    return parse_config(read_yaml(file), str(file))
+    raw = read_yaml(file)
+    _require_code_elsewhere(raw, path, str(file))
+    return parse_config(raw, str(file))
+
+
+def _require_code_elsewhere(raw: dict[str, Any], path: Path, source: str) -> None:
+    """A run directory may come from others: a family in it would be their code, run by looking at their results."""
+    family = raw.get("family")
+    name = str(family.get("name")) if isinstance(family, dict) else ""
+    file = name.rpartition(":")[0]
+    if file.endswith(".py") and Path(file).expanduser().resolve().is_relative_to(path.resolve()):
+        raise ConfigurationError(
+            f"{source}: family.name: {file} lies in the run directory itself; read it, and move it out if you trust it"
+        )
 
 
 def load_summary(path: Path) -> dict[str, Any]:

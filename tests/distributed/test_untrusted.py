@@ -160,3 +160,17 @@ def test_a_secret_of_the_environment_is_written_nowhere(tmp_path: Path) -> None:
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
     assert SECRET not in told
+
+
+def test_a_run_directory_cannot_bring_its_own_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "theirs"
+    run.mkdir()
+    (run / "code.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    for name in (f"{run / 'code.py'}:Family", "theirs/code.py:Family", "theirs/../theirs/code.py:Family"):
+        (run / "config.yaml").write_text(f"name: x\nfamily: {{name: '{name}'}}\n")
+        assert exit_code("adapt", run) == 2
+        assert "lies in the run directory itself" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "ran").exists()
