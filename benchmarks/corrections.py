@@ -55,7 +55,7 @@ CHEETAH_ESTIMATORS = (
     "importance",
     "none",
 )
-FRESH_EPISODES = 100
+FRESH_EPISODES = 400
 SEEDS = tuple(range(40, 50))
 
 
@@ -209,7 +209,7 @@ def figure(results: dict[str, tuple[Sequence[str], FloatArray]], path: Path) -> 
 def page(target: Path, *, quick: bool) -> list[str]:
     """Measure everything and make the page."""
     seeds = SEEDS[:2] if quick else SEEDS
-    tasks, fresh = (2, 5) if quick else (3, FRESH_EPISODES)
+    tasks, fresh = (2, 5) if quick else (6, FRESH_EPISODES)
     lake_names, names = LAKE_ESTIMATORS, ("dualdice_linear", "none") if quick else CHEETAH_ESTIMATORS
     lakes = lake_errors(lake_names, seeds, tasks)
     cheetah, seconds = cheetah_errors(names, seeds[:1] if quick else seeds, tasks, fresh)
