@@ -292,7 +292,7 @@ def test_settings_may_stand_before_the_run_file(tmp_path: Path, capsys: pytest.C
     [
         (["train"], "run_file"),
         (["fly"], "No such command 'fly'"),
-        (["adapt"], "run_dir"),
+        (["adapt"], "source"),
         (["adapt", ".", "--task-index", "-1"], "--task-index"),
         (["adapt", ".", "--task-index", "[1]"], "--task-index"),
         (["adapt", ".", "--task-index", "1", "--task-seed", "2"], "give --task-index or --task-seed, not both"),
