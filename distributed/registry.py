@@ -153,7 +153,8 @@ def register(client: Any, run_dir: Path, name: str, run_id: str | None, console:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model_id, source = _logged(client, run_dir, run_id, policy)
-    version = client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version
+    with quiet():
+        version = client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version
     told = f"models:/{name}/{version} registered"
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import shlex
 import time
@@ -83,6 +84,7 @@ def connect(address: str) -> Client:
     Raises:
         ConfigurationError: nobody answers, the token is wrong, or the cluster runs another version of Ray.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # else: a line for every .gitignore that it honours
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 

@@ -62,6 +62,7 @@ class MLflowSender:
         if self._client is None:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every nested run
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=self._uri)
