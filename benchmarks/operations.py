@@ -105,28 +105,28 @@ def tracked(file: Path, words: Sequence[str], folder: Path, uri: str | None = No
 
 def tracking_lines(folder: Path, lakes: int, robots: int) -> list[str]:
     """Tracking's share, for short tasks (lakes) and for robots."""
-    size = ("--family.num_tasks", str(lakes))
     patient = ("--tracking.flush_timeout_seconds", "600")
     runs: list[tuple[str, str, Cost]] = []
     for name, words in (
-        ("none", ("--tracking.enabled", "false")),
         ("SQLite, a nested run a task", ()),
         ("SQLite, no nested runs", ("--tracking.task_runs", "false")),
     ):
-        cost = tracked(LAKES, [*size, *patient, *words], folder / f"lakes-{len(runs)}")
+        number = lakes if not words else lakes // 5
+        cost = tracked(LAKES, [*_size(number), *patient, *words], folder / f"lakes-{len(runs)}")
         runs.append(("frozen_lake", name, cost))
+    runs.append(
+        (
+            "half_cheetah",
+            "SQLite, a nested run a task",
+            tracked(ROBOTS, [*_size(robots), *patient], folder / "robots-0"),
+        )
+    )
     try:
         with postgres() as uri:
-            cost = tracked(LAKES, [*size, *patient], folder / f"lakes-{len(runs)}", uri)
-        runs.append(("frozen_lake", "PostgreSQL, a nested run a task", cost))
-    except NotInstalledError as error:
-        print(error)
-    few = ("--family.num_tasks", str(robots))
-    runs.append(("half_cheetah", "SQLite, a nested run a task", tracked(ROBOTS, [*few, *patient], folder / "robots-0")))
-    try:
-        with postgres() as uri:
-            cost = tracked(ROBOTS, [*few, *patient], folder / "robots-1", uri)
-        runs.append(("half_cheetah", "PostgreSQL, a nested run a task", cost))
+            cost = tracked(LAKES, [*_size(lakes // 5), *patient], folder / "lakes-p", uri)
+            runs.append(("frozen_lake", "PostgreSQL, a nested run a task", cost))
+            cost = tracked(ROBOTS, [*_size(robots), *patient], folder / "robots-1", uri)
+            runs.append(("half_cheetah", "PostgreSQL, a nested run a task", cost))
     except NotInstalledError as error:
         print(error)
     rows = [
@@ -158,6 +158,10 @@ def tracking_lines(folder: Path, lakes: int, robots: int) -> list[str]:
         "",
         *table(columns, rows),
     ]
+
+
+def _size(tasks: int) -> tuple[str, str]:
+    return "--family.num_tasks", str(tasks)
 
 
 def report_lines(run: Path) -> list[str]:
@@ -228,10 +232,10 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="metasrl-operations-"))
     try:
-        lines = tracking_lines(folder, *((24, 4) if given.quick else (1000, 24)))
-        (run,) = (folder / "lakes-1").glob("runs/*/*")
+        lines = tracking_lines(folder, *((24, 4) if given.quick else (1000, 16)))
+        (run,) = (folder / "lakes-0").glob("runs/*/*")
         lines += report_lines(run)
-        lines += submission_lines(folder, 1 if given.quick else 3)
+        lines += submission_lines(folder, 1 if given.quick else 2)
         if not given.quick:
             write("operations.md", [*header("Cost of operations", "python -m benchmarks.operations"), *lines])
         else:
