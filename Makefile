@@ -39,17 +39,17 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup ## speed and memory as ratios, to docs/results
-	$(BIN)/python -m benchmarks.speed
-	$(BIN)/python -m benchmarks.simulators
-	$(BIN)/python -m benchmarks.navigation
-	$(BIN)/python -m benchmarks.neural_update
-	$(BIN)/python -m benchmarks.training_speed
+	$(BIN)/python -m benchmarks.speed.lakes
+	$(BIN)/python -m benchmarks.speed.simulators
+	$(BIN)/python -m benchmarks.speed.navigation_speed
+	$(BIN)/python -m benchmarks.speed.update_speed
+	$(BIN)/python -m benchmarks.speed.training_speed
 
 bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)
-	$(BIN)/python -m benchmarks.corrections
+	$(BIN)/python -m benchmarks.dice.corrections
 
 bench-operations: setup ## what submission, tracking and reporting cost, to docs/results/operations.md (ten minutes)
-	$(BIN)/python -m benchmarks.operations
+	$(BIN)/python -m benchmarks.speed.operations
 
 tour: setup ## docs/tour.md with its screenshots (needs Debian's chromium; a few minutes)
 	$(BIN)/python -m benchmarks.tour
@@ -58,12 +58,12 @@ bench-dice: setup ## accuracy of the estimators of corrections, to docs/results/
 	$(BIN)/python -m benchmarks.dice
 
 curves: setup ## learning curves of neural CRPO alone (about an hour on a free core)
-	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2
-	$(BIN)/python -m benchmarks.learning_curves --task hopper --steps 3000000 --seeds 0 1 2
-	$(BIN)/python -m benchmarks.learning_curves --task acrobot --steps 1000000 --seeds 0 1 2
-	$(BIN)/python -m benchmarks.learning_curves --task half_cheetah --steps 10000000 --seeds 0
-	$(BIN)/python -m benchmarks.learning_curves --task point_goal --steps 3000000 --seeds 0
-	$(BIN)/python -m benchmarks.learning_curves --page
+	$(BIN)/python -m benchmarks.learning.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning.learning_curves --task hopper --steps 3000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning.learning_curves --task acrobot --steps 1000000 --seeds 0 1 2
+	$(BIN)/python -m benchmarks.learning.learning_curves --task half_cheetah --steps 10000000 --seeds 0
+	$(BIN)/python -m benchmarks.learning.learning_curves --task point_goal --steps 3000000 --seeds 0
+	$(BIN)/python -m benchmarks.learning.learning_curves --page
 
 paper: setup ## the paper's experiments with all baselines, to docs/results/paper.md (an hour on 2 free cores; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.paper
@@ -71,14 +71,14 @@ paper: setup ## the paper's experiments with all baselines, to docs/results/pape
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
 	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
 	$(BIN)/metasrl compare $(RUN) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
-	$(BIN)/python -m benchmarks.learning_rates
-	$(BIN)/python -m benchmarks.similarity
+	$(BIN)/python -m benchmarks.learning.learning_rates
+	$(BIN)/python -m benchmarks.learning.similarity_curve
 
 results-neural: setup ## meta-learning of neural policies (about two hours on 2 cores)
-	$(BIN)/python -m benchmarks.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
-	$(BIN)/python -m benchmarks.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
-	$(BIN)/python -m benchmarks.groups
-	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.learning.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
+	$(BIN)/python -m benchmarks.learning.meta_learning deploy/runs/acrobot.yaml --seeds 10 11 12 13 14
+	$(BIN)/python -m benchmarks.learning.several_starts
+	$(BIN)/python -m benchmarks.learning.ablation
 
 lock: ## deploy/image/requirements.lock: what a clean environment gets today
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

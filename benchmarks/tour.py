@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.page import header
-from benchmarks.servers import BIN, ROOT, Head, mlflow_server, ray_head
+from tests.support.servers import BIN, ROOT, Head, mlflow_server, ray_head
 
 PAGE, PICTURES = ROOT / "docs" / "tour.md", ROOT / "docs" / "tour"
 TASKS = "480"

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from distributed.config import dotted_fields, load_config
-from distributed.run_directory import read_rows
-from policies.crpo import WithinTaskSettings
-from policies.family_check import NAMES, check_family, table
-from policies.limits import draw_task
-from policies.neural_crpo import fresh_policy, solve_neural
-from policies.neural_update import NeuralSettings
-from tasks.batch import make_batch
-from tasks.registry import make_family
+from distributed.settings.run_file import dotted_fields, load_config
+from distributed.storage.run_directory import read_rows
+from policies.checking.family_check import NAMES, check_family, table
+from policies.exact.drawing import draw_task
+from policies.neural.crpo import fresh_policy, solve_neural
+from policies.neural.update import NeuralSettings
+from policies.tabular.crpo import WithinTaskSettings
+from tasks.contract.family_registry import make_family
+from tasks.stepping.batch import make_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

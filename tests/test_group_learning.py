@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distributed.config import load_config
-from meta.baselines import HeldOut, hold_out
-from meta.experiment import draw
-from meta.groups import GroupedState, is_whole
-from meta.loop import Position, TrainingPlan, train
-from meta.pool import LocalLearner, LocalPool
+from distributed.settings.run_file import load_config
+from meta.learning.groups import GroupedState, is_whole
+from meta.methods.baselines import HeldOut, hold_out
+from meta.training.experiment import draw
+from meta.training.loop import Position, TrainingPlan, train
+from meta.training.pool import LocalLearner, LocalPool
 
 RUN_FILE = Path(__file__).resolve().parent.parent / "deploy" / "runs" / "frozen_lake_clustered.yaml"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distributed.cells import cell_runner
-from distributed.comparison import Comparison, compare_all
-from distributed.config import RunConfig, load_config
-from distributed.console import Console
-from meta.comparison import DURING, GAP, seed_means
-from meta.comparison_settings import GridPoint, Method
-from meta.evaluation import Interval, ratio_interval
-from meta.protocol import judge
-from meta.statistics import paired_difference
+from distributed.jobs.cells import cell_runner
+from distributed.jobs.comparison_cells import Comparison, compare_all
+from distributed.settings.console import Console
+from distributed.settings.run_file import RunConfig, load_config
+from meta.judging.claims import DURING, GAP, seed_means
+from meta.judging.protocol import judge
+from meta.measuring.measures import Interval, ratio_interval
+from meta.measuring.statistics import paired_difference
+from meta.training.evaluation_settings import GridPoint, Method
 
 RUN_FILE = Path(__file__).resolve().parent.parent / "deploy" / "runs" / "frozen_lake.yaml"
 SEEDS = tuple(range(400, 410))

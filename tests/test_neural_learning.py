@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distributed.config import RunConfig, parse_config
-from meta.comparison_settings import GridPoint
-from meta.judging import Numbers
-from meta.protocol import judge
+from distributed.settings.run_file import RunConfig, parse_config
+from meta.judging.protocol import judge
+from meta.judging.task_numbers import Numbers
+from meta.training.evaluation_settings import GridPoint
 
 
 def config(seed: int) -> RunConfig:
@@ -22,7 +22,7 @@ def config(seed: int) -> RunConfig:
         {
             "name": "points",
             "seed": seed,
-            "family": {"name": "tests.policies.point_batch:PointFamily", "num_tasks": 32, "limit": 1.0},
+            "family": {"name": "tests.support.point_batch:PointFamily", "num_tasks": 32, "limit": 1.0},
             "within_task": {
                 "algorithm": "neural_crpo",
                 "num_iterations": 5,

@@ -42,7 +42,7 @@ def test_no_module_imports_a_room_above_it(room: str) -> None:
 
 
 def test_the_check_sees_imports_inside_functions_and_of_parts() -> None:
-    source = "import meta.updates as u\ndef f():\n    from ray.util import queue\n    from . import crpo\n"
+    source = "import meta.learning.updates as u\ndef f():\n    from ray.util import queue\n    from . import crpo\n"
     assert _imported(source, "policies") == {"meta", "ray", "policies"}
 
 

@@ -4,7 +4,7 @@
 import numpy as np
 from own_family import Machines
 
-from tasks.model import TabularModel
+from tasks.contract.tabular_model import TabularModel
 
 
 class ModelledMachines(Machines):

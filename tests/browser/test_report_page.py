@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.page import Page, write_page
-from policies.pictures import write_video
+from meta.reporting.page import Page, write_page
+from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
-from tests.meta.test_page import rows, summary
+from tests.meta.reporting.test_page import rows, summary
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers import free_port, mlflow_server
 from tests.browser.conftest import opened
 from tests.distributed.helpers import command, noted, only_run, run_file, started, tiny, wait_until
+from tests.support.servers import free_port, mlflow_server
 
 pytestmark = pytest.mark.slow
 PATIENCE = 60_000

@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
-from distributed.cli import app
-from distributed.ray_metrics import EXPORTED
+from distributed.cli.main import app
+from distributed.cluster.ray_metrics import EXPORTED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -123,7 +123,7 @@ def entrypoints() -> list[str]:
 
 @pytest.mark.parametrize("entrypoint", entrypoints())
 def test_entry_points_name_run_files_and_options_that_exist(entrypoint: str) -> None:
-    from distributed.config import load_config
+    from distributed.settings.run_file import load_config
 
     words = shlex.split(entrypoint)
     assert words[:2] == ["metasrl", "train"]

@@ -13,11 +13,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from tasks.base import Parameters, Split
-from tasks.frozen_lake import FrozenLake
-from tasks.model import TabularModel
-from tests.policies.point_batch import PointBatch, PointFamily
-from tests.user_families import CourierFamily
+from tasks.contract.tabular_model import TabularModel
+from tasks.contract.task import Parameters, Split
+from tasks.lakes.frozen_lake import FrozenLake
+from tests.support.point_batch import PointBatch, PointFamily
+from tests.support.user_families import CourierFamily
 
 
 class NotedLake(FrozenLake):
@@ -179,4 +179,4 @@ def counts(lines: list[str]) -> dict[str, int]:
 def modules_of_the_driver(actor: Any) -> list[str]:
     """Which modules that only the driver needs are imported in the process of ``actor``."""
     del actor
-    return [name for name in ("mlflow", "distributed.tracking", "distributed.outbox") if name in sys.modules]
+    return [name for name in ("mlflow", "distributed.tracking", "distributed.tracking.outbox") if name in sys.modules]

@@ -18,18 +18,18 @@ from typing import Any
 import pytest
 import yaml
 
-from distributed.cli import main
-from distributed.config import RunConfig, parse_config
-from distributed.run_directory import RunDirectory
-from meta.experiment import draw
-from meta.learning import State
-from meta.loop import Position, Tracker, TrainingPlan, train
-from meta.pool import Learner, LocalLearner, LocalPool, Pool
+from distributed.cli.main import main
+from distributed.settings.run_file import RunConfig, parse_config
+from distributed.storage.run_directory import RunDirectory
+from meta.learning.kinds import State
+from meta.training.experiment import draw
+from meta.training.loop import Position, Tracker, TrainingPlan, train
+from meta.training.pool import Learner, LocalLearner, LocalPool, Pool
 
 ROOT = Path(__file__).parent.parent.parent
 METASRL = Path(sys.executable).with_name("metasrl")
 NOTED = "tests.distributed.families:NotedLake"
-COURIER = "tests.user_families:CourierFamily"
+COURIER = "tests.support.user_families:CourierFamily"
 Raw = dict[str, Any]
 
 TINY: Raw = {

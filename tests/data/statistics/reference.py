@@ -1,4 +1,4 @@
-"""Numbers of the library rliable 1.2.0, to which ``meta.statistics`` is held; run in an environment of its own.
+"""Reference numbers from rliable 1.2.0 for ``meta.measuring.statistics``; run in an environment of its own.
 
 python -m venv /tmp/rliable && /tmp/rliable/bin/pip install rliable==1.2.0 "pandas<3"
 /tmp/rliable/bin/python tests/data/statistics/reference.py > tests/data/statistics/rliable.json

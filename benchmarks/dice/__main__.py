@@ -1,0 +1,5 @@
+"""``python -m benchmarks.dice``."""
+
+from benchmarks.dice.accuracy import main
+
+main()

@@ -1,0 +1,176 @@
+"""Does the learned start help on held-out tasks? ``make results`` writes docs/results/meta_learning_*.md.
+
+For each seed: meta-train as the run file says, then solve the held-out tasks from the learned start and from a fresh
+network, and from a fresh network for 200,000 steps a task as the level to reach. Finished seeds are kept in ``runs/``
+and not computed again under the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning.meta_page import (
+    SCRATCH_STEPS,
+    page,
+    plot,
+    plot_by_task,
+    relative_costs,
+    share_of_the_way,
+    varies_in_one_number,
+)
+from benchmarks.page import RESULTS, write
+from distributed.jobs.training_job import Workplace, workplace
+from distributed.settings.console import Console
+from distributed.settings.run_file import RunConfig, load_config
+from distributed.storage.checkpoints import write_atomically
+from meta.methods.baselines import Bench
+from meta.training.experiment import Drawn, draw
+from meta.training.loop import Position, TrainingPlan, train
+from policies.common.results import Start
+from policies.neural.update import NeuralSettings
+from policies.solving.solve_task import WithinTask
+from tasks.contract.task import Task, TaskFamily
+from tasks.stepping.batch import make_batch
+
+
+def idle_reward(family: TaskFamily, task: Task) -> float:
+    """Undiscounted reward of one episode without any torque: zeros, or the middle one of discrete actions."""
+    batch = make_batch(family, task, 1)
+    actions = np.zeros((1, batch.action_low.size), np.float32) if batch.action_low is not None else np.array([1])
+    batch.reset(np.arange(1), np.array([task.seed]))
+    total = 0.0
+    for _ in range(batch.horizon):
+        batch.step(actions)
+        total += float(batch.reward[0])
+        if batch.terminated[0]:
+            break
+    batch.close()
+    return total
+
+
+def solve_all(place: Workplace, tasks: Sequence[Task], start: Start, within: WithinTask) -> dict[str, Any]:
+    """Curves of every task in task order: ``episodic`` [N, M+1, 1+p] (undiscounted) and ``values`` (discounted)."""
+    solved = (item.result for item in place.pool.solve(tasks, start, within, collect=False))
+    results = sorted(solved, key=lambda result: result.task.index)
+    episodic = [result.episodic for result in results if result.episodic is not None]
+    return {"episodic": np.array(episodic).tolist(), "values": np.array([r.values for r in results]).tolist()}
+
+
+def learned_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    """Meta-train, then solve the held-out tasks from the learned start."""
+    experiment = config.experiment
+    drawn: Drawn = draw(place.pool, experiment)
+    within = experiment.held_out_within
+    assert isinstance(within, NeuralSettings)
+    began = time.perf_counter()
+    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+    state = train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
+    return {
+        "minutes": (time.perf_counter() - began) / 60.0,
+        "workers": place.pool.num_workers,
+        "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
+        "meta_srl": solve_all(place, drawn.test, state.start, within),
+    }
+
+
+def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
+    """What does not depend on meta-training: the tasks, no torque, a fresh start, and the level that it reaches."""
+    experiment = config.experiment
+    drawn: Drawn = draw(place.pool, experiment)
+    within = experiment.held_out_within
+    assert isinstance(within, NeuralSettings)
+    bench = Bench(
+        pool=place.pool,
+        learner=place.learner,
+        tasks=drawn.train,
+        within=experiment.within,
+        evaluation=experiment.evaluation,
+        meta=experiment.meta,
+        fresh=drawn.fresh,
+        num_costs=drawn.num_costs,
+    )
+    longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
+    family = experiment.family.make()
+    level = solve_all(place, drawn.test, bench.random, longer)
+    same_steps = within.trust_region.delta_last is None and within.num_iterations <= longer.num_iterations
+    return {
+        "seed": config.seed,
+        "limits": [task.limits for task in drawn.test],
+        "parameters": [dict(task.parameters) for task in drawn.test],
+        "idle": [idle_reward(family, task) for task in drawn.test],
+        "random": beginning(level, within.num_iterations)
+        if same_steps
+        else solve_all(place, drawn.test, bench.random, within),
+        "level": level,
+    }
+
+
+def beginning(curves: dict[str, Any], num_iterations: int) -> dict[str, Any]:
+    """The curves of ``num_iterations`` updates: the longer run's first ones, where all its steps are of one length."""
+    return {name: [rows[: num_iterations + 1] for rows in curve] for name, curve in curves.items()}
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in ``path``, made first where it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(make()).encode())
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def reference_digest(config: RunConfig) -> str:
+    """Digest of all that :func:`reference_part` depends on."""
+    family = {key: value for key, value in config.family.model_dump(mode="json").items() if key != "num_tasks"}
+    evaluation = config.evaluation.model_dump(mode="json", include={"num_test_tasks", "num_iterations", "rate_grid"})
+    parts = [family, config.within_task.model_dump(mode="json"), evaluation, config.evaluation.grid_tasks]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run_file", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--pool", choices=["local", "ray"], help="local: this process alone; else as the run file says")
+    given = parser.parse_args(arguments)
+    pool = [] if given.pool is None else [("cluster.pool", given.pool)]
+    config = load_config(given.run_file, [("tracking.enabled", "false"), *pool])
+    folder = Path("runs") / "meta_learning" / config.name
+    learned = folder / f"learned-{config.digest()[:12]}"
+    reference = folder / f"reference-{reference_digest(config)[:12]}"
+    console, cells = Console(), []
+    with workplace(config, console.say) as place:
+        for seed in given.seeds:
+            own = config.model_copy(update={"seed": seed})
+            cells.append(kept(learned / f"{seed}.json", lambda own=own: learned_part(own, place)))  # type: ignore[misc]
+            rewards = np.array(cells[-1]["meta_srl"]["episodic"])[:, :, 0].mean(axis=0).round(1).tolist()
+            console.say(f"seed {seed}: {cells[-1]['minutes']:.1f} min, rewards {rewards}")
+        for seed, cell in zip(given.seeds, cells, strict=True):
+            own = config.model_copy(update={"seed": seed})
+            cell |= kept(reference / f"{seed}.json", lambda own=own: reference_part(own, place))  # type: ignore[misc]
+            shares = {
+                name: share_of_the_way(cell, name)[[0, 5, 10]].round(2).tolist() for name in ("meta_srl", "random")
+            }
+            highest = relative_costs(cell, "meta_srl").mean(axis=0).max(axis=0).round(3).tolist()
+            console.say(f"seed {seed}: share of the way {shares}, cost at most {highest}")
+    stem = f"meta_learning_{config.name}"
+    plot(cells, RESULTS / stem / "curves.png")
+    if varies_in_one_number(cells):
+        plot_by_task(cells, RESULTS / stem / "by_task.png")
+    where = "" if given.pool is None else f" --pool {given.pool}"
+    seeds = " ".join(map(str, given.seeds))
+    command = f"python -m benchmarks.learning.meta_learning {given.run_file}{where} --seeds {seeds}"
+    write(f"{stem}.md", page(config, cells, command, stem))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Do two initialisations win where one cannot? The answer goes to docs/results/groups.md.
+
+Two families of two groups: lakes from two base maps, and a HalfCheetah that is to run forwards or backwards. For each
+seed: meta-train with one and with two initialisations, then solve the same held-out tasks. The label of a task is used
+for this page only. Finished cells are kept in ``runs/`` and not computed again under the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from benchmarks.learning.meta_learning import kept, told
+from benchmarks.page import RESULTS, header, table, write
+from distributed.settings.console import Console
+from distributed.settings.run_file import RunConfig, load_config
+from meta.measuring.measures import interval, measure
+from meta.training.experiment import draw
+from meta.training.loop import Finished, Position, TrainingPlan, train
+from meta.training.pool import LocalLearner, LocalPool, Pool
+from meta.training.records import Row
+from policies.common.results import Start, Starts, TaskResult
+from policies.solving.solve_task import WithinTask
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task
+
+LAKES = (Path("deploy/runs/frozen_lake_clustered.yaml"), tuple(range(100, 110)), ())
+ROBOT = (
+    Path("deploy/runs/half_cheetah_direction.yaml"),
+    tuple(range(100, 105)),
+    (("family.num_tasks", "40"), ("evaluation.num_test_tasks", "8"), ("evaluation.num_iterations", "5")),
+)
+NAMES = {"fresh": "none learned", "1": "K = 1", "2": "K = 2"}
+_SAME_MAP = 8
+"""Lakes that differ in fewer tiles come from the same base map: within a group at most 2 differ, between them 14."""
+
+
+@dataclass
+class Rows:
+    """Keeps the rows of a run; a tracker."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """Not needed."""
+
+    def round_finished(self, state: Any, rows: Sequence[Row]) -> None:
+        """Keep the rows."""
+        del state
+        self.rows += rows
+
+
+def labels(tasks: Sequence[Task], first: Task) -> list[int]:
+    """The true group of every task: 0 that of ``first``, else 1."""
+    if "weights" in first.parameters:
+        return [int(task.parameters["weights"][0] * first.parameters["weights"][0] < 0.0) for task in tasks]
+    maps = [np.array(list("".join(task.parameters["desc"]))) for task in (first, *tasks)]
+    return [int((tiles != maps[0]).sum() >= _SAME_MAP) for tiles in maps[1:]]
+
+
+def solve_held_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> dict[str, Any]:
+    """What is measured of every held-out task, in task order."""
+    solved = (item.result for item in pool.solve(tasks, start, within, collect=False))
+    results = sorted(solved, key=lambda result: result.task.index)
+    measures = [measure(result) for result in results]
+    return {
+        "values": [result.values.tolist() for result in results],
+        "gap": [item.gap for item in measures],
+        "reward": [float(result.values[result.output, 0]) for result in results],
+        "during": [float(item.violation_during.mean()) for item in measures],
+        "score": [item.score for item in measures],
+        "start": [result.start_index for result in results],
+        "probe_steps": [result.probe_steps for result in results],
+        "env_steps": [result.env_steps for result in results],
+    }
+
+
+def cell(config: RunConfig, fresh: bool) -> dict[str, Any]:
+    """One seed with one number of initialisations; ``fresh`` learns nothing and tells what there is to gain."""
+    experiment = config.experiment
+    pool = LocalPool(experiment.family)
+    drawn = draw(pool, experiment)
+    state, seen = drawn.initial_state(experiment.meta), Rows()
+    if not fresh:
+        learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
+        plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
+        state = train(plan, pool, learner, [seen], Position(state))
+    start: Starts = Start(drawn.fresh, state.starts[0].learning_rates) if fresh else state.start
+    return {
+        "rows": seen.rows,
+        "limits": [task.limits for task in drawn.test],
+        "train_labels": labels(drawn.train, drawn.train[0]),
+        "test_labels": labels(drawn.test, drawn.train[0]),
+        "held_out": solve_held_out(pool, drawn.test, start, experiment.held_out_within),
+    }
+
+
+def right_share(found: Sequence[int], wanted: Sequence[int]) -> float:
+    """Share of tasks in the right one of two groups, whichever group is called which."""
+    same = float(np.mean(np.array(found) == np.array(wanted)))
+    return max(same, 1.0 - same)
+
+
+def held(cells: Sequence[dict[str, Any]], key: str) -> FloatArray:
+    """Means over the held-out tasks, one of each seed."""
+    return np.array([np.mean(one["held_out"][key]) for one in cells])
+
+
+def rows_of(cells: dict[str, list[dict[str, Any]]], exact: bool) -> list[list[object]]:
+    """A row of the table for every start, and one for the paired difference of two and one."""
+    key, sign = ("gap", -1.0) if exact else ("reward", 1.0)
+    measured = [(key, sign), ("during", -1.0), *([("score", -1.0)] if exact else [])]
+    rows: list[list[object]] = []
+    for name, found in cells.items():
+        curve = [np.array(one["held_out"]["values"])[:, :, 0].mean(axis=0) for one in found]
+        rewards = [told(interval([mean[mark] for mean in curve]), 3) for mark in (0, 1, len(curve[0]) - 1)]
+        rows.append([NAMES[name], *rewards, *(told(interval(held(found, one)), 3) for one, _ in measured)])
+    better = [way * (held(cells["2"], one) - held(cells["1"], one)) for one, way in measured]
+    rows.append(["K = 2 better by", "", "", "", *(told(interval(difference), 3) for difference in better)])
+    return rows
+
+
+def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """How well tasks were told apart, and what probing cost."""
+    half = len(cells[0]["rows"]) // 2
+    assigned = [right_share([r["group"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
+    begun = [right_share([r["start"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
+    held_out = [right_share(one["held_out"]["start"], one["test_labels"]) for one in cells]
+    probing, steps = (sum(sum(one["held_out"][key]) for one in cells) for key in ("probe_steps", "env_steps"))
+    cost = f"{probing / steps:.1%}" if steps else "none"
+    return [
+        f"- Right group, last half of the training tasks: assigned {told(interval(assigned), 2)}, started from "
+        f"{told(interval(begun), 2)}; least of a seed {min(assigned):.2f}.",
+        f"- Held-out tasks that start from the initialisation of their group: {told(interval(held_out), 2)}; least of "
+        f"a seed {min(held_out):.2f}.",
+        f"- Probing takes {cost} of the environment steps of a held-out task{'' if steps else ' (values are exact)'}.",
+        "",
+    ]
+
+
+def plot(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Reward and cost over its limit after every update, means over seeds with 95 % bands."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    for name, colour in zip(cells, ("#888888", "#4c78a8", "#d62728"), strict=True):
+        rewards = np.array([np.array(one["held_out"]["values"])[:, :, 0].mean(axis=0) for one in cells[name]])
+        costs = np.array(
+            [
+                (np.array(one["held_out"]["values"])[:, :, 1:] / np.array(one["limits"])[:, None]).mean(axis=(0, 2))
+                for one in cells[name]
+            ]
+        )
+        for axis, curves in zip(axes, (rewards, costs), strict=True):
+            bands = [interval(column) for column in curves.T]
+            axis.plot([band.mean for band in bands], color=colour, marker="o", markersize=3, label=NAMES[name])
+            low, high = [band.low for band in bands], [band.high for band in bands]
+            axis.fill_between(range(len(bands)), low, high, color=colour, alpha=0.15)
+    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1, label="limit")
+    for axis, title in zip(axes, ("reward $J_0$", "cost $J_1$ / limit"), strict=True):
+        axis.set_xlabel("policy updates on a held-out task")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+def section(run_file: Path, seeds: Sequence[int], changes: Sequence[tuple[str, str]], console: Console) -> list[str]:
+    """Compute what is missing of a family, and write its part of the page."""
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+    for seed in seeds:
+        for name, found in cells.items():
+            count = "1" if name == "fresh" else name
+            options = [*changes, ("meta.num_initializations", count), ("seed", str(seed))]
+            config = load_config(run_file, [("tracking.enabled", "false"), *options])
+            evaluation = f"{config.evaluation.num_test_tasks}-{config.evaluation.num_iterations}"
+            path = Path("runs") / "groups" / config.name / name / f"{config.digest()[:12]}-{evaluation}.json"
+            found.append(kept(path, lambda config=config, name=name: cell(config, name == "fresh")))  # type: ignore[misc]
+            mean = {key: float(np.mean(found[-1]["held_out"][key])) for key in ("gap", "reward", "during")}
+            console.say(f"{config.name} seed {seed} {NAMES[name]}: {json.dumps(mean)}")
+    exact = not np.isnan(held(cells["1"], "gap")).any()
+    plot(cells, RESULTS / "groups" / f"{config.name}.png")
+    value = "gap of the output" if exact else "reward of the output"
+    last = config.evaluation.num_iterations or config.within_task.num_iterations
+    columns = ["initialisations", "reward of the start", "after 1 update", f"after {last}", value]
+    columns += ["violation during adaptation", *(["score"] if exact else [])]
+    return [
+        f"## {config.name}",
+        "",
+        f"`{run_file}`{', '.join(['', *(f'{key} {given}' for key, given in changes)])}; seeds {list(seeds)}, "
+        f"{config.family.num_tasks} training tasks, {config.evaluation.num_test_tasks} held-out tasks a seed.",
+        "",
+        *table(columns, rows_of(cells, exact)),
+        *group_lines(cells["2"]),
+        f"![{config.name}](groups/{config.name}.png)",
+        "",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Both families, one after the other."""
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    console = Console()
+    lines = [
+        *header("Two initialisations for two groups of tasks", "python -m benchmarks.learning.several_starts"),
+        "Means and 95 % t-intervals over seeds; the last row of a table is the mean of the differences of a seed. "
+        "Reward and gap are discounted as the family says; the score is gap / |J_0*| + violation during adaptation / "
+        "limit, small is good. `none learned` solves the held-out tasks from the fresh "
+        "policy and the first rates. No settings were chosen on these seeds. Groups are read off the tasks for this "
+        "page only.",
+        "",
+    ]
+    for run_file, seeds, changes in (LAKES, ROBOT):
+        lines += section(run_file, seeds, changes, console)
+    write("groups.md", lines)
+
+
+if __name__ == "__main__":
+    main()

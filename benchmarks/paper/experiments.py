@@ -1,0 +1,144 @@
+"""The paper's experiments and the checks of its claims: ``make paper`` writes docs/results/paper.md and its figures.
+
+Everything is computed in cells that are kept in ``runs/cells`` (docs/decisions/0032): stop it at any time, the same
+command goes on. ``--quick`` runs a small form of everything in a few minutes and writes it elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.page import RESULTS, header
+from benchmarks.paper import paper_figures as figures
+from benchmarks.paper.paper_page import family_section, protocol, short, verdicts
+from benchmarks.paper.paper_studies import Studies, StudyPlan, run_studies
+from benchmarks.paper.paper_theory import (
+    ablation_section,
+    bounds_section,
+    exact,
+    learning_section,
+    scalability_section,
+    sensitivity_section,
+    signature_section,
+    stress_section,
+    trend_section,
+)
+from distributed.jobs.cells import cell_runner, sources_digest
+from distributed.jobs.comparison_cells import Comparison, compare_all
+from distributed.jobs.training_job import stop_on_sigterm
+from distributed.settings.console import Console
+from distributed.settings.run_file import RunConfig, load_config
+
+RUN_FILES = Path("deploy/runs/paper")
+SETTINGS = (
+    "frozen_lake_high",
+    "frozen_lake_low",
+    "acrobot_high",
+    "acrobot_low",
+    "half_cheetah_high",
+    "half_cheetah_low",
+    "circle",
+    "humanoid_high",
+    "humanoid_low",
+)
+QUICK_SETTINGS = ("frozen_lake_high", "frozen_lake_low", "half_cheetah_high")
+QUICK_STUDIES = StudyPlan(
+    changed_tiles=(1, 12),
+    drifts=(1, 4),
+    errors=(0.0, 3.0),
+    num_tasks=12,
+    seeds=(200, 201),
+    ablation_seeds=1,
+    bases=("high",),
+)
+
+
+def quick_overrides(name: str) -> list[tuple[str, str]]:
+    """A run file made small: the same code on few and short tasks."""
+    lake = name.startswith("frozen_lake")
+    small = {
+        "family.num_tasks": "12" if lake else "4",
+        "evaluation.seeds": "[100, 101, 102]" if lake else "[20, 21]",
+        "evaluation.tuning_seeds": "[0]",
+        "evaluation.num_test_tasks": "4" if lake else "2",
+        "evaluation.grid_tasks": "4" if lake else "2",
+        "evaluation.tuning_tasks": "2" if lake else "1",
+    }
+    return [*small.items(), *([] if lake else [("within_task.num_iterations", "2"), ("family.horizon", "50")])]
+
+
+def configs(names: Sequence[str], pool: str, workers: int, *, quick: bool) -> list[RunConfig]:
+    """The run files, on the cluster that was asked for."""
+    cluster = [("cluster.pool", pool), ("cluster.num_workers", str(workers))]
+    return [
+        load_config(RUN_FILES / f"{name}.yaml", [*(quick_overrides(name) if quick else []), *cluster]) for name in names
+    ]
+
+
+def page(comparisons: Sequence[Comparison], studies: Studies, command: str, folder: Path) -> list[str]:
+    """The whole page; its figures go to ``folder``."""
+    sections = [protocol(comparisons), verdicts(comparisons), bounds_section(comparisons, folder)]
+    sections += [learning_section(comparisons, folder), trend_section(studies, folder)]
+    sections += [stress_section(studies, folder), sensitivity_section(studies, folder)]
+    sections.append(ablation_section(comparisons, studies))
+    sections += [signature_section(comparisons), scalability_section(comparisons)]
+    for found in comparisons:
+        pictures = [
+            figures.save(figures.adaptation(found), folder / f"{short(found)}_adaptation.png"),
+            figures.save(figures.profiles(found), folder / f"{short(found)}_profiles.png"),
+        ]
+        sections.append(family_section(found, pictures))
+    return [
+        *header("The paper's experiments", command),
+        *made_of(comparisons, studies),
+        *(part for section in sections for part in section),
+    ]
+
+
+def made_of(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
+    """What the numbers were computed by, and how long that took."""
+    cells = {cell["digest"]: cell for found in comparisons for cell in found.cells}
+    cells |= {cell["digest"]: cell for cell in studies.cells}
+    commits = Counter(cell["commit"] for cell in cells.values())
+    stale = sum(cell["sources"] != sources_digest() for cell in cells.values())
+    minutes = sum(cell["seconds"] for cell in cells.values()) / 60.0
+    by = ", ".join(f"{count} at `{commit}`" for commit, count in commits.most_common())
+    warning = f" **{stale} of them were computed by other sources than those at hand.**" if stale else ""
+    return [
+        f"{len(cells)} cells (a method on a seed of a setting), {minutes:.0f} core-minutes: {by}.{warning} Exact "
+        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; elsewhere values are CRPO's own estimates "
+        "from rollouts. What each method is: [symbols](../symbols.md), section 6.",
+        "",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small form of everything, in a few minutes")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="only these run files (frozen_lake is needed)")
+    parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="local: in this process")
+    parser.add_argument("--workers", type=int, default=2, help="cells computed at the same time")
+    parser.add_argument("--results", type=Path, help="folder of the page; by default docs/results, quick: runs/quick")
+    given = parser.parse_args(arguments)
+    names = tuple(given.settings or (QUICK_SETTINGS if given.quick else SETTINGS))
+    target = given.results or (Path("runs/quick") if given.quick else RESULTS)
+    console, began = Console(), time.monotonic()
+    chosen = configs(names, given.pool, given.workers, quick=given.quick)
+    with stop_on_sigterm(), cell_runner(chosen[0], console) as runner:
+        comparisons = compare_all(chosen, runner)
+        lakes = {short(found).removeprefix("frozen_lake_"): found for found in exact(comparisons)}
+        studies = run_studies(lakes, QUICK_STUDIES if given.quick else StudyPlan(), runner)
+    command = f"python -m benchmarks.paper{' --quick' if given.quick else ''}"
+    lines = page(comparisons, studies, command, target / "paper")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "paper.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    console.say(f"{target / 'paper.md'} after {(time.monotonic() - began) / 60.0:.1f} min")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The part of docs/results/paper.md that checks the theory and the card's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.page import table
+from benchmarks.paper import paper_figures as figures
+from benchmarks.paper.paper_page import short, told, yes
+from benchmarks.paper.paper_studies import Point, Studies
+from distributed.jobs.comparison_cells import Comparison
+from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
+from meta.measuring.measures import interval
+from meta.measuring.statistics import linear_trend, paired_difference
+
+
+class BoundBrokenError(AssertionError):
+    """A computed bound that an exact task exceeds: the page is not written."""
+
+
+def exact(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The settings whose optima are known."""
+    return [found for found in comparisons if found.judged["meta_srl"][0]["test"]["gap"] is not None]
+
+
+def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
+    """Every exact task against its computed bounds; raises where one is broken."""
+    rows = []
+    for found in exact(comparisons):
+        for method, cells in found.judged.items():
+            checked, held = (sum(cell["bounds"][key] for cell in cells) for key in ("checked", "held"))
+            if not checked:
+                continue
+            if held < checked:
+                raise BoundBrokenError(f"{short(found)}, {method}: {checked - held} of {checked} bounds are broken")
+            ratio = np.concatenate([cell["bounds"]["tightness"] for cell in cells])
+            quartiles = ", ".join(f"{q:.3f}" for q in np.percentile(ratio, (25, 50, 75)))
+            worst = max(cell["bounds"]["excess"] for cell in cells)
+            rows.append([f"`{short(found)}`", f"`{method}`", f"{checked:,}", f"{held:,}", f"{worst:.2e}", quartiles])
+    picture = figures.save(figures.tightness(exact(comparisons)), folder / "tightness.png")
+    total = sum(int(str(row[2]).replace(",", "")) for row in rows)
+    columns = ["setting", "method", "checks", "hold", "largest left - right", "left / right, quartiles"]
+    return [
+        "## Bounds",
+        "",
+        f"In every exact task that was solved from a learned start the per-run inequality is checked, and the bound on "
+        f"the mean gap over N_0 that follows from it ([symbols](../symbols.md), section 4): **{total:,} checks, all "
+        "hold** (the page is not written otherwise). Left over right says how much of the bound is used: 1 is tight.",
+        "",
+        *table(columns, rows),
+        picture,
+        "",
+    ]
+
+
+def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
+    """TAOG and TACV over T, and the parts of the inexact loss's error."""
+    lines = ["## Learning over tasks", ""]
+    lines.append("Means over seeds with 95 % bands; the bound is the per-run inequality's, on the mean gap over N_0.")
+    rows = []
+    for found in exact(comparisons):
+        lines += ["", figures.save(figures.training(found), folder / f"{short(found)}_training.png")]
+        lines += ["", figures.save(figures.inexactness(found), folder / f"{short(found)}_inexactness.png")]
+        cells = found.judged["meta_srl"]
+        names = ("total", "occupancy_shift", "estimation", "suboptimality")
+        means = [np.array([np.mean(cell["training"][f"inexactness_{name}"]) for cell in cells]) for name in names]
+        sizes = np.array([np.mean(np.abs(cell["training"]["inexactness_estimation"])) for cell in cells])
+        loss = np.array([np.mean(cell["training"]["f_hat"]) for cell in cells])
+        rows.append([f"`{short(found)}`", *(told(interval(part)) for part in (loss, *means, sizes))])
+    columns = ["setting", "f_hat", "f_hat - f", "occupancy shift (A)", "DualDICE (B)", "suboptimality (C)", "mean |B|"]
+    return [*lines, "", "Where f_hat - f comes from, means over training tasks:", "", *table(columns, rows)]
+
+
+def trend_row(points: Sequence[Point], similarity: str, key: str, names: tuple[str, str]) -> list[object]:
+    """The fitted trend of one column in one similarity number."""
+    x, y = figures.pairs(points, similarity, key)
+    if np.ptp(x) == 0.0:
+        return [*names, x.size, f"{x.min():.3f}", "–", "–", "all alike"]
+    found = linear_trend(x, y)
+    rising = "rises" if found.slope.low > 0.0 else "falls" if found.slope.high < 0.0 else "no trend shown"
+    rank = f"{found.rank_correlation:.2f} (p = {found.p_value:.1g})"
+    return [*names, x.size, f"{x.min():.3f} to {x.max():.3f}", told(found.slope), rank, rising]
+
+
+def trend_section(studies: Studies, folder: Path) -> list[str]:
+    """TAOG and TACV against D*^2 and V_psi^2."""
+    keys = {"gap": "TAOG", "violation_during": "violation during adaptation"}
+    rows = [
+        trend_row(points, similarity, key, (name, title))
+        for points, similarity, name in (
+            (studies.dissimilarity, "task_similarity", "D*^2"),
+            (studies.drifting, "task_relatedness", "V_psi^2"),
+        )
+        for key, title in keys.items()
+    ]
+    columns = ["over", "of the last half of training", "runs", "range", "slope", "Spearman", "so it"]
+    plan = studies.plan
+    return [
+        "## TAOG and TACV against how alike tasks are",
+        "",
+        f"frozen_lake, {plan.num_tasks} training tasks, seeds {plan.seeds[0]}–{plan.seeds[-1]}. D*^2: i.i.d. tasks "
+        f"that differ in {', '.join(map(str, plan.changed_tiles))} tiles. V_psi^2: tasks whose base drifts by "
+        f"{', '.join(map(str, plan.drifts))} tiles a task. Least squares over runs, slope with a 95 % bootstrap "
+        "interval.",
+        "",
+        *table(columns, rows),
+        figures.save(figures.trends(studies), folder / "trends.png"),
+        "",
+    ]
+
+
+def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
+    """What wrong corrections cost."""
+    rows = []
+    for (base, kind), points in studies.sensitivity.items():
+        clean = {key: figures.last_half(points[0].judged["meta_srl"], key) for key in ("gap", "violation_during")}
+        for point in points:
+            cells = [f"{base}", kind, f"{100 * point.x:.0f} %"]
+            for key in clean:
+                own = figures.last_half(point.judged["meta_srl"], key)
+                cells += [told(interval(own)), told(paired_difference(own, clean[key])) if point.x else "–"]
+            rows.append(cells)
+    columns = ["similarity", "error", "size", "TAOG", "minus without error", "violation during", "minus without error"]
+    return [
+        "## Sensitivity to DualDICE's errors",
+        "",
+        "Corrections are multiplied by max(0, 1 + e): *noise* draws e anew for every task and state (normal, standard "
+        "deviation as given), *bias* draws it once for all tasks (uniform within plus and minus the size), so that it "
+        "does not average out. Last half of the training tasks, means over seeds "
+        f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}; differences are paired.",
+        "",
+        *table(columns, rows),
+        figures.save(figures.sensitivity(studies), folder / "sensitivity.png"),
+        "",
+    ]
+
+
+def stress_section(studies: Studies, folder: Path) -> list[str]:
+    """From nearly identical to unrelated tasks: does it help, does it hurt, does the run notice?"""
+    rows, helps, hurts, unseen = [], [], [], 0
+    for point in studies.dissimilarity:
+        cells: list[object] = [f"{point.x:g}"]
+        cells.append(told(interval([item["similarity"]["task_similarity"] for item in point.described])))
+        found = []
+        for measure in (RELATIVE_GAP, RELATIVE_DURING):
+            difference = paired_difference(
+                seed_means(point.judged["meta_srl"], measure), seed_means(point.judged["random"], measure)
+            )
+            found.append(difference)
+            cells.append(told(difference))
+        better = [one.high < 0.0 for one in found]
+        worse = [one.low > 0.0 for one in found]
+        signatures = [cell["training"]["signature"] for cell in point.judged["meta_srl"]]
+        noticed = [noticed_by(signature) for signature in signatures]
+        cells += [yes(all(better)), yes(any(worse)), f"{sum(noticed)} of {len(noticed)}"]
+        if all(better):
+            helps.append(point.x)
+        if any(worse):
+            hurts.append(point.x)
+            unseen += len(noticed) - sum(noticed)
+        rows.append(cells)
+    columns = ["tiles changed", "D*^2", "gap / optimum: minus random's", "violation during / limit: minus random's"]
+    answer = f"Better than random in both at {tiles(helps)} changed tiles"
+    rest = [point.x for point in studies.dissimilarity if point.x not in helps]
+    answer += f", not shown at {tiles(rest)}. " if rest else ", which is everywhere. "
+    harm = (
+        f"Worse in one of them at {tiles(hurts)}; {unseen} of those runs did not say so." if hurts else "Never worse."
+    )
+    return [
+        "## Unlike tasks",
+        "",
+        f"{answer}{harm}",
+        "",
+        "Held-out tasks after five updates, meta_srl minus random at its best rate, paired over seeds "
+        f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}. A run *says so* when its failure signature at the end does "
+        "not find the last half of the training tasks below the first round, or finds them rising.",
+        "",
+        *table([*columns, "helps", "hurts", "runs that say so"], rows),
+        figures.save(figures.stress(studies), folder / "stress.png"),
+        "",
+    ]
+
+
+def tiles(numbers: Sequence[float]) -> str:
+    """Numbers in words."""
+    return ", ".join(f"{number:g}" for number in numbers) or "no number of"
+
+
+def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
+    """meta_srl on the lakes with one part replaced at a time, minus meta_srl as compared, paired by seed."""
+    rows = []
+    for found in exact(comparisons):
+        for name, cells in studies.ablation.get(short(found).removeprefix("frozen_lake_"), {}).items():
+            whole = found.judged["meta_srl"][: len(cells)]
+            differences = [
+                paired_difference(seed_means(cells, measure), seed_means(whole, measure)) for measure in (GAP, DURING)
+            ]
+            means = [told(interval(seed_means(cells, measure))) for measure in (GAP, DURING)]
+            mixed = [part for pair in zip(means, map(told, differences), strict=True) for part in pair]
+            rows.append([f"`{short(found)}`", name, len(cells), *mixed])
+    columns = ["setting", "changed", "seeds", "gap", "minus unchanged", "violation during", "minus unchanged"]
+    return [
+        "## Which part does what",
+        "",
+        "meta_srl with one part replaced, everything else as in the comparison (hyper-parameters are not tuned again). "
+        "Positive differences: the part that was replaced had helped.",
+        "",
+        *table(columns, rows),
+    ]
+
+
+def noticed_by(signature: dict[str, dict[str, object] | None]) -> bool:
+    """Whether a run's failure signature warns of anything."""
+    return any(part is not None and (not part["improved"] or part["rising"]) for part in signature.values())
+
+
+def signature_section(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the failure signature of each run of meta_srl says at its end."""
+    rows = []
+    for found in comparisons:
+        cells = found.judged["meta_srl"]
+        for name in cells[0]["training"]["signature"]:
+            parts = [cell["training"]["signature"][name] for cell in cells]
+            known = [part for part in parts if part is not None]
+            counts = [f"{sum(part[key] for part in known)} of {len(known)}" for key in ("improved", "rising")]
+            rows.append([f"`{short(found)}`", name.replace("_", " "), *counts])
+    return [
+        "## Failure signatures",
+        "",
+        "At its end a run tests whether the last half of its training tasks lies below its first round (one-sided "
+        "Mann-Whitney) and whether it rises (Kendall's tau), both at 5 %. A first round of few tasks leaves that test "
+        "little power. Runs of meta_srl:",
+        "",
+        *table(["setting", "of", "improved", "rising"], rows),
+    ]
+
+
+def scalability_section(comparisons: Sequence[Comparison]) -> list[str]:
+    """Cost and quality from the lake to the largest robot."""
+    rows = []
+    for found in comparisons:
+        ours, random = found.judged["meta_srl"], found.judged["random"]
+        cost = {key: np.mean([cell["cost"][key] or np.nan for cell in ours]) for key in ours[0]["cost"]}
+        share = 100.0 * (cost["estimate_seconds"] * found.config.family.num_tasks) / cost["train_seconds"]
+        update = cost["update_seconds"] * found.config.family.num_tasks / found.config.cluster.tasks_per_round
+        removed = 1.0 - seed_means(ours, RELATIVE_DURING) / np.maximum(seed_means(random, RELATIVE_DURING), 1e-12)
+        measure = main_measure(found.judged)
+        gained = seed_means(ours, measure) - seed_means(random, measure)
+        gap = (
+            f"{told(interval(gained))} in reward"
+            if measure is REWARD
+            else told(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
+        )
+        rows.append(
+            [
+                f"`{short(found)}`",
+                f"{cost['training_solve_seconds']:.2f}",
+                f"{1000 * cost['estimate_seconds']:.1f} ({share:.1f} %)",
+                f"{1000 * cost['update_seconds']:.1f} ({100 * update / cost['train_seconds']:.1f} %)",
+                f"{cost['train_seconds']:.0f}",
+                f"{cost['resident_mb']:.0f}",
+                gap,
+                told(interval(removed), 2),
+            ]
+        )
+    columns = [
+        "setting",
+        "task, s",
+        "estimate, ms (share)",
+        "update, ms (share)",
+        "training, s",
+        "memory, MB",
+        "removed of random's",
+        "share of random's violation removed",
+    ]
+    return [
+        "## Scalability",
+        "",
+        "meta_srl on one core, means over seeds; shares are of the training time. Memory is that of the process after "
+        "the cell, with everything imported.",
+        "",
+        *table(columns, rows),
+    ]

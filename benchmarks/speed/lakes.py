@@ -1,0 +1,227 @@
+"""Speed and memory as ratios measured in one run: ``make bench`` writes docs/results/speed.md."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import ray
+from threadpoolctl import threadpool_limits
+
+from benchmarks.page import header, table, write
+from distributed.cluster.meta_learner import RayLearner
+from distributed.cluster.ray_pool import RayPool
+from meta.learning.tabular import MetaSettings, MetaState
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.experiment import Experiment, draw
+from meta.training.loop import Finished, Position, TrainingPlan, train
+from meta.training.pool import LocalPool
+from policies.common.results import TaskResult
+from policies.exact.solver import ExactModel, evaluate
+from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.rollouts import TabularRollouts
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.tabular_model import TabularModel
+
+REPEATS = 3
+
+
+def experiment(num_tasks: int, tasks_per_round: int, within: WithinTaskSettings, **family: object) -> Experiment:
+    """A frozen_lake experiment with the main job's other settings."""
+    spec = FamilySpec("frozen_lake", 0, num_tasks, dict(family))
+    return Experiment(
+        spec, tasks_per_round, within, DICESettings(), MetaSettings(), EvaluationSettings(num_test_tasks=1)
+    )
+
+
+class Watcher:
+    """Calls back after each round."""
+
+    def __init__(self, after_round: Callable[[MetaState], None]) -> None:
+        self._after_round = after_round
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """Nothing."""
+
+    def round_finished(self, state: MetaState, rows: object) -> None:
+        """Call back."""
+        self._after_round(state)
+
+
+@contextmanager
+def workplace(setting: Experiment, num_workers: int):  # type: ignore[no-untyped-def]
+    """A pool and a learner on the running cluster; their actors end on leaving."""
+    learner = RayLearner(setting.meta, setting.dice, setting.within.num_iterations, retries=0)
+    pool = RayPool(setting.family, num_workers, retries=0, start_timeout_seconds=60.0)
+    try:
+        yield pool, learner
+    finally:
+        for actor in [*pool.workers, learner.actor]:
+            ray.kill(actor)
+
+
+def scaling() -> list[str]:
+    """Tasks per second with 1 and 2 workers, in turn, and the meta-learner's busy share with 2."""
+    setting = experiment(48, 16, WithinTaskSettings(episodes_per_iteration=80))
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    shares = []
+    for _ in range(REPEATS):
+        for workers in (1, 2):
+            with workplace(setting, workers) as (pool, learner):
+                drawn = draw(pool, setting)
+                state = drawn.initial_state(setting.meta)
+                plan = TrainingPlan(drawn.train, setting.tasks_per_round, setting.within)
+                began = time.perf_counter()
+                train(plan, pool, learner, [], Position(state))
+                seconds = time.perf_counter() - began
+                rates[workers].append(len(drawn.train) / seconds)
+                if workers == 2:
+                    shares.append(learner.busy_seconds() / seconds)
+    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
+    rows = [[f"tasks/s, {workers} worker(s)", *_spread(values, 2)] for workers, values in rates.items()] + [
+        ["2 workers / 1 worker, pair by pair (at least 1.8)", *_spread(ratios, 3)],
+        ["meta-learner's busy share with 2 workers (at most 0.05)", *_spread(shares, 4)],
+    ]
+    return [
+        "## Parallel tasks on a work-bound setting",
+        "",
+        f"{setting.family.num_tasks} tasks of frozen_lake 8x8, 80 episodes an iteration, 5 iterations, rounds of "
+        f"{setting.tasks_per_round}, DualDICE and meta-updates included; {REPEATS} repeats, the two in turn.",
+        "",
+        *table(["", "min", "median", "max"], rows),
+    ]
+
+
+def exact_evaluation() -> list[str]:
+    """Exact evaluation of a 32x32 lake against plain dense linear algebra."""
+    spec = FamilySpec("frozen_lake", 0, 1, {"map_size": 32, "discount": 0.99})
+    family = spec.make()
+    tabular = family.model(family.parameters("train", 0, 0))
+    assert tabular is not None
+    model = ExactModel(tabular)
+    policy = np.random.default_rng(0).dirichlet(np.ones(4), size=tabular.num_states)
+    with threadpool_limits(1):
+        difference = np.abs(evaluate(model, policy).action_values - dense_action_values(tabular, policy)).max()
+        ours = [_timed(lambda: evaluate(model, policy)) for _ in range(21)]
+        dense = [_timed(lambda: dense_action_values(tabular, policy)) for _ in range(21)]
+    rows = [
+        ["sparse (ours), ms", *_spread([1000 * value for value in ours], 2)],
+        ["dense, ms", *_spread([1000 * value for value in dense], 2)],
+        ["dense / sparse", *_spread([d / s for d, s in zip(dense, ours, strict=True)], 1)],
+    ]
+    return [
+        "## Exact evaluation of a 32x32 lake (1,024 states, reward and one cost)",
+        "",
+        f"V and Q of both objectives, one thread; largest difference of the two answers {difference:.1e}.",
+        "",
+        *table(["", "min", "median", "max"], rows),
+    ]
+
+
+def dense_action_values(model: TabularModel, policy: np.ndarray) -> np.ndarray:
+    """What a textbook does: a dense transition tensor and ``numpy.linalg.solve``. [1+p, S, A]."""
+    states, actions = model.reward.shape
+    transitions = np.zeros((states * actions, states))
+    transitions[model.pairs, model.next_states] = model.probabilities
+    by_state = np.einsum("sa,sat->st", policy, transitions.reshape(states, actions, states))
+    objectives = model.objectives
+    values = np.linalg.solve(np.eye(states) - model.discount * by_state, np.einsum("sa,isa->si", policy, objectives))
+    successor = (transitions @ values).T.reshape(objectives.shape)
+    return objectives + model.discount * successor
+
+
+def rollout_speed() -> list[str]:
+    """Batched rollouts against Gymnasium's own step with random actions."""
+    family = FamilySpec("frozen_lake", 0, 1, {}).make()
+    (task,) = LocalPool(FamilySpec("frozen_lake", 0, 1, {})).draw("train", [0])
+    uniform = np.full((64, 4), 0.25)
+    env = gymnasium.make("FrozenLake-v1", map_name="8x8", disable_env_checker=True)
+    rollouts = TabularRollouts(family, task, 10)
+    ours, plain = [], []
+    for repeat in range(REPEATS):
+        began = time.perf_counter()
+        count = len(rollouts.collect(uniform, repeat, 50))
+        ours.append(count / (time.perf_counter() - began))
+        actions = np.random.default_rng(repeat).integers(4, size=count).tolist()
+        env.reset(seed=repeat)
+        began = time.perf_counter()
+        for action in actions:
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+        plain.append(count / (time.perf_counter() - began))
+    rows = [
+        ["rollouts with policy, costs and arrays, steps/s", *_spread(ours, 0)],
+        ["Gymnasium's step with random actions, steps/s", *_spread(plain, 0)],
+        ["ours / Gymnasium's", *_spread([a / b for a, b in zip(ours, plain, strict=True)], 2)],
+    ]
+    return ["## Rollouts of frozen_lake 8x8, one process", "", *table(["", "min", "median", "max"], rows)]
+
+
+def memory() -> list[str]:
+    """Resident memory of every process over 1,000 small tasks."""
+    setting = experiment(1000, 10, WithinTaskSettings(num_iterations=3, episodes_per_iteration=4), map_size=4)
+    samples: dict[str, dict[int, float]] = {}
+    with workplace(setting, 2) as (pool, learner):
+        drawn = draw(pool, setting)
+        pids = {f"worker {i}": ray.get(worker.pid.remote()) for i, worker in enumerate(pool.workers)}
+        pids |= {"meta-learner": ray.get(learner.actor.pid.remote()), "driver": "self"}
+
+        def sample(state: MetaState) -> None:
+            if state.num_tasks in (100, 500, 1000):
+                for name, pid in pids.items():
+                    samples.setdefault(name, {})[state.num_tasks] = _resident(pid)
+                used = ray.cluster_resources().get("object_store_memory", 0.0)
+                free = ray.available_resources().get("object_store_memory", 0.0)
+                samples.setdefault("object store in use", {})[state.num_tasks] = (used - free) / 2**20
+
+        plan = TrainingPlan(drawn.train, setting.tasks_per_round, setting.within)
+        train(plan, pool, learner, [Watcher(sample)], Position(drawn.initial_state(setting.meta)))
+    rows = [
+        [name, *(f"{at[count]:.0f}" for count in (100, 500, 1000)), f"{at[1000] / max(at[100], 1e-9):.3f}"]
+        for name, at in samples.items()
+    ]
+    return [
+        "## Memory over 1,000 tasks (resident MiB after so many tasks)",
+        "",
+        *table(["", "100", "500", "1,000", "1,000 / 100"], rows),
+    ]
+
+
+def _resident(pid: object) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no VmRSS for process {pid}")
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _spread(values: list[float], digits: int) -> list[str]:
+    return [f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values))]
+
+
+def main() -> None:
+    """Measure everything and write the page."""
+    lines = header("Speed and memory", "make bench")
+    lines += exact_evaluation() + rollout_speed()
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, logging_level="WARNING")
+    try:
+        lines += scaling() + memory()
+    finally:
+        ray.shutdown()
+    write("speed.md", lines)
+
+
+if __name__ == "__main__":
+    main()

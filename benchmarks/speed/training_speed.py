@@ -1,0 +1,199 @@
+"""Whole training beside raw physics, one worker and two, to docs/results/training_speed.md; takes a few minutes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.page import header, table, write
+from benchmarks.speed.training_worker import COPIES, HORIZON, NAVIGATION
+
+STEPS = COPIES * HORIZON
+TASKS = {"half_cheetah": 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20, NAVIGATION: 5}
+"""Iterations of each run with one worker and with two; about a second or two each."""
+
+Clock = dict[str, float]
+Round = dict[str, Clock]
+
+
+class WorkerProcess:
+    """A benchmarks.speed.training_worker of its own; commands can be sent to several before their answers are read."""
+
+    def __init__(self, name: str) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.speed.training_worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parent.parent.parent,
+            env={**os.environ, **threads},
+        )
+        self.answer()
+
+    def send(self, command: str) -> None:
+        """Begin a command."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for what the last command found."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with exit code {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(name: str, iterations: int, rounds: int) -> tuple[list[Round], list[tuple[Clock, list[Clock]]]]:
+    """Rounds of parts, and pairs (one worker alone, two at the same time), taking turns."""
+    workers = [WorkerProcess(name), WorkerProcess(name)]
+    parts: list[Round] = []
+    pairs = []
+    try:
+        for _ in range(rounds):
+            parts.append(_ask(workers[0], "round"))
+            alone = _ask(workers[0], f"train {iterations}")
+            for worker in workers:
+                worker.send(f"train {iterations}")
+            pairs.append((alone, [worker.answer() for worker in workers]))
+    finally:
+        for worker in workers:
+            worker.close()
+    return parts, pairs
+
+
+def _ask(worker: WorkerProcess, command: str) -> Any:
+    worker.send(command)
+    return worker.answer()
+
+
+def speed_row(name: str, parts: Sequence[Round]) -> list[str]:
+    """Steps per CPU second, then ratios to raw by CPU and by wall clock."""
+    rates = {key: STEPS / statistics.median(part[key]["cpu"] for part in parts) for key in parts[0] if key != "critic"}
+    training = STEPS / statistics.median(_training(part, "cpu") for part in parts)
+    cells = [name, _count(rates.get("raw")), _count(rates["sampling"]), _count(training)]
+    if "raw" not in parts[0]:
+        return [*cells, "", "", ""]
+    by_cpu = [_spread([part["raw"]["cpu"] / part["sampling"]["cpu"] for part in parts])]
+    for clock in ("cpu", "wall"):
+        by_cpu.append(_spread([part["raw"][clock] / _training(part, clock) for part in parts]))
+    return [*cells, *by_cpu]
+
+
+def profile_row(name: str, parts: Sequence[Round]) -> list[str]:
+    """Percent of a training iteration's CPU seconds by part; the critic's share of the update is by wall clock."""
+    shares: list[list[float]] = []
+    for part in parts:
+        whole = _training(part, "cpu")
+        raw, batch = part.get("raw", {"cpu": 0.0})["cpu"], part["batch"]["cpu"]
+        critic = part["update"]["cpu"] * min(1.0, part["critic"]["wall"] / part["update"]["wall"])
+        pieces = [raw, batch - raw, part["sampling"]["cpu"] - batch, part["update"]["cpu"] - critic, critic]
+        shares.append([100.0 * piece / whole for piece in pieces])
+    cells = [f"{statistics.median(column):.0f}" for column in zip(*shares, strict=True)]
+    if "raw" not in parts[0]:
+        cells[0] = ""
+    whole_time = statistics.median(1000.0 * _training(part, "cpu") for part in parts)
+    return [name, f"{whole_time:.0f}", *cells]
+
+
+def scaling_row(name: str, pairs: Sequence[tuple[Clock, list[Clock]]]) -> list[str]:
+    """Two workers' steps per second beside one's, and the peak memory of each."""
+    by_wall = [sum(alone["wall"] / clock["wall"] for clock in both) for alone, both in pairs]
+    by_cpu = [sum(alone["cpu"] / clock["cpu"] for clock in both) for alone, both in pairs]
+    waited = statistics.median(clock["wall"] / clock["cpu"] for _, both in pairs for clock in both)
+    peak = [max(both[index]["peak_mb"] for _, both in pairs) for index in (0, 1)]
+    one = statistics.median(alone["steps"] / alone["wall"] for alone, _ in pairs)
+    return [name, f"{one:,.0f}", _spread(by_wall), _spread(by_cpu), f"{waited:.2f}", f"{peak[0]:.0f}, {peak[1]:.0f}"]
+
+
+def _training(part: Round, clock: str) -> float:
+    return part["sampling"][clock] + part["update"][clock]
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def page(found: dict[str, tuple[list[Round], list[tuple[Clock, list[Clock]]]]], rounds: int) -> list[str]:
+    """The lines of docs/results/training_speed.md."""
+    command = "python -m benchmarks.speed.training_speed"
+    return [
+        *header("Speed of training", command),
+        f"Neural CRPO on the variant speed_limit (acrobot: its two costs), {STEPS:,} steps an iteration in {COPIES} "
+        f"copies, episodes of at most {HORIZON} steps, two layers of 64 for actor and critic, the settings' defaults, "
+        f"one thread. {rounds} rounds, everything taking turns; medians, with the least and the greatest of them. "
+        "raw: the physics of the very episodes that the policy sampled in that round and nothing else (`mj_step`, "
+        "one copy after the other). training: sampling and the whole update.",
+        "",
+        *table(
+            [
+                "task",
+                "raw, steps per CPU s",
+                "sampling",
+                "training",
+                "sampling / raw, CPU",
+                "training / raw, CPU",
+                "training / raw, wall",
+            ],
+            [speed_row(name, parts) for name, (parts, _) in found.items()],
+        ),
+        "Targets: training / raw at least 0.5 on half_cheetah, sampling / raw at least 0.75. Acrobot has no physics "
+        "engine.",
+        "",
+        "## Where a second goes",
+        "",
+        "Percent of the CPU seconds of an iteration. environment: observations, reward, cost, ends and checks. policy: "
+        "the policy's calls, noise, storing and checks. step: estimates, advantages, natural gradient and line search.",
+        "",
+        *table(
+            ["task", "CPU ms an iteration", "physics", "environment", "policy", "step", "critic fit"],
+            [profile_row(name, parts) for name, (parts, _) in found.items()],
+        ),
+        "Acrobot's physics is part of its environment. Environment and policy are differences of two measurements one "
+        "after the other, so a small share can come out negative.",
+        "",
+        "## One worker and two",
+        "",
+        "Two processes that train at the same time, beside one alone just before. Wall-clock ratios hold for what else "
+        "the machine does: the last but one column is wall seconds per CPU second of the two (1.00: each had a core "
+        "to itself). The ratio by CPU seconds says what they cost each other in caches and memory.",
+        "",
+        *table(
+            ["task", "one, steps per s", "two / one, wall", "two / one, CPU", "wall / CPU", "peak memory of each, MB"],
+            [scaling_row(name, pairs) for name, (_, pairs) in found.items()],
+        ),
+        "Target: two / one at least 1.8 on half_cheetah. Peak memory is the greatest resident memory of the process, "
+        "with Python, NumPy, SciPy, Gymnasium and MuJoCo in it.",
+    ]
+
+
+def main() -> None:
+    """Measure every task and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    found = {name: measure(name, iterations, rounds) for name, iterations in TASKS.items()}
+    write("training_speed.md", page(found, rounds))
+
+
+if __name__ == "__main__":
+    main()

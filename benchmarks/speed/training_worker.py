@@ -1,0 +1,195 @@
+"""One worker of the training-speed benchmark: a process that trains one task and answers on its standard output.
+
+It imports what a worker of the training itself needs and nothing else, so that its peak memory means something. A line
+``train N`` on standard input runs N iterations; ``round`` times one iteration and its parts beside the raw physics.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from policies.neural.crpo import fresh_policy
+from policies.neural.policy_state import PolicyState
+from policies.neural.rollouts import NeuralRollouts
+from policies.neural.update import NeuralSettings, Problem, UpdateReport, improve
+from tasks.contract.family_registry import make_family
+from tasks.contract.task import Task
+from tasks.mujoco.mujoco_batch import MujocoBatch, compile_model
+from tasks.mujoco.robots import ROBOTS
+from tasks.safety_gymnasium.navigation_batch import NavigationBatch
+from tasks.safety_gymnasium.navigation_scene import FRAME_SKIP
+from tasks.stepping.batch import BatchEnvironment, make_batch
+
+COPIES, HORIZON, WARM_UP = 20, 200, 5
+NAVIGATION = "safety_point_goal"
+SETTINGS = NeuralSettings(steps_per_iteration=COPIES * HORIZON, num_copies=COPIES, returns="episodic")
+_DISCOUNT = 0.99
+
+
+def make_task(name: str) -> tuple[BatchEnvironment, NDArray[np.float64]]:
+    """A robot with a speed limit, the acrobot with its two costs or SafetyPointGoal1, in episodes of 200 steps.
+
+    Returns the copies and the limits [p].
+    """
+    variant: dict[str, Any] = {"variant": "speed_limit"} if name in ROBOTS else {}
+    family_name = "safety_gymnasium" if name == NAVIGATION else name
+    family = make_family(family_name, seed=0, num_tasks=1, parameters={"horizon": HORIZON, **variant})
+    parameters = family.parameters("train", 0, 0)
+    limits = family.limits(parameters)
+    assert isinstance(limits, tuple)
+    return make_batch(family, Task(name, "train", 0, 0, parameters, limits), COPIES), np.array(limits)
+
+
+class Recorder:
+    """Stands before a batch and keeps what was asked of it: actions [T, n, A] and the seed of each start."""
+
+    def __init__(self, batch: BatchEnvironment) -> None:
+        self._batch = batch
+        self.actions: list[NDArray[Any]] = []
+        self.resets: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
+        """Keep, then reset."""
+        self.resets[len(self.actions)] = copies.copy(), seeds.copy()
+        self._batch.reset(copies, seeds)
+
+    def step(self, actions: NDArray[Any]) -> None:
+        """Keep, then step."""
+        self.actions.append(actions.copy())
+        self._batch.step(actions)
+
+
+class Worker:
+    """A policy, its task, and the clock."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.batch, limits = make_task(name)
+        self.problem = Problem(np.ones(1 + limits.size), limits, np.zeros(limits.size), _DISCOUNT, HORIZON)
+        self.rollouts = NeuralRollouts(self.batch, HORIZON, 0, name)
+        self.policy: PolicyState = fresh_policy(self.batch, SETTINGS, 0)
+        self.rng, self.iteration = np.random.default_rng(0), 0
+        self.train(WARM_UP)
+
+    def train(self, iterations: int) -> dict[str, float]:
+        """Run iterations; wall and CPU seconds, steps, and the peak memory of this process so far in MB."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(iterations):
+            self._collect()
+            self._update()
+        return {
+            "steps": float(iterations * COPIES * HORIZON),
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+    def round(self) -> dict[str, dict[str, float]]:
+        """Wall and CPU seconds of the same iteration's parts, each done on its own, one right after the other."""
+        recorder = Recorder(self.batch)
+        NeuralRollouts(recorder, HORIZON, 0, self.name).collect(self.policy, self.iteration)
+        found = {}
+        if isinstance(self.batch, MujocoBatch):
+            found["raw"] = _timed(_raw(self.name, self.batch, recorder))
+        elif isinstance(self.batch, NavigationBatch):
+            found["raw"] = _timed(_raw_navigation(self.batch, recorder))
+        found["batch"] = _timed(lambda: _replay(self.batch, recorder))
+        found["sampling"] = _timed(self._collect)
+        reports: list[UpdateReport] = []
+        found["update"] = _timed(lambda: reports.append(self._update()))
+        critic = {"wall": reports[0].critic_seconds, "cpu": reports[0].critic_seconds}
+        return {**found, "critic": critic}
+
+    def _collect(self) -> None:
+        self.data = self.rollouts.collect(self.policy, self.iteration)
+
+    def _update(self) -> UpdateReport:
+        self.policy, report = improve(self.policy, self.data, self.problem, SETTINGS, self.rng)
+        self.iteration += 1
+        return report
+
+
+def _replay(batch: BatchEnvironment, recorder: Recorder) -> None:
+    for step, actions in enumerate(recorder.actions):
+        if step in recorder.resets:
+            batch.reset(*recorder.resets[step])
+        batch.step(actions)
+
+
+def _raw(name: str, batch: MujocoBatch, recorder: Recorder) -> Callable[[], None]:
+    """The physics of the recorded episodes and nothing else; start states are drawn before."""
+    robot, model = ROBOTS[name], compile_model(ROBOTS[name])
+    data = mujoco.MjData(model)
+    actions = np.clip(np.array(recorder.actions), batch.action_low, batch.action_high)
+    starts = {
+        (step, int(copy)): batch._start(int(seed))
+        for step, (copies, seeds) in recorder.resets.items()
+        for copy, seed in zip(copies, seeds, strict=True)
+    }
+
+    def run() -> None:
+        for copy in range(actions.shape[1]):
+            for step, action in enumerate(actions[:, copy]):
+                start = starts.get((step, copy))
+                if start is not None:
+                    mujoco.mj_resetData(model, data)
+                    data.qpos[:], data.qvel[:] = start
+                data.ctrl[:] = action
+                mujoco.mj_step(model, data, robot.frame_skip)
+
+    return run
+
+
+def _raw_navigation(batch: NavigationBatch, recorder: Recorder) -> Callable[[], None]:
+    """As :func:`_raw`; every copy has a model of its own, with its layout in it, and an episode starts where it stands.
+
+    The layouts are those of the latest resets; goals and hazards touch nothing, so that they cost the physics nothing.
+    """
+    scene = batch._scene
+    copies = [(model, mujoco.MjData(model)) for model in scene.models]
+    actions = np.clip(np.array(recorder.actions), scene.control_low, scene.control_high)
+    first = {(step, int(copy)) for step, (indices, _) in recorder.resets.items() for copy in indices}
+
+    def run() -> None:
+        for copy, (model, data) in enumerate(copies):
+            for step, action in enumerate(actions[:, copy]):
+                if (step, copy) in first:
+                    mujoco.mj_resetData(model, data)
+                data.ctrl[:] = action
+                mujoco.mj_step(model, data, FRAME_SKIP)
+
+    return run
+
+
+def _timed(call: Callable[[], object]) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def main() -> None:
+    """Answer commands until the input ends."""
+    with threadpool_limits(1):
+        worker = Worker(sys.argv[1])
+        print(json.dumps(worker.train(1)), flush=True)
+        for line in sys.stdin:
+            command, *arguments = line.split()
+            answer = worker.round() if command == "round" else worker.train(int(arguments[0]))
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

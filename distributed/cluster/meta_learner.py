@@ -1,0 +1,154 @@
+"""The meta-learner: one thin actor around :mod:`meta.learning.kinds`, tasks that estimate, and the loop's view."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError, RayTaskError
+from threadpoolctl import threadpool_limits
+
+from distributed.cluster.ray_pool import LOST, wait_for
+from meta.learning.kinds import Item, State, contribute
+from meta.learning.tabular import MetaSettings
+from meta.offline.dice_settings import DICESettings
+from meta.training.pool import DatasetLostError, LocalLearner, Pending
+from policies.solving.solve_task import Dataset
+from tasks.contract.memory import return_freed_memory
+
+
+@ray.remote(num_cpus=0)
+def _estimate(dataset: Dataset, dice: DICESettings, meta: MetaSettings) -> tuple[Item, float]:
+    """Estimate on one dataset, in whatever process of the node that holds it; also the seconds it took."""
+    began = time.perf_counter()
+    with threadpool_limits(1):
+        item = contribute(dataset, dice, meta)
+    del dataset
+    return_freed_memory()
+    return item, time.perf_counter() - began
+
+
+@ray.remote(num_cpus=0)
+class MetaLearner:
+    """Takes the online steps. Estimates are tasks of their own, so that it is free and they run where the data are.
+
+    Declared with no CPU, like them: they work in the pauses of the workers (their busy share is in ``make bench``).
+    """
+
+    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
+        self._learner = LocalLearner(meta, dice, num_iterations)
+        self._tasks, self._rounds, self._busy = 0, 0, 0.0
+
+    def __repr__(self) -> str:
+        """Name of the actor. Ray reads it once, at creation."""
+        return f"MetaLearner(round={self._rounds}, tasks={self._tasks})" if self._tasks else "MetaLearner"
+
+    def pid(self) -> int:
+        """Process id."""
+        return os.getpid()
+
+    def busy_seconds(self) -> float:
+        """Seconds spent updating."""
+        return self._busy
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``."""
+        self._learner.restore(state)
+        self._rounds, self._tasks = state.num_rounds, state.num_tasks
+
+    def update(self, contributions: list[Item]) -> State:
+        """One online step."""
+        began = time.perf_counter()
+        state = self._learner.update(contributions)
+        self._rounds, self._tasks = state.num_rounds, state.num_tasks
+        return_freed_memory()
+        self._busy += time.perf_counter() - began
+        return state
+
+
+_Actor: Any = MetaLearner
+
+
+class _Estimate:
+    """An estimate under way; a :class:`meta.training.pool.Pending`."""
+
+    def __init__(self, reference: Any, spent: list[float]) -> None:
+        self._reference, self._spent = reference, spent
+
+    def ready(self) -> bool:
+        """Whether the task is over, well or not."""
+        return bool(wait_for([self._reference], 1, 0.0)[0])
+
+    def result(self) -> Item:
+        """The contribution; Ray has run the task again where its process died.
+
+        Raises:
+            DatasetLostError: the dataset is gone.
+        """
+        try:
+            item, seconds = ray.get(self._reference)
+        except ObjectLostError as error:
+            raise DatasetLostError(str(error)) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise DatasetLostError(str(error.cause)) from error
+            raise error.cause from error
+        self._spent.append(seconds)
+        found: Item = item
+        return found
+
+
+class RayLearner:
+    """The loop's meta-learner on Ray. If its actor dies, a new one goes on from the last state."""
+
+    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int, retries: int) -> None:
+        self._arguments = (meta, dice, num_iterations)
+        self._retries = retries
+        self._state: State | None = None
+        self._settings = ray.put(dice), ray.put(meta)
+        self._spent: list[float] = []
+        self.actor: Any = self._make()
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``."""
+        self._state = state
+        ray.get(self.actor.restore.remote(state))
+
+    def estimate(self, dataset: Any, label: str) -> Pending:
+        """Begin to estimate on the dataset behind an object reference; it does not pass through this process."""
+        task: Any = _estimate
+        reference = task.options(name=f"estimate {label}", max_retries=self._retries).remote(dataset, *self._settings)
+        return _Estimate(reference, self._spent)
+
+    def update(self, contributions: Sequence[Item]) -> State:
+        """One online step."""
+        self._state = self._call("update", list(contributions))
+        return self._state
+
+    def busy_seconds(self) -> float:
+        """Seconds that estimates and updates took."""
+        return sum(self.seconds())
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds of estimates and of updates (those of the actor at hand)."""
+        return sum(self._spent), float(ray.get(self.actor.busy_seconds.remote()))
+
+    def _make(self) -> Any:
+        return _Actor.remote(*self._arguments)
+
+    def _call(self, method: str, argument: Any) -> Any:
+        for attempt in range(self._retries + 1):
+            try:
+                return ray.get(getattr(self.actor, method).options(name=f"MetaLearner.{method}").remote(argument))
+            except RayTaskError as error:
+                raise error.cause from error
+            except LOST:
+                if attempt == self._retries:
+                    raise
+                self.actor = self._make()
+                if self._state is not None:
+                    ray.get(self.actor.restore.remote(self._state))
+        raise AssertionError("unreachable")

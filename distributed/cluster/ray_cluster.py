@@ -1,0 +1,101 @@
+"""Start or join a Ray cluster, with errors that name the setting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from distributed.settings.run_file import ClusterSettings, ConfigurationError
+
+_SECONDS_TO_ANSWER = 5.0
+
+
+@contextmanager
+def cluster(settings: ClusterSettings) -> Iterator[str]:
+    """Join ``settings.address`` (or the cluster that runs this job), else start one on this machine.
+
+    Yields a line that says where it is. A cluster that was started here is stopped on leaving; a joined one is left.
+
+    Raises:
+        ConfigurationError: the dashboard's port is taken, or the address does not answer.
+    """
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _require_answer(address)
+    if address is None and settings.dashboard and settings.dashboard_port is not None:
+        _require_free(settings.dashboard_port)
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
+    if address is not None:
+        options |= {"address": address}
+    else:
+        options |= {
+            "address": "local",
+            "num_cpus": settings.num_workers,
+            "object_store_memory": settings.object_store_mb * 2**20,
+            "include_dashboard": settings.dashboard,
+            "dashboard_host": "127.0.0.1",
+            "_node_ip_address": "127.0.0.1",
+        }
+        if settings.dashboard_port is not None:
+            options |= {"dashboard_port": settings.dashboard_port}
+    try:
+        with _own_sigterm_handler():
+            context = ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
+        ) from error
+    try:
+        url = context.dashboard_url
+        where = f"joined {address}" if address is not None else f"local, {settings.num_workers} workers"
+        yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
+    finally:
+        ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself tries for minutes and then aborts the process: ask first whether anybody listens."""
+    if address in ("auto", "local"):
+        return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not host or not port.isdigit():
+        raise ConfigurationError(
+            f"cluster.address: {address!r} is no address; give host:port, ray://host:port, auto, or nothing"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cluster.address: no Ray cluster answers at {address} ({error.strerror or error}); "
+            "start one there (ray start --head), or leave cluster.address empty for one on this machine"
+        ) from error
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Ray puts a SIGTERM handler of its own in place when it starts; put ours back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cluster.dashboard_port: port {port} on 127.0.0.1 is in use ({error.strerror}); "
+                "give another one, leave it empty for a free one, or set cluster.dashboard to false"
+            ) from error

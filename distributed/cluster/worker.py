@@ -1,0 +1,66 @@
+"""The CRPO worker: a thin actor around :func:`policies.solving.solve_task.solve_task`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from threadpoolctl import threadpool_limits
+
+from policies.common.results import Starts, TaskResult
+from policies.exact.drawing import draw_task
+from policies.exact.solver import OptimalPolicy
+from policies.solving.solve_task import WithinTask, reference_solution, solve_task
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.memory import return_freed_memory
+from tasks.contract.task import Split, Task, TaskFamily
+
+
+@ray.remote(num_cpus=1)
+class CRPOWorker:
+    """Solves one task at a time. Holds nothing that a new worker could not make again from the broadcast."""
+
+    def __init__(self, worker_id: int) -> None:
+        threadpool_limits(1)
+        self._worker_id = worker_id
+        self._spec: FamilySpec | None = None
+        self._family: TaskFamily | None = None
+        self._at = ""
+
+    def __repr__(self) -> str:
+        """Name of the actor. Ray reads it once, at creation; the task at hand is in the names of the calls."""
+        return f"CRPOWorker(id={self._worker_id}{self._at})"
+
+    def pid(self) -> int:
+        """Process id."""
+        return os.getpid()
+
+    def draw(self, spec: FamilySpec, split: Split, index: int) -> Task:
+        """Draw one task."""
+        return draw_task(self._made(spec), spec.name, spec.seed, split, index)
+
+    def reference(self, spec: FamilySpec, task: Task) -> OptimalPolicy | None:
+        """Solve the linear programme of one task."""
+        return reference_solution(self._made(spec), task)
+
+    def solve(
+        self, spec: FamilySpec, task: Task, start: Starts, settings: WithinTask, collect: bool
+    ) -> tuple[TaskResult, Any]:
+        """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
+
+        def at(iteration: int) -> None:
+            self._at = f", task={task.label}, iteration={iteration}"
+
+        at(0)
+        result, dataset = solve_task(self._made(spec), task, start, settings, collect=collect, on_iteration=at)
+        self._at = f", task={task.label}, done"
+        reference = None if dataset is None else ray.put(dataset)
+        del dataset
+        return_freed_memory()
+        return result, reference
+
+    def _made(self, spec: FamilySpec) -> TaskFamily:
+        if self._family is None or spec != self._spec:
+            self._spec, self._family = spec, spec.make()
+        return self._family

@@ -1,0 +1,185 @@
+"""``metasrl adapt``: solve an unseen task from a learned start, beside the random start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from distributed.jobs.watch import film, require_pictures
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.model_registry import FIRST_NEW_INDEX, connect, is_model_uri, resolve
+from distributed.settings.console import Console
+from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig
+from distributed.storage.checkpoints import save_arrays, write_atomically
+from distributed.storage.object_store import is_url
+from distributed.storage.run_directory import fetch, load_final_state, load_run_config, load_summary
+from meta.measuring.measures import measure
+from meta.reporting.report import plot_adaptation
+from meta.training.experiment import fresh_policy
+from meta.training.pool import LocalPool
+from policies.common.results import Policy, Start, Starts, TaskResult, candidates_of
+from policies.neural.policy_state import PolicyState
+from policies.tabular.crpo import REWARD_BRANCH
+from tasks.contract.tabular_model import FloatArray
+
+
+@dataclass(frozen=True)
+class Source:
+    """A learned start with the run file that new tasks are solved under; ``folder`` takes what is written."""
+
+    label: str
+    config: RunConfig
+    starts: Starts
+    random_rates: FloatArray | None
+    folder: Path
+    policy: MetaPolicy | None
+
+
+def adapt(
+    source: Source, task_index: int | None, task_seed: int | None, console: Console, *, video: bool = False
+) -> str:
+    """Solve the task in this process; write the curve to the source's folder; return a Markdown table.
+
+    With ``video`` also film the learned start and the policy that was adapted from it.
+
+    Raises:
+        ConfigurationError: the start does not fit the family, or nothing can be drawn on this machine.
+    """
+    experiment = source.config.experiment
+    pool = LocalPool(experiment.family)
+    index = FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
+    (task,) = pool.draw("test", [index])
+    family = experiment.family.make()
+    if source.policy is not None:
+        source.policy.require_fit(family, task, source.label)
+    if video:
+        require_pictures(family, task)
+    starts: dict[str, Starts] = {}
+    if source.random_rates is not None:
+        fresh = fresh_policy(family, task, source.config.within_task, source.config.seed)
+        starts["random"] = Start(fresh, source.random_rates)
+    starts["meta_srl"] = source.starts
+    results = {
+        name: next(iter(pool.solve([task], start, experiment.held_out_within, collect=False))).result
+        for name, start in starts.items()
+    }
+    curves = {
+        name: {"reward_curve": result.values[:, 0].tolist(), "cost_curve": result.values[:, 1:].tolist()}
+        for name, result in results.items()
+    }
+    source.folder.mkdir(parents=True, exist_ok=True)
+    figure = plot_adaptation(curves, task.limits[0])
+    path = source.folder / f"{task.split}-{task.index}.png"
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    policy = _write_policy(source.folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
+    console.say(f"plot: {path}\nadapted policy: {policy}")
+    if not video:
+        return _table(results)
+    learned = candidates_of(source.starts)[results["meta_srl"].start_index]
+    policies = {"learned start": learned.initialization, "adapted": results["meta_srl"].policy}
+    return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
+
+
+def find_source(given: str, family: FamilySettings | None, tracking_uri: str | None, console: Console) -> Source:
+    """What ``given`` names: a run directory, a folder with a meta-policy, or ``models:/NAME@alias`` of the registry.
+
+    ``family`` replaces the one that the start was learned on.
+
+    Raises:
+        ConfigurationError: there is no such thing; the message says what there is.
+        DamagedFileError: its files are damaged.
+    """
+    if is_url(given) and not is_model_uri(given):
+        given = str(fetch(given, "runs"))
+    path = Path(given)
+    if family is None and not is_model_uri(given) and not (path / f"{STEM}.json").is_file():
+        return _of_run(path, console)
+    label, policy = load_source(given, tracking_uri, console)
+    folder = path / "adapt"
+    if is_model_uri(given):
+        folder = Path("runs") / "adapted" / label.removeprefix("models:/").replace("/", "-")
+    return _of_policy(label, policy, family, folder)
+
+
+def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple[str, MetaPolicy]:
+    """The learned start that ``given`` names, as for :func:`find_source`, with what to call it.
+
+    Raises:
+        ConfigurationError: there is no such thing; the message says what there is.
+        DamagedFileError: its files are damaged.
+    """
+    if is_model_uri(given):
+        with console.status(f"looking up {given}"):
+            found = resolve(connect(tracking_uri), given)
+        return str(found), found.policy
+    path = Path(given)
+    for folder in (path, path / STEM):
+        if (folder / f"{STEM}.json").is_file():
+            return given, load_meta_policy(folder)
+    raise ConfigurationError(
+        f"{given}: holds no finished start (no {STEM}/{STEM}.json); finish the run, or give models:/NAME@champion"
+    )
+
+
+def _of_policy(label: str, policy: MetaPolicy, family: FamilySettings | None, folder: Path) -> Source:
+    rates = None if policy.random_rates is None else np.array(policy.random_rates, np.float64)
+    return Source(label, policy.config(family, label), policy.starts, rates, folder, policy)
+
+
+def _of_run(run_dir: Path, console: Console) -> Source:
+    config = load_run_config(run_dir)
+    state = load_final_state(run_dir, config, console.say)
+    random = load_summary(run_dir)["test"].get("random")
+    if random is None:
+        raise ConfigurationError(
+            f"{run_dir}: evaluation.methods had no random start to compare with; add it and resume"
+        )
+    rates = np.array(random["learning_rates"])
+    return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None)
+
+
+def _write_policy(stem: Path, policy: Policy) -> Path:
+    """A table of probabilities as CSV, a row a state; a neural policy as safetensors."""
+    if isinstance(policy, PolicyState):
+        save_arrays(stem, policy.to_arrays(), {"kind": "neural"})
+        return stem.with_suffix(".safetensors")
+    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in policy)
+    write_atomically(stem.with_suffix(".csv"), f"{rows}\n".encode())
+    return stem.with_suffix(".csv")
+
+
+def _table(results: dict[str, TaskResult]) -> str:
+    task = next(iter(results.values())).task
+    lines = [f"Task {task.label}, limits {[round(limit, 4) for limit in task.limits]}", ""]
+    lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
+    lines.append("|---" * (1 + 3 * len(results)) + "|")
+    count = len(next(iter(results.values())).values)
+    for iteration in range(count):
+        cells = [str(iteration)]
+        for result in results.values():
+            cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
+            cells += [f"{result.values[iteration, 0]:.4f}", cost, _step(result, iteration)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for name, result in results.items():
+        measures = measure(result)
+        known = f"reward {result.values[result.output, 0]:.4f}"
+        if result.reference is not None:
+            known = f"gap {measures.gap:.4f}"
+        chosen = f"start {result.start_index}, " if result.probe_steps or result.start_index else ""
+        lines.append(
+            f"- {name} ({chosen}output: iterate {result.output}): {known}, violation of the output "
+            f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
+        )
+    return "\n".join(lines)
+
+
+def _step(result: TaskResult, iteration: int) -> str:
+    if iteration >= result.branches.size:
+        return "end"
+    branch = int(result.branches[iteration])
+    return "reward" if branch == REWARD_BRANCH else f"cost {branch}"

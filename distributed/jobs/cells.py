@@ -1,0 +1,230 @@
+"""Comparisons cut into cells: one method on one seed of one run file, kept in a file, computed on the Ray cluster.
+
+A cell's file is named by a digest of all settings that decide its result, so that a comparison that was stopped goes on
+where it stood, and two comparisons share what they have in common (docs/decisions/0032).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from distributed.cluster.ray_cluster import cluster
+from distributed.cluster.ray_pool import LOST, WorkerLostError
+from distributed.jobs.cell_progress import CellProgress
+from distributed.settings.console import Console
+from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.storage.checkpoints import write_atomically
+from distributed.storage.object_store import is_url
+from distributed.tracking.mlflow_tracker import git_commit
+from meta.judging.protocol import CELLS
+from meta.training.disturbance import Disturbance
+from meta.training.evaluation_settings import GridPoint, Method
+
+CELL_VERSION = 2
+"""Part of every digest; raised where the code of a cell comes to compute something else under the same settings."""
+_DECIDES = ("num_test_tasks", "num_iterations", "safety_margin", "num_segments", "pretrain_iterations")
+_DECIDES_TUNING = ("num_iterations", "safety_margin", "pretrain_iterations", "grid_tasks", "tuning_tasks")
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One computation: a ``kind`` of :data:`meta.judging.protocol.CELLS`, a method, and a run file with its seed."""
+
+    kind: str
+    config: RunConfig
+    method: Method | None = None
+    point: GridPoint | None = None
+    disturbance: Disturbance | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        parts = [self.config.name, self.kind, self.method, self._wrong, str(self.config.seed)]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Cells that take about as long as each other."""
+        return (self.config.name, self.kind, self.method or "")
+
+    @property
+    def _wrong(self) -> str:
+        wrong = self.disturbance
+        return "" if wrong is None else f"noise{wrong.noise:g}-bias{wrong.bias:g}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of everything in the settings that decides the result."""
+        evaluation = self.config.evaluation
+        tuning = self.kind == "tune"
+        parts: dict[str, Any] = {
+            "version": CELL_VERSION,
+            "kind": self.kind,
+            "run": self.config.digest(),
+            "method": self.method,
+            "evaluation": evaluation.model_dump(mode="json", include=set(_DECIDES_TUNING if tuning else _DECIDES)),
+            "point": None if self.point is None else self.point.model_dump(mode="json"),
+            "disturbance": None if self.disturbance is None else vars_of(self.disturbance),
+        }
+        if tuning and self.method is not None:
+            parts["grid"] = [point.model_dump(mode="json") for point in evaluation.grid(self.method)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def compute(self) -> Result:
+        """The result, in this process."""
+        experiment = self.config.experiment
+        given = [item for item in (self.method, self.point, self.disturbance) if item is not None]
+        return CELLS[self.kind](experiment, *given)
+
+
+def vars_of(disturbance: Disturbance) -> dict[str, float]:
+    """A disturbance as plain values."""
+    return {"noise": disturbance.noise, "bias": disturbance.bias, "seed": disturbance.seed}
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Digest of the source of the rooms that compute; every cell keeps it, so that a page can tell stale ones."""
+    root, digest = Path(__file__).resolve().parent.parent.parent, hashlib.sha256()
+    for room in ("tasks", "policies", "meta"):
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _commit() -> str:
+    return git_commit()
+
+
+class CellFolder:
+    """Finished cells on disk, a JSON file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+
+    def file(self, cell: Cell) -> Path:
+        """Where a cell is kept."""
+        return self.path / cell.config.name / f"{cell.name}-{cell.digest[:16]}.json"
+
+    def load(self, cell: Cell, say: Callable[[str], None]) -> Result | None:
+        """A finished cell with what is known about it, or None; a damaged file is told and passed over."""
+        path = self.file(cell)
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["digest"] == cell.digest and isinstance(found["result"], dict):
+                return dict(found)
+        except (ValueError, KeyError, TypeError):
+            pass
+        say(f"{path}: is no whole cell; it is computed again")
+        return None
+
+    def save(self, cell: Cell, result: Result, seconds: float) -> Result:
+        """Keep a result; returns it with what is known about it."""
+        told = {
+            "digest": cell.digest,
+            "name": cell.name,
+            "commit": _commit(),
+            "sources": sources_digest(),
+            "seconds": round(seconds, 3),
+            "result": result,
+        }
+        path = self.file(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(told, allow_nan=False).encode())
+        return told
+
+
+def _timed(cell: Cell) -> tuple[Result, float]:
+    began = time.perf_counter()
+    return cell.compute(), time.perf_counter() - began
+
+
+_remote: Any = ray.remote(num_cpus=1, max_retries=0)(_timed)
+
+
+@dataclass
+class CellRunner:
+    """Computes cells that are not on disk yet, ``num_workers`` at a time on Ray (0: in this process)."""
+
+    folder: CellFolder
+    console: Console
+    num_workers: int
+    retries: int
+    seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+
+    def run(self, cells: Sequence[Cell], what: str) -> dict[str, Result]:
+        """Results by digest, each with its ``name``, ``commit``, ``sources`` and ``seconds``."""
+        found: dict[str, Result] = {}
+        missing: dict[str, Cell] = {}
+        for cell in cells:
+            kept = self.folder.load(cell, self.console.say)
+            if kept is None:
+                missing.setdefault(cell.digest, cell)
+            else:
+                found[cell.digest] = kept
+                self.seconds.setdefault(cell.group, []).append(kept["seconds"])
+        with CellProgress(
+            self.console, what, list(missing.values()), len(found), self.seconds, self.num_workers
+        ) as bar:
+            work = self._on_ray if self.num_workers else self._here
+            for cell, result, seconds in work(list(missing.values())):
+                found[cell.digest] = self.folder.save(cell, result, seconds)
+                self.seconds.setdefault(cell.group, []).append(seconds)
+                bar.finished(cell, seconds)
+        return found
+
+    def _here(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
+        for cell in cells:
+            yield (cell, *_timed(cell))
+
+    def _on_ray(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
+        """One cell on each worker; a cell whose worker died is computed again."""
+        waiting, running = deque((cell, 0) for cell in cells), dict[Any, tuple[Cell, int]]()
+        while waiting or running:
+            while waiting and len(running) < self.num_workers:
+                cell, failures = waiting.popleft()
+                running[_remote.options(name=cell.name).remote(cell)] = (cell, failures)
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            cell, failures = running.pop(done)
+            try:
+                result, seconds = ray.get(done)
+            except RayTaskError as error:
+                raise error.cause from error
+            except LOST as error:
+                if failures == self.retries:
+                    raise WorkerLostError(f"{cell.name}: its worker died {failures + 1} times; giving up") from error
+                self.console.say(f"the worker of {cell.name} died; it is computed again")
+                waiting.appendleft((cell, failures + 1))
+                continue
+            yield cell, result, seconds
+
+
+@contextlib.contextmanager
+def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
+    """A runner on the cluster that ``config`` asks for; cells are kept in ``<output.run_dir>/cells``."""
+    if is_url(config.output.run_dir):
+        raise ConfigurationError("output.run_dir: a comparison keeps its cells on a path (or NFS), not at a URL")
+    folder, settings = CellFolder(Path(config.output.run_dir) / "cells"), config.cluster
+    if settings.pool == "local":
+        yield CellRunner(folder, console, 0, settings.task_retries)
+        return
+    with cluster(settings) as where:
+        console.say(f"Ray: {where}")
+        yield CellRunner(folder, console, settings.num_workers, settings.task_retries)

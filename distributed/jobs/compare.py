@@ -1,0 +1,163 @@
+"""``metasrl compare``: every method on the same tasks and seeds, with intervals over the seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distributed.jobs.cells import cell_runner
+from distributed.jobs.comparison_cells import Comparison, compare_all, methods_of
+from distributed.jobs.training_job import stop_on_sigterm
+from distributed.settings.console import Console
+from distributed.settings.run_file import RunConfig
+from distributed.storage.checkpoints import write_atomically
+from distributed.storage.run_directory import RunDirectory
+from distributed.tracking.mlflow_tracker import git_commit
+from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
+from meta.measuring.measures import Interval, interval
+from meta.reporting.report import SCHEMA_VERSION, plot_adaptation, plot_held_out
+from meta.training.experiment import evaluation_of
+
+
+def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
+    """Run the comparison; returns its tables as Markdown.
+
+    Finished cells are kept in ``<output.run_dir>/cells``: the same command goes on where it was stopped.
+    """
+    methods_of(config)
+    with stop_on_sigterm(), cell_runner(config, console) as runner:
+        (found,) = compare_all([config], runner)
+    directory = RunDirectory.create(config.model_copy(update={"name": f"{config.name}-compare"}))
+    console.say(f"comparison directory: {directory.path}")
+    (directory.path / "seeds").mkdir()
+    for position, seed in enumerate(found.seeds):
+        cell = {"seed": seed, **found.described[position]}
+        cell["methods"] = {method: cells[position] for method, cells in found.judged.items()}
+        write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
+    summary = summarise(found)
+    directory.write_summary(summary)
+    _plot(summary, directory.path / "plots")
+    page = _page(found, summary, command)
+    if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        _plot(summary, results.with_suffix(""))
+        pictures = "\n".join(f"\n![{name}]({results.stem}/{name}.png)" for name in ("held_out", "adaptation"))
+        results.write_text(f"{page}\n{pictures}\n", encoding="utf-8")
+    return page
+
+
+def summarise(found: Comparison) -> dict[str, Any]:
+    """``summary.json``: statistics over the seeds, by method."""
+    config = found.config
+    similarities = [item["similarity"] for item in found.described if item["similarity"] is not None]
+    test: dict[str, Any] = {}
+    for method, cells in found.judged.items():
+        entry: dict[str, Any] = {
+            measure.key: line(found.judged, method, measure).as_json() for measure in measures_of(found.judged)
+        }
+        entry["point"] = found.points[method].model_dump(exclude_none=True)
+        entry["learning_rates"] = np.mean([cell["learning_rates"] for cell in cells], axis=0).tolist()
+        values = np.mean([cell["curves"]["values"] for cell in cells], axis=0)
+        entry |= {"reward_curve": values[:, 0].tolist(), "cost_curve": values[:, 1:].tolist()}
+        entry |= {"updates": cells[0]["updates"], "env_steps": cells[0]["env_steps"]}
+        test[method] = entry
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "family": config.family.name,
+        "evaluation": evaluation_of(config.within_task),
+        "num_iterations": config.within_task.num_iterations,
+        "num_tasks": config.family.num_tasks,
+        "num_test_tasks": config.evaluation.num_test_tasks,
+        "seeds": list(found.seeds),
+        "tuning_seeds": list(config.evaluation.tuning_seeds),
+        "task_similarity": interval([item["task_similarity"] for item in similarities]).as_json(),
+        "limits_mean": np.mean([item["limits_mean"] for item in found.described], axis=0).tolist(),
+        "test": test,
+    }
+
+
+def plotted(test: Mapping[str, Any]) -> dict[str, Any]:
+    """``test`` of a comparison's summary in the form of a training run's, which the plots take."""
+    absent = Interval(np.nan, np.nan, np.nan, 0).as_json()
+    return {
+        method: {
+            **entry,
+            "gap": entry.get("gap", {"mean": absent})["mean"],
+            "reward": entry["reward"]["mean"],
+            "violation": entry["violation"]["mean"],
+            "violation_during_adaptation": entry["violation_during"]["mean"],
+        }
+        for method, entry in test.items()
+    }
+
+
+def _plot(summary: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    test = plotted(summary["test"])
+    for name, figure in (
+        ("held_out", plot_held_out(test)),
+        ("adaptation", plot_adaptation(test, summary["limits_mean"][0])),
+    ):
+        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+
+
+def _page(found: Comparison, summary: dict[str, Any], command: str) -> str:
+    config = found.config
+    known = summary["task_similarity"]["mean"] is not None
+    similar = f"D*^2 = {told(summary['task_similarity'])}. " if known else ""
+    updates, held_out = summary["num_iterations"], config.experiment.held_out_within.num_iterations
+    more = "" if held_out == updates else f" ({held_out} on held-out tasks)"
+    lines = [
+        f"# {config.name}: all methods on the same held-out tasks",
+        "",
+        f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
+        f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
+        f"{updates} policy updates{more}, {summary['evaluation']} evaluation; hyper-parameters chosen on training "
+        f"tasks of the seeds {summary['tuning_seeds']}. {similar}Mean limit {summary['limits_mean'][0]:.3f}. "
+        "Means and 95 % t-intervals over seeds.",
+        "",
+        *means_table(found),
+        *difference_table(found),
+    ]
+    return "\n".join(lines).rstrip()
+
+
+def means_table(found: Comparison) -> list[str]:
+    """Mean and interval of every method under every measure."""
+    measures = measures_of(found.judged)
+    lines = [f"| method | {' | '.join(measure.title for measure in measures)} |", "|---" * (1 + len(measures)) + "|"]
+    for method in found.judged:
+        cells = [told(line(found.judged, method, measure).mean.as_json()) for measure in measures]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def difference_table(found: Comparison) -> list[str]:
+    """meta_srl's result minus every other method's, paired by seed, and the probability that it is the better one."""
+    if OURS not in found.judged or len(found.judged) == 1:
+        return []
+    measures = [main_measure(found.judged), *(m for m in MEASURES if m.key.startswith("violation"))]
+    columns = [*(f"{measure.title}: difference" for measure in measures), f"P(meta_srl better), {measures[0].title}"]
+    lines = ["meta_srl minus each method, paired by seed:", ""]
+    lines += [f"| method | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for method in found.judged:
+        if method != OURS:
+            found_lines = [line(found.judged, method, measure) for measure in measures]
+            cells = [told(None if one.difference is None else one.difference.as_json()) for one in found_lines]
+            better = found_lines[0].improvement
+            cells.append(told(None if better is None else better.as_json(), 2))
+            lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def told(entry: Mapping[str, Any] | None, digits: int = 4) -> str:
+    """``mean [low, high]`` of an interval's JSON."""
+    if entry is None or entry["mean"] is None:
+        return "–"
+    low, high = entry["ci95"]
+    mean = f"{entry['mean']:.{digits}f}"
+    return mean if low is None else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,79 @@
+"""``metasrl watch``: an episode of the learned start and one of the adapted policy, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from distributed.settings.console import Console
+from distributed.settings.run_file import ConfigurationError
+from distributed.storage.run_directory import load_final_state, load_run_config
+from meta.training.pool import LocalPool
+from policies.common.results import Policy
+from policies.filming.film import Film, render_episode
+from policies.filming.pictures import SUFFIXES, Caption, SideBySide, contact_sheet, write_picture, write_video
+from tasks.contract.rendering import NoGraphicsError, renderable
+from tasks.contract.task import Task, TaskFamily
+
+
+def watch(run_dir: Path, task_index: int, output: Path | None, console: Console) -> str:
+    """Solve held-out task ``task_index`` from the newest start of a run and film both policies; returns Markdown.
+
+    The video goes to ``output``, by default ``adapt/test-<index>.mp4`` in the run directory, and a sheet of frames
+    beside it.
+
+    Raises:
+        ConfigurationError: the directory holds no run, or nothing can be drawn on this machine.
+    """
+    path = output or run_dir / "adapt" / f"test-{task_index}.mp4"
+    require_video(path)
+    config = load_run_config(run_dir)
+    state = load_final_state(run_dir, config, console.say)
+    pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
+    (task,) = pool.draw("test", [task_index])
+    require_pictures(family, task)
+    with console.status(f"adapting to {task.label}"):
+        result = next(iter(pool.solve([task], state.start, config.experiment.held_out_within, collect=False))).result
+    adapted = f"after {len(result.branches)} updates (iterate {result.output})"
+    learned = state.starts[result.start_index].initialization
+    return film(family, task, {"learned start": learned, adapted: result.policy}, path, console)
+
+
+def require_video(path: Path) -> None:
+    """Raise ConfigurationError unless ``path`` has the suffix of a video."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigurationError(f"--output: {path} must end in {' or '.join(SUFFIXES)}")
+
+
+def require_pictures(family: TaskFamily, task: Task) -> None:
+    """Raise ConfigurationError where this machine can draw no pictures of ``task``, before any work is done."""
+    try:
+        renderable(family, task).close()  # type: ignore[no-untyped-call]
+    except NoGraphicsError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def film(family: TaskFamily, task: Task, policies: Mapping[str, Policy], path: Path, console: Console) -> str:
+    """Film one episode of each policy, all from the task's seed; write video and sheet; returns Markdown."""
+    films = []
+    for title, policy in policies.items():
+        with console.status(f"filming {title}"):
+            films.append(render_episode(family, task, policy, task.seed))
+    frames = SideBySide(films, [Caption(title, family.cost_names, task.limits) for title in policies])
+    sheet = path.with_name(f"{path.stem}-frames.png")
+    with console.status(f"writing {path}"):
+        write_video(path, frames)
+        write_picture(sheet, contact_sheet(frames))
+    console.say(f"video: {path}\nsheet of frames: {sheet}")
+    return _table(family, task, dict(zip(policies, films, strict=True)))
+
+
+def _table(family: TaskFamily, task: Task, films: Mapping[str, Film]) -> str:
+    heads = [f"{name} (limit {limit:.4g})" for name, limit in zip(family.cost_names, task.limits, strict=True)]
+    lines = [f"One episode of task {task.label} each, discounted sums:", ""]
+    lines.append(f"| policy | steps | reward | {' | '.join(heads)} |")
+    lines.append("|---" * (3 + len(heads)) + "|")
+    for title, film in films.items():
+        costs = " | ".join(f"{cost:.4f}" for cost in film.costs[-1])
+        lines.append(f"| {title} | {len(film.reward) - 1} | {film.reward[-1]:.4f} | {costs} |")
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""A learned start as files of its own, apart from the run: what is shared, registered and exported. Runs no code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig, parse_config
+from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
+from meta.learning.kinds import State
+from policies.common.results import Candidates, Policy, Start, Starts, candidates_of
+from policies.neural.policy_state import PolicyState, policy_from_arrays
+from policies.tabular.rollouts import discrete_shape
+from tasks.contract.family_registry import BUILT_IN
+from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.stepping.batch import make_batch
+
+STEM = "meta_policy"
+KIND = "meta_policy"
+_SECTIONS = ("name", "seed", "family", "within_task", "evaluation")
+"""What of a run file goes with the start; where it ran and who tracked it does not."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a policy takes and gives.
+
+    ``observation``: number of states (tabular) or of numbers in an observation. ``actions``: number of actions, 0 where
+    they are vectors within ``low`` and ``high`` [k] (None: not bounded).
+    """
+
+    tabular: bool
+    observation: int
+    actions: int
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+    def __str__(self) -> str:
+        taken = f"{self.observation} states" if self.tabular else f"observations of {self.observation} numbers"
+        return f"{taken}, " + (f"{self.actions} actions" if self.actions else f"actions of {len(self.low)} numbers")
+
+
+def spaces_of(family: TaskFamily, task: Task, *, tabular: bool) -> Spaces:
+    """The spaces of a family's tasks.
+
+    Raises:
+        TaskError: they are not of the kind that the algorithm needs.
+    """
+    if tabular:
+        states, actions = discrete_shape(family, task)
+        return Spaces(tabular=True, observation=states, actions=actions)
+    batch = make_batch(family, task, 1)
+    try:
+        if batch.num_actions is not None:
+            return Spaces(tabular=False, observation=batch.observation_size, actions=batch.num_actions)
+        assert batch.action_low is not None
+        assert batch.action_high is not None
+        low, high = (
+            tuple(float(value) if np.isfinite(value) else None for value in bound)
+            for bound in (batch.action_low, batch.action_high)
+        )
+        return Spaces(tabular=False, observation=batch.observation_size, actions=0, low=low, high=high)
+    finally:
+        batch.close()
+
+
+@dataclass(frozen=True)
+class MetaPolicy:
+    """``starts`` (one, or several to choose from), the part of the run file that new tasks are solved under
+    (``settings``), the ``spaces`` and costs they fit, the rates [1+p] of the random start where they are known, and
+    ``facts`` for people: commit, run, results.
+    """
+
+    starts: Starts
+    settings: dict[str, Any]
+    spaces: Spaces
+    cost_names: tuple[str, ...]
+    random_rates: tuple[float, ...] | None
+    facts: dict[str, Any]
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The initialisations, one a start."""
+        return tuple(start.initialization for start in candidates_of(self.starts))
+
+    def config(self, family: FamilySettings | None = None, source: str = "the model") -> RunConfig:
+        """The run file under which new tasks are solved, of the start's own family or of another.
+
+        Raises:
+            ConfigurationError: its own family is somebody's code (it must be named by who trusts it), or does not fit.
+        """
+        raw = {name: self.settings[name] for name in _SECTIONS if name in self.settings}
+        name = str(raw["family"].get("name"))
+        if family is not None:
+            raw["family"] = family.model_dump(mode="json")
+        elif name not in BUILT_IN:
+            raise ConfigurationError(
+                f"{source}: was learned on the family {name}, which is code: say by --family path/to/file.py:Class (or "
+                "package.module:Class) which one to run"
+            )
+        return parse_config(raw, source)
+
+    def require_fit(self, family: TaskFamily, task: Task, source: str) -> None:
+        """Raise ConfigurationError unless the start fits the tasks of ``family``."""
+        tabular = not isinstance(self.policies[0], PolicyState)
+        try:
+            found = spaces_of(family, task, tabular=tabular)
+        except TaskError as error:
+            raise ConfigurationError(f"{source}: was learned on {self.spaces}, which does not fit: {error}") from error
+        sizes = (found.tabular, found.observation, found.actions, len(found.low))
+        if sizes != (self.spaces.tabular, self.spaces.observation, self.spaces.actions, len(self.spaces.low)):
+            raise ConfigurationError(
+                f"{source}: was learned on {self.spaces}; tasks of {task.family} have {found}: adapt it to a family "
+                "with the same spaces, or train a start on this one"
+            )
+        if len(family.cost_names) != len(self.cost_names):
+            raise ConfigurationError(
+                f"{source}: was learned under {len(self.cost_names)} costs ({', '.join(self.cost_names)}), tasks of "
+                f"{task.family} have {len(family.cost_names)} ({', '.join(family.cost_names)})"
+            )
+
+
+def meta_policy_of(config: RunConfig, state: State, task: Task, summary: dict[str, Any]) -> MetaPolicy:
+    """What a finished run leaves to others."""
+    family = config.experiment.family.make()
+    random = summary["test"].get("random")
+    facts = ("taog", "mean_reward", "tacv", "num_tasks", "meta_state_sha256", "similarity", "test")
+    tabular = not isinstance(candidates_of(state.start)[0].initialization, PolicyState)
+    return MetaPolicy(
+        starts=state.start,
+        settings={name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS},
+        spaces=spaces_of(family, task, tabular=tabular),
+        cost_names=tuple(family.cost_names),
+        random_rates=None if random is None else tuple(random["learning_rates"]),
+        facts={name: summary[name] for name in facts if name in summary},
+    )
+
+
+def save_meta_policy(folder: Path, policy: MetaPolicy) -> tuple[Path, Path]:
+    """Write ``meta_policy.safetensors`` and ``meta_policy.json`` with their checksums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for number, start in enumerate(candidates_of(policy.starts)):
+        arrays[f"start_{number}.learning_rates"] = start.learning_rates
+        initial = start.initialization
+        parts = initial.to_arrays() if isinstance(initial, PolicyState) else {"probabilities": initial}
+        arrays |= {f"start_{number}.{name}": value for name, value in parts.items()}
+    spaces = policy.spaces
+    several = policy.starts if isinstance(policy.starts, Candidates) else None
+    told = {
+        "kind": KIND,
+        "num_starts": len(candidates_of(policy.starts)),
+        "selection": several and several.selection,
+        "probe_episodes": several and several.probe_episodes,
+        "settings": policy.settings,
+        "spaces": {
+            "tabular": spaces.tabular,
+            "observation": spaces.observation,
+            "actions": spaces.actions,
+            "low": list(spaces.low),
+            "high": list(spaces.high),
+        },
+        "cost_names": list(policy.cost_names),
+        "random_rates": None if policy.random_rates is None else list(policy.random_rates),
+        "facts": policy.facts,
+    }
+    stem = folder / STEM
+    save_arrays(stem, arrays, told)
+    return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def load_meta_policy(folder: Path) -> MetaPolicy:
+    """Read what :func:`save_meta_policy` wrote; shapes are checked, no code is run.
+
+    Raises:
+        DamagedFileError: a file is missing, damaged, or does not describe a start.
+    """
+    stem = folder / STEM
+    arrays, told = load_arrays(stem)
+    try:
+        if told["kind"] != KIND:
+            raise ValueError(f"its kind is {told['kind']!r}, not {KIND!r}")
+        spaces = _spaces(**told["spaces"])
+        starts = tuple(_start(arrays, number, spaces, len(told["cost_names"])) for number in range(told["num_starts"]))
+        if not starts:
+            raise ValueError("it holds no start")
+        several = Candidates(starts, told["selection"], told["probe_episodes"]) if len(starts) > 1 else None
+        rates = told["random_rates"]
+        return MetaPolicy(
+            starts=several or starts[0],
+            settings=dict(told["settings"]),
+            spaces=spaces,
+            cost_names=tuple(map(str, told["cost_names"])),
+            random_rates=None if rates is None else tuple(map(float, rates)),
+            facts=dict(told["facts"]),
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(f"{stem}.json: does not describe a learned start ({error!r})") from error
+
+
+def _spaces(tabular: bool, observation: int, actions: int, low: list[Any], high: list[Any]) -> Spaces:
+    return Spaces(tabular, observation, actions, tuple(low), tuple(high))
+
+
+def _start(arrays: dict[str, Any], number: int, spaces: Spaces, num_costs: int) -> Start:
+    prefix = f"start_{number}."
+    parts = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    rates = parts.pop("learning_rates")
+    if rates.shape != (1 + num_costs,) or not (np.isfinite(rates) & (rates > 0.0)).all():
+        raise ValueError(f"{prefix}learning_rates must be {1 + num_costs} positive numbers")
+    if not spaces.tabular:
+        policy = policy_from_arrays(parts)
+        outputs = spaces.actions or len(spaces.low)
+        if (policy.actor.network.sizes[0], policy.actor.network.sizes[-1]) != (spaces.observation, outputs):
+            raise ValueError(f"{prefix}actor does not map {spaces.observation} numbers to {outputs}")
+        return Start(policy, rates)
+    table = parts["probabilities"]
+    if table.shape != (spaces.observation, spaces.actions):
+        raise ValueError(f"{prefix}probabilities must have the shape [{spaces.observation}, {spaces.actions}]")
+    if not (table >= 0.0).all() or not np.allclose(table.sum(axis=1), 1.0):
+        raise ValueError(f"{prefix}probabilities must be probabilities, a row a state")
+    return Start(table, rates)

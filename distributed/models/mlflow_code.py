@@ -1,0 +1,109 @@
+"""What MLflow runs for a registered start: ``mlflow.pyfunc.load_model(URI).predict(observations)`` gives actions.
+
+MLflow copies this one file into the model (models from code), so it needs numpy, safetensors and mlflow, and nothing of
+metasrl; tests hold its actions to those of ``policies.solving.acting``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc.model import PythonModel
+from safetensors.numpy import load_file
+
+_CLIP, _LEAST_VARIANCE = 10.0, 1e-6
+
+
+class Actions:
+    """Actions of a learned start, read from its folder.
+
+    Observations are states [N] (a table) or rows [N, d] (a network); actions are indices [N] or vectors [N, k] within
+    the environment's bounds. Parameters: ``start`` (which initialisation, 0 by default), ``stochastic`` (draw from the
+    policy instead of taking its mode; False) and ``seed`` of what is drawn (0).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._arrays = load_file(folder / "meta_policy.safetensors")
+        self._facts = json.loads((folder / "meta_policy.json").read_text(encoding="utf-8"))
+
+    def __call__(self, model_input: Any, params: dict[str, Any] | None) -> Any:
+        """Actions for observations."""
+        given = {"start": 0, "stochastic": False, "seed": 0, **(params or {})}
+        if not 0 <= given["start"] < self._facts["num_starts"]:
+            raise ValueError(f"start: must be from 0 to {self._facts['num_starts'] - 1}, got {given['start']}")
+        prefix = f"start_{given['start']}."
+        arrays = {name.removeprefix(prefix): v for name, v in self._arrays.items() if name.startswith(prefix)}
+        rng = np.random.default_rng(given["seed"]) if given["stochastic"] else None
+        if self._facts["spaces"]["tabular"]:
+            return self._of_table(arrays["probabilities"], np.asarray(model_input), rng)
+        outputs = _network(arrays, np.asarray(model_input, np.float32))
+        if self._facts["spaces"]["actions"]:
+            return _drawn(_softmax(outputs), rng)
+        if rng is not None:
+            outputs = outputs + np.exp(arrays["actor.log_std"]) * rng.standard_normal(outputs.shape).astype(np.float32)
+        return self._bounded(outputs)
+
+    def _of_table(self, table: Any, states: Any, rng: Any) -> Any:
+        states = states.reshape(-1)
+        if not ((states >= 0) & (states < len(table))).all():
+            raise ValueError(f"observations: states must be from 0 to {len(table) - 1}")
+        return _drawn(table[states.astype(np.int64)], rng)
+
+    def _bounded(self, outputs: Any) -> Any:
+        """Actions from units of half the range about its centre; where there is no bound, as they are."""
+        spaces = self._facts["spaces"]
+        low = np.array([-np.inf if value is None else value for value in spaces["low"]], np.float32)
+        high = np.array([np.inf if value is None else value for value in spaces["high"]], np.float32)
+        finite = np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore"):
+            half = np.where(finite, 0.5 * (high - low), 1.0).astype(np.float32)
+            centre = np.where(finite, 0.5 * (high + low), 0.0).astype(np.float32)
+        return np.clip(centre + half * outputs, low, high)
+
+
+def _network(arrays: dict[str, Any], observations: Any) -> Any:
+    """Outputs [N, k] of the actor: normalised observations through tanh layers."""
+    mean = arrays["statistics.mean"].astype(np.float32)
+    scale = (1.0 / np.sqrt(np.maximum(arrays["statistics.variance"], _LEAST_VARIANCE))).astype(np.float32)
+    if observations.ndim != 2 or observations.shape[1] != mean.size:
+        raise ValueError(f"observations: must have the shape [N, {mean.size}], got {list(observations.shape)}")
+    hidden = np.clip((observations - mean) * scale, -_CLIP, _CLIP)
+    layers = sum(name.startswith("actor.weights_") for name in arrays)
+    for number in range(layers):
+        hidden = hidden @ arrays[f"actor.weights_{number}"] + arrays[f"actor.bias_{number}"]
+        if number < layers - 1:
+            hidden = np.tanh(hidden)
+    return hidden
+
+
+def _softmax(outputs: Any) -> Any:
+    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _drawn(probabilities: Any, rng: Any) -> Any:
+    """Indices [N]: the most probable ones, or drawn."""
+    if rng is None:
+        return probabilities.argmax(axis=1).astype(np.int64)
+    cumulative = np.cumsum(probabilities, axis=1)[:, :-1]
+    return (rng.random(len(probabilities))[:, None] >= cumulative).sum(axis=1).astype(np.int64)
+
+
+class MetaPolicyModel(PythonModel):
+    """What MLflow loads."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the start."""
+        self._actions = Actions(Path(context.artifacts["meta_policy"]))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow takes hints for a schema
+        """Actions for observations, see :class:`Actions`."""
+        del context
+        return self._actions(model_input, params)
+
+
+mlflow.models.set_model(MetaPolicyModel())

@@ -1,0 +1,249 @@
+"""The model registry of MLflow: learned starts by name and version, and the alias ``champion``."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.mlflow_model import build_model, log_model, quiet
+from distributed.settings.console import Console
+from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.tracking.mlflow_tracker import hide_password, tracking_uri
+from meta.judging.promotion import Verdict, judge
+from meta.training.experiment import fresh_policy
+from meta.training.pool import LocalPool
+from policies.common.results import Start
+
+CHAMPION = "champion"
+FIRST_NEW_INDEX = 2**20
+"""Tasks drawn to judge starts, or by a seed, have indices from here on, so that they are none of a run's own."""
+_URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))$")
+_SECONDS_TO_ANSWER = 5.0
+_UNTRACKED = "metasrl"
+"""Experiment of models whose run was not tracked."""
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+def is_model_uri(source: str) -> bool:
+    """Whether it names a registered model rather than a folder."""
+    return source.startswith("models:")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry with what it holds."""
+
+    name: str
+    version: str
+    policy: MetaPolicy
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def connect(uri: str | None) -> Any:
+    """A client of the registry at ``uri``, by default where runs are tracked.
+
+    Raises:
+        ConfigurationError: nobody answers there.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import mlflow
+
+    where = tracking_uri(uri)
+    try:
+        _require_listener(where)
+        mlflow.set_tracking_uri(where)
+        client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
+        client.search_registered_models(max_results=1)
+    except Exception as error:
+        raise ConfigurationError(
+            f"tracking.uri: no MLflow server answers at {hide_password(where)} ({_first_line(error)}); start one, or "
+            "give --tracking-uri or MLFLOW_TRACKING_URI"
+        ) from error
+    return client
+
+
+def _require_listener(uri: str) -> None:
+    """Ask first whether anybody listens there: MLflow itself tries a database for minutes. Raises OSError."""
+    place = urlsplit(uri)
+    port = place.port or {"https": 443, "http": 80, "postgresql": 5432, "mysql": 3306}.get(place.scheme.split("+")[0])
+    if place.hostname is not None and port is not None:
+        socket.create_connection((place.hostname, port), timeout=_SECONDS_TO_ANSWER).close()
+
+
+def resolve(client: Any, source: str) -> Registered:
+    """Find ``models:/NAME@alias`` or ``models:/NAME/VERSION`` and read its start; nothing of the model is executed.
+
+    Raises:
+        ConfigurationError: no such model, version or alias; the message lists what there is.
+        DamagedFileError: it is no start of metasrl, or damaged.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = _URI.match(source)
+    if found is None:
+        raise ConfigurationError(
+            f"{source}: must be models:/NAME@{CHAMPION}, models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    name, version, alias = found["name"], found["version"], found["alias"]
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        known = ", ".join(sorted(entry.name for entry in client.search_registered_models())) or "none yet"
+        raise ConfigurationError(
+            f"{source}: no model of that name is registered; there are: {known}. `metasrl register RUN_DIR {name}` "
+            "registers a run's start"
+        ) from error
+    if alias is not None:
+        if alias not in model.aliases:
+            versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
+            raise ConfigurationError(
+                f"{source}: {name} has no alias {alias}; aliases: {', '.join(sorted(model.aliases)) or 'none'}, "
+                f"versions: {', '.join(map(str, versions))} (models:/{name}/VERSION)"
+            )
+        version = str(model.aliases[alias])
+    try:
+        return Registered(name, version, _download(name, version))
+    except MlflowException as error:
+        raise ConfigurationError(f"models:/{name}/{version}: {_first_line(error)}") from error
+
+
+def _download(name: str, version: str) -> MetaPolicy:
+    """The two files of a start and nothing else of the model, so that no name in it can lead anywhere."""
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        for suffix in ("json", "safetensors"):
+            path = f"artifacts/{STEM}/{STEM}.{suffix}"
+            got = download_artifacts(artifact_uri=f"models:/{name}/{version}/{path}", dst_path=f"{folder}/{suffix}")
+            Path(got).rename(Path(folder) / f"{STEM}.{suffix}")
+        return load_meta_policy(Path(folder))
+
+
+def register(client: Any, run_dir: Path, name: str, run_id: str | None, console: Console, num_tasks: int = 20) -> str:
+    """Register a finished run's start as a new version of ``name`` and judge it against the champion.
+
+    Where there is no champion, against the random start. Returns what was decided, as Markdown.
+
+    Raises:
+        ConfigurationError: the name is not one, or the run has no start yet.
+    """
+    from mlflow.exceptions import MlflowException
+
+    require_name(name)
+    if not (run_dir / STEM / f"{STEM}.json").is_file():
+        raise ConfigurationError(
+            f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
+        )
+    policy = load_meta_policy(run_dir / STEM)
+    try:
+        client.create_registered_model(name, description=_MODEL_DESCRIPTION)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model_id, source = _logged(client, run_dir, run_id, policy)
+    with quiet():
+        version = client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version
+    told = f"models:/{name}/{version} registered"
+    aliases = client.get_registered_model(name).aliases
+    rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
+    against = "the random start" if rival is None else str(rival)
+    with console.status(f"judging version {version} against {against} on {num_tasks} new tasks"):
+        verdict = judge_against(policy, rival, num_tasks)
+    client.set_model_version_tag(name, version, "judged_against", against)
+    client.set_model_version_tag(name, version, "verdict", str(verdict))
+    if verdict.better:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    moved = f"{CHAMPION} is version {version} now" if verdict.better else f"{CHAMPION} stays {_who(rival)}"
+    client.update_model_version(name, version, description=_description(policy, against, verdict))
+    return f"{told}; minus {against}: {verdict}; {moved}"
+
+
+def _who(rival: Registered | None) -> str:
+    return "unset: not shown to be better than the random start" if rival is None else f"version {rival.version}"
+
+
+def require_name(name: str) -> None:
+    """Raise ConfigurationError unless ``name`` can be a model's."""
+    if not NAME.match(name):
+        raise ConfigurationError(f"register: {name!r} must be letters, digits, dot, dash and underscore")
+
+
+def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) -> Verdict:
+    """``policy`` and a rival (None: a policy that has learned nothing, at its own rate) on new tasks of its family.
+
+    Raises:
+        ConfigurationError: the rival does not fit these tasks, or there is no random start to compare with.
+    """
+    config: RunConfig = policy.config(_own_family(policy), "the run")
+    pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
+    tasks = pool.draw("test", range(FIRST_NEW_INDEX, FIRST_NEW_INDEX + num_tasks))
+    if rival is not None:
+        rival.policy.require_fit(family, tasks[0], str(rival))
+        other = rival.policy.starts
+    else:
+        if policy.random_rates is None:
+            raise ConfigurationError(
+                "evaluation.methods: had no random start to judge the first version against; add random and resume"
+            )
+        other = Start(
+            fresh_policy(family, tasks[0], config.within_task, config.seed), np.array(policy.random_rates, np.float64)
+        )
+    return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within)
+
+
+def _own_family(policy: MetaPolicy) -> Any:
+    """The family of one's own run, whose code one has run already."""
+    from distributed.settings.run_file import FamilySettings
+
+    return FamilySettings.model_validate(policy.settings["family"])
+
+
+def _logged(client: Any, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
+    """The MLflow model of a run: what its tracking has logged, or logged now; (model id, where its files are)."""
+    folder = run_dir / "model"
+    if not (folder / "MLmodel").is_file():
+        build_model(folder, run_dir / STEM, policy)
+    if run_id is not None:
+        run = client.get_run(run_id)
+        outputs = getattr(run.outputs, "model_outputs", None) or []
+        if outputs:
+            logged = client.get_logged_model(outputs[0].model_id)
+            return str(logged.model_id), str(logged.artifact_location)
+        experiment_id = run.info.experiment_id
+    else:
+        found = client.get_experiment_by_name(_UNTRACKED)
+        experiment_id = client.create_experiment(_UNTRACKED) if found is None else found.experiment_id
+    return log_model(client, experiment_id, run_id, folder, 0)
+
+
+_MODEL_DESCRIPTION = (
+    "Policy initialisations and learning rates that metasrl learned: a new task of the family is solved from them in a "
+    f"few updates. The alias `{CHAMPION}` moves to a new version only where it is better on new tasks with a 95 % "
+    "interval in the gap (or reward) or in the violation during adaptation, and worse in neither."
+)
+
+
+def _description(policy: MetaPolicy, against: str, verdict: Verdict) -> str:
+    family = policy.settings["family"]["name"]
+    return (
+        f"Learned on {policy.facts.get('num_tasks', '?')} tasks of `{family}` ({policy.spaces}; costs: "
+        f"{', '.join(policy.cost_names)}), seed {policy.settings['seed']}.\n\nMinus {against}: {verdict}.\n\n"
+        "Adapt it to a new task: `metasrl adapt models:/NAME/VERSION`. Actions for observations: "
+        "`mlflow.pyfunc.load_model`."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -1,0 +1,112 @@
+"""A learned start as ONNX: observations in, actions out, for runtimes without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distributed.models.meta_policy import MetaPolicy
+from distributed.settings.run_file import ConfigurationError
+from policies.neural.policy_state import PolicyState
+
+_OPSET = 17
+_CLIP = 10.0
+_IR_VERSION = 9
+
+
+def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
+    """Write the mode of one of the starts to ``path``.
+
+    ``observations`` are states int64 [N] (a table) or float32 [N, d]; ``actions`` are int64 [N] or float32 [N, k]
+    within the environment's bounds.
+
+    Raises:
+        ConfigurationError: there is no such start, or the package onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise ConfigurationError("export: needs the package onnx; pip install 'metasrl[onnx]'") from error
+    if not 0 <= start < len(policy.policies):
+        raise ConfigurationError(f"--start: must be from 0 to {len(policy.policies) - 1}, got {start}")
+    initial, spaces = policy.policies[start], policy.spaces
+    graph = _Graph(helper)
+    if isinstance(initial, PolicyState):
+        outputs = _network(graph, initial)
+        if spaces.actions:
+            graph.node("ArgMax", [outputs], "actions", axis=1, keepdims=0)
+        else:
+            _bounded(graph, outputs, spaces.low, spaces.high)
+    else:
+        rows = graph.node("Gather", [graph.constant("probabilities", initial), "observations"], "rows", axis=0)
+        graph.node("ArgMax", [rows], "actions", axis=1, keepdims=0)
+    taken = (TensorProto.INT64, ["N"]) if spaces.tabular else (TensorProto.FLOAT, ["N", spaces.observation])
+    given = (TensorProto.INT64, ["N"]) if spaces.actions else (TensorProto.FLOAT, ["N", len(spaces.low)])
+    made = helper.make_graph(
+        graph.nodes,
+        "meta_policy",
+        [helper.make_tensor_value_info("observations", *taken)],
+        [helper.make_tensor_value_info("actions", *given)],
+        graph.constants,
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(model, str(path))
+
+
+class _Graph:
+    """Nodes and constants as they are added; each call returns the name of what it made."""
+
+    def __init__(self, helper: Any) -> None:
+        self._helper = helper
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: Any) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(self._helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+
+def _network(graph: _Graph, policy: PolicyState) -> str:
+    statistics = policy.statistics
+    mean = graph.constant("mean", statistics.mean.astype(np.float32))
+    scale = graph.constant("scale", statistics.scale.astype(np.float32))
+    low, high = graph.constant("least", np.float32(-_CLIP)), graph.constant("most", np.float32(_CLIP))
+    centred = graph.node("Sub", ["observations", mean], "centred")
+    hidden = graph.node("Clip", [graph.node("Mul", [centred, scale], "scaled"), low, high], "inputs")
+    arrays, layers = policy.actor.arrays(), policy.actor.network.num_layers
+    for number in range(layers):
+        weights = graph.constant(f"weights_{number}", arrays[f"weights_{number}"].astype(np.float32))
+        bias = graph.constant(f"bias_{number}", arrays[f"bias_{number}"].astype(np.float32))
+        hidden = graph.node("Gemm", [hidden, weights, bias], f"layer_{number}")
+        if number < layers - 1:
+            hidden = graph.node("Tanh", [hidden], f"hidden_{number}")
+    return hidden
+
+
+def _bounded(graph: _Graph, outputs: str, low: tuple[float | None, ...], high: tuple[float | None, ...]) -> None:
+    """Actions from units of half the range about its centre, as :func:`policies.neural.rollouts.to_bounds`."""
+    both = [None not in bounds for bounds in zip(low, high, strict=True)]
+    half = [0.5 * (b - a) if ok else 1.0 for a, b, ok in zip(_of(low), _of(high), both, strict=True)]
+    centre = [0.5 * (b + a) if ok else 0.0 for a, b, ok in zip(_of(low), _of(high), both, strict=True)]
+    limits = np.finfo(np.float32)
+    least = [limits.min if value is None else value for value in low]
+    most = [limits.max if value is None else value for value in high]
+    scaled = graph.node("Mul", [outputs, graph.constant("half", np.array(half, np.float32))], "ranged")
+    moved = graph.node("Add", [scaled, graph.constant("centre", np.array(centre, np.float32))], "moved")
+    above = graph.node("Max", [moved, graph.constant("low", np.array(least, np.float32))], "above")
+    graph.node("Min", [above, graph.constant("high", np.array(most, np.float32))], "actions")
+
+
+def _of(bounds: tuple[float | None, ...]) -> list[float]:
+    return [0.0 if value is None else value for value in bounds]

@@ -1,0 +1,63 @@
+"""Per-decision importance sampling, self-normalised (Precup, Sutton, Singh 2000): our behaviour policies are known."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meta.offline.diagnostics import EstimateError
+from meta.offline.dice_settings import DICESettings
+from meta.offline.offline_data import Fitted, OfflineData
+from tasks.contract.tabular_model import FloatArray
+
+
+def importance(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
+    """w_n = c gamma^k rho_n / Z_k for a row of age k.
+
+    rho_n = prod_{j<=k} pi(a_j|s_j) / pi_m(a_j|s_j) and Z_k its weighted sum over the episodes that go on at age k or
+    have ended before (in the absorbing state the last rho stays); an episode that was cut off by the horizon leaves
+    the sum. c makes the mass of all ages, the absorbing state's included, 1.
+
+    Raises:
+        EstimateError: the policy gives every episode probability 0.
+    """
+    del settings, seed
+    logs = cumulative_log_ratio(data)
+    every = np.ones(len(data), dtype=np.bool_)
+    held_out = _ratio(data, logs, ~data.held_out, data.held_out) if data.has_held_out else None
+    return Fitted(_ratio(data, logs, every, every), held_out)
+
+
+def cumulative_log_ratio(data: OfflineData) -> FloatArray:
+    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity where pi never goes."""
+    sample = data.sample
+    steps = data.target.log_probabilities(sample.observations, sample.actions) - sample.log_probabilities
+    impossible = np.isneginf(steps)
+    finite = np.where(impossible, 0.0, steps)
+    sums, stops = np.cumsum(finite), np.cumsum(impossible)
+    begin = np.arange(len(sample)) - sample.ages
+    inside = sums - sums[begin] + finite[begin]
+    stopped = stops - stops[begin] + impossible[begin]
+    return np.where(stopped > 0, -np.inf, inside)
+
+
+def _ratio(data: OfflineData, logs: FloatArray, fit: NDArray[np.bool_], at: NDArray[np.bool_]) -> FloatArray:
+    """The ratio at the rows of one mask with Z_k from the rows of another; beyond their oldest row Z stays."""
+    weights = data.weights[fit] / data.weights[fit].sum()
+    totals = _log_totals(data.sample.ages[fit], data.sample.terminated[fit], logs[fit] + np.log(weights))
+    if np.isneginf(totals).all():
+        raise EstimateError("importance: the policy gives every episode of the data probability 0")
+    count, ages = totals.size, data.sample.ages[at]
+    totals = np.where(np.isneginf(totals), np.inf, totals)[np.minimum(ages, count - 1)]
+    scale = np.log1p(-data.discount) - np.log1p(-(data.discount**count))
+    return np.exp(scale + ages * np.log(data.discount) + logs[at] - totals)
+
+
+def _log_totals(ages: NDArray[np.int32], ended: NDArray[np.bool_], logs: FloatArray) -> FloatArray:
+    """log Z_k [ages up to the oldest row]: going-on rows of age k and the last rows of episodes that ended earlier."""
+    count = int(ages.max()) + 1
+    totals, last = np.full(count, -np.inf), np.full(count, -np.inf)
+    np.logaddexp.at(totals, ages, logs)
+    leaves = ended & (ages + 1 < count)
+    np.logaddexp.at(last, ages[leaves] + 1, logs[leaves])
+    return np.asarray(np.logaddexp(totals, np.logaddexp.accumulate(last)))

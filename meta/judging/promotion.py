@@ -1,0 +1,71 @@
+"""Whether one learned start is better than another: both on the same new tasks, paired, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meta.measuring.measures import Interval, measure
+from meta.measuring.statistics import paired_difference
+from meta.training.pool import Pool
+from policies.common.results import Starts
+from policies.solving.solve_task import WithinTask
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Paired differences over tasks, the first start's minus the second's, with 95 % t-intervals; less is better.
+
+    ``value`` is of the gap, or of minus the reward where there is no exact model (``measured_by``); ``violation``
+    of the mean violation during adaptation.
+    """
+
+    measured_by: str
+    value: Interval
+    violation: Interval
+
+    @property
+    def better(self) -> bool:
+        """Better in one of the two with an interval that excludes 0, and worse in neither."""
+        parts = (self.value, self.violation)
+        return any(part.high < 0.0 for part in parts) and not any(part.low > 0.0 for part in parts)
+
+    def __str__(self) -> str:
+        def told(part: Interval) -> str:
+            return f"{part.mean:+.4f} [{part.low:+.4f}, {part.high:+.4f}]"
+
+        return (
+            f"{self.measured_by} {told(self.value)}, violation during adaptation {told(self.violation)}, over "
+            f"{self.value.n} new tasks (less is better)"
+        )
+
+
+def judge(pool: Pool, tasks: Sequence[Task], first: Starts, second: Starts, within: WithinTask) -> Verdict:
+    """Solve ``tasks`` from both starts under the same settings."""
+    ours, theirs = (_measured(pool, tasks, start, within) for start in (first, second))
+    exact = not (np.isnan(ours[0]).any() or np.isnan(theirs[0]).any())
+    column = 0 if exact else 1
+    return Verdict(
+        "gap" if exact else "minus the reward",
+        paired_difference(ours[column], theirs[column]),
+        paired_difference(ours[2], theirs[2]),
+    )
+
+
+def _measured(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> FloatArray:
+    """Gap, minus reward and violation during adaptation of every task, [3, N]."""
+    results = [item.result for item in pool.solve(tasks, start, within, collect=False)]
+    results.sort(key=lambda result: result.task.index)
+    found = [measure(result) for result in results]
+    rewards = [-float(result.values[result.output, 0]) for result in results]
+    return np.array(
+        [
+            [item.gap for item in found],
+            rewards,
+            [float(item.violation_during.mean()) for item in found],
+        ]
+    )

@@ -1,0 +1,175 @@
+"""The protocol of a comparison: how each method learns a start, how its hyper-parameters are tuned, how it is judged.
+
+Every method sees the same training tasks in the same order and spends the same CRPO iterations on them; what it learns
+is a start, from which the same CRPO solves the same held-out tasks. Results are plain values, for JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
+from meta.methods.methods import Learned, Workbench, learn
+from meta.training.disturbance import Disturbance
+from meta.training.evaluation_settings import GridPoint, Method
+from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
+from meta.training.pool import LocalPool
+from policies.common.results import TaskResult
+from policies.solving.solve_task import WithinTask
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.task import Task
+
+
+@functools.lru_cache(maxsize=2)
+def _kept(family: str) -> tuple[LocalPool, dict[str, Drawn]]:
+    return LocalPool(FamilySpec(**json.loads(family))), {}
+
+
+def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tuple[LocalPool, Drawn]:
+    """A pool and the tasks of ``experiment``, kept for the next cell of the same family and seed.
+
+    ``num_training`` overrides how many training tasks are drawn.
+    """
+    pool, kept = _kept(json.dumps(dataclasses.asdict(experiment.family), sort_keys=True))
+    evaluation, within = experiment.evaluation, experiment.within
+    key = json.dumps([evaluation.num_test_tasks, num_training, within.model_dump(mode="json")], sort_keys=True)
+    if key not in kept:
+        drawn = draw(pool, experiment)
+        if num_training is not None:
+            drawn = dataclasses.replace(drawn, train=pool.draw("train", range(num_training)))
+        kept[key] = drawn
+    return pool, kept[key]
+
+
+def tune(experiment: Experiment, method: Method) -> Numbers:
+    """Try every point of the method's grid on the training tasks of one (tuning) seed.
+
+    A point learns from the first ``grid_tasks`` of them, and the start that it learned is judged on the next
+    ``tuning_tasks``. Held-out tasks choose nothing.
+    """
+    evaluation = experiment.evaluation
+    first, count = evaluation.grid_tasks, evaluation.grid_tasks + evaluation.tuning_tasks
+    with threadpool_limits(1):
+        pool, drawn = drawn_tasks(experiment, count)
+        bench = Workbench(pool, experiment, drawn, drawn.train[:first])
+        tried, spent = [], 0
+        for point in evaluation.grid(method):
+            learned = learn(method, point, bench)
+            spent += learned.updates
+            found = task_measures(solve(pool, drawn.train[first:], learned.start, experiment.held_out_within))
+            names = ("relative_gap", "reward", "reward_start", "relative_violation_during")
+            means = {name: None if found[name] is None else float(np.mean(found[name])) for name in names}
+            tried.append({"point": point.model_dump(exclude_none=True), **means})
+    return {"method": method, "seed": experiment.family.seed, "tried": tried, "updates": spent}
+
+
+def point_scores(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> list[float]:
+    """Score of every grid point, less is better: means over the tuning seeds of gap plus violation, both relative.
+
+    max(gap, 0) / |J_0*| where the optimum is known, else (J_0^fresh - J_0) / |J_0^fresh| with the reward of the policy
+    that has learned nothing, from the cells of ``random``; plus the violation during adaptation over the limit.
+    """
+    scores = []
+    for cell, other in zip(tuned, random, strict=True):
+        fresh = other["tried"][0]["reward_start"]
+        scores.append(
+            [
+                (_lost_reward(item["reward"], fresh) if item["relative_gap"] is None else max(item["relative_gap"], 0))
+                + item["relative_violation_during"]
+                for item in cell["tried"]
+            ]
+        )
+    return [float(score) for score in np.mean(scores, axis=0)]
+
+
+def _lost_reward(reward: float, fresh: float) -> float:
+    return (fresh - reward) / max(abs(fresh), 1e-12)
+
+
+def choose(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> GridPoint:
+    """The grid point of least score; ties go to the earlier one."""
+    best = int(np.argmin(point_scores(tuned, random)))
+    return GridPoint(**tuned[0]["tried"][best]["point"])
+
+
+def judge(experiment: Experiment, method: Method, point: GridPoint, disturbance: Disturbance | None = None) -> Numbers:
+    """Learn a start from all training tasks of a seed and judge it on the seed's held-out tasks."""
+    with threadpool_limits(1):
+        pool, drawn = drawn_tasks(experiment)
+        began = time.perf_counter()
+        bench = Workbench(pool, experiment, drawn, drawn.train, disturbance)
+        learned = learn(method, point, bench)
+        trained = time.perf_counter()
+        within = experiment.held_out_within
+        results = solve(pool, drawn.test, learned.start, within)
+        judged = time.perf_counter()
+    return {
+        "method": method,
+        "seed": experiment.family.seed,
+        "point": point.model_dump(exclude_none=True),
+        "learning_rates": learned.start.learning_rates.tolist(),
+        "updates": learned.updates,
+        "env_steps": learned.env_steps,
+        "meta_state_sha256": None if learned.state is None else learned.state.sha256(),
+        "test": task_measures(results),
+        "curves": curves(results),
+        "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
+        "bounds": merged_bounds(
+            [bound_checks(learned.results, bench.under(point).experiment.within), bound_checks(results, within)]
+        ),
+        "training": training_record(learned.results, learned.rows, experiment.tasks_per_round),
+        "cost": {
+            "train_seconds": trained - began,
+            "test_seconds": judged - trained,
+            "solve_seconds": float(np.mean([result.seconds for result in results])),
+            "test_env_steps": sum(result.env_steps for result in results),
+            "resident_mb": resident_megabytes(),
+            **learned.facts,
+        },
+    }
+
+
+def merged_bounds(parts: Sequence[Numbers]) -> Numbers:
+    """The checks of several sets of tasks together."""
+    excess = [part["excess"] for part in parts if part["excess"] is not None]
+    return {
+        "checked": sum(part["checked"] for part in parts),
+        "held": sum(part["held"] for part in parts),
+        "excess": max(excess) if excess else None,
+        **{name: [v for part in parts for v in part[name]] for name in ("tightness", "gap_bound", "mean_gap")},
+    }
+
+
+def describe(experiment: Experiment) -> Numbers:
+    """Facts of a seed's tasks that no method decides: how alike they are, and their limits."""
+    with threadpool_limits(1):
+        pool, drawn = drawn_tasks(experiment)
+        similar = measure_similarity(pool, experiment, drawn)
+    names = ("task_similarity", "task_relatedness", "path_length")
+    return {
+        "seed": experiment.family.seed,
+        "similarity": None if similar is None else {name: getattr(similar, name) for name in names},
+        "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
+        "num_train": len(drawn.train),
+        "num_test": len(drawn.test),
+    }
+
+
+def solve(pool: LocalPool, tasks: Sequence[Task], start: Any, within: WithinTask) -> list[TaskResult]:
+    """Solve tasks from one start; results in task order."""
+    found = (item.result for item in pool.solve(tasks, start, within, collect=False))
+    return sorted(found, key=lambda result: result.task.index)
+
+
+CELLS: dict[str, Callable[..., Numbers]] = {"describe": describe, "tune": tune, "judge": judge}
+"""What a cell of a comparison can compute, by its kind."""
+
+__all__ = ["CELLS", "Learned", "choose", "describe", "judge", "point_scores", "tune"]

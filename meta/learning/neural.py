@@ -1,0 +1,239 @@
+"""The meta-learner of neural policies: the same online steps, on samples (THEORY section 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from meta.learning.distillation import distill, hardly_any, towards_mean
+from meta.learning.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
+from meta.learning.rates import next_rates, rate_sums
+from meta.learning.reservoir import Reservoir, Targets, joined, offer, targets_of
+from meta.learning.tabular import MetaSettings
+from meta.learning.updates import NeuralInitializationSettings
+from meta.offline.diagnostics import Diagnostics
+from policies.common.results import Start
+from policies.neural.distributions import distribution_of
+from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
+from tasks.contract.tabular_model import FloatArray
+from tasks.stepping.batch import Float32Array
+
+_PREFIX, _KEPT = "initialization.", "reservoir."
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralMetaState:
+    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+
+    ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
+    ``experts`` are parameters of actors; the rest as in :class:`meta.learning.tabular.MetaState`.
+    """
+
+    num_rounds: int
+    num_tasks: int
+    initialization: PolicyState
+    learning_rates: FloatArray
+    loss_sum: FloatArray
+    curvature_sum: FloatArray
+    reservoir: Reservoir | None = None
+    experts: Experts | None = None
+
+    KIND: ClassVar[str] = "neural"
+
+    @property
+    def start(self) -> Start:
+        """What the next tasks start from."""
+        return Start(self.initialization, self.learning_rates)
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """The one start, as a tuple."""
+        return (self.start,)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it; numbers are plain."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        reservoir, experts = parts.pop("reservoir"), parts.pop("experts")
+        kept = {} if reservoir is None else {f"{_KEPT}{name}": part for name, part in reservoir.to_arrays().items()}
+        kept |= {} if experts is None else experts.to_arrays()
+        policy = parts.pop("initialization").to_arrays()
+        return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()} | kept
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> NeuralMetaState:
+        """The inverse of :meth:`to_arrays`."""
+        policy = {name.removeprefix(_PREFIX): part for name, part in parts.items() if name.startswith(_PREFIX)}
+        kept = {name.removeprefix(_KEPT): part for name, part in parts.items() if name.startswith(_KEPT)}
+        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT, PREFIX))}
+        reservoir = Reservoir.from_arrays(kept) if kept else None
+        experts = Experts.from_arrays(parts)
+        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, experts=experts, **rest)
+
+    def sha256(self) -> str:
+        """Digest of every bit of the state."""
+        digest = hashlib.sha256()
+        for name, part in sorted(self.to_arrays().items()):
+            value = np.ascontiguousarray(part)
+            digest.update(f"{name}{value.dtype}{value.shape}".encode())
+            digest.update(value.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralContribution:
+    """What one task solved with a neural policy brings to the meta-update.
+
+    ``observations`` [K, d] drawn from the estimated distribution of pi_hat, with ``statistics`` of all that the task
+    saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in
+    [0, 1], ``diagnostics`` (None where no correction was estimated), ``failures`` and ``problem`` as in
+    :class:`meta.estimators.trusted_estimate.Trusted`.
+    """
+
+    task_index: int
+    observations: Float32Array
+    statistics: ObservationStatistics
+    policy: PolicyState
+    loss: float
+    curvature: FloatArray
+    weight: float = 1.0
+    diagnostics: Diagnostics | None = None
+    failures: tuple[str, ...] = ()
+    problem: str = ""
+
+    KIND: ClassVar[str] = "neural"
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
+        policy = {f"policy.{name}": array for name, array in self.policy.to_arrays().items()}
+        seen = {f"seen.{name}": value for name, value in dataclasses.asdict(self.statistics).items()}
+        names = ("task_index", "observations", "loss", "curvature", "weight", "failures", "problem")
+        diagnostics = None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)
+        return {name: getattr(self, name) for name in names} | policy | seen | {"diagnostics": diagnostics}
+
+    @staticmethod
+    def from_arrays(parts: Mapping[str, Any]) -> NeuralContribution:
+        """The inverse of :meth:`to_arrays`."""
+        grouped: dict[str, dict[str, Any]] = {"policy": {}, "seen": {}, "": {}}
+        for name, part in parts.items():
+            group, dot, rest = name.partition(".")
+            grouped[group if dot else ""][rest if dot else name] = part
+        plain = grouped[""]
+        found = plain["diagnostics"]
+        made = {"failures": tuple(plain["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
+        seen = ObservationStatistics(**grouped["seen"])
+        return NeuralContribution(statistics=seen, policy=policy_from_arrays(grouped["policy"]), **{**plain, **made})
+
+
+def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:
+    """A fresh policy and the initial rates."""
+    rates = settings.learning_rates.initial_rates(fresh.num_objectives - 1)
+    return NeuralMetaState(0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size))
+
+
+def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
+    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each sees them through its own statistics."""
+    outputs, extra = first.act(observations)
+    new_outputs, new_extra = second.act(observations)
+    divergence = distribution_of(first.actor.network).kl(outputs, extra, new_outputs, new_extra)
+    return np.asarray(divergence, np.float64)
+
+
+def loss_for(item: NeuralContribution, start: PolicyState) -> float:
+    """f_hat of the task for any start: the mean KL(pi_hat || phi) over its observations."""
+    return float(policy_divergence(item.policy, start, item.observations).mean())
+
+
+def neural_update(
+    state: NeuralMetaState, contributions: Sequence[NeuralContribution], settings: MetaSettings, num_iterations: int
+) -> NeuralMetaState:
+    """One online step on the summed losses of a round, taken in task order whatever order they arrived in."""
+    ordered = sorted(contributions, key=lambda item: item.task_index)
+    loss_sum, curvature_sum = rate_sums(state, ordered, settings.learning_rates)
+    reservoir = _remember(state.reservoir, ordered, settings.neural)
+    state = dataclasses.replace(state, loss_sum=loss_sum, curvature_sum=curvature_sum, reservoir=reservoir)
+    if settings.neural.schedule == "mixture":
+        state = _mixed(state, ordered, settings.neural)
+    else:
+        policy = next_policy(state.initialization, ordered, settings.neural, state.num_rounds, reservoir)
+        state = dataclasses.replace(state, initialization=policy)
+    return dataclasses.replace(
+        state,
+        num_rounds=state.num_rounds + 1,
+        num_tasks=state.num_tasks + len(ordered),
+        learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
+    )
+
+
+def _mixed(
+    state: NeuralMetaState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
+) -> NeuralMetaState:
+    """Every expert takes the round's steps in its own step size; phi is the expert of the greatest weight."""
+    policy = state.initialization
+    experts = state.experts or alike(policy.actor.vector, settings.num_experts)
+    sizes = step_size_grid(settings.step_size, settings.num_experts).tolist()
+    now = [dataclasses.replace(policy, actor=Parameters(policy.actor.network, point)) for point in experts.points]
+    losses = np.array([sum(item.weight * loss_for(item, one) for item in ordered) for one in now])
+    own = [settings.model_copy(update={"step_size": size, "schedule": "dynamic"}) for size in sizes]
+    new = [
+        next_policy(one, ordered, choice, state.num_rounds, state.reservoir)
+        for one, choice in zip(now, own, strict=True)
+    ]
+    weights = next_weights(experts.weights, losses, sum(item.weight for item in ordered), settings.switching)
+    experts = Experts(np.array([one.actor.vector for one in new]), weights)
+    return dataclasses.replace(state, initialization=new[heaviest(experts)], experts=experts)
+
+
+def _remember(
+    reservoir: Reservoir | None, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
+) -> Reservoir | None:
+    """ftl's memory with a round's tasks offered; the other methods have none."""
+    if settings.method != "ftl":
+        return reservoir
+    if reservoir is not None:
+        reservoir = reservoir.forget(settings.forgetting)
+    for item in ordered:
+        if item.weight > 0.0:
+            reservoir = offer(reservoir, task_targets(item), settings.reservoir, item.task_index)
+    return reservoir
+
+
+def next_policy(
+    policy: PolicyState,
+    ordered: Sequence[NeuralContribution],
+    settings: NeuralInitializationSettings,
+    num_rounds: int,
+    reservoir: Reservoir | None = None,
+) -> PolicyState:
+    """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
+
+    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
+    if it had not been there. Parts that are not ``learned`` stay as they are.
+    """
+    ordered = [item for item in ordered if item.weight > 0.0]
+    if settings.method == "fixed" or not ordered:
+        return policy
+    statistics = policy.statistics
+    for item in ordered:
+        statistics = merge(statistics, item.statistics)
+    if "statistics" not in settings.learned:
+        statistics = hardly_any(policy.statistics.mean.size)
+    policy = policy.with_statistics(statistics)
+    actor, critic = policy.actor, policy.critic
+    if "critic" in settings.learned:
+        weights = [item.weight for item in ordered]
+        critic = towards_mean(critic, [item.policy for item in ordered], weights, statistics, settings.critic_share)
+    if "actor" in settings.learned:
+        targets = joined([task_targets(item) for item in ordered]) if reservoir is None else reservoir.targets()
+        actor = distill(policy, targets, settings, num_rounds)
+    return PolicyState(actor, critic, statistics)
+
+
+def task_targets(item: NeuralContribution) -> Targets:
+    """pi_hat at the task's observations; their weights sum to the task's."""
+    count = len(item.observations)
+    return targets_of(item.policy, item.observations, np.full(count, item.weight / count))

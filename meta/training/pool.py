@@ -1,0 +1,213 @@
+"""The pool of workers that the loop sees, and the pool that runs in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from meta.learning.kinds import Item, State, contribute, step
+from meta.learning.tabular import MetaSettings
+from meta.offline.dice_settings import DICESettings
+from policies.common.results import Starts, TaskResult
+from policies.exact.drawing import draw_task
+from policies.exact.solver import OptimalPolicy
+from policies.solving.solve_task import Dataset, WithinTask, reference_solution, solve_task
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.memory import return_freed_memory
+from tasks.contract.task import Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A finished task: its small result, and an opaque handle on its dataset (None where none was collected).
+
+    A dataset is released by dropping the last handle on it: nobody may keep one after its estimate.
+    """
+
+    result: TaskResult
+    dataset: Any
+
+
+class DatasetLostError(RuntimeError):
+    """A dataset vanished before the meta-learner read it; its task must be solved again."""
+
+
+class Pool(Protocol):
+    """Workers that draw and solve tasks of one family at a time."""
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks solved at the same time."""
+
+    def use(self, family: FamilySpec) -> None:
+        """Turn to another family (or another seed of the same)."""
+
+    def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
+        """Draw tasks, in the order of ``indices``."""
+
+    def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
+        """The exact solutions, in the order of ``tasks``."""
+
+    def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
+        """Solve tasks from one start, yielding them in the order they finish."""
+
+    def solve_and_watch(
+        self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
+    ) -> Iterator[Solved | None]:
+        """As :meth:`solve` with datasets; None whenever ``watch``, asked while the pool waits for a task, says so."""
+
+
+class Pending(Protocol):
+    """An estimate that may still be under way."""
+
+    def ready(self) -> bool:
+        """Whether :meth:`result` would return at once."""
+
+    def result(self) -> Item:
+        """Wait for it.
+
+        Raises:
+            DatasetLostError: the dataset is gone.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An estimate that was made on the spot; a :class:`Pending`."""
+
+    item: Item
+
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def result(self) -> Item:
+        """The estimate."""
+        return self.item
+
+
+class Learner(Protocol):
+    """The meta-learner as the loop sees it."""
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``."""
+
+    def estimate(self, dataset: Any, label: str) -> Pending:
+        """Begin to estimate from the dataset behind the handle; ``label`` is its task's.
+
+        Raises:
+            DatasetLostError: it is gone.
+        """
+
+    def update(self, contributions: Sequence[Item]) -> State:
+        """One online step on the losses of a round; the new state."""
+
+
+def solve_and_estimate(
+    pool: Pool, learner: Learner, tasks: Sequence[Task], start: Starts, settings: WithinTask
+) -> Iterator[tuple[TaskResult, Item]]:
+    """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again.
+
+    An estimate that is under way holds nobody up: the next task is handed out first.
+    """
+    missing = {task.index: task for task in tasks}
+    while missing:
+        under_way = deque[tuple[TaskResult, Pending]]()
+
+        def ready(under_way: deque[tuple[TaskResult, Pending]] = under_way) -> bool:
+            return bool(under_way) and under_way[0][1].ready()
+
+        for solved in pool.solve_and_watch(list(missing.values()), start, settings, ready):
+            with contextlib.suppress(DatasetLostError):
+                if solved is not None:
+                    under_way.append((solved.result, learner.estimate(solved.dataset, solved.result.task.label)))
+            del solved
+            yield from _estimated(under_way, missing, wait=False)
+        yield from _estimated(under_way, missing, wait=True)
+
+
+def _estimated(
+    under_way: deque[tuple[TaskResult, Pending]], missing: dict[int, Task], *, wait: bool
+) -> Iterator[tuple[TaskResult, Item]]:
+    """The oldest estimates as far as they are ready, or with ``wait`` all; their tasks are no longer ``missing``."""
+    while under_way and (wait or under_way[0][1].ready()):
+        result, pending = under_way.popleft()
+        with contextlib.suppress(DatasetLostError):
+            item = pending.result()
+            del missing[result.task.index]
+            yield result, item
+
+
+class LocalPool:
+    """Everything in this process, one task after the other; what a debugger wants."""
+
+    def __init__(self, family: FamilySpec) -> None:
+        self.use(family)
+
+    @property
+    def num_workers(self) -> int:
+        """One."""
+        return 1
+
+    def use(self, family: FamilySpec) -> None:
+        """Turn to another family."""
+        self._spec = family
+        self._family = family.make()
+
+    def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
+        """Draw tasks in order."""
+        with threadpool_limits(1):
+            return [draw_task(self._family, self._spec.name, self._spec.seed, split, index) for index in indices]
+
+    def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
+        """Exact solutions in order."""
+        for task in tasks:
+            with threadpool_limits(1):
+                solution = reference_solution(self._family, task)
+            yield solution
+
+    def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
+        """Solve tasks in order; the handle is the dataset itself."""
+        for task in tasks:
+            with threadpool_limits(1):
+                result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+            return_freed_memory()
+            yield Solved(result, dataset)
+
+    def solve_and_watch(
+        self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
+    ) -> Iterator[Solved | None]:
+        """This pool waits for nothing."""
+        del watch
+        yield from self.solve(tasks, start, settings, collect=True)
+
+
+class LocalLearner:
+    """The meta-learner in this process."""
+
+    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
+        self._meta, self._dice, self._num_iterations = meta, dice, num_iterations
+        self._state: State | None = None
+
+    def restore(self, state: State) -> None:
+        """Go on from ``state``."""
+        self._state = state
+
+    def estimate(self, dataset: Dataset, label: str) -> Pending:
+        """Estimate here and now."""
+        del label
+        with threadpool_limits(1):
+            return Done(contribute(dataset, self._dice, self._meta))
+
+    def update(self, contributions: Sequence[Item]) -> State:
+        """One online step."""
+        if self._state is None:
+            raise RuntimeError("restore a state before the first update")
+        with threadpool_limits(1):
+            self._state = step(self._state, contributions, self._meta, self._num_iterations)
+        return self._state

@@ -1,0 +1,85 @@
+"""A row of ``tasks.csv``: what is measured of one training task, flat; docs/metrics.md explains each column."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from meta.learning.groups import GroupedState
+from meta.learning.kinds import Item, State
+from meta.measuring.measures import gap_bound, inexactness, measure
+from meta.offline.diagnostics import UNKNOWN
+from policies.common.results import TaskResult
+from policies.tabular.crpo import REWARD_BRANCH
+
+Value = float | int | str | bool
+Row = dict[str, Value]
+
+
+def task_row(result: TaskResult, item: Item, state: State) -> Row:
+    """Flatten a solved task; ``state`` is the one it started from."""
+    task, start = result.task, state.starts[result.start_index]
+    measures = measure(result)
+    row: Row = {
+        "task_index": task.index,
+        "round": state.num_rounds,
+        "seed": task.seed,
+        "gap": measures.gap,
+        "score": measures.score,
+        "gap_bound": gap_bound(result),
+        "reward_start": float(result.values[0, 0]),
+        "reward": float(result.values[result.output, 0]),
+        "reward_optimum": float("nan") if result.reference is None else float(result.reference.values[0]),
+        "output_iteration": result.output,
+        "feasible": result.feasible,
+        "reward_steps": int((result.branches == REWARD_BRANCH).sum()),
+        "f_hat": item.loss,
+        "weight": item.weight,
+        "failed_diagnostics": " ".join(item.failures),
+        "estimate_problem": item.problem,
+        "env_steps": result.env_steps,
+        "seconds": result.seconds,
+    }
+    for i, limit in enumerate(task.limits):
+        row |= {
+            f"limit_{i + 1}": limit,
+            f"cost_start_{i + 1}": float(result.values[0, 1 + i]),
+            f"cost_{i + 1}": float(result.values[result.output, 1 + i]),
+            f"violation_{i + 1}": float(measures.violation[i]),
+            f"violation_during_{i + 1}": float(measures.violation_during[i]),
+        }
+    for i, curvature in enumerate(item.curvature):
+        row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(start.learning_rates[i])}
+    if isinstance(state, GroupedState):
+        row |= {"start": result.start_index, "probe_steps": result.probe_steps}
+    row |= result.facts
+    if result.episodic is not None:
+        row["episodic_reward_start"], row["episodic_reward"] = (
+            float(result.episodic[m, 0]) for m in (0, result.output)
+        )
+    found = UNKNOWN if item.diagnostics is None else item.diagnostics
+    row |= {f"dice_{name}": value for name, value in dataclasses.asdict(found).items()}
+    split = inexactness(result, item, start.initialization)
+    if split is not None:
+        row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}
+    return row
+
+
+def with_groups(rows: Sequence[Row], state: State) -> list[Row]:
+    """The rows of a round with the group that each task was assigned to, where ``state`` after it has groups."""
+    if not isinstance(state, GroupedState):
+        return list(rows)
+    return [{**row, "group": int(group)} for row, group in zip(rows, state.assigned, strict=True)]
+
+
+def column(rows: list[Row], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """One numeric column of rows, [T]."""
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def cost_columns(rows: list[Row], prefix: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Columns ``prefix_1`` to ``prefix_p`` of rows, [T, p]."""
+    count = sum(name.startswith("limit_") for name in rows[0])
+    return np.stack([column(rows, f"{prefix}_{i + 1}") for i in range(count)], axis=1)

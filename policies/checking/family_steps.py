@@ -1,0 +1,295 @@
+"""Checks of what a family's environments do, each on recorded episodes of random actions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from policies.checking.family_form import Check, ok, warning, wrong
+from policies.checking.recording import Bounds, Recording, action_fault, fixed_actions, record
+from tasks.contract import returned
+from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.stepping.batch import make_batch
+
+_SEEDS = 1, 2
+_COMPARED = 50
+"""Steps over which a family's own batch is compared with its environment: chaos makes more of rounding later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Recorded episodes, all with the same actions.
+
+    ``tasks`` are some of the family's and ``episodes`` one episode of each. ``other`` is one of the first task from
+    another seed; ``repeated`` one from the first seed again, in the environment that ran ``other`` in between, and
+    ``renewed`` in a new one.
+    """
+
+    family: TaskFamily
+    tasks: tuple[Task, ...]
+    episodes: tuple[Recording, ...]
+    other: Recording
+    repeated: Recording
+    renewed: Recording
+
+    @property
+    def labelled(self) -> Iterator[tuple[str, Recording]]:
+        """Every recording, after the label of its task."""
+        yield from zip((task.label for task in self.tasks), self.episodes, strict=True)
+        for recording in (self.other, self.repeated, self.renewed):
+            yield self.tasks[0].label, recording
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a reset (``reward`` and ``info`` are None) or a step returned; ``where`` names the task and the step."""
+
+    where: str
+    observation: Any
+    reward: Any
+    info: dict[str, Any] | None
+    ended: tuple[bool, bool]
+
+
+def moments(label: str, recording: Recording) -> Iterator[Moment]:
+    """A recording, read; step 0 is the reset.
+
+    Raises:
+        TaskError: reset or a step returned something else than the contract says.
+    """
+    where = f"{label}, step 0"
+    yield Moment(where, returned.first_observation(recording.start, lambda: where), None, None, (False, False))
+    for number, values in enumerate(recording.steps, start=1):
+        where = f"{label}, step {number}"
+        values = returned.step_values(values, functools.partial(str, where))
+        observation, reward, terminated, truncated, info = values
+        yield Moment(where, observation, reward, info, (bool(terminated), bool(truncated)))
+
+
+def space_fault(observations: Any, actions: Any) -> str | None:
+    """Why an environment with these spaces cannot be solved; None where it can."""
+    if isinstance(observations, gymnasium.spaces.Box):
+        return action_fault(actions)
+    if not isinstance(observations, gymnasium.spaces.Discrete):
+        return (
+            f"the observation space must be Discrete (a table is learned) or a Box (a network is), got {observations}"
+        )
+    for name, space in (("observation", observations), ("action", actions)):
+        if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
+            return f"with discrete observations the {name} space must be Discrete(n) starting at 0, got {space}"
+    return None
+
+
+def check_spaces(evidence: Evidence) -> Check:
+    """All tasks have the same spaces, at the end of an episode too."""
+    name, first = "spaces", evidence.episodes[0].spaces
+    for label, recording in evidence.labelled:
+        for space, wanted in zip(recording.spaces, first, strict=True):
+            if space != wanted:
+                return wrong(name, f"{label} has {space}, {evidence.tasks[0].label} has {wanted}; all need the same")
+        for space, wanted in zip(recording.spaces_after, recording.spaces, strict=True):
+            if space != wanted:
+                return wrong(name, f"{label}: {wanted} became {space} during an episode; spaces must stay")
+    return ok(name, f"the same in {len(evidence.tasks)} tasks: observations {first[0]}, actions {first[1]}")
+
+
+def check_answers(family: TaskFamily, tasks: tuple[Task, ...], bounds: Bounds) -> tuple[Check, Evidence | None]:
+    """Record the episodes of the evidence; no reset or step raises or hangs (then there is no evidence)."""
+    first, second = _SEEDS
+    envs = [family.make(task.parameters) for task in (*tasks, tasks[0])]
+    plan = [*((position, first) for position in range(len(tasks))), (0, second), (0, first), (len(tasks), first)]
+    recordings: list[Recording] = []
+    try:
+        for position, seed in plan:
+            recordings.append(record(envs[position], seed, bounds))
+            failure = recordings[-1].failure
+            if failure is not None:
+                label = tasks[position % len(tasks)].label
+                return wrong("answers", f"{label}, {failure}; reset and step must return"), None
+    finally:
+        for env in envs:
+            env.close()  # type: ignore[no-untyped-call]
+    count = sum(len(recording.steps) for recording in recordings)
+    evidence = Evidence(family, tasks, tuple(recordings[: len(tasks)]), *recordings[len(tasks) :])
+    return ok("answers", f"reset and {count} steps of random actions returned"), evidence
+
+
+def check_returned(evidence: Evidence) -> Check:
+    """Reset gives two values, every step five or six, with ends that are booleans."""
+    fault = _first_fault(evidence, lambda moment: None)
+    count = len(evidence.episodes[0].steps[0]) if fault is None else 0
+    return wrong("returned", fault) if fault else ok("returned", f"2 values from reset, {count} from step")
+
+
+def check_observations(evidence: Evidence) -> Check:
+    """Every observation has the type, the shape and the bounds of its space."""
+    space = evidence.episodes[0].spaces[0]
+
+    def look(moment: Moment) -> None:
+        told = observation_fault(moment.observation, space)
+        if told is not None:
+            raise TaskError(f"{moment.where}: {told}")
+
+    fault = _first_fault(evidence, look)
+    return wrong("observations", fault) if fault else ok("observations", "of the space's type, shape and bounds")
+
+
+def observation_fault(observation: Any, space: Any) -> str | None:
+    """What keeps ``observation`` from being one of ``space``; None where it is one."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        array = np.asarray(observation)
+        count = int(space.n)
+        if array.shape == () and array.dtype.kind in "iu" and 0 <= int(array) < count:
+            return None
+        return f"the observation {observation!r} is not a state in 0..{count - 1}"
+    if not isinstance(observation, np.ndarray):
+        return f"the observation must be an array of {space.dtype}, got {observation!r}"
+    if observation.dtype != space.dtype or observation.shape != space.shape:
+        return (
+            f"the observation must be {space.dtype} of shape {list(space.shape)} as the space says, "
+            f"got {observation.dtype} of shape {list(observation.shape)}"
+        )
+    inside = np.isfinite(observation) & (observation >= space.low) & (observation <= space.high)
+    if inside.all():
+        return None
+    place = tuple(int(index) for index in np.argwhere(~inside)[0])
+    return (
+        f"observation[{', '.join(map(str, place))}] is {observation[place]}, not a number in [{space.low[place]}, "
+        f"{space.high[place]}]; mend the observation or widen the space"
+    )
+
+
+def check_rewards(evidence: Evidence) -> Check:
+    """Every reward is a finite number."""
+    values: list[float] = []
+
+    def look(moment: Moment) -> None:
+        if moment.info is not None:
+            values.append(returned.number(moment.reward, "the reward", lambda: moment.where))
+
+    fault = _first_fault(evidence, look)
+    return wrong("rewards", fault) if fault else ok("rewards", f"finite, {min(values):.4g} to {max(values):.4g} a step")
+
+
+def check_costs(evidence: Evidence) -> Check:
+    """Every step reports p finite costs, none of them negative."""
+    names, values = evidence.family.cost_names, list[list[float]]()
+
+    def look(moment: Moment) -> None:
+        if moment.info is None:
+            return
+        costs = returned.costs(moment.info, len(names), lambda: moment.where)
+        if min(costs) < 0.0:
+            raise TaskError(f'{moment.where}: info["cost"] is {costs}; a cost must be at least 0')
+        values.append(costs)
+
+    fault = _first_fault(evidence, look)
+    if fault is not None:
+        return wrong("costs", f"{fault} ({', '.join(names)})")
+    low, high = np.min(values, axis=0), np.max(values, axis=0)
+    told = ", ".join(f"{one} {a:.4g} to {b:.4g}" for one, a, b in zip(names, low, high, strict=True))
+    never = [one for one, most in zip(names, high, strict=True) if most == 0.0]
+    if never:
+        return warning("costs", f"{told} a step: random actions never cost any {', '.join(never)}")
+    return ok("costs", f"in every step: {told}")
+
+
+def check_seeding(evidence: Evidence) -> Check:
+    """The same seed and actions give the same episode; another seed another."""
+    name, first, label = "seeding", evidence.episodes[0], evidence.tasks[0].label
+    for recording, whose in ((evidence.repeated, "after another episode"), (evidence.renewed, "in a new environment")):
+        step = first_difference(first, recording)
+        if step is not None:
+            return wrong(
+                name,
+                f"{label}, step {step}: the same seed and actions give something else {whose}; draw every random "
+                "number from self.np_random, call super().reset(seed=seed), and set all state in reset",
+            )
+    if first_difference(first, evidence.other) is None:
+        return warning(
+            name,
+            "the same seed gives the same episode, but another seed gives it too: right only if nothing is random; "
+            "otherwise call super().reset(seed=seed) and draw from self.np_random",
+        )
+    return ok(name, "the same seed gives the same episode, another seed another")
+
+
+def first_difference(one: Recording, two: Recording) -> int | None:
+    """The first step (0: the reset) at which two recordings differ as far as both go; None where nowhere."""
+    pairs = zip(moments("", one), moments("", two), strict=False)
+    return next((number for number, (a, b) in enumerate(pairs) if _key(a) != _key(b)), None)
+
+
+def check_batch(evidence: Evidence) -> Check:
+    """The family's own ``batch`` gives the numbers of its environment (observations as float32)."""
+    task, episode, name = evidence.tasks[0], evidence.episodes[0], "batch"
+    if getattr(evidence.family, "batch", None) is None:
+        return Check(name, "skipped", "the family has no batch method of its own; environments are stepped one by one")
+    batch = make_batch(evidence.family, task, 1)
+    space, compared = episode.spaces[1], min(len(episode.steps), _COMPARED)
+    discrete = isinstance(space, gymnasium.spaces.Discrete)
+    actions = fixed_actions(space, evidence.family.horizon)
+    actions = actions - space.start if discrete else actions.astype(np.float32).reshape(len(actions), -1)
+    batch.reset(np.array([0]), np.array([episode.seed]))
+    try:
+        for number, moment in zip(range(compared + 1), moments(task.label, episode), strict=False):
+            values: list[Any] = [moment.observation]
+            ours: list[Any] = [batch.observations[0]]
+            if moment.info is not None:
+                values += [moment.reward, moment.info["cost"], moment.ended[0]]
+                ours += [batch.reward[0], batch.costs[0], batch.terminated[0]]
+            for a, b in zip(values, ours, strict=True):
+                if not np.allclose(np.ravel(a), np.ravel(b), rtol=1e-4, atol=1e-5):
+                    return wrong(name, f"{moment.where}: batch gives {b}, the environment of make {a}; they must agree")
+            if number < compared:
+                batch.step(actions[number : number + 1])
+    finally:
+        batch.close()
+    return ok(name, f"agrees with the environment of make over {compared} steps")
+
+
+def check_speed(evidence: Evidence) -> Check:
+    """How fast an environment is and how long its episodes are, for information."""
+    steps, seconds = len(evidence.episodes[0].steps), evidence.episodes[0].seconds
+    lengths = [len(one.steps) for one in evidence.episodes if one.whole]
+    told = f"{steps / max(seconds, 1e-9):,.0f} steps a second in one environment"
+    if not lengths:
+        return ok("speed", f"{told}; no episode came to its end in the time of the check")
+    return ok("speed", f"{told}; {len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps")
+
+
+STEP_CHECKS: tuple[Callable[[Evidence], Check], ...] = (
+    check_spaces,
+    check_observations,
+    check_rewards,
+    check_costs,
+    check_seeding,
+    check_batch,
+    check_speed,
+)
+"""They read what :func:`check_returned` has found readable."""
+
+
+def _first_fault(evidence: Evidence, look: Callable[[Moment], None]) -> str | None:
+    try:
+        for label, recording in evidence.labelled:
+            for moment in moments(label, recording):
+                look(moment)
+    except TaskError as error:
+        return str(error)
+    return None
+
+
+def _key(moment: Moment) -> tuple[Any, ...]:
+    cost = None if moment.info is None else moment.info.get("cost")
+    return (*map(_bits, (moment.observation, moment.reward, cost)), moment.ended)
+
+
+def _bits(value: Any) -> Any:
+    array = np.asarray(value)
+    return (str(array.dtype), array.shape, array.tobytes() if array.dtype != object else repr(value))

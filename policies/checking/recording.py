@@ -1,0 +1,108 @@
+"""Episodes of random actions, kept just as an environment gave them: the evidence that a family is checked on."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract.task import TaskError
+from tasks.contract.timeout import time_limit
+
+Spaces = tuple[Any, Any]
+"""Of observations and of actions."""
+_ACTIONS_SEED = 29
+_WIDE = 1.0
+"""Actions without bounds are drawn from a normal distribution of this deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One episode, or its beginning.
+
+    ``start`` is what ``reset`` returned, ``steps`` what each ``step`` returned. ``failure`` says what ended it early
+    (an exception, or no answer in time), ``whole`` whether it came to the episode's end or the horizon. ``spaces`` are
+    those of the environment when it was made, ``spaces_after`` those at the end.
+    """
+
+    seed: int
+    spaces: Spaces
+    spaces_after: Spaces
+    start: Any
+    steps: tuple[Any, ...]
+    seconds: float
+    failure: str | None
+    whole: bool
+
+
+def action_fault(space: Any) -> str | None:
+    """Why actions of ``space`` cannot be stepped; None where they can."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return None
+    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        return None
+    return f"the action space must be Discrete or a Box of reals, got {space}"
+
+
+def random_actions(space: Any, steps: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Actions [steps, ...] spread over ``space``, a Discrete or a Box."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return int(space.start) + rng.integers(int(space.n), size=steps)
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 0.0)
+    shape = (steps, *space.shape)
+    free = rng.normal(0.0, _WIDE, shape)
+    return np.clip(np.where(bounded, rng.uniform(low, high, shape), free), space.low, space.high).astype(space.dtype)
+
+
+def fixed_actions(space: Any, steps: int) -> NDArray[Any]:
+    """The actions of every recording."""
+    return random_actions(space, steps, np.random.default_rng(_ACTIONS_SEED))
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a recording stops: at the horizon, after ``seconds``, or when one call takes ``step_seconds``, a failure."""
+
+    horizon: int
+    seconds: float
+    step_seconds: float
+
+
+def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording:
+    """Run one episode of ``env`` from ``seed``, with actions that are always the same."""
+    spaces = (env.observation_space, env.action_space)
+    start, steps, failure, whole = None, list[Any](), None, False
+    actions = fixed_actions(env.action_space, bounds.horizon)
+    began, at = time.perf_counter(), "reset"
+    try:
+        with time_limit(bounds.step_seconds, lambda: at) as again:
+            start = _own(env.reset(seed=seed))
+            for number, action in enumerate(actions, start=1):
+                at = f"step {number}"
+                again()
+                steps.append(_own(env.step(action.item() if action.ndim == 0 else action)))
+                whole = number == bounds.horizon or _ended(steps[-1])
+                if whole or time.perf_counter() - began > bounds.seconds:
+                    break
+    except Exception as error:
+        failure = str(error) if isinstance(error, TaskError) else f"{at}: raised {type(error).__name__}: {error}"
+    taken = time.perf_counter() - began
+    after = (env.observation_space, env.action_space)
+    return Recording(seed, spaces, after, start, tuple(steps), taken, failure, whole)
+
+
+def _own(values: Any) -> Any:
+    """A copy, since an environment may write into the arrays that it returned before."""
+    return tuple(copy.copy(value) for value in values) if isinstance(values, tuple) else values
+
+
+def _ended(values: Any) -> bool:
+    if not isinstance(values, tuple) or len(values) not in (5, 6):
+        return False
+    return any(isinstance(value, bool | np.bool_) and bool(value) for value in values[-3:-1])

@@ -1,0 +1,99 @@
+"""What goes into solving a task and what comes out, for tabular and neural policies alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy import int64
+from numpy.typing import NDArray
+
+from policies.exact.solver import OptimalPolicy
+from policies.neural.policy_state import PolicyState
+from policies.tabular.crpo import Solution
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task
+
+Policy = FloatArray | PolicyState
+"""A policy: probabilities [S, A] where it is tabular, else all of a neural one."""
+
+
+def table_of(policy: Policy) -> FloatArray:
+    """The probabilities [S, A] of a tabular policy.
+
+    Raises:
+        TypeError: it is a neural one.
+    """
+    if isinstance(policy, PolicyState):
+        raise TypeError("a neural policy is no table of probabilities")
+    return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is broadcast: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha)."""
+
+    initialization: Policy
+    learning_rates: FloatArray
+
+
+Selection = Literal["probe", "round_robin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Several starts, of which each task takes one (:func:`policies.solving.probing.choose_start`).
+
+    ``selection``: probe takes the best after ``probe_episodes`` episodes of each (None: as many as an iteration has);
+    round_robin takes them in turn by the task's index.
+    """
+
+    starts: tuple[Start, ...]
+    selection: Selection = "probe"
+    probe_episodes: int | None = None
+
+    @property
+    def learning_rates(self) -> FloatArray:
+        """Mean of the starts' rates [1+p], for tables with room for one row; each start has its own."""
+        return np.asarray(np.mean([start.learning_rates for start in self.starts], axis=0))
+
+
+Starts = Start | Candidates
+"""What is broadcast to the workers."""
+
+
+def candidates_of(starts: Starts) -> tuple[Start, ...]:
+    """The starts that a task may be solved from."""
+    return starts.starts if isinstance(starts, Candidates) else (starts,)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A solved task, small enough to travel through the driver.
+
+    ``policy`` is pi_hat, the iterate with the index ``output``; ``feasible`` says whether any iterate kept every limit.
+    ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO
+    itself used. ``branches`` [M] are the objectives of the steps. ``reference`` is the linear programme's optimum and
+    ``occupancy`` [S] that of pi_hat, both None without an exact model; ``solution`` is None for a neural policy.
+    ``episodic`` [M+1, 1+p] are mean undiscounted sums over complete episodes, where they are measured. ``facts`` are
+    further numbers by name, a column each. ``start_index`` says from which of several :class:`Candidates` the task was
+    solved, and ``probe_steps`` how many of the ``env_steps`` went into choosing it.
+    """
+
+    task: Task
+    policy: Policy
+    values: FloatArray
+    branches: NDArray[int64]
+    output: int
+    feasible: bool
+    env_steps: int
+    seconds: float
+    reference: OptimalPolicy | None = None
+    occupancy: FloatArray | None = None
+    solution: Solution | None = None
+    episodic: FloatArray | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+    start_index: int = 0
+    probe_steps: int = 0

@@ -1,0 +1,111 @@
+"""Draw a task and set its limits with the linear programme, so that every constraint is feasible and binds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+
+from policies.exact.solver import CostRange, ExactModel, InfeasibleError, cost_range, optimal_policy
+from tasks.contract.tabular_model import ModelError, TabularModel
+from tasks.contract.task import Split, Task, TaskError, TaskFamily
+
+_ATTEMPTS = 200
+_LEAST_WIDTH = 1e-3
+"""A cost interval narrower than this share of its upper end does not bind in any useful sense: draw again."""
+_SPLIT_STREAM = {"train": 11, "test": 12}
+
+
+def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int) -> Task:
+    """Draw task ``index`` of ``split``; pure in its arguments.
+
+    Where the family gives a limit fraction, limits are placed between the least reachable cost and the unconstrained
+    optimum's cost, and draws whose constraint cannot bind or be kept jointly are drawn again.
+
+    Raises:
+        TaskError: given limits are of the wrong length, negative or infeasible (with the least reachable cost), or no
+            draw has a binding constraint.
+    """
+    task_seed = int(np.random.SeedSequence([seed, _SPLIT_STREAM[split], index]).generate_state(1)[0])
+    for attempt in range(_ATTEMPTS):
+        parameters = family.parameters(split, index, attempt)
+        task = Task(name, split, index, task_seed, parameters, limits=())
+        _require_plain(task)
+        limits = family.limits(parameters)
+        if np.ndim(limits) == 1:
+            return _with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
+        fraction = float(limits)  # type: ignore[arg-type]
+        if not 0.0 < fraction < 1.0:
+            raise TaskError(f"{task.label}: the limit fraction must lie strictly between 0 and 1, got {fraction}")
+        calibrated = _with_fraction(family, task, fraction)
+        if calibrated is not None:
+            return calibrated
+    raise TaskError(
+        f"{task.label}: in {_ATTEMPTS} draws no constraint could bind: for at least one of the costs "
+        f"({', '.join(family.cost_names)}) the reward's optimum costs no more than the least, or the limits cannot be "
+        "kept together; change the family or give the limits themselves"
+    )
+
+
+def _require_plain(task: Task) -> None:
+    try:
+        json.dumps(task.parameters)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"{task.label}: its parameters must be plain (text, numbers, lists): {error}") from error
+
+
+def _with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...]) -> Task:
+    names = family.cost_names
+    if len(limits) != len(names):
+        raise TaskError(f"{task.label}: {len(limits)} limits for {len(names)} costs ({', '.join(names)})")
+    if not all(np.isfinite(limit) and limit >= 0.0 for limit in limits):
+        raise TaskError(f"{task.label}: limits must be finite and not negative, got {limits}")
+    task = dataclasses.replace(task, limits=tuple(float(limit) for limit in limits))
+    model = _model_of(family, task)
+    if model is not None:
+        require_feasible(task, ExactModel(model), names)
+    return task
+
+
+def require_feasible(task: Task, model: ExactModel, names: tuple[str, ...]) -> None:
+    """Check the limits with the linear programme.
+
+    Raises:
+        TaskError: no policy keeps them; the message gives the least reachable cost of each.
+    """
+    try:
+        optimal_policy(model, np.array(task.limits))
+    except InfeasibleError:
+        reachable = cost_range(model).least
+        told = "; ".join(
+            f"{name}: limit {limit:g}, least reachable cost {least:.6g}"
+            for name, limit, least in zip(names, task.limits, reachable, strict=True)
+        )
+        raise TaskError(f"{task.label}: no policy keeps its limits ({told}); raise the limits") from None
+
+
+def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:
+    try:
+        return family.model(task.parameters)
+    except ModelError as error:
+        raise TaskError(f"{task.label}: its exact model is none: {error}") from error
+
+
+def _with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | None:
+    tabular = _model_of(family, task)
+    if tabular is None:
+        raise TaskError(f"{task.label}: a limit fraction needs an exact model; give the limits themselves instead")
+    model = ExactModel(tabular)
+    interval: CostRange = cost_range(model)
+    width = interval.unconstrained - interval.least
+    if (width <= _LEAST_WIDTH * np.maximum(interval.unconstrained, 1e-3)).any():
+        return None
+    limits = interval.least + fraction * width
+    try:
+        optimum = optimal_policy(model, limits)
+    except InfeasibleError:
+        return None
+    if optimum.values[0] <= 0.0 and (tabular.reward >= 0.0).all():
+        return None
+    return dataclasses.replace(task, limits=tuple(float(limit) for limit in limits))

@@ -1,0 +1,99 @@
+"""Generalised advantages and estimates of J from one batch of rollouts, for the reward and every cost alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.neural.networks import Array
+from tasks.contract.tabular_model import FloatArray
+
+BoolArray = NDArray[np.bool_]
+
+
+def generalized_advantages(
+    signals: Array,
+    values: Array,
+    final_values: Array,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    discount: float,
+    trace: FloatArray,
+) -> Array:
+    """A_t = sum_l (gamma lambda)^l delta_{t+l} within each episode, [T, n, h] (Schulman et al. 2016, eq. 16).
+
+    delta_t = c_t + gamma V(s_{t+1}) - V(s_t). Where an episode terminated, V(s_{t+1}) = 0; where it was truncated, or
+    the batch ended, V(s_{t+1}) is ``final_values`` [T, n, h] (read there only): the critic after the step.
+    ``signals`` [T, n, h] are reward and costs, ``values`` [T, n, h] are V(s_t), ``trace`` [h] is lambda per head.
+    """
+    following = np.empty_like(values)
+    following[:-1] = values[1:]
+    following[-1] = final_values[-1]
+    np.copyto(following, final_values, where=truncated[..., None])
+    np.copyto(following, np.zeros((), dtype=following.dtype), where=terminated[..., None])
+    advantages = following
+    advantages *= discount
+    advantages += signals
+    advantages -= values
+    goes_on = ~(terminated | truncated)
+    decay = goes_on[..., None] * (discount * np.asarray(trace)).astype(values.dtype)
+    for time in range(len(advantages) - 2, -1, -1):
+        decay[time] *= advantages[time + 1]
+        advantages[time] += decay[time]
+    return advantages
+
+
+def episode_ages(ended: BoolArray) -> NDArray[np.int64]:
+    """How many steps each step [T, n] lies after the start of its episode; every copy starts one at time 0."""
+    times = np.arange(len(ended))[:, None]
+    starts = np.zeros(ended.shape, dtype=np.int64)
+    starts[1:] = np.where(ended[:-1], times[1:], 0)
+    return np.asarray(times - np.maximum.accumulate(starts, axis=0))
+
+
+def complete_returns(signals: Array, ended: BoolArray, discount: float) -> FloatArray:
+    """sum_k gamma^k c_k of every episode that ended within the batch, [E, h]; ``signals`` [T, n, h]."""
+    ages = episode_ages(ended)
+    copies = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
+    number: NDArray[np.int64] = np.cumsum(ended, axis=0) - ended
+    most = int(number.max()) + 1
+    episode = (copies * most + number).ravel()
+    weights = np.power(discount, ages)[..., None] * signals.astype(np.float64)
+    count = ended.shape[1] * most
+    sums = [
+        np.bincount(episode, weights=column, minlength=count) for column in weights.reshape(-1, signals.shape[-1]).T
+    ]
+    finished = np.bincount(episode, weights=ended.ravel(), minlength=count) > 0
+    return np.stack(sums, axis=1, dtype=np.float64)[finished]
+
+
+def life_table_returns(signals: Array, ended: BoolArray, discount: float, horizon: int) -> FloatArray:
+    """J_i = sum_{k < horizon} gamma^k E[c_i at age k], each expectation from every episode begun early enough, [h].
+
+    An episode that began at time s shows its age k iff s + k < T, whatever happens in it, so nothing that is counted
+    depends on how the episode goes. The mean over complete episodes is not like that: of the episodes still running
+    when the batch ends it drops the long ones. Where all episodes have one length that divides T, both are the same.
+
+    Raises:
+        ValueError: the batch is shorter than an episode may be.
+    """
+    steps = len(signals)
+    if steps < horizon:
+        raise ValueError(f"{steps} steps per copy do not hold an episode of {horizon}")
+    ages = episode_ages(ended).ravel()
+    begun = np.cumsum((ages.reshape(ended.shape) == 0).sum(axis=1))
+    length = min(horizon, int(ages.max()) + 1)
+    shown = begun[steps - 1 - np.arange(length)]
+    factors = np.power(discount, np.arange(length)) / shown
+    flat = signals.reshape(-1, signals.shape[-1]).T.astype(np.float64)
+    return np.array([np.bincount(ages, weights=column, minlength=length)[:length] @ factors for column in flat])
+
+
+def explained_variance(predicted: Array, targets: Array) -> FloatArray:
+    """1 - var(target - predicted) / var(target) per column [h]; 0 where the target does not vary."""
+    difference: Any = (targets - predicted).astype(np.float64)
+    spread = targets.astype(np.float64).var(axis=0)
+    known = spread > 0.0
+    return np.where(known, 1.0 - difference.var(axis=0) / np.where(known, spread, 1.0), 0.0)

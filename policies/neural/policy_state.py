@@ -1,0 +1,212 @@
+"""A neural policy as plain arrays: actor, critic and the observation statistics that are part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from policies.neural.distributions import LOG_STD, extra_of
+from policies.neural.networks import Array, Network, apply, initialize, network_of
+from tasks.contract.tabular_model import FloatArray
+
+_LEAST_VARIANCE = 1e-6
+_CLIP = 10.0
+TARGET_MEAN, TARGET_SCALE = "target_mean", "target_scale"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationStatistics:
+    """Running mean and variance [d] of ``count`` observations; they normalise what actor and critic see."""
+
+    mean: FloatArray
+    variance: FloatArray
+    count: float
+
+    def merged(self, observations: Array) -> ObservationStatistics:
+        """With the rows of ``observations`` [N, d] added."""
+        rows = observations.astype(np.float64)
+        return merge(self, ObservationStatistics(rows.mean(axis=0), rows.var(axis=0), float(len(rows))))
+
+    def normalize(self, observations: Array) -> Array:
+        """(x - mean) / sqrt(variance), clipped to +-10, in the type of ``observations``."""
+        return self.normalizer(observations.dtype)(observations)
+
+    def normalizer(self, dtype: DTypeLike = np.float32) -> Callable[[Array], Array]:
+        """:meth:`normalize` with its constants computed once."""
+        mean, scale = self.mean.astype(dtype), self.scale.astype(dtype)
+
+        def normalize(observations: Array) -> Array:
+            centred = observations - mean
+            centred *= scale
+            np.maximum(centred, -_CLIP, out=centred)
+            return np.asarray(np.minimum(centred, _CLIP, out=centred))
+
+        return normalize
+
+    @property
+    def scale(self) -> FloatArray:
+        """1 / sqrt(variance), a variance of (nearly) 0 replaced by a small one."""
+        return np.asarray(1.0 / np.sqrt(np.maximum(self.variance, _LEAST_VARIANCE)))
+
+
+def merge(first: ObservationStatistics, second: ObservationStatistics) -> ObservationStatistics:
+    """Statistics of both sets together (Chan, Golub, LeVeque 1979).
+
+    n = n_a + n_b, d = mean_b - mean_a: mean = mean_a + d n_b / n; n var = n_a var_a + n_b var_b + d^2 n_a n_b / n.
+    """
+    count = first.count + second.count
+    if first.count == 0.0 or second.count == 0.0:
+        return second if first.count == 0.0 else first
+    difference, share = second.mean - first.mean, second.count / count
+    variance = (1.0 - share) * first.variance + share * second.variance + share * (1.0 - share) * difference**2
+    return ObservationStatistics(first.mean + share * difference, variance, count)
+
+
+def no_observations(size: int) -> ObservationStatistics:
+    """Nothing seen: mean 0, variance 1."""
+    return ObservationStatistics(np.zeros(size), np.ones(size), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """A network with its flat parameter vector."""
+
+    network: Network
+    vector: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """Every parameter by name, as views."""
+        return self.network.arrays(self.vector)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyState:
+    """All of a neural policy.
+
+    ``actor``: outputs are logits (categorical) or means (Gaussian, with ``log_std`` beside the layers), in units of
+    half the action range. ``critic``: one network with 1 + p heads, in units of its own ``target_scale`` about
+    ``target_mean`` [1+p] per head. One shared network costs 1 / (1 + p) of p + 1 critics in time and parameters; with
+    targets normalised per head, no objective drowns another (``benchmarks/speed/update_speed.py`` measures it beside
+    separate critics).
+    """
+
+    actor: Parameters
+    critic: Parameters
+    statistics: ObservationStatistics
+
+    @property
+    def num_objectives(self) -> int:
+        """1 + p."""
+        return self.critic.network.sizes[-1]
+
+    def values(self, observations: Array) -> Array:
+        """V_i(s) of ``observations`` [N, d] for every head, [N, 1+p]."""
+        return critic_values(self.critic, self.statistics.normalize(observations))
+
+    def act(self, observations: Array) -> tuple[Array, Array]:
+        """Outputs [N, k] of the actor for ``observations`` [N, d], and its extra parameters [e]."""
+        outputs = apply(self.actor.network, self.actor.vector, self.statistics.normalize(observations))
+        return outputs, extra_of(self.actor.network, self.actor.vector)
+
+    def with_statistics(self, statistics: ObservationStatistics) -> PolicyState:
+        """The same actions and values under other ``statistics`` (up to rounding and the clipping at +-10).
+
+        A first layer W, b on (x - m) s becomes W' = W s / s', b' = b + ((m' - m) s) W on (x - m') s'. A policy that has
+        seen nothing keeps its weights: they were drawn for normalised inputs.
+        """
+        if self.statistics.count == 0.0:
+            return replace(self, statistics=statistics)
+        ratio = self.statistics.scale / statistics.scale
+        shift = (statistics.mean - self.statistics.mean) * self.statistics.scale
+        return PolicyState(
+            _renormalized(self.actor, ratio, shift), _renormalized(self.critic, ratio, shift), statistics
+        )
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """A flat dictionary of arrays, as safetensors stores it; shapes and names hold the whole architecture."""
+        actor = {f"actor.{name}": value for name, value in self.actor.arrays().items()}
+        critic = {f"critic.{name}": value for name, value in self.critic.arrays().items()}
+        statistics = self.statistics
+        return {
+            **actor,
+            **critic,
+            "statistics.mean": statistics.mean,
+            "statistics.variance": statistics.variance,
+            "statistics.count": np.array([statistics.count]),
+        }
+
+
+def _renormalized(parameters: Parameters, ratio: FloatArray, shift: FloatArray) -> Parameters:
+    network, vector = parameters.network, parameters.vector.copy()
+    weights, bias = network.part(vector, "weights_0"), network.part(vector, "bias_0")
+    bias += (shift @ weights.astype(np.float64)).astype(vector.dtype)
+    weights *= ratio[:, None].astype(vector.dtype)
+    return Parameters(network, vector)
+
+
+def critic_values(critic: Parameters, inputs: Array) -> Array:
+    """V_i = target_mean_i + target_scale_i * output_i for normalised ``inputs`` [N, d], [N, 1+p]."""
+    outputs = apply(critic.network, critic.vector, inputs)
+    outputs *= critic.network.part(critic.vector, TARGET_SCALE)
+    outputs += critic.network.part(critic.vector, TARGET_MEAN)
+    return outputs
+
+
+def policy_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> PolicyState:
+    """The inverse of :meth:`PolicyState.to_arrays`.
+
+    Raises:
+        ValueError: a parameter is missing or has the wrong shape.
+    """
+    groups: dict[str, dict[str, Any]] = {"actor": {}, "critic": {}, "statistics": {}}
+    for name, value in arrays.items():
+        group, _, rest = name.partition(".")
+        if group not in groups:
+            raise ValueError(f"{name} is no part of a policy; names start with actor., critic. or statistics.")
+        groups[group][rest] = value
+    missing = {"mean", "variance", "count"} - groups["statistics"].keys()
+    if missing:
+        raise ValueError(f"a policy needs statistics.{sorted(missing)[0]}")
+    found = groups["statistics"]
+    statistics = ObservationStatistics(found["mean"], found["variance"], float(found["count"][0]))
+    critic = Parameters(*network_of(_extras_last(groups["critic"], (TARGET_MEAN, TARGET_SCALE))))
+    return PolicyState(Parameters(*network_of(groups["actor"])), critic, statistics)
+
+
+def _extras_last(arrays: dict[str, Any], order: tuple[str, ...]) -> dict[str, Any]:
+    layers = {name: value for name, value in arrays.items() if name not in order}
+    return {**layers, **{name: arrays[name] for name in order if name in arrays}}
+
+
+def new_policy(
+    observation_size: int,
+    num_outputs: int,
+    num_costs: int,
+    *,
+    continuous: bool,
+    hidden: tuple[int, ...] = (64, 64),
+    critic_hidden: tuple[int, ...] = (64, 64),
+    log_std: float = -0.5,
+    seed: int = 0,
+    dtype: DTypeLike = np.float32,
+) -> PolicyState:
+    """A fresh policy: nearly the same distribution in every state, values 0.
+
+    ``num_outputs`` is the number of actions (categorical) or of action dimensions (``continuous``).
+    """
+    extras = ((LOG_STD, num_outputs),) if continuous else ()
+    actor = Network((observation_size, *hidden, num_outputs), extras)
+    heads = 1 + num_costs
+    critic = Network((observation_size, *critic_hidden, heads), ((TARGET_MEAN, heads), (TARGET_SCALE, heads)))
+    actor_seed, critic_seed = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
+    actor_vector = initialize(actor, actor_seed, 0.01, dtype)
+    extra_of(actor, actor_vector)[:] = log_std
+    critic_vector = initialize(critic, critic_seed, 1e-3, dtype)
+    critic.part(critic_vector, TARGET_SCALE)[:] = 1.0
+    return PolicyState(
+        Parameters(actor, actor_vector), Parameters(critic, critic_vector), no_observations(observation_size)
+    )

@@ -1,0 +1,282 @@
+"""One CRPO update of a neural policy from one batch of its rollouts: estimates, branch, step, critic, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
+from policies.neural.critic import CriticSettings, fit_critic
+from policies.neural.natural_gradient import (
+    Constraints,
+    Samples,
+    StepReport,
+    TrustRegionSettings,
+    equal_weights,
+    natural_gradient_step,
+)
+from policies.neural.networks import Array
+from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
+from policies.neural.rollouts import NeuralTransitions
+from policies.tabular.crpo import REWARD_BRANCH, choose_branch, tolerance_of_each
+from tasks.contract.tabular_model import FloatArray
+
+Tolerance = Annotated[float, Field(ge=0.0)]
+Width = Annotated[int, Field(gt=0)]
+
+
+class NeuralSettings(BaseModel):
+    """How one task is solved with a neural policy: the ``within_task`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    algorithm: Literal["neural_crpo"] = "neural_crpo"
+    """The within-task algorithm."""
+    num_iterations: int = Field(default=10, gt=0)
+    """M, policy updates within a task."""
+    steps_per_iteration: int = Field(default=4000, gt=0)
+    """Environment steps of each iteration, over all copies; each copy must hold at least one whole episode."""
+    num_copies: int = Field(default=20, gt=0)
+    """n, copies of the task stepped together; part of what the random numbers depend on."""
+    hidden: tuple[Width, ...] = (64, 64)
+    """Widths of the actor's hidden layers."""
+    critic_hidden: tuple[Width, ...] = (64, 64)
+    """Widths of the critic's hidden layers."""
+    initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
+    """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
+    reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
+    """lambda of the reward's advantages."""
+    cost_trace: float = Field(default=0.95, ge=0.0, le=1.0)
+    """lambda of every cost's advantages."""
+    tolerance: Tolerance | tuple[Tolerance, ...] = 0.0
+    """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i, so that overshoots stay under d_i."""
+    constraint_choice: Literal["largest", "first", "random"] = "largest"
+    """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
+    output: Literal["best", "uniform", "last"] = "best"
+    """Which iterate is the result: of the feasible ones the one of best reward, a uniform draw, or the last."""
+    returns: Literal["discounted", "episodic"] = "discounted"
+    """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
+    return_estimate: Literal["life_table", "complete"] = "life_table"
+    """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
+    dataset_size: int = Field(default=1000, gt=0)
+    """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
+    dataset_transitions: int = Field(default=4000, ge=0)
+    """Transitions of a task, whole paths of some copies under every iterate, that estimators of DICE get."""
+    evaluate_last: bool = True
+    """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
+    update_statistics: bool = True
+    """Merge each batch into the observation statistics after the step."""
+    trust_region: TrustRegionSettings = TrustRegionSettings()
+    """Conjugate gradient and the caps on a step."""
+    critic: CriticSettings = CriticSettings()
+    """The fit of the critic."""
+
+    @model_validator(mode="after")
+    def _copies_share_the_steps(self) -> NeuralSettings:
+        if self.steps_per_iteration % self.num_copies:
+            raise ValueError(
+                f"steps_per_iteration {self.steps_per_iteration} is no multiple of num_copies {self.num_copies}"
+            )
+        return self
+
+    def at(self, iteration: int) -> NeuralSettings:
+        """The settings of one iteration: those of its trust region."""
+        return self.model_copy(update={"trust_region": self.trust_region.at(iteration, self.num_iterations)})
+
+    def tolerances(self, num_costs: int) -> FloatArray:
+        """eta as an array [p]."""
+        return tolerance_of_each(self.tolerance, num_costs)
+
+
+class NonFiniteError(FloatingPointError):
+    """A tensor of an update that is not finite; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What CRPO needs of a task beside its rollouts: alpha [1+p], d [p], eta [p], gamma and the horizon."""
+
+    learning_rates: FloatArray
+    limits: FloatArray
+    tolerance: FloatArray
+    discount: float
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one update saw and did.
+
+    ``values`` [1+p] are the estimates of J_i that chose the branch, ``num_episodes`` the complete ones among the data.
+    ``predicted_variance`` [1+p] is the critic's explained variance on this batch before it was fitted to it (held-out
+    data of the newest policy), ``fitted_variance`` after.
+    """
+
+    branch: int
+    values: FloatArray
+    num_episodes: int
+    step: StepReport
+    predicted_variance: FloatArray
+    fitted_variance: FloatArray
+    update_seconds: float
+    critic_seconds: float
+
+
+def estimate_returns(data: NeuralTransitions, problem: Problem, settings: NeuralSettings) -> FloatArray:
+    """J_i of the policy that made ``data``, [1+p], from this batch alone (see ``return_estimate``).
+
+    Raises:
+        ValueError: no episode was completed, or the copies are too short for an episode.
+    """
+    discount = problem.discount if settings.returns == "discounted" else 1.0
+    if settings.return_estimate == "life_table":
+        return life_table_returns(data.signals, data.ended, discount, problem.horizon)
+    returns = complete_returns(data.signals, data.ended, discount)
+    if not len(returns):
+        raise ValueError(f"no episode was completed in {len(data.signals)} steps per copy")
+    return np.asarray(returns.mean(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """``inputs`` [N, d] of the batch; ``advantages``, ``targets`` (lambda-returns) and ``predicted`` [N, 1+p]."""
+
+    inputs: Array
+    advantages: Array
+    targets: Array
+    predicted: Array
+
+
+def estimate_advantages(policy: PolicyState, data: NeuralTransitions, discount: float, trace: FloatArray) -> Estimates:
+    """Advantages of every head with the policy's own critic; the critic sees each observation once."""
+    inputs = policy.statistics.normalize(data.flat(data.observations))
+    predicted = critic_values(policy.critic, inputs)
+    values = predicted.reshape(data.signals.shape)
+    final_values = np.zeros_like(values)
+    final_values[data.final_steps[:, 0], data.final_steps[:, 1]] = policy.values(data.final_observations)
+    advantages = generalized_advantages(
+        data.signals, values, final_values, data.terminated, data.truncated, discount, trace
+    )
+    flat = data.flat(advantages)
+    return Estimates(inputs, flat, flat + predicted, predicted)
+
+
+def improve(
+    policy: PolicyState, data: NeuralTransitions, problem: Problem, settings: NeuralSettings, rng: np.random.Generator
+) -> tuple[PolicyState, UpdateReport]:
+    """The next iterate, and what was done.
+
+    A fresh policy (no observation seen) first takes its statistics from the batch, and one with a fresh critic a critic
+    of Monte Carlo returns.
+
+    Raises:
+        NonFiniteError: a value on the way is not finite.
+    """
+    began = time.perf_counter()
+    values = estimate_returns(data, problem, settings)
+    branch = choose_branch(values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
+    fresh = policy.statistics.count == 0.0
+    if fresh:
+        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+    if is_fresh(policy.critic):
+        policy = with_first_critic(policy, data, problem.discount, settings, rng)
+    trace = np.full(len(values), settings.cost_trace)
+    trace[0] = settings.reward_trace
+    estimates = estimate_advantages(policy, data, problem.discount, trace)
+    require_finite(values=values, advantages=estimates.advantages)
+    vector, step = _step(policy, data, estimates, values, branch, problem, settings)
+    middle = time.perf_counter()
+    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
+    require_finite(actor=vector, critic=critic.vector)
+    statistics = policy.statistics
+    if settings.update_statistics and not fresh:
+        statistics = statistics.merged(data.flat(data.observations))
+    report = UpdateReport(
+        branch=branch,
+        values=values,
+        num_episodes=int(data.ended.sum()),
+        step=step,
+        predicted_variance=explained_variance(estimates.predicted, estimates.targets),
+        fitted_variance=explained_variance(critic_values(critic, estimates.inputs), estimates.targets),
+        update_seconds=middle - began,
+        critic_seconds=time.perf_counter() - middle,
+    )
+    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics), report
+
+
+def is_fresh(critic: Parameters) -> bool:
+    """Whether a critic was never fitted: its heads are still in units of 1 about 0."""
+    mean, scale = critic.network.part(critic.vector, TARGET_MEAN), critic.network.part(critic.vector, TARGET_SCALE)
+    return bool((mean == 0.0).all() and (scale == 1.0).all())
+
+
+def with_first_critic(
+    policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
+) -> PolicyState:
+    """The policy with a critic of Monte Carlo returns."""
+    estimates = estimate_advantages(policy, data, discount, np.ones(policy.num_objectives))
+    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
+    return dataclasses.replace(policy, critic=critic)
+
+
+def _step(
+    policy: PolicyState,
+    data: NeuralTransitions,
+    estimates: Estimates,
+    values: FloatArray,
+    branch: int,
+    problem: Problem,
+    settings: NeuralSettings,
+) -> tuple[Array, StepReport]:
+    advantages = estimates.advantages - estimates.advantages.mean(axis=0)
+    actions: NDArray[np.generic] = data.flat(data.actions)
+    samples = Samples(estimates.inputs, actions, advantages, equal_weights(estimates.inputs))
+    rate = float(problem.learning_rates[branch]) * (1.0 if branch == REWARD_BRANCH else -1.0)
+    vector, step = natural_gradient_step(
+        policy.actor.network,
+        policy.actor.vector,
+        samples,
+        branch,
+        rate,
+        problem.discount,
+        settings.trust_region,
+        room_of_satisfied(data, values, problem, settings),
+    )
+    require_finite(kl=np.array([step.requested_kl, step.kl]))
+    return vector, step
+
+
+def room_of_satisfied(
+    data: NeuralTransitions, values: FloatArray, problem: Problem, settings: NeuralSettings
+) -> Constraints:
+    """How far each satisfied cost's surrogate may rise: J_i(pi') - J_i(pi) is about factor * E[(pi'/pi - 1) A_i].
+
+    The factor is 1 / (1 - gamma) for discounted returns and the mean length of an episode for episodic ones.
+    """
+    if settings.returns == "discounted":
+        factor = 1.0 / (1.0 - problem.discount)
+    else:
+        ended = data.ended
+        factor = ended.size / (ended.shape[1] + int(ended[:-1].sum()))
+    room = (problem.limits + problem.tolerance - values[1:]) / factor
+    columns = np.flatnonzero(room >= 0.0)
+    return Constraints(tuple((1 + columns).tolist()), tuple(room[columns].tolist()))
+
+
+def require_finite(**tensors: Array) -> None:
+    """Check tensors by name.
+
+    Raises:
+        NonFiniteError: one of them holds a NaN or an infinity.
+    """
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise NonFiniteError(f"{name} not finite ({int((~np.isfinite(tensor)).sum())} of {tensor.size} numbers)")

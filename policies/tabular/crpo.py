@@ -1,0 +1,191 @@
+"""CRPO: constraint-rectified policy optimisation of one task (Xu, Liang, Lan 2021, algorithm 1; THEORY section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from policies.exact.softmax import log_normalizer, log_policy, natural_gradient_step
+from policies.exact.solver import Evaluation, ExactModel, evaluate
+from tasks.contract.tabular_model import FloatArray
+
+REWARD_BRANCH = 0
+"""A branch is the index of the objective that a step was taken on: 0 the reward, i >= 1 cost i."""
+
+
+class WithinTaskSettings(BaseModel):
+    """How one task is solved: the ``within_task`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    algorithm: Literal["crpo"] = "crpo"
+    """The within-task algorithm."""
+    num_iterations: int = Field(default=5, gt=0)
+    """M, policy updates within a task."""
+    evaluation: Literal["exact", "sampled"] = "exact"
+    """exact: values from the exact model; sampled: values estimated from the task's rollouts."""
+    tolerance: Annotated[float, Field(ge=0.0)] | tuple[Annotated[float, Field(ge=0.0)], ...] = 0.0
+    """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i."""
+    constraint_choice: Literal["largest", "first", "random"] = "largest"
+    """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
+    output: Literal["best", "uniform", "last"] = "best"
+    """Which iterate is the result: of the feasible ones the one of best reward, a uniform draw, or the last."""
+    episodes_per_iteration: int = Field(default=20, gt=0)
+    """Episodes collected with each iterate."""
+    num_copies: int = Field(default=10, gt=0)
+    """Copies of the environment stepped together; changes speed, never results."""
+
+    def tolerances(self, num_costs: int) -> FloatArray:
+        """eta as an array [p].
+
+        Raises:
+            ValueError: a tuple of another length.
+        """
+        return tolerance_of_each(self.tolerance, num_costs)
+
+
+def tolerance_of_each(tolerance: float | tuple[float, ...], num_costs: int) -> FloatArray:
+    """eta as an array [p], from one number for all costs or one per cost.
+
+    Raises:
+        ValueError: a tuple of another length.
+    """
+    if isinstance(tolerance, tuple):
+        if len(tolerance) != num_costs:
+            raise ValueError(f"within_task.tolerance: {len(tolerance)} numbers given for {num_costs} cost(s)")
+        return np.array(tolerance, dtype=np.float64)
+    return np.full(num_costs, tolerance)
+
+
+class Evaluator(Protocol):
+    """Where the values of an iterate come from."""
+
+    def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
+        """J_i, V_i and Q_i of iterate ``iteration``, which is about to be improved."""
+
+    def evaluate_last(self, policy: FloatArray) -> Evaluation:
+        """The same for the last iterate, from what is already known: no step follows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExactEvaluator:
+    """Values from the exact model."""
+
+    model: ExactModel
+
+    def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
+        """Exact values; ``iteration`` does not matter."""
+        del iteration
+        return evaluate(self.model, policy)
+
+    def evaluate_last(self, policy: FloatArray) -> Evaluation:
+        """Exact values."""
+        return evaluate(self.model, policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What CRPO did on one task, M iterations of it.
+
+    ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
+    the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
+    ``output`` is the index of the chosen iterate and ``feasible`` says whether any iterate kept every limit (within
+    its tolerance); where none did, the output is the iterate of smallest violation.
+    """
+
+    iterates: FloatArray
+    values: FloatArray
+    branches: NDArray[np.int64]
+    steps: FloatArray
+    log_normalizers: FloatArray
+    output: int
+    feasible: bool
+
+    @property
+    def logits(self) -> FloatArray:
+        """Logits [S, A] of pi_hat."""
+        return np.asarray(self.iterates[self.output])
+
+
+def solve(
+    evaluator: Evaluator,
+    logits: FloatArray,
+    learning_rates: FloatArray,
+    limits: FloatArray,
+    settings: WithinTaskSettings,
+    discount: float,
+    rng: np.random.Generator,
+) -> Solution:
+    """Run CRPO from ``logits`` [S, A] with ``learning_rates`` [1+p] under ``limits`` [p].
+
+    Branches and output are chosen under (1 - ``safety_margin``) d.
+    Iterates 0..M are all evaluated (the last without a step after it). ``best`` and ``last`` choose among all of
+    them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper.
+    """
+    count = settings.num_iterations
+    tolerance, limits = settings.tolerances(limits.size), (1.0 - settings.safety_margin) * limits
+    iterates, values = [log_policy(logits)], []
+    branches, steps, normalizers = [], [], []
+    for iteration in range(count):
+        result = evaluator.evaluate(np.exp(iterates[-1]), iteration)
+        branch = choose_branch(result.values, limits, tolerance, settings.constraint_choice, rng)
+        rate = float(learning_rates[branch]) * (1.0 if branch == REWARD_BRANCH else -1.0)
+        advantage = result.advantages()[branch]
+        values.append(result.values)
+        branches.append(branch)
+        steps.append(rate)
+        normalizers.append(log_normalizer(iterates[-1], advantage, rate, discount))
+        iterates.append(natural_gradient_step(iterates[-1], advantage, rate, discount))
+    values.append(evaluator.evaluate_last(np.exp(iterates[-1])).values)
+    all_values, all_branches = np.array(values), np.array(branches, dtype=np.int64)
+    output, feasible = choose_output(all_values, all_branches, limits, tolerance, settings.output, rng)
+    return Solution(
+        np.array(iterates), all_values, all_branches, np.array(steps), np.array(normalizers), output, feasible
+    )
+
+
+def relative_violations(values: FloatArray, limits: FloatArray) -> FloatArray:
+    """(J_i - d_i) / d_i of every cost (J_i - d_i where the limit is 0); ``values`` [..., 1+p] gives [..., p]."""
+    scale = np.where(limits > 0.0, limits, 1.0)
+    return np.asarray((values[..., 1:] - limits) / scale)
+
+
+def choose_branch(
+    values: FloatArray, limits: FloatArray, tolerance: FloatArray, rule: str, rng: np.random.Generator
+) -> int:
+    """The objective of the next step: 0 if J_i <= d_i + eta_i for every cost, else the index of a violated one."""
+    violated = np.flatnonzero(values[1:] > limits + tolerance)
+    if violated.size == 0:
+        return REWARD_BRANCH
+    if rule == "first":
+        return 1 + int(violated[0])
+    if rule == "random":
+        return 1 + int(rng.choice(violated))
+    return 1 + int(violated[np.argmax(relative_violations(values, limits)[violated])])
+
+
+def choose_output(
+    values: FloatArray,
+    branches: NDArray[np.int64],
+    limits: FloatArray,
+    tolerance: FloatArray,
+    rule: str,
+    rng: np.random.Generator,
+) -> tuple[int, bool]:
+    """Index of pi_hat among the iterates, and whether any candidate was feasible (see :func:`solve`)."""
+    feasible = np.flatnonzero((values[:, 1:] <= limits + tolerance).all(axis=1))
+    if rule == "uniform":
+        feasible = np.flatnonzero(branches == REWARD_BRANCH)
+    if feasible.size == 0:
+        return int(np.argmin(relative_violations(values, limits).max(axis=1))), False
+    if rule == "uniform":
+        return int(rng.choice(feasible)), True
+    if rule == "last":
+        return int(feasible[-1]), True
+    return int(feasible[np.argmax(values[feasible, 0])]), True

@@ -1,0 +1,249 @@
+"""Many episodes at once from the real environment, into flat arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import returned
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.timeout import Again, step_seconds, time_limit
+
+IndexArray = NDArray[np.int32]
+BoolArray = NDArray[np.bool_]
+
+
+class EnvironmentContractError(TaskError):
+    """An environment that breaks its contract; the message names task, step and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """N transitions in the order (iteration, episode, step).
+
+    ``states``, ``actions``, ``next_states``, ``episodes``, ``iterations`` [N]; ``reward`` [N]; ``costs`` [N, p];
+    ``terminated`` (the environment ended the episode) and ``truncated`` (the horizon did) [N].
+    """
+
+    states: IndexArray
+    actions: IndexArray
+    reward: FloatArray
+    costs: FloatArray
+    next_states: IndexArray
+    terminated: BoolArray
+    truncated: BoolArray
+    episodes: IndexArray
+    iterations: IndexArray
+
+    def __len__(self) -> int:
+        return int(self.states.shape[0])
+
+    @property
+    def episode_starts(self) -> BoolArray:
+        """[N], true on the first transition of each episode."""
+        starts = np.ones(len(self), dtype=np.bool_)
+        starts[1:] = (np.diff(self.episodes) != 0) | (np.diff(self.iterations) != 0)
+        return starts
+
+
+def concatenate(parts: list[Transitions]) -> Transitions:
+    """Join batches in the given order."""
+    names = Transitions.__slots__
+    return Transitions(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+class TabularRollouts:
+    """Copies of one task's environment, stepped together with one batched policy call per time step.
+
+    An episode's random numbers depend on (task seed, iteration, episode) alone: the same bits come out whatever the
+    number of copies. Environments need discrete observations and actions. A step of all copies that takes longer than
+    the family's ``step_seconds`` is an error.
+    """
+
+    def __init__(self, family: TaskFamily, task: Task, num_copies: int) -> None:
+        self._seconds = step_seconds(family)
+        self._at = (0, 0, 0, "reset")
+        self._task = task
+        self._horizon = family.horizon
+        self._cost_names = family.cost_names
+        self._envs = [family.make(task.parameters) for _ in range(num_copies)]
+        self._spaces = (self._envs[0].observation_space, self._envs[0].action_space)
+        self.num_states = _discrete(task, "observation_space", self._envs[0].observation_space)
+        self.num_actions = _discrete(task, "action_space", self._envs[0].action_space)
+
+    def close(self) -> None:
+        """Close every copy."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]
+
+    def collect(self, policy: FloatArray, iteration: int, num_episodes: int) -> Transitions:
+        """Run ``num_episodes`` episodes of ``policy`` [S, A] and return their transitions.
+
+        Each copy takes the next episode when it has finished one, so every episode is run to its own end and short
+        ones are not over-represented.
+
+        Raises:
+            TaskError: the environment raises, hangs, or gives what breaks its contract; names task and step.
+        """
+        with time_limit(self._seconds, lambda: f"{self._here()}: {self._at[3]}") as again:
+            return self._collect(policy, iteration, num_episodes, again)
+
+    def _collect(self, policy: FloatArray, iteration: int, num_episodes: int, again: Again) -> Transitions:
+        horizon, costs = self._horizon, len(self._cost_names)
+        cumulative = np.cumsum(policy, axis=1)[:, :-1]
+        states = np.zeros((num_episodes, horizon), dtype=np.int32)
+        next_states, actions = np.zeros_like(states), np.zeros_like(states)
+        reward, cost = np.zeros((num_episodes, horizon)), np.zeros((num_episodes, horizon, costs))
+        terminated = np.zeros((num_episodes, horizon), dtype=np.bool_)
+        lengths = np.zeros(num_episodes, dtype=np.int64)
+        uniforms = np.empty((num_episodes, horizon))
+        running: list[tuple[Any, int]] = []
+        waiting = iter(range(num_episodes))
+        for env in self._envs:
+            again()
+            self._begin(env, waiting, iteration, uniforms, states, running)
+        while running:
+            again()
+            episodes = np.array([episode for _, episode in running])
+            times = lengths[episodes]
+            here = states[episodes, times]
+            chosen = (uniforms[episodes, times, None] >= cumulative[here]).sum(axis=1)
+            actions[episodes, times] = chosen
+            still: list[tuple[Any, int]] = []
+            for (env, episode), time, action in zip(running, times.tolist(), chosen.tolist(), strict=True):
+                self._at = (iteration, episode, time, "step")
+                try:
+                    result = env.step(action)
+                except TaskError:
+                    raise
+                except Exception as error:
+                    raise self._raised(error) from error
+                observation, gain, ended, cut, info = returned.step_values(result, self._here)
+                observation = self._state_of(observation, "step", iteration, episode, time)
+                next_states[episode, time] = observation
+                reward[episode, time] = self._reward_of(gain, iteration, episode, time)
+                cost[episode, time] = self._costs_of(info, iteration, episode, time)
+                terminated[episode, time] = ended
+                lengths[episode] = time + 1
+                if ended or cut or time + 1 == horizon:
+                    self._begin(env, waiting, iteration, uniforms, states, still)
+                else:
+                    states[episode, time + 1] = observation
+                    still.append((env, episode))
+            running = still
+        self._check(reward, cost, iteration)
+        taken = np.arange(horizon) < lengths[:, None]
+        last = np.arange(horizon) == lengths[:, None] - 1
+        return Transitions(
+            states=states[taken],
+            actions=actions[taken],
+            reward=reward[taken],
+            costs=cost[taken],
+            next_states=next_states[taken],
+            terminated=terminated[taken],
+            truncated=(last & ~terminated)[taken],
+            episodes=np.repeat(np.arange(num_episodes, dtype=np.int32), lengths),
+            iterations=np.full(int(lengths.sum()), iteration, dtype=np.int32),
+        )
+
+    def _raised(self, error: Exception) -> EnvironmentContractError:
+        return EnvironmentContractError(f"{self._here()}: {self._at[3]} raised {type(error).__name__}: {error}")
+
+    def _begin(
+        self, env: gymnasium.Env[Any, Any], waiting: Any, iteration: int, uniforms: Any, states: Any, running: Any
+    ) -> None:
+        episode = next(waiting, None)
+        if episode is None:
+            return
+        sequence = np.random.SeedSequence([self._task.seed, iteration, episode])
+        self._at = (iteration, episode, 0, "reset")
+        try:
+            result = env.reset(seed=int(sequence.generate_state(1)[0]))
+        except TaskError:
+            raise
+        except Exception as error:
+            raise self._raised(error) from error
+        returned.space_stays(env.observation_space, self._spaces[0], self._here)
+        returned.space_stays(env.action_space, self._spaces[1], self._here)
+        observation = returned.first_observation(result, self._here)
+        uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
+        states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
+        running.append((env, episode))
+
+    def _state_of(self, observation: Any, call: str, iteration: int, episode: int, time: int) -> int:
+        if isinstance(observation, (int, np.integer)) or (
+            isinstance(observation, np.ndarray) and observation.shape == () and observation.dtype.kind in "iu"
+        ):
+            state = int(observation)
+            if 0 <= state < self.num_states:
+                return state
+        raise EnvironmentContractError(
+            f"{self._where(iteration, episode, time)}: {call} gave the observation {observation!r}, "
+            f"not a state in 0..{self.num_states - 1}"
+        )
+
+    def _reward_of(self, gain: Any, iteration: int, episode: int, time: int) -> float:
+        try:
+            return float(gain)
+        except (TypeError, ValueError):
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: step gave the reward {gain!r}, not a number"
+            ) from None
+
+    def _costs_of(self, info: dict[str, Any], iteration: int, episode: int, time: int) -> Any:
+        try:
+            cost = info["cost"]
+        except KeyError:
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: step gave no info['cost']; "
+                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
+            ) from None
+        if isinstance(cost, float) and len(self._cost_names) == 1:
+            return cost
+        try:
+            values = np.atleast_1d(np.asarray(cost, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: info['cost'] is {cost!r}; "
+                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
+            ) from None
+        if values.shape != (len(self._cost_names),):
+            raise EnvironmentContractError(
+                f"{self._where(iteration, episode, time)}: info['cost'] has shape {np.shape(cost)}; "
+                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
+            )
+        return values
+
+    def _check(self, reward: FloatArray, cost: FloatArray, iteration: int) -> None:
+        wrong = {
+            "a reward that is not finite": ~np.isfinite(reward),
+            "a cost that is not finite": ~np.isfinite(cost).all(axis=-1),
+        }
+        for what, where in wrong.items():
+            if where.any():
+                episode, time = (int(i) for i in np.argwhere(where)[0])
+                raise EnvironmentContractError(f"{self._where(iteration, episode, time)}: step gave {what}")
+
+    def _here(self) -> str:
+        return self._where(*self._at[:3])
+
+    def _where(self, iteration: int, episode: int, time: int) -> str:
+        return f"task {self._task.label}, iteration {iteration}, episode {episode}, step {time}"
+
+
+def discrete_shape(family: TaskFamily, task: Task) -> tuple[int, int]:
+    """(S, A) of the environment of ``task``."""
+    rollouts = TabularRollouts(family, task, num_copies=1)
+    rollouts.close()
+    return rollouts.num_states, rollouts.num_actions
+
+
+def _discrete(task: Task, name: str, space: gymnasium.Space[Any]) -> int:
+    if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
+        raise EnvironmentContractError(f"task {task.label}: {name} must be Discrete(n) starting at 0, got {space}")
+    return int(space.n)

@@ -1,0 +1,161 @@
+"""Find a family by name, as ``package.module:ClassName`` or as ``path/to/file.py:ClassName``, and make it.
+
+Errors say what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pydantic
+
+from tasks.contract.task import TaskFamily
+
+BUILT_IN = {
+    "frozen_lake": "tasks.lakes.frozen_lake:FrozenLake",
+    "acrobot": "tasks.classic_control.acrobot:Acrobot",
+    "half_cheetah": "tasks.mujoco.locomotion:HalfCheetah",
+    "hopper": "tasks.mujoco.locomotion:Hopper",
+    "swimmer": "tasks.mujoco.locomotion:Swimmer",
+    "walker2d": "tasks.mujoco.locomotion:Walker2d",
+    "ant": "tasks.mujoco.locomotion:Ant",
+    "humanoid": "tasks.mujoco.locomotion:Humanoid",
+    "safety_gymnasium": "tasks.safety_gymnasium.navigation:SafetyGymnasium",
+    "safety_velocity": "tasks.safety_gymnasium.safety_velocity:SafetyVelocity",
+}
+"""Imported when asked for: a lake needs no physics engine."""
+
+_REQUIRED = ("cost_names", "discount", "horizon", "parameters", "make", "model", "limits")
+
+
+class FamilyError(ValueError):
+    """A family that cannot be found or made. ``field`` is the key of the family section that is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"family.{self.field}: {self.message}"
+
+
+def family_class(name: str) -> type[Any]:
+    """The class behind a built-in name, ``package.module:ClassName`` or ``path/to/file.py:ClassName``.
+
+    Modules are found in the working directory too; a path is relative to it.
+    """
+    module_name, separator, class_name = BUILT_IN.get(name, name).rpartition(":")
+    if not separator or not module_name or not class_name:
+        raise FamilyError(
+            "name",
+            f"no family is called {name!r}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName "
+            "or path/to/file.py:ClassName",
+        )
+    module = _module_of_file(module_name) if module_name.endswith(".py") else _module(module_name)
+    kind = getattr(module, class_name, None)
+    if not isinstance(kind, type):
+        found = ", ".join(key for key, value in vars(module).items() if _is_own_class(value, module))
+        raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}; its classes: {found or 'none'}")
+    return kind
+
+
+def _module(name: str) -> ModuleType:
+    _search(Path.cwd(), first=True)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise FamilyError("name", f"module {name!r} does not import: {type(error).__name__}: {error}") from error
+
+
+def _module_of_file(path: str) -> ModuleType:
+    """The module in the file at ``path``, imported once a process under a name that no other file has."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise FamilyError(
+            "name", f"there is no file {path!r} in {Path.cwd()}; give its path from there, or an absolute one"
+        )
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _search(file.parent, first=False)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise FamilyError("name", f"{path} does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _search(folder: Path, *, first: bool) -> None:
+    """Let imports look in ``folder``: before everything else, or after."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0 if first else len(sys.path), str(folder))
+
+
+def _is_own_class(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """How to make a family anywhere: what travels to a worker instead of the family itself."""
+
+    name: str
+    seed: int
+    num_tasks: int
+    parameters: dict[str, Any]
+
+    def make(self) -> TaskFamily:
+        """Make the family (see :func:`make_family`)."""
+        return make_family(self.name, seed=self.seed, num_tasks=self.num_tasks, parameters=self.parameters)
+
+
+def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, Any]) -> TaskFamily:
+    """Make a family from its name and its own parameters.
+
+    Raises:
+        FamilyError: it does not import, refuses a parameter, or lacks a part of the :class:`TaskFamily` protocol.
+    """
+    kind = family_class(name)
+    for taken in ("seed", "num_tasks"):
+        if taken in parameters:
+            raise FamilyError(taken, "is a setting of the run, not a parameter of the family")
+    arguments = {"seed": seed, "num_tasks": num_tasks, **parameters}
+    _check_names(name, kind, arguments)
+    try:
+        family = kind(**arguments)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else "name"
+        raise FamilyError(field, f"{first['msg']} (given: {first['input']!r})") from error
+    except Exception as error:
+        raise FamilyError("name", f"{name} could not be made: {type(error).__name__}: {error}") from error
+    missing = [part for part in _REQUIRED if not hasattr(family, part)]
+    if missing:
+        raise FamilyError("name", f"{name} lacks {', '.join(missing)}; see tasks.contract.task.TaskFamily")
+    return family
+
+
+def _check_names(name: str, kind: type[Any], arguments: dict[str, Any]) -> None:
+    signature = inspect.signature(kind).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
+        return
+    for argument in arguments:
+        if argument not in signature:
+            allowed = ", ".join(sorted(signature))
+            raise FamilyError(argument, f"{name} has no such parameter; allowed: {allowed}")

@@ -1,0 +1,97 @@
+"""A base for a family of one's own: give a draw, an environment and four numbers; splits and seeds are seen to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import gymnasium
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.contract.task import Parameters, Split, TaskError
+from tasks.contract.timeout import STEP_SECONDS
+
+_TEST_SHARE = 3
+"""One draw in this many belongs to the test split, by a hash of its parameters."""
+_DRAWS = 1_000
+
+
+class Family(BaseModel, ABC):
+    """Tasks drawn independently from one distribution, without an exact model.
+
+    A subclass gives ``cost_names``, ``cost_limits``, :meth:`draw` and :meth:`make`; its other annotated attributes are
+    keys of a run file's ``family`` section. For anything more (limits that differ between tasks, drifting sequences, an
+    exact model) write the parts of :class:`tasks.contract.task.TaskFamily` without this base.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    cost_names: ClassVar[tuple[str, ...]]
+    """Names of the p costs, in the order of ``info["cost"]``."""
+
+    seed: int = Field(ge=0)
+    """Seed of every draw of the family."""
+    num_tasks: int = Field(default=96, gt=0)
+    """Length of the training sequence."""
+    cost_limits: tuple[float, ...]
+    """Limits [p] on the expected discounted cost of an episode; the same for every task."""
+    horizon: int = Field(default=200, gt=0)
+    """Steps after which an episode is truncated."""
+    discount: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """Discount of rewards and costs."""
+    step_seconds: float = Field(default=STEP_SECONDS, gt=0.0)
+    """What one reset or step may take before it is an error."""
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Parameters of one task from ``rng`` and nothing else: numbers, text, lists (NumPy's are made plain)."""
+
+    @abstractmethod
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        """A fresh environment whose ``step`` reports the p costs in ``info["cost"]``."""
+
+    @final
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        """The first draw that belongs to ``split``; a hash of the parameters says so, so that splits share none.
+
+        Raises:
+            TaskError: no draw does, or a parameter is not plain.
+        """
+        rng = np.random.default_rng([self.seed, ("train", "test").index(split), index, attempt])
+        where = f"{type(self).__name__}/{split}/{index}"
+        for _ in range(_DRAWS):
+            drawn = {name: _plain(value, name, where) for name, value in self.draw(rng).items()}
+            if self._split_of(drawn) == split:
+                return drawn
+        raise TaskError(
+            f"{where}: in {_DRAWS} draws none belongs to the {split} split; draw must give more distinct parameters"
+        )
+
+    @final
+    def model(self, parameters: Parameters) -> None:
+        """None: there is no exact model."""
+        del parameters
+
+    @final
+    def limits(self, parameters: Parameters) -> tuple[float, ...]:
+        """``cost_limits``."""
+        del parameters
+        return self.cost_limits
+
+    def _split_of(self, drawn: Parameters) -> Split:
+        digest = hashlib.sha256(f"{self.seed}:{json.dumps(drawn, sort_keys=True)}".encode()).digest()
+        return "test" if digest[0] % _TEST_SHARE == 0 else "train"
+
+
+def _plain(value: Any, name: str, where: str) -> Any:
+    """``value`` with NumPy's numbers and arrays as Python's."""
+    result = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    try:
+        json.dumps(result)
+    except (TypeError, ValueError):
+        raise TaskError(f"{where}: parameter {name} must be plain (text, numbers, lists), got {value!r}") from None
+    return result

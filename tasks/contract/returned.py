@@ -1,0 +1,89 @@
+"""What reset and step of a user's environment must return: read with errors in words, for batches and rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tasks.contract.task import TaskError
+
+Where = Callable[[], str]
+"""Names the task and the step of a message; called only when there is one."""
+FIVE = "(observation, reward, terminated, truncated, info)"
+SIX = "(observation, reward, cost, terminated, truncated, info)"
+_BOOLEAN = (bool, np.bool_)
+Boolean = bool | np.bool_
+
+
+def step_values(result: Any, where: Where) -> tuple[Any, Any, Boolean, Boolean, dict[str, Any]]:
+    """A step's ``result`` as Gymnasium's five values; the cost of a six-value step becomes ``info["cost"]``.
+
+    Raises:
+        TaskError: another number of values, ends that are no booleans, or an info that is no dictionary.
+    """
+    if isinstance(result, tuple) and len(result) == 5:
+        observation, reward, terminated, truncated, info = result
+    elif isinstance(result, tuple) and len(result) == 6:
+        observation, reward, cost, terminated, truncated, info = result
+        info = {**info, "cost": cost} if isinstance(info, dict) else info
+    else:
+        raise TaskError(f"{where()}: step must return {FIVE}, or {SIX}, got {_described(result)}")
+    if not (isinstance(terminated, _BOOLEAN) and isinstance(truncated, _BOOLEAN) and isinstance(info, dict)):
+        raise TaskError(
+            f"{where()}: step must return {FIVE} with ends that are True or False and a dictionary, got "
+            f"terminated {terminated!r}, truncated {truncated!r}, info {info!r}"
+        )
+    return observation, reward, terminated, truncated, info
+
+
+def first_observation(result: Any, where: Where) -> Any:
+    """The observation of what ``reset`` returned.
+
+    Raises:
+        TaskError: it is not (observation, info).
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TaskError(f"{where()}: reset must return (observation, info), got {_described(result)}")
+    return result[0]
+
+
+def number(value: Any, name: str, where: Where) -> float:
+    """A reward or a cost as a finite number.
+
+    Raises:
+        TaskError: it is none.
+    """
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TaskError(f"{where()}: {name} must be a number, got {value!r}") from None
+    if not np.isfinite(result):
+        raise TaskError(f"{where()}: {name} is {result}; it must be finite")
+    return result
+
+
+def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
+    """The p finite numbers of ``info["cost"]``; a plain number will do where p = 1.
+
+    Raises:
+        TaskError: there is none, another number of them, or one is not finite.
+    """
+    if "cost" not in info:
+        raise TaskError(f'{where()}: step reports no info["cost"]; it must hold {num_costs} number(s)')
+    given = info["cost"]
+    values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
+    if len(values) != num_costs:
+        raise TaskError(f'{where()}: info["cost"] must hold {num_costs} number(s), got {given!r}')
+    return [number(value, 'info["cost"]', where) for value in values]
+
+
+def space_stays(now: object, first: object, where: Where) -> None:
+    """Raise TaskError unless an environment's space is still what it was at first."""
+    if now is not first and now != first:
+        raise TaskError(f"{where()}: the space was {first} and has become {now}; spaces must stay")
+
+
+def _described(result: Any) -> str:
+    return f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"

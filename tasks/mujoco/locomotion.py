@@ -1,0 +1,221 @@
+"""Gymnasium's MuJoCo v5 robots as families of constrained MDPs: half_cheetah, hopper, swimmer, walker2d, ant, humanoid.
+
+States and observations are those of the v5 environment (all its default parts), actions the torques of its A motors in
+[-1, 1] (humanoid: [-0.4, 0.4]). **Actions are clipped to these bounds before use**: the physics, the reward and the
+costs see the clipped action. Start states, dynamics and early ends (hopper, walker2d, ant, humanoid fall) are
+Gymnasium's own. With v the velocity of the torso (humanoid: of the centre of mass) in m/s and h the healthy reward
+(hopper, walker2d, ant 1; humanoid 5; half_cheetah, swimmer 0), the variants are:
+
+| variant | reward | cost | what varies |
+|---|---|---|---|
+| ``velocity`` | -abs(v_x - v*), plus h + v* on healthy steps where episodes can end early | 0.1 abs(a)^2 | v* |
+| ``direction`` | w . v + h | 0.1 abs(a)^2 | the heading w |
+| ``speed_limit`` | Gymnasium's own | 1 when the speed is above the limit | the limit |
+| ``body`` | Gymnasium's own | 0.1 abs(a)^2, or as speed_limit | masses, friction, gravity, motor strength |
+
+Limits are on the expected discounted cost of an episode from its start. docs/families_continuous.md has the details.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import gymnasium
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.contract.tabular_model import TabularModel
+from tasks.contract.task import Parameters, Split
+from tasks.contract.variation import Sequence, Similarity, check_similarity, draw_point
+from tasks.mujoco import objectives
+from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model, num_bodies
+from tasks.mujoco.robots import ROBOTS, Robot
+
+RobotName = Literal["half_cheetah", "hopper", "swimmer", "walker2d", "ant", "humanoid"]
+Variant = Literal["velocity", "direction", "speed_limit", "body"]
+CostKind = Literal["control_effort", "overspeed"]
+
+_EFFORT_SHARE = 0.2
+"""Default limit of control effort: so much of the effort of full actions, at every step."""
+_OVERSPEED_SHARE = 0.025
+"""Default limit of overspeed: so many of the steps (25 of 1,000, as is usual with Safety-Gymnasium)."""
+_HEADING_GAIN = 0.2
+
+
+class Locomotion(BaseModel):
+    """A robot, a variant, and how its tasks vary; the fields are the keys of a run file's ``family`` section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    robot: RobotName
+    """Which of Gymnasium's v5 robots."""
+    seed: int = Field(ge=0)
+    """Seed of every draw of the family."""
+    num_tasks: int = Field(default=96, gt=0)
+    """Length of the training sequence."""
+    variant: Variant = "velocity"
+    """What the reward and the cost are and what varies between tasks; see the module's table."""
+    similarity: Similarity = "high"
+    """Spread of the tasks: low is 1 (the whole range), high 0.25, or any number in (0, 1]."""
+    sequence: Sequence = "iid"
+    """iid; drifting: the tasks move through the range; clustered: `num_clusters` groups in the range."""
+    num_clusters: int = Field(default=2, ge=2)
+    """Number of groups (sequence: clustered)."""
+    horizon: int = Field(default=200, gt=0)
+    """Steps after which an episode is truncated. Gymnasium's own is 1,000."""
+    discount: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """Discount of rewards and costs."""
+    body_cost: CostKind = "control_effort"
+    """The cost of the variant body; overspeed uses the robot's own threshold. The other variants have one cost."""
+    limit: float | None = Field(default=None, ge=0.0)
+    """Limit on the expected discounted cost. None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
+
+    @field_validator("similarity")
+    @classmethod
+    def _similarity_in_range(cls, value: str | float) -> str | float:
+        check_similarity(value)
+        return value
+
+    @model_validator(mode="after")
+    def _body_cost_is_used(self) -> Locomotion:
+        if self.variant != "body" and self.body_cost != "control_effort":
+            raise ValueError(f"body_cost belongs to the variant body; {self.variant} has its own cost")
+        return self
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """One cost."""
+        return (self._cost,)
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        """By variant: ``target_speed``, ``weights`` [2], ``speed_limit``, or the factors of :func:`change_body`."""
+        point = draw_point(
+            self.seed,
+            split,
+            index,
+            attempt,
+            dimensions=num_bodies(self._robot) + 3 if self.variant == "body" else 1,
+            similarity=self.similarity,
+            sequence=self.sequence,
+            num_tasks=self.num_tasks,
+            num_clusters=self.num_clusters,
+        )
+        if self.variant == "velocity":
+            return {"target_speed": self._robot.target_speed * (1.0 + point[0])}
+        if self.variant == "direction":
+            return {"weights": _heading_weights(self._robot.planar, point[0])}
+        if self.variant == "speed_limit":
+            return {"speed_limit": self._robot.speed_limit * (1.0 + 0.5 * point[0])}
+        *mass, friction, gravity, strength = point
+        return {
+            "mass": [2.0**value for value in mass],
+            "friction": 2.0**friction,
+            "gravity": 2.0 ** (0.5 * gravity),
+            "strength": 2.0 ** (0.5 * strength),
+        }
+
+    def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+        """Gymnasium's v5 environment with the variant's body, reward and ``info["cost"]`` [1]."""
+        env = gymnasium.make(
+            self._robot.gymnasium_id, max_episode_steps=self.horizon, render_mode=render_mode, disable_env_checker=True
+        )
+        if self.variant == "body":
+            change_body(env.unwrapped.model, parameters)  # type: ignore[attr-defined]
+        return objectives.ObjectiveEnv(env, self._robot, self._objective(parameters), self.robot)
+
+    def batch(self, parameters: Parameters, num_copies: int, label: str | None = None) -> MujocoBatch:
+        """n copies of the same environment on the fast path; ``label`` names the task in errors."""
+        return MujocoBatch(
+            self._robot,
+            compile_model(self._robot, parameters if self.variant == "body" else None),
+            num_copies,
+            objective=self._objective(parameters),
+            num_costs=1,
+            horizon=self.horizon,
+            label=label or self.robot,
+        )
+
+    def model(self, parameters: Parameters) -> TabularModel | None:
+        """None: there is no exact model."""
+        del parameters
+        return None
+
+    def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
+        """The limit on the expected discounted cost, a number in the cost's own unit."""
+        del parameters
+        if self.limit is not None:
+            return (self.limit,)
+        steps = objectives.discounted_steps(self.discount, self.horizon)
+        if self._cost == "overspeed":
+            return (_OVERSPEED_SHARE * steps,)
+        _, high = base_action_bounds(self._robot)
+        return (_EFFORT_SHARE * float(objectives.control_effort(high[None])[0]) * steps,)
+
+    @property
+    def _robot(self) -> Robot:
+        return ROBOTS[self.robot]
+
+    @property
+    def _cost(self) -> CostKind:
+        return "overspeed" if self.variant == "speed_limit" else self.body_cost
+
+    def _objective(self, parameters: Parameters) -> Objective:
+        if self.variant == "velocity":
+            return objectives.target_speed(float(parameters["target_speed"]), self._robot.healthy is not None)
+        if self.variant == "direction":
+            first, second = parameters["weights"]
+            return objectives.heading((float(first), float(second)))
+        if self._cost == "overspeed":
+            limit = float(parameters.get("speed_limit", self._robot.speed_limit))
+            return objectives.own_reward_with_speed_limit(limit, both_axes=self.robot in ("ant", "humanoid"))
+        return objectives.own_reward_with_effort()
+
+
+def _heading_weights(planar: bool, turn: float) -> list[float]:
+    """w: the heading at ``turn`` half-circles from +x. Along x only: its sign, times a gain that keeps tasks apart."""
+    if planar:
+        sign = 1.0 if abs(turn) <= 0.5 else -1.0
+        return [sign * (1.0 + _HEADING_GAIN * turn), 0.0]
+    return [math.cos(math.pi * turn), math.sin(math.pi * turn)]
+
+
+class HalfCheetah(Locomotion):
+    """The ``half_cheetah`` family on HalfCheetah-v5: 17 observations, 6 actions, never ends early."""
+
+    robot: Literal["half_cheetah"] = "half_cheetah"
+    """The robot; fixed."""
+
+
+class Hopper(Locomotion):
+    """The ``hopper`` family on Hopper-v5: 11 observations, 3 actions, ends on falling."""
+
+    robot: Literal["hopper"] = "hopper"
+    """The robot; fixed."""
+
+
+class Swimmer(Locomotion):
+    """The ``swimmer`` family on Swimmer-v5: 8 observations, 2 actions, never ends early."""
+
+    robot: Literal["swimmer"] = "swimmer"
+    """The robot; fixed."""
+
+
+class Walker2d(Locomotion):
+    """The ``walker2d`` family on Walker2d-v5: 17 observations, 6 actions, ends on falling."""
+
+    robot: Literal["walker2d"] = "walker2d"
+    """The robot; fixed."""
+
+
+class Ant(Locomotion):
+    """The ``ant`` family on Ant-v5: 105 observations, 8 actions, ends on falling or jumping."""
+
+    robot: Literal["ant"] = "ant"
+    """The robot; fixed."""
+
+
+class Humanoid(Locomotion):
+    """The ``humanoid`` family on Humanoid-v5: 348 observations, 17 actions, ends on falling."""
+
+    robot: Literal["humanoid"] = "humanoid"
+    """The robot; fixed."""

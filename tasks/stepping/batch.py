@@ -1,0 +1,281 @@
+"""Many copies of one task's environment, stepped together: the protocol, and the general path for any environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.contract import returned
+from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.timeout import STEP_SECONDS, step_seconds, time_limit
+
+Float32Array = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+@runtime_checkable
+class BatchEnvironment(Protocol):
+    """n copies of ONE task's environment. The arrays belong to the batch: the next ``step`` or ``reset`` rewrites them.
+
+    Nothing resets by itself: after an end, ``observations`` holds the episode's last observation until the caller
+    calls ``reset`` for that copy. Every copy must be reset once before the first step. An episode's bits depend on
+    its own seed and actions alone, neither on n nor on the other copies.
+    """
+
+    num_copies: int
+    """n."""
+    observation_size: int
+    """Numbers in one observation."""
+    num_costs: int
+    """p."""
+    action_low: Float32Array | None
+    """[A], the least action of each actuator; None where actions are discrete."""
+    action_high: Float32Array | None
+    """[A], the greatest action of each actuator; None where actions are discrete."""
+    num_actions: int | None
+    """Number of discrete actions 0, 1, ...; None where actions are continuous."""
+    horizon: int
+    """Steps after which an episode is truncated."""
+    observations: Float32Array
+    """[n, observation_size], after the latest step or reset."""
+    reward: FloatArray
+    """[n], of the latest step."""
+    costs: FloatArray
+    """[n, p], of the latest step."""
+    terminated: BoolArray
+    """[n], the environment ended the episode."""
+    truncated: BoolArray
+    """[n], the horizon ended the episode; can be true together with ``terminated``."""
+
+    def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
+        """Start new episodes: copy ``copies[k]`` (an index) from ``seeds[k]`` (an integer >= 0)."""
+
+    def step(self, actions: NDArray[Any]) -> None:
+        """Step every copy: ``actions`` [n] integers or [n, A] reals, clipped to the action bounds before use.
+
+        Raises:
+            TaskError: an action or a result that breaks the contract; names the task, the step and the copy.
+        """
+
+    def close(self) -> None:
+        """Let go of what the environments hold."""
+
+
+def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironment:
+    """The fastest batch there is for a task: the family's own ``batch`` method, else :class:`GymnasiumBatch`."""
+    own: Callable[..., BatchEnvironment] | None = getattr(family, "batch", None)
+    if own is not None:
+        return own(task.parameters, num_copies, label=task.label)
+    return GymnasiumBatch(
+        lambda: family.make(task.parameters),
+        num_copies,
+        len(family.cost_names),
+        family.horizon,
+        task.label,
+        step_seconds(family),
+    )
+
+
+def continuous_actions(
+    actions: NDArray[Any], low: Float32Array, high: Float32Array, out: Float32Array, label: str, elapsed: IntArray
+) -> None:
+    """Clip ``actions`` [n, A] to the bounds into ``out``; other shapes and numbers that are not finite are errors."""
+    if actions.shape != out.shape:
+        raise TaskError(f"{label}: actions must have shape {list(out.shape)}, got {list(actions.shape)}")
+    np.maximum(actions, low, out=out, casting="same_kind")
+    np.minimum(out, high, out=out)
+    if not np.isfinite(actions).all():
+        copy = int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0])
+        raise TaskError(f"{label}, step {elapsed[copy] + 1}, copy {copy}: the action {actions[copy]} is not finite")
+
+
+def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, label: str, elapsed: IntArray) -> None:
+    """Raise TaskError unless ``actions`` are [n] integers in 0..num_actions-1."""
+    if actions.shape != (num_copies,) or actions.dtype.kind not in "iu":
+        raise TaskError(
+            f"{label}: actions must be [{num_copies}] integers, got {actions.dtype} of shape {list(actions.shape)}"
+        )
+    wrong = np.flatnonzero((actions < 0) | (actions >= num_actions))
+    if wrong.size:
+        copy = int(wrong[0])
+        raise TaskError(
+            f"{label}, step {elapsed[copy] + 1}, copy {copy}: action {actions[copy]} is not one of 0..{num_actions - 1}"
+        )
+
+
+def check_started(elapsed: IntArray, label: str) -> bool:
+    """True; raises TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
+    if elapsed.min() < 0:
+        raise TaskError(
+            f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step"
+        )
+    return True
+
+
+class GymnasiumBatch:
+    """The general path: ordinary Gymnasium environments stepped one after the other, with every number checked.
+
+    ``make`` gives a fresh environment with a Box observation space (flattened here) and a Discrete or Box action
+    space, whose ``step`` reports [p] costs in ``info["cost"]`` or as a third of six values. ``label`` names the task in
+    messages. A reset or a step of one copy that takes longer than ``seconds`` is an error.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        num_copies: int,
+        num_costs: int,
+        horizon: int,
+        label: str,
+        seconds: float = STEP_SECONDS,
+    ) -> None:
+        if num_copies < 1:
+            raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
+        self._label, self._seconds, self._current = label, seconds, 0
+        self._envs: Sequence[gymnasium.Env[Any, Any]] = [make() for _ in range(num_copies)]
+        if "mujoco" in sys.modules:
+            from tasks.contract.instability import listen
+
+            listen()
+        self._box = _observation_space(label, self._envs[0])
+        self._low = self._box.low.astype(np.float32).ravel()
+        self._high = self._box.high.astype(np.float32).ravel()
+        self.num_copies, self.num_costs, self.horizon = num_copies, num_costs, horizon
+        self.observation_size = int(self._low.size)
+        self.action_low, self.action_high, self.num_actions, self._first_action = _action_space(label, self._envs[0])
+        self._actions = self._envs[0].action_space
+        self._clipped = np.zeros((num_copies, 0 if self.action_low is None else self.action_low.size), np.float32)
+        self._elapsed = np.full(num_copies, -1)
+        self.observations = np.zeros((num_copies, self.observation_size), np.float32)
+        self.reward = np.zeros(num_copies)
+        self.costs = np.zeros((num_copies, num_costs))
+        self.terminated = np.zeros(num_copies, np.bool_)
+        self.truncated = np.zeros(num_copies, np.bool_)
+
+    def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
+        """See :class:`BatchEnvironment`."""
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset") as again:
+            for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
+                again()
+                self._reset_copy(copy, seed)
+        self._check_observations()
+
+    def step(self, actions: NDArray[Any]) -> None:
+        """See :class:`BatchEnvironment`."""
+        check_started(self._elapsed, self._label)
+        given = self._environment_actions(actions)
+        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step") as again:
+            for copy, action in enumerate(given):
+                again()
+                self._step_copy(copy, action)
+        np.logical_or(self.truncated, self._elapsed >= self.horizon, out=self.truncated)
+        self._check_observations()
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]
+
+    def _reset_copy(self, copy: int, seed: int) -> None:
+        env = self._envs[copy]
+        self._current, self._elapsed[copy] = copy, 0
+        try:
+            result = env.reset(seed=seed)
+        except TaskError:
+            raise
+        except Exception as error:
+            raise TaskError(f"{self._where(copy)}: reset raised {type(error).__name__}: {error}") from error
+        returned.space_stays(env.observation_space, self._box, self._here)
+        returned.space_stays(env.action_space, self._actions, self._here)
+        self._observe(copy, returned.first_observation(result, self._here))
+
+    def _step_copy(self, copy: int, action: Any) -> None:
+        self._current = copy
+        self._elapsed[copy] += 1
+        try:
+            result = self._envs[copy].step(action)
+        except TaskError:
+            raise
+        except Exception as error:
+            raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
+        self._check_stable(copy, action)
+        observation, reward, terminated, truncated, info = returned.step_values(result, self._here)
+        self._observe(copy, observation)
+        self.reward[copy] = returned.number(reward, "the reward", self._here)
+        self.costs[copy] = returned.costs(info, self.num_costs, self._here)
+        self.terminated[copy], self.truncated[copy] = terminated, truncated
+
+    def _check_stable(self, copy: int, action: Any) -> None:
+        """An environment that keeps MuJoCo's data, as Gymnasium's do, must not have warned since its reset."""
+        warnings = getattr(getattr(self._envs[copy].unwrapped, "data", None), "warning", None)
+        counts = getattr(warnings, "number", None)
+        if not isinstance(counts, np.ndarray) or not counts.any():
+            return
+        from tasks.contract.instability import warning_texts
+
+        raise TaskError(
+            f"{self._where(copy)}: MuJoCo warns: {warning_texts(counts)} "
+            f"Observation before the step: {self.observations[copy].tolist()}, action {np.ravel(action).tolist()}"
+        )
+
+    def _environment_actions(self, actions: NDArray[Any]) -> Sequence[Any]:
+        if self.num_actions is not None:
+            discrete_actions(actions, self.num_copies, self.num_actions, self._label, self._elapsed)
+            return [self._first_action + action for action in actions.tolist()]
+        assert self.action_low is not None
+        assert self.action_high is not None
+        continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
+        return list(self._clipped.copy().reshape(self.num_copies, *(self._actions.shape or ())))
+
+    def _where(self, copy: int) -> str:
+        return f"{self._label}, step {self._elapsed[copy]}, copy {copy}"
+
+    def _here(self) -> str:
+        return self._where(self._current)
+
+    def _observe(self, copy: int, observation: object) -> None:
+        box = self._box
+        if not isinstance(observation, np.ndarray) or observation.dtype != box.dtype or observation.shape != box.shape:
+            got = type(observation).__name__
+            if isinstance(observation, np.ndarray):
+                got = f"{observation.dtype} of shape {list(observation.shape)}"
+            raise TaskError(
+                f"{self._where(copy)}: the observation must be {box.dtype} of shape {list(box.shape)} "
+                f"as the space says, got {got}"
+            )
+        self.observations[copy] = observation.ravel()
+
+    def _check_observations(self) -> None:
+        right = (self.observations >= self._low) & (self.observations <= self._high) & np.isfinite(self.observations)
+        right[self._elapsed < 0] = True
+        if right.all():
+            return
+        copy, part = (int(index) for index in np.argwhere(~right)[0])
+        value, low, high = self.observations[copy, part], self._low[part], self._high[part]
+        raise TaskError(f"{self._where(copy)}: observation[{part}] is {value}, not a number in [{low}, {high}]")
+
+
+def _observation_space(label: str, env: gymnasium.Env[Any, Any]) -> gymnasium.spaces.Box:
+    space = env.observation_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise TaskError(f"{label}: observations must come from a Box space, got {space}")
+    return space
+
+
+def _action_space(
+    label: str, env: gymnasium.Env[Any, Any]
+) -> tuple[Float32Array | None, Float32Array | None, int | None, int]:
+    """Bounds [A] of a Box or the number of discrete actions, and the first discrete action."""
+    space = env.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return None, None, int(space.n), int(space.start)
+    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        return space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel(), None, 0
+    raise TaskError(f"{label}: actions must come from a Discrete space or a Box of reals, got {space}")

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.dice.corrections import effect_rows, error_rows, lake_errors
+
+
+def test_corrections_bring_f_hat_nearer_to_the_exact_one() -> None:
+    closed, plain = np.abs(lake_errors(("dualdice_tabular", "none"), (40,), 3)).mean(axis=1)
+    assert closed < 0.2
+    assert plain > 2.0 * closed
+
+
+def test_rows_are_paired_by_task_and_by_seed() -> None:
+    rows = error_rows(["a", "none"], np.array([[0.1, -0.3, 0.2], [0.2, 0.4, -0.3]]))
+    assert rows[0][1].startswith("0.2000 [")
+    assert rows[0][3].startswith("-0.1000 [-0.1000")
+    assert rows[1][3] == "–"
+    shown = effect_rows({"gap": np.array([1.0, 2.0])}, {"gap": np.array([1.5, 2.5])})
+    assert shown == [["gap", "1.5000", "2.0000", "-0.5000 [-0.5000, -0.5000]"]]

@@ -1,0 +1,77 @@
+"""Where a run's cluster comes from."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from distributed.cluster.ray_cluster import cluster
+from distributed.settings.run_file import ClusterSettings, ConfigurationError
+
+
+class Context:
+    """What ``ray.init`` returns."""
+
+    dashboard_url = ""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Ray is asked for; nothing is started."""
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **given: options.update(given) or Context())
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return options
+
+
+def test_without_an_address_a_cluster_is_started_even_where_another_one_runs(asked: dict[str, Any]) -> None:
+    with cluster(ClusterSettings(num_workers=3, dashboard=False)) as where:
+        assert where == "local, 3 workers; no dashboard"
+    assert asked["address"] == "local", "without it Ray joins whatever cluster was last started on the machine"
+    assert asked["num_cpus"] == 3
+    assert asked["include_dashboard"] is False
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """An address at which somebody listens, who may be a cluster."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("source", ["setting", "environment"])
+def test_an_address_is_joined(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, listening: str, source: str
+) -> None:
+    if source == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", listening)
+    settings = ClusterSettings(address=listening if source == "setting" else None)
+    with cluster(settings) as where:
+        assert where == f"joined {listening}; no dashboard"
+    assert asked["address"] == listening
+    assert "num_cpus" not in asked
+
+
+def test_the_dashboard_listens_on_loopback_only(asked: dict[str, Any]) -> None:
+    with cluster(ClusterSettings()):
+        pass
+    assert asked["include_dashboard"] is True
+    assert asked["dashboard_host"] == "127.0.0.1"
+
+
+def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
+    def failing(**options: Any) -> None:
+        raise ConnectionError("no cluster there")
+
+    monkeypatch.setattr(ray, "init", failing)
+    with (
+        pytest.raises(ConfigurationError, match=rf"cluster\.address: .* at {listening}: no cluster there"),
+        cluster(ClusterSettings(address=listening)),
+    ):
+        pass

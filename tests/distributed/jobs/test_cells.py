@@ -1,0 +1,142 @@
+"""Cells: what names them, that they are computed once, on Ray as here, and again where they are damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed.cluster.ray_pool import WorkerLostError
+from distributed.jobs.cell_progress import expected_seconds
+from distributed.jobs.cells import Cell, CellFolder, CellRunner
+from distributed.jobs.comparison_cells import compare_all, methods_of
+from distributed.settings.console import Console
+from distributed.settings.run_file import ConfigurationError, RunConfig
+from meta.training.disturbance import Disturbance
+from meta.training.evaluation_settings import GridPoint
+from tests.distributed.families import notes
+from tests.distributed.helpers import noted, parsed, tiny
+
+POINT = GridPoint(rate=1.0)
+
+
+def small(**evaluation: Any) -> RunConfig:
+    given = {"seeds": [3, 4], "compared": ["random", "meta_srl", "reptile"], "rate_grid": [0.3, 1.0], "tuning_tasks": 2}
+    return parsed(tiny(evaluation={**given, **evaluation}))
+
+
+def runner(folder: Path, workers: int = 0, retries: int = 0) -> CellRunner:
+    return CellRunner(CellFolder(folder), Console(), workers, retries)
+
+
+def test_a_digest_covers_what_decides_the_result_and_nothing_else() -> None:
+    base = Cell("judge", small(), "random", POINT)
+    same = [
+        Cell("judge", small(seeds=[3]), "random", POINT),
+        Cell("judge", parsed(tiny(name="other", evaluation={"seeds": [3, 4]})), "random", POINT),
+        Cell("judge", small(rate_grid=[5.0]), "random", POINT),
+    ]
+    assert {cell.digest for cell in same} == {base.digest}
+    others = [
+        Cell("judge", small(), "random", GridPoint(rate=2.0)),
+        Cell("judge", small(), "reptile", GridPoint(rate=1.0, step=0.5)),
+        Cell("judge", small(num_test_tasks=3), "random", POINT),
+        Cell("judge", small().model_copy(update={"seed": 4}), "random", POINT),
+        Cell("judge", small(), "random", POINT, Disturbance(noise=1.0)),
+        Cell("tune", small(), "random"),
+        Cell("tune", small(rate_grid=[5.0]), "random"),
+        Cell("describe", small()),
+    ]
+    assert len({cell.digest for cell in [base, *others]}) == 1 + len(others)
+
+
+def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    config = small()
+    (whole,) = compare_all([config], runner(tmp_path / "whole"))
+    files = sorted((tmp_path / "whole" / "tiny").glob("*.json"))
+    assert len(files) == len(whole.cells) == 2 + 2 + 3 * 2, "described, two grids tried, judged"
+    part = tmp_path / "part"
+    (part / "tiny").mkdir(parents=True)
+    for file in files[::2]:
+        (part / "tiny" / file.name).write_bytes(file.read_bytes())
+    damaged = part / "tiny" / files[0].name
+    damaged.write_text(damaged.read_text()[:100])
+    before = {file.name: file.stat().st_mtime_ns for file in part.glob("tiny/*")}
+    (again,) = compare_all([config], runner(part))
+    after = {file.name: file.stat().st_mtime_ns for file in part.glob("tiny/*")}
+    assert set(after) == {file.name for file in files}
+    assert {name for name, time in before.items() if after[name] != time} == {files[0].name}
+    assert again.points == whole.points
+    assert stripped(again.judged) == stripped(whole.judged)
+
+
+def stripped(judged: Any) -> Any:
+    """All but what a clock or the system told."""
+    return {
+        method: [{k: v for k, v in cell.items() if k != "cost"} for cell in cells] for method, cells in judged.items()
+    }
+
+
+def test_ray_gives_what_this_process_gives(tmp_path: Path, ray_cluster: str) -> None:
+    config = small()
+    (here,) = compare_all([config], runner(tmp_path / "here"))
+    (there,) = compare_all([config], runner(tmp_path / "there", workers=2))
+    assert stripped(here.judged) == stripped(there.judged)
+    assert here.points == there.points
+
+
+def test_a_cell_whose_worker_dies_is_computed_again(tmp_path: Path, ray_cluster: str) -> None:
+    raw = noted(tmp_path / "notes", family={"kill": 2})
+    cell = Cell("judge", parsed(raw), "meta_srl", GridPoint())
+    with pytest.raises(WorkerLostError, match=r"tiny-judge-meta_srl-3: its worker died 1 times"):
+        runner(tmp_path / "cells", workers=1).run([cell], "work")
+    (tmp_path / "notes" / "deaths").unlink()
+    found = runner(tmp_path / "cells", workers=1, retries=1).run([cell], "work")
+    assert found[cell.digest]["result"]["updates"] == 16
+    assert len(notes(tmp_path / "notes", "deaths")) == 1
+
+
+def test_a_cell_keeps_who_computed_it(tmp_path: Path) -> None:
+    cell = Cell("describe", small())
+    runner(tmp_path).run([cell], "work")
+    (file,) = tmp_path.glob("tiny/*.json")
+    told = json.loads(file.read_text())
+    assert told["digest"] == cell.digest
+    assert file.name == f"tiny-describe-3-{cell.digest[:16]}.json"
+    assert len(told["sources"]) == 12
+    assert told["result"]["num_test"] == 2
+
+
+def test_seeds_that_choose_are_none_that_are_reported() -> None:
+    with pytest.raises(ConfigurationError, match=r"evaluation.tuning_seeds: \[4\] are among evaluation.seeds"):
+        methods_of(small(tuning_seeds=[4, 50]))
+
+
+def test_methods_without_a_form_are_refused() -> None:
+    sampled = parsed(tiny(within_task={"evaluation": "sampled"}, evaluation={"compared": ["multitask"]}))
+    with pytest.raises(ConfigurationError, match=r"compared: multitask has no form here; allowed: random"):
+        methods_of(sampled)
+    assert "maml_penalty" not in methods_of(parsed(tiny(within_task={"evaluation": "sampled"})))
+    assert "oracle" in methods_of(parsed(tiny()))
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        ({"random": [{"rate": 1.0}], "fal": [{"rate": 1.0}, {"rate": 2.0}]}, "equally many points for every method"),
+        ({"random": [{"rate": 1.0, "step": 0.5}]}, "grids.random: step has no effect there"),
+    ],
+)
+def test_unfair_or_idle_grids_are_refused(grids: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        small(grids=grids)
+
+
+def test_what_is_left_is_told_from_the_likes_of_it() -> None:
+    seconds = {("a", "judge", "fal"): [2.0, 4.0], ("a", "judge", "random"): [1.0], ("b", "tune", "fal"): [100.0]}
+    assert expected_seconds(("a", "judge", "fal"), seconds) == 3.0
+    assert expected_seconds(("a", "judge", "reptile"), seconds) == pytest.approx(7.0 / 3.0)
+    assert expected_seconds(("c", "judge", "fal"), seconds) == pytest.approx(107.0 / 4.0)
+    assert expected_seconds(("a",), {}) is None

@@ -1,0 +1,184 @@
+"""Sweeps: what may be varied is checked first; trials are judged by training tasks; a killed sweep goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from distributed.jobs.search_space import parse_space, with_values
+from distributed.jobs.sweep import Trial, half_score, plot_trials, trials_table
+from distributed.settings.run_file import ConfigurationError, parse_config, read_yaml
+from tests.distributed.helpers import Raw, command, exit_code, parsed, run_file, started, tiny, wait_until
+from tests.distributed.tracking.test_tracking import Store
+
+PRIOR = "meta.initialization.prior_weight"
+METHOD = "meta.initialization.method"
+VARY = ("--vary", f"{PRIOR}=loguniform(1e-4, 0.1)", "--vary", f"{METHOD}=choice(ftl, ogd)")
+
+
+def swept(**changes: object) -> Raw:
+    cluster = {"pool": "ray", "num_workers": 2, "tasks_per_round": 2, "dashboard": False, "object_store_mb": 80}
+    return tiny(cluster=cluster, **changes)
+
+
+def test_values_come_as_they_are_written() -> None:
+    config = parsed(tiny())
+    space = parse_space(
+        [
+            f"{PRIOR}=loguniform(1e-4, 0.1)",
+            f"{METHOD}=choice(ftl, ogd)",
+            "within_task.num_iterations=int(1, 9)",
+            "meta.learning_rates.initial=choice(1.0, [0.5, 2.0])",
+        ],
+        config,
+    )
+    assert [(item.key, item.kind, item.values) for item in space] == [
+        (PRIOR, "loguniform", (1e-4, 0.1)),
+        (METHOD, "choice", ("ftl", "ogd")),
+        ("within_task.num_iterations", "int", (1, 9)),
+        ("meta.learning_rates.initial", "choice", (1.0, [0.5, 2.0])),
+    ]
+    raw = config.model_dump(mode="json")
+    assert with_values(raw, {PRIOR: 0.5})["meta"]["initialization"]["prior_weight"] == 0.5
+    assert raw["meta"]["initialization"]["prior_weight"] != 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("meta.initialization.prior_weight", "must be KEY=KIND"),
+        (f"{PRIOR}=normal(0, 1)", "must be KEY=KIND"),
+        (f"{PRIOR}=uniform(0.1)", "needs a lower and an upper bound"),
+        (f"{PRIOR}=uniform(0.2, 0.1)", "the lower bound must be below"),
+        (f"{PRIOR}=loguniform(0.0, 0.1)", "above 0 for a log"),
+        (f"{PRIOR}=uniform(-1.0, 0.1)", "greater than"),
+        (f"{METHOD}=choice(ftl)", "at least two choices"),
+        (f"{METHOD}=choice(ftl, best)", "best"),
+        ("prior_weight=uniform(0, 1)", f"did you mean {PRIOR}"),
+        ("family.map_size=int(4, 8)", "is no setting of meta, dice, within_task"),
+        ("within_task.num_iterations=int(1.5, 8)", "whole numbers both"),
+        (f"{PRIOR}=uniform([, 1)", "is no list of values"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_told(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
+        parse_space([text], parsed(tiny()))
+
+
+def test_something_must_be_varied_and_nothing_twice(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run_file(workplace, swept())
+    assert exit_code("sweep", file) == 2
+    assert "--vary: give at least one setting" in capsys.readouterr().err
+    assert exit_code("sweep", file, *VARY, *VARY) == 2
+    assert "given twice" in capsys.readouterr().err
+    assert exit_code("sweep", file, *VARY, "--search", "grid") == 2
+    assert "--search: must be optuna or random, got 'grid'" in capsys.readouterr().err
+    assert exit_code("sweep", file, *VARY, "--output.run_dir", "s3://x/y") == 2
+    assert exit_code("sweep", file, *VARY, "--resume", workplace) == 2
+    assert "is no sweep" in capsys.readouterr().err
+    assert not (workplace / "runs").exists()
+
+
+def test_the_score_is_of_the_last_half_of_the_tasks() -> None:
+    assert half_score([{"score": float(value)} for value in (9, 9, 1, 3)]) == 2.0
+    assert half_score([{"score": float(value)} for value in (9, 1, 3)]) == 2.0
+
+
+def test_the_best_trial_is_first_and_one_that_was_ended_is_never_best() -> None:
+    trials = [
+        Trial("a", {PRIOR: 0.1}, [1.0, 0.5], True, None),
+        Trial("b", {PRIOR: 0.2}, [0.1], False, None),
+        Trial("c", {PRIOR: 0.3}, [], False, "ValueError: no"),
+        Trial("d", {PRIOR: 0.4}, [1.0, 0.25], True, None),
+    ]
+    assert min(trials, key=lambda trial: trial.score).name == "d"
+    lines = trials_table(trials).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| d", "| a", "| b", "| c"]
+    assert "ended early" in lines[4]
+    assert "failed" in lines[5]
+    assert math.isinf(trials[1].score)
+    figure = plot_trials(trials)
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_xdata(), [0.1, 0.4])
+    assert figure.axes[1].get_xlabel() == PRIOR
+
+
+def only_sweep(folder: Path) -> Path:
+    (found,) = folder.glob("runs/tiny-sweep/*/")
+    return found
+
+
+def test_a_sweep_finds_settings_and_tracks_its_trials(tmp_path: Path) -> None:
+    file = run_file(tmp_path, swept(tracking={"enabled": True, "flush_timeout_seconds": 120.0}))
+    done = command(["sweep", file, *VARY, "--trials", "3"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = only_sweep(tmp_path)
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    assert "3/3 trials: score" in done.stderr
+    complete = [row for row in rows if row["complete"] == "True"]
+    best = min(complete, key=lambda row: float(row["score"]))
+    assert rows[0] == best
+    chosen = parse_config(read_yaml(folder / "best.yaml"), "best.yaml")
+    assert chosen.meta.initialization.prior_weight == pytest.approx(float(best[PRIOR]))
+    assert chosen.meta.initialization.method == best[METHOD]
+    assert chosen.cluster.pool == "ray"
+    for row in rows:
+        assert 1e-4 <= float(row[PRIOR]) <= 0.1
+        (table,) = folder.glob(f"trials/{row['trial']}/tiny/*/tasks.csv")
+        scores = [{"score": float(task["score"])} for task in csv.DictReader(table.read_text().splitlines())]
+        if row["complete"] == "True":
+            assert float(row["score"]) == half_score(scores)
+    store = Store(tmp_path / "mlflow.db")
+    tags = store.runs()[store.parent()]
+    assert tags["metasrl.kind"] == "sweep"
+    assert "| trial | score |" in tags["mlflow.note.content"]
+    children = store.children()
+    assert set(children) == {f"trial {row['trial']}" for row in rows}
+    run = children[f"trial {best['trial']}"]
+    assert store.params(run)[METHOD] == best[METHOD]
+    assert store.history(run)["score"][-1] == (4, float(best["score"]))
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
+    file = run_file(tmp_path, swept())
+    arguments = ["sweep", file, *VARY, "--trials", "4", "--search", "random", "--no-early-stopping"]
+    with started(arguments, tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("runs/tiny-sweep/*/trials/*/tiny/*/summary.json")), process=process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    folder = only_sweep(tmp_path)
+    before = {path.relative_to(folder).parts[1] for path in folder.glob("trials/*/tiny/*/summary.json")}
+    done = command([*arguments, "--resume", "latest"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert only_sweep(tmp_path) == folder
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    assert len(rows) == 4
+    assert all(row["complete"] == "True" for row in rows)
+    after = {path.relative_to(folder).parts[1] for path in folder.glob("trials/*/tiny/*/summary.json")}
+    assert before <= after
+    assert len(after) == 4
+    other = command([*arguments[:-1], "--resume", "latest"], tmp_path)
+    assert other.returncode == 2
+    assert "was another sweep; differing: settings" in " ".join(other.stderr.split())
+    assert json.loads((folder / "sweep.json").read_text())["settings"]["num_trials"] == 4
+    assert yaml.safe_load((folder / "best.yaml").read_text())["name"] == "tiny"
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_trials_all_fail_says_why(tmp_path: Path) -> None:
+    raw = swept(family={"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"})
+    raw["family"] = {"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"}
+    raw["meta"] = {"learning_rates": {"initial": 1.0}}
+    done = command(["sweep", run_file(tmp_path, raw), *VARY, "--trials", "2"], tmp_path)
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "no trial ran to its end; reasons:" in told
+    assert "info['cost']" in told

@@ -1,0 +1,232 @@
+"""The outbox delivers every event once and in order, whatever its server and its process do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distributed.tracking.outbox import Event, Outbox
+from tests.distributed.helpers import wait_until
+
+
+class Server:
+    """Remembers what it was given by key, as an MLflow server does; fails when told to."""
+
+    def __init__(self) -> None:
+        self.received, self.agains = list[str](), list[bool]()
+        self.fail_before: list[str] = []
+        self.fail_after: list[str] = []
+        self.memories: list[dict[str, Any]] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
+        """Deliver: look for the key first if the event may be there already."""
+        self.open.wait()
+        self.agains.append(again)
+        if event["key"] in self.fail_before:
+            self.fail_before.remove(event["key"])
+            raise ConnectionError("nobody answers\nsecond line")
+        self.memories.append(dict(memory))
+        memory["last"] = event["key"]
+        if not (again and event["key"] in self.received):
+            self.received.append(event["key"])
+        if event["key"] in self.fail_after:
+            self.fail_after.remove(event["key"])
+            raise TimeoutError("delivered, but the answer was lost")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that answers."""
+    server = Server()
+    yield server
+    server.open.set()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What is told."""
+    return []
+
+
+def outbox(folder: Path, server: Server, said: list[str] | None = None) -> Outbox:
+    """An outbox that tries again at once."""
+    return Outbox(folder, server, ([] if said is None else said).append, retry_seconds=0.01)
+
+
+def append(box: Outbox, *keys: str) -> None:
+    """Append events with these keys."""
+    for key in keys:
+        box.append({"kind": "task", "key": key})
+
+
+def lines(folder: Path) -> list[str]:
+    """Keys in the file."""
+    return [json.loads(line)["key"] for line in (folder / "outbox.jsonl").read_text().splitlines()]
+
+
+def test_events_arrive_in_order(tmp_path: Path, server: Server, said: list[str]) -> None:
+    box = outbox(tmp_path, server, said)
+    assert box.empty
+    append(box, *"abcde")
+    assert not box.empty
+    assert box.close(5.0) == 0
+    assert server.received == list("abcde") == lines(tmp_path)
+    assert server.agains == [False] * 5
+    assert said == []
+
+
+def test_a_failed_delivery_is_tried_again_and_told_once(tmp_path: Path, server: Server, said: list[str]) -> None:
+    server.fail_before = ["b", "b", "b"]
+    box = outbox(tmp_path, server, said)
+    append(box, *"abc")
+    assert box.close(5.0) == 0
+    assert server.received == ["a", "b", "c"]
+    assert server.agains == [False, False, True, True, True, False]
+    assert said == [
+        f"tracking: ConnectionError: nobody answers; the run goes on, unsent events are kept in "
+        f"{tmp_path / 'outbox.jsonl'}",
+        "tracking: the server answers again",
+    ]
+
+
+def test_a_lost_answer_delivers_nothing_twice(tmp_path: Path, server: Server) -> None:
+    server.fail_after = ["a", "b"]
+    box = outbox(tmp_path, server)
+    append(box, *"abc")
+    assert box.close(5.0) == 0
+    assert server.received == ["a", "b", "c"]
+
+
+def test_appending_does_not_wait_for_a_server_that_hangs(tmp_path: Path, server: Server) -> None:
+    server.open.clear()
+    box = outbox(tmp_path, server)
+    began = time.monotonic()
+    append(box, *"abc")
+    assert box.unsent == 3
+    assert box.close(0.0) == 3
+    assert time.monotonic() - began < 2.0
+    assert lines(tmp_path) == ["a", "b", "c"]
+
+
+def test_what_was_not_sent_is_sent_by_the_next_process(tmp_path: Path, server: Server) -> None:
+    server.open.clear()
+    box = outbox(tmp_path, server)
+    append(box, *"ab")
+    assert box.close(0.0) == 2
+    later = Server()
+    box = outbox(tmp_path, later)
+    append(box, "c")
+    assert box.close(5.0) == 0
+    assert later.received == ["a", "b", "c"]
+    assert later.agains == [True, False, False], "only the first may have been delivered before"
+
+
+def test_what_was_sent_is_not_sent_by_the_next_process(tmp_path: Path, server: Server) -> None:
+    for keys in ("ab", "abc", "abcd"):
+        box = outbox(tmp_path, server)
+        append(box, *keys)
+        assert box.close(5.0) == 0
+    assert server.received == list("abcd") == lines(tmp_path)
+
+
+def test_a_process_that_dies_after_delivery_delivers_nothing_twice(tmp_path: Path, server: Server) -> None:
+    box = outbox(tmp_path, server)
+    append(box, *"ab")
+    assert box.close(5.0) == 0
+    progress = json.loads((tmp_path / "sent.json").read_text())
+    (tmp_path / "sent.json").write_text(json.dumps({**progress, "sent": 1}))
+    box = outbox(tmp_path, server)
+    append(box, "c")
+    assert box.close(5.0) == 0
+    assert server.received == ["a", "b", "c"]
+
+
+def test_what_the_sender_remembers_outlives_the_process(tmp_path: Path, server: Server) -> None:
+    box = outbox(tmp_path, server)
+    append(box, "a")
+    box.close(5.0)
+    box = outbox(tmp_path, server)
+    assert box.memory == {"last": "a"}
+    append(box, "b")
+    box.close(5.0)
+    assert server.memories == [{}, {"last": "a"}]
+
+
+def test_a_key_is_taken_once(tmp_path: Path, server: Server) -> None:
+    box = outbox(tmp_path, server)
+    append(box, *"aab")
+    box.append({"kind": "round", "key": "a", "more": 1})
+    assert box.close(5.0) == 0
+    assert server.received == ["a", "b"] == lines(tmp_path)
+
+
+def test_events_without_a_key_are_all_taken(tmp_path: Path) -> None:
+    class Counter:
+        count = 0
+
+        def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
+            del event, memory, again
+            self.count += 1
+
+    counter = Counter()
+    for _ in range(2):
+        box = Outbox(tmp_path, counter, lambda message: None)
+        box.append({"kind": "round"})
+        box.append({"kind": "round"})
+        assert box.close(5.0) == 0
+    assert counter.count == 4
+
+
+@pytest.mark.parametrize("cut", [1, 5, -1])
+def test_a_last_line_that_was_cut_short_is_dropped_and_can_be_appended_anew(
+    tmp_path: Path, server: Server, cut: int
+) -> None:
+    server.open.clear()
+    box = outbox(tmp_path, server)
+    append(box, *"ab")
+    box.close(0.0)
+    path = tmp_path / "outbox.jsonl"
+    whole, last = path.read_text().splitlines(keepends=True)
+    path.write_text(whole + last[:cut])
+    later = Server()
+    box = outbox(tmp_path, later)
+    append(box, "b", "c")
+    assert box.close(5.0) == 0
+    assert later.received == ["a", "b", "c"] == lines(tmp_path)
+
+
+def test_a_file_that_holds_nothing_but_a_cut_line_counts_as_empty(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "outbox.jsonl").write_text('{"kind": "sta')
+    box = outbox(tmp_path, server)
+    assert box.empty
+    append(box, "a")
+    assert box.close(5.0) == 0
+    assert server.received == ["a"]
+
+
+def test_events_are_on_disk_before_they_are_sent(tmp_path: Path, server: Server) -> None:
+    server.open.clear()
+    box = outbox(tmp_path, server)
+    append(box, "a")
+    assert lines(tmp_path) == ["a"]
+    assert server.received == []
+    server.open.set()
+    wait_until(lambda: server.received == ["a"], seconds=5.0)
+    box.close(1.0)
+
+
+def test_sending_and_appending_at_the_same_time_loses_nothing(tmp_path: Path, server: Server) -> None:
+    keys = [f"{number}" for number in range(300)]
+    server.fail_before = keys[::50]
+    box = outbox(tmp_path, server)
+    append(box, *keys)
+    assert box.close(20.0) == 0
+    assert server.received == keys

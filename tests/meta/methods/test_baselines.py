@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from meta.learning.tabular import MetaSettings
+from meta.learning.updates import shrink
+from meta.methods.baselines import Bench, fal_start, hold_out, make_starts, mean_score, simple_average_start
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.experiment import Drawn, Experiment, compare_starts, draw, measure_similarity
+from meta.training.pool import LocalLearner, LocalPool
+from policies.common.results import Start
+from policies.tabular.crpo import WithinTaskSettings
+from tasks.contract.family_registry import FamilySpec
+
+EXPERIMENT = Experiment(
+    FamilySpec("frozen_lake", 1, 8, {"map_size": 4}),
+    4,
+    WithinTaskSettings(),
+    DICESettings(),
+    MetaSettings(),
+    EvaluationSettings(num_test_tasks=4, grid_tasks=4, rate_grid=(0.1, 1.0), pretrain_iterations=40),
+)
+LEARNER = LocalLearner(MetaSettings(), DICESettings(), 5)
+
+
+@pytest.fixture(scope="module")
+def pool() -> LocalPool:
+    return LocalPool(EXPERIMENT.family)
+
+
+@pytest.fixture(scope="module")
+def drawn(pool: LocalPool) -> Drawn:
+    return draw(pool, EXPERIMENT)
+
+
+@pytest.fixture(scope="module")
+def bench(pool: LocalPool, drawn: Drawn) -> Bench:
+    return Bench(
+        pool,
+        LEARNER,
+        drawn.train,
+        EXPERIMENT.within,
+        EXPERIMENT.evaluation,
+        MetaSettings(),
+        drawn.fresh,
+        drawn.num_costs,
+    )
+
+
+def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> None:
+    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.fresh, rate))) for rate in (0.1, 1.0)}
+    assert scores[0.1] != scores[1.0]
+    start = bench.random
+    np.testing.assert_array_equal(start.initialization, 0.25)
+    np.testing.assert_array_equal(start.learning_rates, min(scores, key=lambda rate: scores[rate]))
+
+
+def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Bench, drawn: Drawn) -> None:
+    policies = [result.policy for result in bench.solve(drawn.train, bench.random)]
+    np.testing.assert_allclose(simple_average_start(bench, 4).initialization, shrink(np.mean(policies, axis=0), 0.01))
+
+
+def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Drawn) -> None:
+    start = fal_start(bench, tasks_per_round=4)
+    rate = float(start.learning_rates[0])
+    first = bench.solve(drawn.train[:4], bench.fixed(bench.fresh, rate))
+    average = shrink(np.mean([result.policy for result in first], axis=0), 0.01)
+    second = bench.solve(drawn.train[4:], bench.fixed(average, rate))
+    expected = np.mean([result.policy for result in [*first, *second]], axis=0)
+    np.testing.assert_allclose(start.initialization, shrink(expected, 0.01))
+
+
+def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+    similar = measure_similarity(pool, EXPERIMENT, drawn)
+    assert similar is not None
+    meta_srl = Start(bench.fresh, np.ones(2))
+    starts = make_starts(("oracle", "meta_srl"), bench, 4, similar.comparator, lambda: meta_srl)
+    np.testing.assert_allclose(starts["oracle"].initialization, shrink(similar.comparator, 0.01))
+    assert starts["meta_srl"] is meta_srl
+    assert list(make_starts(("oracle", "random"), bench, 4, None, lambda: meta_srl)) == ["random"]
+
+
+def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+    similar = measure_similarity(pool, EXPERIMENT, drawn)
+    methods = ("random", "pretrained", "simple_average", "fal", "meta_srl", "oracle")
+    found = compare_starts(pool, LEARNER, EXPERIMENT, drawn, methods, bench.random, similar)
+    assert list(found) == list(methods)
+    assert found["meta_srl"].gap == found["random"].gap, "the same start must give the same result"
+    assert all(entry.gap.n == 4 and entry.reward_curve.shape == (6,) for entry in found.values())
+    assert found["pretrained"].gap.mean < found["random"].gap.mean
+    assert found["oracle"].gap.mean < found["random"].gap.mean
+
+
+def test_held_out_numbers_are_means_over_the_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+    held_out = hold_out(pool, drawn.test, bench.random, EXPERIMENT.within)
+    results = bench.solve(drawn.test, bench.random)
+    np.testing.assert_allclose(held_out.reward_curve, np.mean([result.values[:, 0] for result in results], axis=0))
+    np.testing.assert_allclose(held_out.cost_curve, np.mean([result.values[:, 1:] for result in results], axis=0))
+    gaps = [r.reference.values[0] - r.values[r.output, 0] for r in results if r.reference is not None]
+    assert held_out.gap.mean == pytest.approx(np.mean(gaps))
+
+
+def test_training_and_held_out_maps_are_disjoint(drawn: Drawn) -> None:
+    maps = {split: {tuple(task.parameters["desc"]) for task in getattr(drawn, split)} for split in ("train", "test")}
+    assert not maps["train"] & maps["test"]

@@ -1,0 +1,112 @@
+"""Averages of neural policies: distilled, never averaged as weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from meta.learning.neural import NeuralContribution, neural_update
+from meta.learning.tabular import Contribution, MetaSettings
+from meta.learning.updates import NeuralInitializationSettings
+from meta.methods.baselines import Bench, fal_start, mean_score, simple_average_start
+from meta.methods.neural_baselines import average_leader, average_policy, first_leader, follow_leader, neural_items
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.pool import LocalLearner, LocalPool
+from policies.exact.drawing import draw_task
+from policies.neural.crpo import fresh_policy
+from policies.neural.policy_state import PolicyState
+from policies.neural.update import NeuralSettings
+from tasks.contract.family_registry import FamilySpec
+from tasks.stepping.batch import make_batch
+from tests.meta.learning.test_neural_learner import constant, contributions, fresh, of_constant, same_policy
+
+WITHIN = NeuralSettings(num_iterations=3, steps_per_iteration=400, num_copies=10, hidden=(8,), critic_hidden=(8,))
+META = MetaSettings(neural=NeuralInitializationSettings(steps=20, minibatch=64))
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    spec = FamilySpec("tests.support.point_batch:PointFamily", 0, 8, {})
+    pool, family = LocalPool(spec), spec.make()
+    task = draw_task(family, spec.name, 0, "train", 0)
+    batch = make_batch(family, task, 1)
+    yield Bench(
+        pool=pool,
+        learner=LocalLearner(META, DICESettings(), WITHIN.num_iterations),
+        tasks=pool.draw("train", range(8)),
+        within=WITHIN,
+        evaluation=EvaluationSettings(grid_tasks=4, rate_grid=(0.01, 0.1)),
+        meta=META,
+        fresh=fresh_policy(batch, WITHIN, 0),
+        num_costs=1,
+    )
+    batch.close()
+
+
+def test_the_average_of_gaussians_has_the_mean_of_their_means_and_not_of_their_deviations() -> None:
+    means, log_std = np.array([[1.0, -2.0], [3.0, 0.5]]), np.array([[-0.5, 0.2], [0.1, -1.0]])
+    items = [of_constant(constant(*pair), t, 30) for t, pair in enumerate(zip(means, log_std, strict=True))]
+    settings = NeuralInitializationSettings(steps=1500, step_size=0.01, minibatch=60)
+    found = average_policy(constant(np.zeros(2), np.zeros(2)), items, settings, num_rounds=2).actor.arrays()
+    variance = np.mean(np.exp(2.0 * log_std) + (means - means.mean(axis=0)) ** 2, axis=0)
+    np.testing.assert_allclose(found["bias_0"], means.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(np.exp(2.0 * found["log_std"]), variance, rtol=1e-2)
+
+
+def test_the_average_does_not_depend_on_the_order() -> None:
+    items = contributions(1, 4)
+    first, second = (average_policy(fresh(), batch, META.neural, 1) for batch in (items, items[::-1]))
+    assert same_policy(first, second)
+    assert not same_policy(first, average_policy(fresh(), items[:3], META.neural, 1))
+
+
+def test_following_the_leader_is_the_meta_update_with_every_task_alike_and_a_fixed_rate() -> None:
+    items = contributions(2, 3)
+    settings = average_leader(META, 0.3)
+    state = first_leader(fresh(), META, 0.3)
+    found = follow_leader(state, items, META, 5)
+    assert found.sha256() == neural_update(state, items, settings, 5).sha256()
+    np.testing.assert_array_equal(found.learning_rates, 0.3)
+    assert (settings.neural.method, settings.neural.forgetting) == ("ftl", 1.0)
+
+
+def test_tabular_tasks_have_no_network_to_average() -> None:
+    item: NeuralContribution | Contribution = contributions(1, 1)[0]
+    table = object.__new__(Contribution)
+    with pytest.raises(TypeError, match="tabular task"):
+        neural_items([item, table])
+
+
+@pytest.mark.parametrize("make", [simple_average_start, fal_start])
+def test_averages_of_neural_policies_start_better_than_a_fresh_network(bench: Bench, make: object) -> None:
+    """At once, without any update: the mean score (less is better) of the first iterates on the training tasks."""
+    assert callable(make)
+    start = make(bench, 4)
+    assert isinstance(start.initialization, PolicyState)
+    assert start.learning_rates[0] in bench.evaluation.rate_grid
+    once = WITHIN.model_copy(update={"num_iterations": 1, "output": "last", "evaluate_last": False})
+    rewards = {
+        name: np.mean([result.values[0, 0] for result in bench.solve(bench.tasks, chosen, once)])
+        for name, chosen in (("average", start), ("fresh", bench.fixed(bench.fresh, 0.1)))
+    }
+    assert rewards["average"] > rewards["fresh"] + 0.5
+
+
+def test_the_rate_of_the_leader_is_chosen_on_the_later_half_of_the_grid_tasks(bench: Bench) -> None:
+    start = fal_start(bench, 2)
+    scores = {}
+    for rate in bench.evaluation.rate_grid:
+        state = first_leader(fresh_of(bench), META, rate)
+        for begin in (0, 2):
+            results, items = bench.estimate(bench.grid_tasks[begin : begin + 2], state.start)
+            state = follow_leader(state, items, META, WITHIN.num_iterations)
+        scores[rate] = mean_score(results)
+    assert start.learning_rates[0] == min(scores, key=lambda rate: scores[rate])
+
+
+def fresh_of(bench: Bench) -> PolicyState:
+    assert isinstance(bench.fresh, PolicyState)
+    return bench.fresh

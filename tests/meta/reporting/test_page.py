@@ -1,0 +1,155 @@
+"""The page of a run: self-contained, small, whole, and safe with any text."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from meta.reporting.page import Page, page_figures, page_html, write_page
+
+INTERVAL = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 20}
+
+
+def summary(**changes: Any) -> dict[str, Any]:
+    entry = {
+        "gap": INTERVAL,
+        "reward": INTERVAL,
+        "violation": INTERVAL,
+        "violation_during_adaptation": {"mean": 0.25, "ci95": [None, None], "n": 1},
+        "reward_curve": [0.1, 0.2, 0.3],
+        "cost_curve": [[0.5, 0.1], [0.4, 0.2], [0.3, 0.3]],
+    }
+    return {
+        "name": "lakes",
+        "seed": 3,
+        "family": "frozen_lake",
+        "num_tasks": 8,
+        "taog": 0.125,
+        "mean_reward": 0.5,
+        "tacv": [0.0, 0.25],
+        "wall_seconds": 12.0,
+        "num_workers": 2,
+        "pool": "ray",
+        "limits_mean": [0.45, 0.3],
+        "failure_signature": {},
+        "estimates": {"left_out": 1, "down_weighted": 0, "reasons": {}, "problems": []},
+        "test": {"random": entry, "meta_srl": entry},
+        **changes,
+    }
+
+
+def rows(count: int, **changes: Any) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    names = ("mean_correction", "effective_sample_size", "missing_mass", "flow_residual")
+    return [
+        {
+            "task_index": index,
+            "round": index // 4,
+            "gap": float(rng.random()),
+            "reward": float(rng.random()),
+            "score": 0.5,
+            "f_hat": 0.5,
+            "weight": 1.0,
+            "failed_diagnostics": "",
+            "estimate_problem": "",
+            "violation_1": 0.0,
+            "violation_2": 0.0,
+            "violation_during_1": float(rng.random()),
+            "violation_during_2": 0.0,
+            "limit_1": 0.45,
+            "limit_2": 0.3,
+            "learning_rate_0": 1.0,
+            "learning_rate_1": 0.5,
+            "seconds": 0.25,
+            **{f"dice_{name}": float(rng.random()) for name in names},
+            **changes,
+        }
+        for index in range(count)
+    ]
+
+
+class Tags(HTMLParser):
+    """Tags, and references to anything outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags = list[str]()
+        self.outside = list[str]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [v for name, v in attrs if name in ("src", "href") and v and not v.startswith("data:")]
+
+
+def read(text: str) -> Tags:
+    parser = Tags()
+    parser.feed(text)
+    return parser
+
+
+def test_a_page_holds_all_and_loads_nothing() -> None:
+    text = page_html(Page(summary(), rows(8), "seed: 3\n", {"python": "3.11"}, ["metasrl train x"]))
+    found = read(text)
+    assert found.outside == []
+    assert found.tags.count("tr") == 1 + 2 + 1 + 8 + 1 + 1
+    assert "1 were left out" in text
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    assert set(figures) == {"adaptation", "held-out", "training", "rates", "estimation"}
+    packed = re.search(r'id="plotly">(.*?)</script>', text, re.DOTALL)[1]  # type: ignore[index]
+    assert b"Plotly" in gzip.decompress(base64.b64decode(packed))
+
+
+def test_the_plots_hold_the_numbers() -> None:
+    figures = page_figures(summary(), rows(8))
+    adaptation = figures["adaptation"][1]
+    assert [list(trace.y) for trace in adaptation.data[:3]] == [[0.1, 0.2, 0.3], [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]
+    assert [shape.y0 for shape in adaptation.layout.shapes] == [0.45, 0.3]
+    gaps = [row["gap"] for row in rows(8)]
+    training = figures["training"][1]
+    assert list(training.data[1].y) == pytest.approx(np.cumsum(gaps) / np.arange(1, 9))
+    bars = figures["held-out"][1].data
+    assert [(list(bar.x), list(bar.error_x.array)) for bar in bars[:2]] == [
+        ([0.5, 0.5], pytest.approx([0.1, 0.1])),
+        ([0.25, 0.25], [0.0, 0.0]),
+    ]
+
+
+def test_a_page_without_a_model_and_without_estimates_shows_rewards() -> None:
+    nothing = {f"dice_{name}": float("nan") for name in ("mean_correction", "effective_sample_size")}
+    given = summary(taog=None, test={})
+    figures = page_figures(given, rows(8, gap=float("nan"), **nothing))
+    assert set(figures) == {"training", "rates"}
+    assert figures["training"][1].layout.annotations[0].text == "reward"
+    assert "mean reward 0.5" in page_html(Page(given, rows(8, gap=float("nan"), **nothing), "", {}, []))
+
+
+def test_text_from_outside_cannot_become_code() -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    page = Page(summary(name=evil, family=evil), rows(2, estimate_problem=evil), evil, {evil: evil}, [evil])
+    clean = page_html(Page(summary(), rows(2), "", {"a": "b"}, [""]))
+    assert read(page_html(page)).tags == read(clean).tags
+
+
+def test_a_video_is_in_the_page_and_a_large_one_is_named(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.mp4", tmp_path / "large.mp4"
+    small.write_bytes(b"film")
+    large.write_bytes(bytes(1_500_001))
+    text = page_html(Page(summary(), rows(2), "", {}, [], [small, large]))
+    assert f"data:video/mp4;base64,{base64.b64encode(b'film').decode()}" in text
+    assert "large.mp4 is too large" in text
+
+
+def test_a_thousand_tasks_stay_under_five_megabytes(tmp_path: Path) -> None:
+    began = time.monotonic()
+    size = write_page(tmp_path / "report.html", Page(summary(), rows(1000), "", {}, []))
+    assert size == (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert time.monotonic() - began < 60.0

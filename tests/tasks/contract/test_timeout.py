@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tasks.contract.task import TaskError
+from tasks.contract.timeout import time_limit
+
+
+def in_a_thread(work: Callable[[], None]) -> list[str]:
+    """What ``work`` said with a TaskError in a thread of its own."""
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            work()
+        except TaskError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10.0)
+    assert not thread.is_alive()
+    return told
+
+
+def here(work: Callable[[], None]) -> list[str]:
+    """The same in this thread, the main one."""
+    try:
+        work()
+    except TaskError as error:
+        return [str(error)]
+    return []
+
+
+EITHER = pytest.mark.parametrize("run", [here, in_a_thread])
+
+
+@EITHER
+def test_what_takes_too_long_is_told_even_where_exceptions_are_swallowed(run: Callable[..., list[str]]) -> None:
+    def stubborn() -> None:
+        with time_limit(0.1, lambda: "walk/train/0, step 3"):
+            while True:
+                try:
+                    time.sleep(0.01)
+                except Exception:
+                    continue
+
+    began = time.monotonic()
+    assert run(stubborn) == ["walk/train/0, step 3: no answer within 0.1 seconds"]
+    assert time.monotonic() - began < 2.0
+
+
+@EITHER
+def test_the_clock_can_be_started_anew(run: Callable[..., list[str]]) -> None:
+    reached = []
+
+    def steps() -> None:
+        with time_limit(0.3, lambda: "walk") as again:
+            for step in range(8):
+                again()
+                time.sleep(0.05)
+                reached.append(step)
+            time.sleep(0.4)
+            for _ in range(10):
+                time.sleep(0.01)
+
+    assert run(steps) == ["walk: no answer within 0.3 seconds"]
+    assert reached == list(range(8))
+
+
+@EITHER
+def test_nothing_goes_off_afterwards(run: Callable[..., list[str]]) -> None:
+    def quick() -> None:
+        for _ in range(20):
+            with time_limit(0.02, lambda: "walk"):
+                pass
+        for _ in range(10):
+            time.sleep(0.01)
+
+    assert run(quick) == []
+
+
+@EITHER
+def test_other_errors_pass(run: Callable[..., list[str]]) -> None:
+    def broken() -> None:
+        with time_limit(5.0, lambda: "walk"):
+            raise TaskError("a cost is missing")
+
+    assert run(broken) == ["a cost is missing"]
+
+
+def test_a_timer_that_somebody_else_sets_meanwhile_stays() -> None:
+    """The run's own last resort after SIGTERM is such a timer."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        with time_limit(5.0, lambda: "walk"):
+            signal.setitimer(signal.ITIMER_REAL, 2.5)
+        assert 2.0 < signal.setitimer(signal.ITIMER_REAL, 0.0)[0] <= 2.5
+        with time_limit(5.0, lambda: "walk"):
+            pass
+        assert signal.setitimer(signal.ITIMER_REAL, 0.0)[0] == 0.0
+    finally:
+        signal.signal(signal.SIGALRM, before)
