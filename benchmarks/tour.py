@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.page import header
+from benchmarks.result_page import header
 from tests.support.servers import BIN, ROOT, Head, mlflow_server, ray_head
 
 PAGE, PICTURES = ROOT / "docs" / "tour.md", ROOT / "docs" / "tour"
@@ -56,8 +56,8 @@ class Shell:
 
     def clean(self, text: str) -> str:
         """Without this machine's paths and ports."""
-        for found, told in self._hide.items():
-            text = text.replace(found, told)
+        for found, formatted in self._hide.items():
+            text = text.replace(found, formatted)
         text = re.sub(r"\b(?!127\.)\d+\.\d+\.\d+\.\d+:\d+", "127.0.0.1:6379", text)  # the node's own address
         return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

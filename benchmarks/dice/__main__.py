@@ -1,5 +1,5 @@
 """``python -m benchmarks.dice``."""
 
-from benchmarks.dice.accuracy import main
+from benchmarks.dice.accuracy_page import main
 
 main()

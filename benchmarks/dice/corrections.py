@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import RESULTS, header, table
+from benchmarks.result_page import RESULTS, header, table
 from distributed.jobs.training_job import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
@@ -262,11 +262,11 @@ def page(target: Path, *, quick: bool) -> list[str]:
 def share_lines(*, quick: bool) -> list[str]:
     """The meta-learner's share, as a section."""
     shares = meta_learner_share(4 if quick else 24, 1 if quick else 3)
-    told = ", ".join(f"{share:.3f}" for share in shares)
+    formatted = ", ".join(f"{share:.3f}" for share in shares)
     return [
         "## What the meta-learner costs",
         "",
-        f"Estimation and update, `{MAIN}` with two workers: share of the wall-clock of training {told} (at most 0.10).",
+        f"Estimation and update, `{MAIN}` with two workers: share of the wall-clock of training {formatted} (at most 0.10).",
         "",
     ]
 

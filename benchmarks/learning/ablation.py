@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.meta_learning import kept, told
+from benchmarks.learning.meta_learning import formatted, kept
 from benchmarks.learning.several_starts import solve_held_out
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
 from meta.measuring.measures import interval
@@ -84,12 +84,12 @@ def page(cells: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Both tables."""
     whole, rows, differences = cells[WHOLE], [], []
     for name, found in cells.items():
-        shown = [told(interval(rewards(found, mark))) for mark in MARKS]
+        shown = [formatted(interval(rewards(found, mark))) for mark in MARKS]
         rates = "; ".join(", ".join(f"{rate:.2g}" for rate in one["rates"]) for one in found)
-        rows.append([name, *shown, told(interval(violations(found)), 4), rates])
+        rows.append([name, *shown, formatted(interval(violations(found)), 4), rates])
         if name != WHOLE:
-            lost = [told(interval(rewards(found, mark) - rewards(whole, mark))) for mark in MARKS]
-            differences.append([name, *lost, told(interval(violations(found) - violations(whole)), 4)])
+            lost = [formatted(interval(rewards(found, mark) - rewards(whole, mark))) for mark in MARKS]
+            differences.append([name, *lost, formatted(interval(violations(found) - violations(whole)), 4)])
     columns = ["learned", *(f"reward after {mark} updates" for mark in MARKS), "violation / limit, mean over iterates"]
     return [
         *table([*columns, "rates at the end"], rows),

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.learning.curve_tasks import TASKS, CurveTask
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from policies.neural.natural_gradient import TrustRegionSettings
 
 mpl.use("Agg")

@@ -8,7 +8,7 @@ import numpy as np
 import ray
 
 from benchmarks.learning.similarity_curve import Rows
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
 from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
@@ -65,10 +65,10 @@ def main() -> None:
         "between the wrong rate kept fixed and the best fixed rate that the learned rate makes good; above 1 it beats "
         "every fixed rate.",
         "",
-        *table(["", "score"], [[name, _told(values)] for name, values in scores.items()]),
+        *table(["", "score"], [[name, _formatted(values)] for name, values in scores.items()]),
         *table(
             ["start", "recovered, ratio of means (at least 0.8)", "recovered, mean of seeds"],
-            [[name, f"{_ratio(scores, name):.3f}", _told(values)] for name, values in recovered.items()],
+            [[name, f"{_ratio(scores, name):.3f}", _formatted(values)] for name, values in recovered.items()],
         ),
     ]
     write("learning_rates.md", lines)
@@ -79,7 +79,7 @@ def _ratio(scores: dict[str, list[float]], name: str) -> float:
     return (start - learned) / (start - best)
 
 
-def _told(values: list[float]) -> str:
+def _formatted(values: list[float]) -> str:
     found = interval(values)
     return f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
 

@@ -26,7 +26,7 @@ from benchmarks.learning.meta_page import (
     share_of_the_way,
     varies_in_one_number,
 )
-from benchmarks.page import RESULTS, write
+from benchmarks.result_page import RESULTS, write
 from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config

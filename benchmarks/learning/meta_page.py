@@ -13,7 +13,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.page import header, table
+from benchmarks.result_page import header, table
 from distributed.settings.run_file import RunConfig
 from meta.measuring.measures import Interval, interval
 from policies.neural.update import NeuralSettings
@@ -64,7 +64,7 @@ def relative_costs(cell: dict[str, Any], name: str) -> FloatArray:
     return np.asarray(np.array(cell[name]["values"])[:, :, 1:] / np.array(cell["limits"])[:, None, :])
 
 
-def told(found: Interval, digits: int = 1) -> str:
+def formatted(found: Interval, digits: int = 1) -> str:
     """A mean with its interval."""
     return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
@@ -77,7 +77,12 @@ def curve_rows(cells: Sequence[dict[str, Any]], name: str) -> list[list[object]]
         way = [share_of_the_way(cell, name)[mark] for cell in cells]
         costs = [relative_costs(cell, name)[:, mark].mean(axis=0).max() for cell in cells]
         broken = [(relative_costs(cell, name)[:, mark] > 1.0).any(axis=1).mean() for cell in cells]
-        shown = told(interval(rewards)), told(interval(way), 2), told(interval(costs), 3), told(interval(broken), 2)
+        shown = (
+            formatted(interval(rewards)),
+            formatted(interval(way), 2),
+            formatted(interval(costs), 3),
+            formatted(interval(broken), 2),
+        )
         rows.append([f"`{name}`", mark, *shown])
     return rows
 
@@ -91,7 +96,7 @@ def other_reference(cells: Sequence[dict[str, Any]]) -> list[str]:
     rows: list[list[object]] = []
     for name in ("meta_srl", "random"):
         shares = [share_of_the_way(cell, name, level) for cell, level in zip(cells, known, strict=True)]
-        rows += [[f"`{name}`", mark, told(interval([share[mark] for share in shares]), 2)] for mark in MARKS]
+        rows += [[f"`{name}`", mark, formatted(interval([share[mark] for share in shares]), 2)] for mark in MARKS]
     points = " and ".join(
         f"{reward:.0f} at v* = {speed:g} (a share {share:.3f} of standing still's loss of {OTHER_HORIZON} v*)"
         for speed, reward, share in zip(OTHER_SPEEDS, OTHER_REWARDS, other_share_left(OTHER_SPEEDS), strict=True)
@@ -99,7 +104,7 @@ def other_reference(cells: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "A second level, for orientation: OmniSafe's CRPO from scratch, measured at two target speeds only, was after "
         f"200,000 steps at {points}. With that share linear in v* between the two and constant beyond them, "
-        f"the held-out tasks' level is {told(interval(known))}.",
+        f"the held-out tasks' level is {formatted(interval(known))}.",
         "",
         *table(["start", "updates", "share of the way to OmniSafe's level"], rows),
     ]
@@ -110,11 +115,11 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
     within = config.within_task
     assert isinstance(within, NeuralSettings)
     worst = {
-        name: told(interval([relative_costs(cell, name).mean(axis=0).max() for cell in cells]), 3)
+        name: formatted(interval([relative_costs(cell, name).mean(axis=0).max() for cell in cells]), 3)
         for name in ("meta_srl", "random")
     }
     everywhere = {
-        name: told(interval([(relative_costs(cell, name) > 1.0).any(axis=2).mean() for cell in cells]), 3)
+        name: formatted(interval([(relative_costs(cell, name) > 1.0).any(axis=2).mean() for cell in cells]), 3)
         for name in ("meta_srl", "random")
     }
     level = interval([own_level(cell) for cell in cells])
@@ -125,16 +130,16 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
         *header(f"Meta-learning on {config.name}", command),
         f"Seeds {[cell['seed'] for cell in cells]}; {config.family.num_tasks} training tasks of "
         f"{within.num_iterations} updates, {np.mean([cell['train_steps'] for cell in cells]):.3g} environment steps in "
-        f"{told(interval([cell['minutes'] for cell in cells]))} minutes with {cells[0]['workers']} worker(s); "
+        f"{formatted(interval([cell['minutes'] for cell in cells]))} minutes with {cells[0]['workers']} worker(s); "
         f"{config.evaluation.num_test_tasks} held-out tasks a seed, updates of {within.steps_per_iteration} steps.",
         "",
         "Rewards are undiscounted sums of an episode; costs and limits are discounted as the family says. Both are "
         "estimates from the batch of each iterate: the stochastic policy, not its mean action; continuous actions are "
         "clipped to their bounds before use. The way leads from no torque at all "
-        f"({told(idle)}) to what a fresh start reaches after {SCRATCH_STEPS:,} steps on the same tasks ({told(level)}, "
-        f"mean of the last {LEVEL_OVER} iterations; largest mean cost over its limit {told(kept, 3)}). CRPO keeps "
+        f"({formatted(idle)}) to what a fresh start reaches after {SCRATCH_STEPS:,} steps on the same tasks ({formatted(level)}, "
+        f"mean of the last {LEVEL_OVER} iterations; largest mean cost over its limit {formatted(kept, 3)}). CRPO keeps "
         f"{within.safety_margin:.0%} of every limit free. Means and 95 % t-intervals over seeds. The learned start "
-        f"itself earns {told(start)}.",
+        f"itself earns {formatted(start)}.",
         "",
         *table(
             ["start", "updates", "reward", "share of the way", "mean cost / limit (worst cost)", "tasks over a limit"],

@@ -21,8 +21,8 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.learning.meta_learning import kept, told
-from benchmarks.page import RESULTS, header, table, write
+from benchmarks.learning.meta_learning import formatted, kept
+from benchmarks.result_page import RESULTS, header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from meta.measuring.measures import interval, measure
@@ -124,15 +124,15 @@ def rows_of(cells: dict[str, list[dict[str, Any]]], exact: bool) -> list[list[ob
     rows: list[list[object]] = []
     for name, found in cells.items():
         curve = [np.array(one["held_out"]["values"])[:, :, 0].mean(axis=0) for one in found]
-        rewards = [told(interval([mean[mark] for mean in curve]), 3) for mark in (0, 1, len(curve[0]) - 1)]
-        rows.append([NAMES[name], *rewards, *(told(interval(held(found, one)), 3) for one, _ in measured)])
+        rewards = [formatted(interval([mean[mark] for mean in curve]), 3) for mark in (0, 1, len(curve[0]) - 1)]
+        rows.append([NAMES[name], *rewards, *(formatted(interval(held(found, one)), 3) for one, _ in measured)])
     better = [way * (held(cells["2"], one) - held(cells["1"], one)) for one, way in measured]
-    rows.append(["K = 2 better by", "", "", "", *(told(interval(difference), 3) for difference in better)])
+    rows.append(["K = 2 better by", "", "", "", *(formatted(interval(difference), 3) for difference in better)])
     return rows
 
 
 def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """How well tasks were told apart, and what probing cost."""
+    """How well tasks were formatted apart, and what probing cost."""
     half = len(cells[0]["rows"]) // 2
     assigned = [right_share([r["group"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
     begun = [right_share([r["start"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
@@ -140,9 +140,9 @@ def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
     probing, steps = (sum(sum(one["held_out"][key]) for one in cells) for key in ("probe_steps", "env_steps"))
     cost = f"{probing / steps:.1%}" if steps else "none"
     return [
-        f"- Right group, last half of the training tasks: assigned {told(interval(assigned), 2)}, started from "
-        f"{told(interval(begun), 2)}; least of a seed {min(assigned):.2f}.",
-        f"- Held-out tasks that start from the initialisation of their group: {told(interval(held_out), 2)}; least of "
+        f"- Right group, last half of the training tasks: assigned {formatted(interval(assigned), 2)}, started from "
+        f"{formatted(interval(begun), 2)}; least of a seed {min(assigned):.2f}.",
+        f"- Held-out tasks that start from the initialisation of their group: {formatted(interval(held_out), 2)}; least of "
         f"a seed {min(held_out):.2f}.",
         f"- Probing takes {cost} of the environment steps of a held-out task{'' if steps else ' (values are exact)'}.",
         "",

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from benchmarks.page import RESULTS, header, table, write
+from benchmarks.result_page import RESULTS, header, table, write
 from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
@@ -76,7 +76,7 @@ def main() -> None:
                 results.setdefault(changes, []).append(cell)
                 console.say(f"k = {changes}, seed {seed}: " + ", ".join(f"{k} {v:.4f}" for k, v in cell.items()))
     keys = ("task_similarity", "taog", "bound", "tacv_during", "gap", "gap_ratio", "violation_ratio")
-    rows = [[k, *(_told(np.array([cell[key] for cell in cells])) for key in keys)] for k, cells in results.items()]
+    rows = [[k, *(_formatted(np.array([cell[key] for cell in cells])) for key in keys)] for k, cells in results.items()]
     everything = [cell for cells in results.values() for cell in cells]
     means = [{key: float(np.mean([cell[key] for cell in cells])) for key in cells[0]} for cells in results.values()]
     lines = header("The advantage of meta-learning against the similarity of the tasks", "make results")
@@ -104,7 +104,7 @@ def main() -> None:
     write("similarity.md", lines)
 
 
-def _told(values: np.ndarray) -> str:
+def _formatted(values: np.ndarray) -> str:
     found = interval(values)
     return f"{found.mean:.4f} ± {found.high - found.mean:.4f}"
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.page import RESULTS, header
 from benchmarks.paper import paper_figures as figures
 from benchmarks.paper.paper_page import family_section, protocol, short, verdicts
 from benchmarks.paper.paper_studies import Studies, StudyPlan, run_studies
@@ -27,6 +26,7 @@ from benchmarks.paper.paper_theory import (
     stress_section,
     trend_section,
 )
+from benchmarks.result_page import RESULTS, header
 from distributed.jobs.cells import cell_runner, sources_digest
 from distributed.jobs.comparison_cells import Comparison, compare_all
 from distributed.jobs.training_job import stop_on_sigterm

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.page import table
+from benchmarks.result_page import table
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import (
     DURING,
@@ -30,7 +30,7 @@ WEAK: tuple[Method, ...] = ("random", "pretrained", "simple_average")
 STRONG: tuple[Method, ...] = ("fal", "reptile", "multitask", "maml_penalty")
 
 
-def told(found: Interval | None, digits: int = 3) -> str:
+def formatted(found: Interval | None, digits: int = 3) -> str:
     """A mean with its interval, rounded."""
     if found is None or np.isnan(found.mean):
         return "–"
@@ -94,7 +94,7 @@ def claim_rows(found: Comparison, others: Sequence[Method]) -> list[list[object]
         grouped.setdefault(claim.other, []).append(claim)
     rows: list[list[object]] = []
     for other, (main, during) in grouped.items():
-        shown = [f"{told(claim.difference)}: {claim.verdict}" for claim in (main, during)]
+        shown = [f"{formatted(claim.difference)}: {claim.verdict}" for claim in (main, during)]
         rows.append([f"`{short(found)}`", main.measure.title, f"`{other}`", *shown])
     return rows
 
@@ -154,7 +154,7 @@ def across(comparisons: Sequence[Comparison]) -> list[str]:
                 sign = -1.0 if measure.less_is_better else 1.0
                 first.append(sign * seed_means(found.judged[OURS], measure))
                 second.append(sign * seed_means(found.judged[other], measure))  # type: ignore[index]
-            cells.append(told(improvement_interval(first, second), 2))
+            cells.append(formatted(improvement_interval(first, second), 2))
         rows.append(cells)
     return [
         "**Over all settings**: the probability that a seed of meta_srl is better than a seed of the other method, "
@@ -170,8 +170,8 @@ def family_section(found: Comparison, pictures: Sequence[str]) -> list[str]:
     rows, middle, chosen = [], [], []
     for method in found.judged:
         lines = [line(found.judged, method, measure) for measure in measures]
-        rows.append([f"`{method}`", *(told(one.mean) for one in lines)])
-        middle.append([f"`{method}`", *(told(one.iqm) for one in lines), told(lines[0].improvement, 2)])
+        rows.append([f"`{method}`", *(formatted(one.mean) for one in lines)])
+        middle.append([f"`{method}`", *(formatted(one.iqm) for one in lines), formatted(lines[0].improvement, 2)])
         point = ", ".join(f"{k} {v:g}" for k, v in found.points[method].model_dump(exclude_none=True).items())
         tried = ", ".join(f"{score:.3f}" for score in found.scores(method)) if method in found.tuned else "–"
         chosen.append([f"`{method}`", point or "as configured", tried])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.page import table
 from benchmarks.paper import paper_figures as figures
-from benchmarks.paper.paper_page import short, told, yes
+from benchmarks.paper.paper_page import formatted, short, yes
 from benchmarks.paper.paper_studies import Point, Studies
+from benchmarks.result_page import table
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
 from meta.measuring.measures import interval
@@ -69,7 +69,7 @@ def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[st
         means = [np.array([np.mean(cell["training"][f"inexactness_{name}"]) for cell in cells]) for name in names]
         sizes = np.array([np.mean(np.abs(cell["training"]["inexactness_estimation"])) for cell in cells])
         loss = np.array([np.mean(cell["training"]["f_hat"]) for cell in cells])
-        rows.append([f"`{short(found)}`", *(told(interval(part)) for part in (loss, *means, sizes))])
+        rows.append([f"`{short(found)}`", *(formatted(interval(part)) for part in (loss, *means, sizes))])
     columns = ["setting", "f_hat", "f_hat - f", "occupancy shift (A)", "DualDICE (B)", "suboptimality (C)", "mean |B|"]
     return [*lines, "", "Where f_hat - f comes from, means over training tasks:", "", *table(columns, rows)]
 
@@ -82,7 +82,7 @@ def trend_row(points: Sequence[Point], similarity: str, key: str, names: tuple[s
     found = linear_trend(x, y)
     rising = "rises" if found.slope.low > 0.0 else "falls" if found.slope.high < 0.0 else "no trend shown"
     rank = f"{found.rank_correlation:.2f} (p = {found.p_value:.1g})"
-    return [*names, x.size, f"{x.min():.3f} to {x.max():.3f}", told(found.slope), rank, rising]
+    return [*names, x.size, f"{x.min():.3f} to {x.max():.3f}", formatted(found.slope), rank, rising]
 
 
 def trend_section(studies: Studies, folder: Path) -> list[str]:
@@ -121,7 +121,7 @@ def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
             cells = [f"{base}", kind, f"{100 * point.x:.0f} %"]
             for key in clean:
                 own = figures.last_half(point.judged["meta_srl"], key)
-                cells += [told(interval(own)), told(paired_difference(own, clean[key])) if point.x else "–"]
+                cells += [formatted(interval(own)), formatted(paired_difference(own, clean[key])) if point.x else "–"]
             rows.append(cells)
     columns = ["similarity", "error", "size", "TAOG", "minus without error", "violation during", "minus without error"]
     return [
@@ -143,14 +143,14 @@ def stress_section(studies: Studies, folder: Path) -> list[str]:
     rows, helps, hurts, unseen = [], [], [], 0
     for point in studies.dissimilarity:
         cells: list[object] = [f"{point.x:g}"]
-        cells.append(told(interval([item["similarity"]["task_similarity"] for item in point.described])))
+        cells.append(formatted(interval([item["similarity"]["task_similarity"] for item in point.described])))
         found = []
         for measure in (RELATIVE_GAP, RELATIVE_DURING):
             difference = paired_difference(
                 seed_means(point.judged["meta_srl"], measure), seed_means(point.judged["random"], measure)
             )
             found.append(difference)
-            cells.append(told(difference))
+            cells.append(formatted(difference))
         better = [one.high < 0.0 for one in found]
         worse = [one.low > 0.0 for one in found]
         signatures = [cell["training"]["signature"] for cell in point.judged["meta_srl"]]
@@ -198,8 +198,8 @@ def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> lis
             differences = [
                 paired_difference(seed_means(cells, measure), seed_means(whole, measure)) for measure in (GAP, DURING)
             ]
-            means = [told(interval(seed_means(cells, measure))) for measure in (GAP, DURING)]
-            mixed = [part for pair in zip(means, map(told, differences), strict=True) for part in pair]
+            means = [formatted(interval(seed_means(cells, measure))) for measure in (GAP, DURING)]
+            mixed = [part for pair in zip(means, map(formatted, differences), strict=True) for part in pair]
             rows.append([f"`{short(found)}`", name, len(cells), *mixed])
     columns = ["setting", "changed", "seeds", "gap", "minus unchanged", "violation during", "minus unchanged"]
     return [
@@ -250,9 +250,9 @@ def scalability_section(comparisons: Sequence[Comparison]) -> list[str]:
         measure = main_measure(found.judged)
         gained = seed_means(ours, measure) - seed_means(random, measure)
         gap = (
-            f"{told(interval(gained))} in reward"
+            f"{formatted(interval(gained))} in reward"
             if measure is REWARD
-            else told(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
+            else formatted(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
         )
         rows.append(
             [
@@ -263,7 +263,7 @@ def scalability_section(comparisons: Sequence[Comparison]) -> list[str]:
                 f"{cost['train_seconds']:.0f}",
                 f"{cost['resident_mb']:.0f}",
                 gap,
-                told(interval(removed), 2),
+                formatted(interval(removed), 2),
             ]
         )
     columns = [

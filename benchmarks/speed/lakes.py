@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
 from meta.learning.tabular import MetaSettings, MetaState

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from policies.neural.crpo import NeuralSolution, fresh_policy, solve_neural
 from policies.neural.update import NeuralSettings
 from tasks.contract.task import Task

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from tests.support.servers import BIN, ROOT, Head, NotInstalledError, postgres, ray_head
 
 LAKES = ROOT / "deploy" / "runs" / "frozen_lake.yaml"

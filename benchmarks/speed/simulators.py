@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from tasks.classic_control.acrobot import Acrobot, AcrobotBatch
 from tasks.mujoco.locomotion import Locomotion
 from tasks.mujoco.mujoco_batch import MujocoBatch, compile_model

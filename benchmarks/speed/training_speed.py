@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from benchmarks.speed.training_worker import COPIES, HORIZON, NAVIGATION
 
 STEPS = COPIES * HORIZON

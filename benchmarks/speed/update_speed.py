@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import header, table, write
+from benchmarks.result_page import header, table, write
 from benchmarks.speed.half_cheetah import HalfCheetahBatch
 from policies.neural.advantages import explained_variance
 from policies.neural.critic import CriticSettings, fit_critic

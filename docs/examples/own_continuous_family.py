@@ -3,7 +3,7 @@
 
 import gymnasium
 
-from tasks.contract.own_family import Family
+from tasks.contract.family import Family
 
 
 class Effort(gymnasium.Wrapper):

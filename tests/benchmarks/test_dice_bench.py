@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.dice.accuracy import ESTIMATORS, QUICK, main, measure_table
+from benchmarks.dice.accuracy import ESTIMATORS, QUICK, measure_table
+from benchmarks.dice.accuracy_page import main
 from benchmarks.dice.dice_problems import GRIDWALK_VALUE, gridwalk, random_problem, taxi
 from tests.support.linear_system import LinearSystem
 

@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from tasks.contract.own_family import Family
+from tasks.contract.family import Family
 from tasks.contract.task import TaskError, TaskFamily
 
 
