@@ -1,7 +1,7 @@
-"""Whether corrections matter: ``make bench-corrections`` writes docs/results/corrections.md and its figure.
+"""Do corrections matter? ``make bench-corrections`` writes docs/results/corrections.md and its figure.
 
-The error of f_hat against the exact value (FrozenLake) or fresh episodes of pi_hat (HalfCheetah), by estimator; what
-corrections change in what is learned; and what the meta-learner costs on HalfCheetah.
+Three measurements: the error of f_hat for each estimator, against the exact value (FrozenLake) or fresh episodes of
+pi_hat (HalfCheetah); the effect of corrections on the learned start; and the meta-learner's cost on HalfCheetah.
 """
 
 from __future__ import annotations
@@ -19,123 +19,32 @@ import numpy as np
 from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 
+from benchmarks.dice.correction_errors import (
+    CHEETAH,
+    CHEETAH_ESTIMATORS,
+    LAKE,
+    LAKE_ESTIMATORS,
+    cheetah_errors,
+    lake_errors,
+)
 from benchmarks.result_page import RESULTS, header, table
 from distributed.jobs.training_job import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
-from meta.estimators.estimation import estimate_corrections
-from meta.judging.protocol import drawn_tasks, judge
-from meta.learning.bounds import initialization_loss
-from meta.learning.neural import policy_divergence
-from meta.learning.tabular import MetaSettings, contribution
+from meta.judging.protocol import judge
 from meta.measuring.measures import interval
-from meta.offline.dice_settings import DICESettings, LinearDICESettings
-from meta.offline.target_policy import NeuralTarget
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Experiment, draw
 from meta.training.loop import Position, TrainingPlan, train
-from policies.common.results import Start, table_of
-from policies.common.transition_sample import sample_of
-from policies.exact.solver import ExactModel, occupancy
-from policies.neural.policy_state import PolicyState
-from policies.neural.rollouts import NeuralRollouts
-from policies.neural.solving import NeuralDataset
-from policies.solving.solve_task import TaskDataset, solve_task
 from tasks.contract.tabular_model import FloatArray
-from tasks.stepping.batch import make_batch
 
-LAKE, CHEETAH = Path("deploy/runs/paper/frozen_lake_high.yaml"), Path("deploy/runs/paper/half_cheetah_high.yaml")
 MAIN = Path("deploy/runs/half_cheetah_velocity.yaml")
-LAKE_ESTIMATORS = ("dualdice_tabular", "dualdice_linear", "importance", "none")
-CHEETAH_ESTIMATORS = (
-    "dualdice_linear, last layer",
-    "dualdice_linear",
-    "dualdice_neural",
-    "bestdice",
-    "importance",
-    "none",
-)
 FRESH_EPISODES = 400
 SEEDS = tuple(range(40, 50))
 
 
-def settings_of(name: str) -> DICESettings:
-    """Of one estimator; ``dualdice_linear, last layer`` has the policy's own features."""
-    estimator, _, features = name.partition(", ")
-    linear = LinearDICESettings(features="last_layer") if features else LinearDICESettings()
-    return DICESettings.model_validate({"estimator": estimator, "linear": linear})
-
-
-def lake_errors(names: Sequence[str], seeds: Sequence[int], tasks: int) -> FloatArray:
-    """(f_hat - f) / f [names, seeds * tasks] with f = sum_s nu^{pi_hat}(s) KL(pi_hat || phi), exact; values sampled.
-
-    Tasks start from the policy that the one before them ended with, as in a run, every third one from a uniform one.
-    """
-    errors = []
-    for seed in seeds:
-        config = load_config(LAKE, [("within_task.evaluation", "sampled")])
-        experiment = config.experiment.with_seed(seed)
-        _, drawn = drawn_tasks(experiment, tasks)
-        family, phi = experiment.family.make(), table_of(drawn.fresh)
-        for number, task in enumerate(drawn.train):
-            start = Start(phi if number % 3 else table_of(drawn.fresh), np.full(1 + drawn.num_costs, 1.0))
-            _, dataset = solve_task(family, task, start, experiment.within, collect=True)
-            assert isinstance(dataset, TaskDataset)
-            model = family.model(task.parameters)
-            assert model is not None
-            begun = table_of(start.initialization)
-            exact = initialization_loss(occupancy(ExactModel(model), dataset.policy), dataset.policy, begun)
-            found = [contribution(dataset, settings_of(name), MetaSettings()).loss for name in names]
-            errors.append([loss / exact - 1.0 for loss in found])
-            phi = 0.9 * dataset.policy + 0.1 / dataset.policy.shape[1]
-    return np.array(errors).T
-
-
-def cheetah_errors(names: Sequence[str], seeds: Sequence[int], tasks: int, fresh: int) -> tuple[FloatArray, FloatArray]:
-    """(f_hat - f) / f [names, seeds * tasks] with f from ``fresh`` episodes of pi_hat, and CPU seconds [names]."""
-    errors, seconds = [], np.zeros(len(names))
-    for seed in seeds:
-        experiment = load_config(CHEETAH, [("dice.estimator", "dualdice_linear")]).experiment.with_seed(seed)
-        _, drawn = drawn_tasks(experiment, tasks)
-        family = experiment.family.make()
-        phi = drawn.fresh
-        for number, task in enumerate(drawn.train):
-            start = Start(phi if number % 3 else drawn.fresh, np.full(1 + drawn.num_costs, 0.1))
-            _, dataset = solve_task(family, task, start, experiment.within, collect=True)
-            assert isinstance(dataset, NeuralDataset)
-            assert dataset.sample is not None
-            assert isinstance(start.initialization, PolicyState)
-            batch = make_batch(family, task, fresh)
-            rows = NeuralRollouts(batch, batch.horizon, 90_000_000 + task.seed % 1000, task.label).collect(
-                dataset.policy, 0
-            )
-            long_run = sample_of(rows, fresh, 0, 0)
-            batch.close()
-            weights = family.discount ** long_run.ages.astype(np.float64)
-            divergence = policy_divergence(dataset.policy, start.initialization, long_run.observations)
-            exact = float(weights @ divergence / weights.sum())
-            ours = policy_divergence(dataset.policy, start.initialization, dataset.sample.observations)
-            found = []
-            for place, name in enumerate(names):
-                began = time.process_time()
-                mass = estimate_corrections(
-                    dataset.sample,
-                    NeuralTarget(dataset.policy),
-                    family.discount,
-                    dataset.horizon,
-                    settings_of(name),
-                    task.index,
-                ).mass
-                seconds[place] += time.process_time() - began
-                shares = np.maximum(mass, 0.0)
-                found.append(float(mass.sum() * (shares @ ours) / shares.sum()))
-            errors.append([loss / exact - 1.0 for loss in found])
-            phi = dataset.policy
-    return np.array(errors).T, seconds / len(errors)
-
-
 def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
-    """Mean absolute error of each estimator, and what it is less than that of plain weights, paired by task."""
+    """Mean absolute error of each estimator, and its difference from plain weights, paired by task."""
     plain = np.abs(errors[names.index("none")])
     rows = []
     for name, found in zip(names, errors, strict=True):
@@ -150,7 +59,7 @@ def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
 def learned_with(
     path: Path, overrides: Sequence[tuple[str, str]], seeds: Sequence[int], point: GridPoint
 ) -> dict[str, FloatArray]:
-    """meta_srl of a run file by seed: gaps or rewards and violations, of training tasks and of held-out ones."""
+    """Results of meta_srl by seed: gaps or rewards, and violations, on training tasks and on held-out tasks."""
     cells = [judge(load_config(path, overrides).experiment.with_seed(seed), "meta_srl", point) for seed in seeds]
     measure = "gap" if cells[0]["test"]["gap"] is not None else "reward"
     taken = {
@@ -164,7 +73,7 @@ def learned_with(
 
 
 def effect_rows(corrected: dict[str, FloatArray], plain: dict[str, FloatArray]) -> list[list[str]]:
-    """Both, and the difference paired by seed."""
+    """The means with and without corrections, and their difference paired by seed."""
     rows = []
     for name, with_them in corrected.items():
         less = interval(with_them - plain[name])
@@ -174,7 +83,7 @@ def effect_rows(corrected: dict[str, FloatArray], plain: dict[str, FloatArray]) 
 
 
 def meta_learner_share(num_tasks: int, repeats: int) -> list[float]:
-    """Seconds of estimates and updates over the wall-clock of training on HalfCheetah, as the main run file says."""
+    """Seconds of estimates and updates, as a share of the wall-clock time of training with the main run file."""
     shares = []
     for repeat in range(repeats):
         config = load_config(MAIN, [("family.num_tasks", str(num_tasks)), ("seed", str(repeat))])
@@ -192,7 +101,7 @@ def meta_learner_share(num_tasks: int, repeats: int) -> list[float]:
 
 
 def figure(results: dict[str, tuple[Sequence[str], FloatArray]], path: Path) -> None:
-    """Absolute errors of every estimator on every family."""
+    """Box plots of the absolute errors of every estimator on every family."""
     picture, axes = plt.subplots(
         1, len(results), figsize=(5.5 * len(results), 4.0), layout="constrained", squeeze=False
     )
@@ -206,17 +115,41 @@ def figure(results: dict[str, tuple[Sequence[str], FloatArray]], path: Path) -> 
     plt.close(picture)
 
 
-def page(target: Path, *, quick: bool) -> list[str]:
-    """Measure everything and make the page."""
-    seeds = SEEDS[:2] if quick else SEEDS
+def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[str]:
+    """How far f_hat is from f: both families, with the figure."""
     tasks, fresh = (2, 5) if quick else (6, FRESH_EPISODES)
-    lake_names, names = LAKE_ESTIMATORS, ("dualdice_linear", "none") if quick else CHEETAH_ESTIMATORS
-    lakes = lake_errors(lake_names, seeds, tasks)
+    names = ("dualdice_linear", "none") if quick else CHEETAH_ESTIMATORS
+    lakes = lake_errors(LAKE_ESTIMATORS, seeds, tasks)
     cheetah, seconds = cheetah_errors(names, seeds[:1] if quick else seeds, tasks, fresh)
-    figure(
-        {"FrozenLake, sampled": (lake_names, lakes), "HalfCheetah": (names, cheetah)},
-        target / "corrections" / "error.png",
-    )
+    panels: dict[str, tuple[Sequence[str], FloatArray]] = {
+        "FrozenLake, sampled": (LAKE_ESTIMATORS, lakes),
+        "HalfCheetah": (names, cheetah),
+    }
+    figure(panels, target / "corrections" / "error.png")
+    columns = ["estimator", "mean absolute error", "mean error", "absolute error minus that of `none`"]
+    timed = [[*row, f"{spent:.2f}"] for row, spent in zip(error_rows(names, cheetah), seconds, strict=True)]
+    return [
+        f"Relative errors of f_hat over {lakes.shape[1]} lakes and {cheetah.shape[1]} HalfCheetah tasks of "
+        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}); 95 % t-intervals over tasks, differences paired by task.",
+        "",
+        "## FrozenLake with sampled values",
+        "",
+        "The reference is the exact f_hat, with nu of pi_hat in the true model.",
+        "",
+        *table(columns, error_rows(LAKE_ESTIMATORS, lakes)),
+        "## HalfCheetah at target speeds",
+        "",
+        f"The reference is the discounted mean over {fresh} fresh episodes of pi_hat. Each task has 4,000 transitions; "
+        "the last column is the CPU seconds of one estimate.",
+        "",
+        *table([*columns, "s"], timed),
+        "![errors](corrections/error.png)",
+        "",
+    ]
+
+
+def effect_section(seeds: Sequence[int], *, quick: bool) -> list[str]:
+    """What corrections change in the learned start: both families."""
     few = [("family.num_tasks", "4" if quick else "12"), ("evaluation.num_test_tasks", "2" if quick else "8")]
     lake_point, point = GridPoint(forgetting=0.8), GridPoint(rate=0.1, step=0.001)
     sampled = [("within_task.evaluation", "sampled"), *([("family.num_tasks", "8")] if quick else [])]
@@ -230,28 +163,11 @@ def page(target: Path, *, quick: bool) -> list[str]:
             for name in ("dualdice_linear", "none")
         ],
     }
-    columns = ["estimator", "mean of the absolute error", "mean error", "absolute error less that of `none`"]
-    timed = [[*row, f"{spent:.2f}"] for row, spent in zip(error_rows(names, cheetah), seconds, strict=True)]
     lines = [
-        *header("Do corrections matter?", "python -m benchmarks.dice.corrections"),
-        f"Relative errors of f_hat over {lakes.shape[1]} lakes and {cheetah.shape[1]} HalfCheetah tasks of "
-        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}); 95 % t-intervals over tasks, differences paired by task.",
-        "",
-        "## FrozenLake with sampled values",
-        "",
-        "Against the exact f_hat: nu of pi_hat in the true model.",
-        "",
-        *table(columns, error_rows(lake_names, lakes)),
-        "## HalfCheetah at target speeds",
-        "",
-        f"Against {fresh} fresh episodes of pi_hat, discounted. 4,000 transitions a task; CPU seconds of an estimate.",
-        "",
-        *table([*columns, "s"], timed),
-        "![errors](corrections/error.png)",
-        "",
         "## What they change in what is learned",
         "",
-        "meta_srl with the default estimator and with plain weights, same tasks and seeds; differences paired by seed.",
+        "meta_srl with the default estimator and with plain weights, on the same tasks and seeds; differences are "
+        "paired by seed.",
         "",
     ]
     for title, (corrected, plain) in effects.items():
@@ -259,14 +175,25 @@ def page(target: Path, *, quick: bool) -> list[str]:
     return lines
 
 
+def page(target: Path, *, quick: bool) -> list[str]:
+    """Measure everything and make the page."""
+    seeds = SEEDS[:2] if quick else SEEDS
+    return [
+        *header("Do corrections matter?", "python -m benchmarks.dice.corrections"),
+        *error_section(target, seeds, quick=quick),
+        *effect_section(seeds, quick=quick),
+    ]
+
+
 def share_lines(*, quick: bool) -> list[str]:
-    """The meta-learner's share, as a section."""
+    """The section on the meta-learner's share of the training time."""
     shares = meta_learner_share(4 if quick else 24, 1 if quick else 3)
-    formatted = ", ".join(f"{share:.3f}" for share in shares)
+    listed = ", ".join(f"{share:.3f}" for share in shares)
     return [
         "## What the meta-learner costs",
         "",
-        f"Estimation and update, `{MAIN}` with two workers: share of the wall-clock of training {formatted} (at most 0.10).",
+        f"Share of estimation and update in the wall-clock time of training, `{MAIN}` with two workers: {listed} (at "
+        "most 0.10).",
         "",
     ]
 
@@ -274,8 +201,10 @@ def share_lines(*, quick: bool) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small form of everything, in a minute")
-    parser.add_argument("--results", type=Path, help="folder of the page; by default docs/results, quick: runs/quick")
+    parser.add_argument("--quick", action="store_true", help="run a small version in a minute")
+    parser.add_argument(
+        "--results", type=Path, help="folder of the page (default: docs/results, with --quick runs/quick)"
+    )
     given = parser.parse_args(arguments)
     target = given.results or (Path("runs/quick") if given.quick else RESULTS)
     with threadpool_limits(1):

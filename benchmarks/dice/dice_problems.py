@@ -1,4 +1,4 @@
-"""Off-policy problems whose occupancy and value are known: GridWalk, Taxi, random CMDPs."""
+"""Off-policy problems with known occupancy and value: GridWalk, Taxi and random MDPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIZE = 10
 
 @dataclass(frozen=True)
 class CodedTable:
-    """A table [S, A] as a policy on coded observations: ``index`` tells the state of each row."""
+    """A table [S, A] as a policy on coded observations; ``index`` returns the state of each observation."""
 
     table: FloatArray
     index: Callable[[Float32Array], NDArray[np.int64]]
@@ -37,12 +37,12 @@ class CodedTable:
         return int(self.table.shape[1])
 
     def sample(self, observations: Float32Array, rng: np.random.Generator) -> NDArray[Any]:
-        """By the inverse cumulative distribution."""
+        """Sample with the inverse cumulative distribution."""
         cumulative = np.cumsum(self.probabilities(observations), axis=1)[:, :-1]
         return np.asarray((rng.random((len(observations), 1)) >= cumulative).sum(axis=1))
 
     def log_probabilities(self, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
-        """Of the actions taken."""
+        """Log-probabilities of the actions taken."""
         return np.log(self.table[self.index(observations), actions])
 
     def probabilities(self, observations: Float32Array) -> FloatArray:
@@ -52,11 +52,11 @@ class CodedTable:
 
 @dataclass(frozen=True, eq=False)
 class TabularProblem:
-    """A Markov decision process with a target policy and what behaviour policies are mixed from.
+    """A Markov decision process with a target policy and the greedy policy that behaviour policies are mixed from.
 
-    ``successors`` [S, A, K] and ``chances`` [S, A, K] are next states and their probabilities, ``ends`` [S, A] says
-    which pairs end the episode, ``reward`` [S, A], ``initial`` [S], ``target`` and ``greedy`` [S, A]; ``codes`` [S, d]
-    are the observations that estimators on features get.
+    ``successors`` and ``chances`` [S, A, K] hold next states and their probabilities; ``ends`` [S, A] marks the pairs
+    that end the episode. ``reward``, ``target`` and ``greedy`` have shape [S, A], ``initial`` [S]. ``codes`` [S, d] are
+    the observations of estimators that work on features.
     """
 
     name: str
@@ -71,11 +71,11 @@ class TabularProblem:
     codes: Float32Array
 
     def behaviour(self, alpha: float) -> FloatArray:
-        """The greedy policy with 0.1 + 0.6 (1 - alpha) of random actions, [S, A]; alpha = 1 is the target."""
+        """The greedy policy with a share 0.1 + 0.6 (1 - alpha) of random actions [S, A]; alpha = 1 is the target."""
         return mixed(self.greedy, NOISE + 0.6 * (1.0 - alpha))
 
     def transition(self, policy: FloatArray) -> Any:
-        """P^pi, sparse [S A, S A]; rows of pairs that end are 0."""
+        """P^pi, sparse [S A, S A]; rows of pairs that end the episode are 0."""
         states, actions = policy.shape
         pairs, live = np.arange(states * actions), self.chances * ~self.ends[:, :, None]
         rows = np.repeat(pairs, self.chances.shape[2])
@@ -84,7 +84,7 @@ class TabularProblem:
         return kernel @ choose
 
     def occupancy(self, policy: FloatArray) -> FloatArray:
-        """d^pi [S, A], (1 - gamma) sum_k gamma^k P(s_k = s, a_k = a) of steps in which the episode goes on."""
+        """d^pi [S, A], (1 - gamma) sum_k gamma^k P(s_k = s, a_k = a), over steps before the end of the episode."""
         first = ((1.0 - self.discount) * self.initial[:, None] * policy).ravel()
         matrix = sparse.eye_array(first.size) - self.discount * self.transition(policy).T
         return np.asarray(spsolve(matrix.tocsc(), first)).reshape(policy.shape)
@@ -96,7 +96,7 @@ class TabularProblem:
 
     @lru_cache(maxsize=64)  # noqa: B019 - problems live as long as the benchmark
     def visited(self, alpha: float, steps: int) -> FloatArray:
-        """The share [S, A] of each pair among the live steps of the behaviour's episodes of at most ``steps``."""
+        """The share [S, A] of each pair among the steps of the behaviour's episodes, cut after ``steps``."""
         policy = self.behaviour(alpha)
         now, total, back = (self.initial[:, None] * policy).ravel(), np.zeros(policy.size), self.transition(policy).T
         back = back.tocsr()
@@ -107,11 +107,11 @@ class TabularProblem:
 
     @property
     def value(self) -> float:
-        """sum d^pi r of the target; nothing is earned after the end."""
+        """sum d^pi r of the target; rewards after the end of the episode are 0."""
         return float((self.exact * self.reward).sum())
 
     def sample(self, policy: FloatArray, episodes: int, steps: int, rng: np.random.Generator) -> TransitionSample:
-        """Whole episodes by ``policy``, all stepped together; observations [N, 1] hold the number of the state."""
+        """Complete episodes of ``policy``, stepped together; observations [N, 1] hold the index of the state."""
         state = rng.choice(len(self.initial), size=episodes, p=self.initial)
         policy_sums, chance_sums = np.cumsum(policy, axis=1)[:, :-1], np.cumsum(self.chances, axis=2)[:, :, :-1]
         alive, path = np.ones((steps, episodes), dtype=np.bool_), np.zeros((4, steps, episodes), dtype=np.int64)
@@ -146,7 +146,9 @@ def mixed(policy: FloatArray, share: float) -> FloatArray:
 
 
 def gridwalk() -> TabularProblem:
-    """10 x 10 cells, four moves, walls; reward exp(-2 L1 / 10) of the cell entered; greedy goes the longer way first.
+    """10 x 10 cells with walls and four moves; the greedy policy moves along the longer axis first.
+
+    The reward is exp(-2 L1 / 10), where L1 is the distance of the cell entered to the goal.
 
     Nachum et al. 2019, appendix.
     """
@@ -171,7 +173,7 @@ def gridwalk() -> TabularProblem:
 
 
 def taxi() -> TabularProblem:
-    """Gymnasium's Taxi-v3: 500 states, 6 actions; an episode ends at the drop-off. Greedy is optimal."""
+    """Gymnasium's Taxi-v3: 500 states, 6 actions; the drop-off ends an episode. The greedy policy is optimal."""
     env: Any = gymnasium.make("Taxi-v3").unwrapped
     table = [[env.P[s][a][0] for a in range(6)] for s in range(500)]
     successors = np.array([[entry[1] for entry in row] for row in table], dtype=np.int64)
@@ -201,7 +203,7 @@ def taxi() -> TabularProblem:
 
 
 def random_problem(seed: int) -> TabularProblem:
-    """10 states, 3 actions, 3 successors each, drawn by ``seed``; greedy is a random deterministic policy."""
+    """10 states, 3 actions and 3 successors each, drawn from ``seed``; greedy is a random deterministic policy."""
     rng = np.random.default_rng([seed, 71])
     return TabularProblem(
         name="random",
@@ -218,7 +220,7 @@ def random_problem(seed: int) -> TabularProblem:
 
 
 def coded(problem: TabularProblem, rows: TransitionSample) -> tuple[TransitionSample, CodedTable]:
-    """The sample with observations as ``codes``, and the target policy on them."""
+    """The sample with coded observations, and the target policy on them."""
     lookup = {code.tobytes(): state for state, code in enumerate(problem.codes)}
 
     def index(observations: Float32Array) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""What each learned part of a neural start brings, to docs/results/ablation.md.
+"""The contribution of each learned part of a neural start; writes docs/results/ablation.md.
 
-HalfCheetah at a target speed. Each row leaves one part of the start unlearned, or learns the rates as well; every row
-has the same tasks, seeds and steps. Finished cells are kept in ``runs/``, not computed again under the same settings.
+The task is HalfCheetah at a target speed. Each row leaves one part of the start unlearned, or also learns the rates;
+all rows share the same tasks, seeds and steps. Finished cells are kept in ``runs/`` and reused under the same settings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.meta_learning import formatted, kept
+from benchmarks.learning.meta_learning import kept
+from benchmarks.learning.meta_page import formatted
 from benchmarks.learning.several_starts import solve_held_out
 from benchmarks.result_page import header, table, write
 from distributed.settings.console import Console
@@ -48,7 +49,7 @@ WHOLE = "everything (rates fixed)"
 
 
 def cell(changes: Sequence[tuple[str, str]], seed: int) -> tuple[Path, Any]:
-    """Where a cell is kept, and how it is made."""
+    """The file of a cell, and the function that computes it."""
     config = load_config(RUN_FILE, [*SMALL, *changes, ("seed", str(seed))])
     evaluation = f"{config.evaluation.num_test_tasks}-{config.evaluation.num_iterations}"
 
@@ -67,12 +68,12 @@ def cell(changes: Sequence[tuple[str, str]], seed: int) -> tuple[Path, Any]:
 
 
 def rewards(found: Sequence[dict[str, Any]], mark: int) -> FloatArray:
-    """Mean reward of the held-out tasks after ``mark`` updates, of each seed."""
+    """Mean reward of the held-out tasks after ``mark`` updates, by seed."""
     return np.array([np.array(one["values"])[:, mark, 0].mean() for one in found])
 
 
 def violations(found: Sequence[dict[str, Any]]) -> FloatArray:
-    """Mean violation over the iterates and tasks in units of the limit, of each seed."""
+    """Mean violation over iterates and tasks, in units of the limit, by seed."""
     excess = []
     for one in found:
         limits = np.array(one["limits"])[:, None, :]
@@ -81,7 +82,7 @@ def violations(found: Sequence[dict[str, Any]]) -> FloatArray:
 
 
 def page(cells: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Both tables."""
+    """The table of results and the table of differences."""
     whole, rows, differences = cells[WHOLE], [], []
     for name, found in cells.items():
         shown = [formatted(interval(rewards(found, mark))) for mark in MARKS]
@@ -93,7 +94,7 @@ def page(cells: dict[str, list[dict[str, Any]]]) -> list[str]:
     columns = ["learned", *(f"reward after {mark} updates" for mark in MARKS), "violation / limit, mean over iterates"]
     return [
         *table([*columns, "rates at the end"], rows),
-        f"The same less `{WHOLE}`, by seed:",
+        f"Differences from `{WHOLE}`, paired by seed:",
         "",
         *table(columns, differences),
     ]
@@ -113,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [
             *header("What each part of a learned start brings", "python -m benchmarks.learning.ablation"),
             f"`{RUN_FILE} {options}`, seeds {list(SEEDS)}; means and 95 % t-intervals over seeds. Rewards are "
-            "discounted. A part that is not learned is fresh in every task: a critic is then first fitted to the Monte "
-            "Carlo returns of the task's first batch, and statistics are those of the task alone.",
+            "discounted. A part that is not learned starts fresh in every task: the critic is first fitted to the "
+            "Monte Carlo returns of the task's first batch, and the statistics come from that task alone.",
             "",
             *page(cells),
         ],

@@ -1,4 +1,4 @@
-"""The page and the plots of the learning curves, from the files that the runs left."""
+"""The page and the plots of the learning curves, made from the files of the finished runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from scipy.stats import t as student
 from benchmarks.learning.curve_tasks import TASKS, CurveTask
 from benchmarks.result_page import header, table, write
 from policies.neural.natural_gradient import TrustRegionSettings
+from tasks.contract.tabular_model import FloatArray
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # the backend comes first
@@ -25,10 +26,10 @@ Run = dict[str, Any]
 
 
 def write_page(folder: Path) -> None:
-    """docs/results/learning_curves.md and a plot per task and number of steps, from every finished run in ``folder``.
+    """Write docs/results/learning_curves.md and its plots from the finished runs in ``folder``.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: ``folder`` holds no finished run.
     """
     groups: dict[Group, list[Run]] = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
@@ -49,30 +50,32 @@ def write_page(folder: Path) -> None:
 
 
 _INTRODUCTION = [
-    "One constrained MDP, no meta-learning: neural CRPO from a fresh policy. Reward and costs are plain sums over an "
-    "episode and every figure is of the stochastic policy. `final` is CRPO's output by the rule `last`, the newest "
-    "iterate whose own batch kept the limits given to CRPO, on fresh episodes with seeds of their own. `last tenth` is "
-    "the mean over the last 10 % of the iterations, each iterate on the batch that it collected. Settings were chosen "
-    "on the seeds 100 to 102, which are not reported. Reported seeds were seen once before the settings were final: "
-    "half_cheetah, seed 0 (and the start of seed 1), with absolute damping rose to 2,944 and ended at 2,691 (cost "
-    "19.9). The cause was looked for on seed 100 (decision 0021). hopper with discount 0.99: seed 0 with steps of one "
-    "length came to 1,714 and ended at 566, with a shrinking trust region it came to 1,691 and ended at 188; seed 1 "
-    "held 1,595 to 2.6 million steps, where it was stopped; runs of 1.5 million steps of one length, judged by their "
-    "best iterate that kept its limit, gave 1,715, 1,659 and 714 (seeds 0, 1, 2; costs 16, 18, 7). The discount was "
-    "then changed, on seed 101 (decision 0022). Every hopper run below was made after that, every half_cheetah run "
-    "after decision 0021. point_goal, seed 0: 3 million steps with CRPO's limit at 20 and steps of one length ended "
-    "at reward 11.5 and cost 35; 2.4 million with 40 episodes an iteration and a limit of 15 came to 3.8, where the "
-    "run was stopped. The seed below was not seen before (decision 0024).",
+    "Neural CRPO from a fresh policy on one constrained MDP, without meta-learning. Reward and costs are undiscounted "
+    "sums over an episode, and every figure is for the stochastic policy. `final` is CRPO's output under the rule "
+    "`last` (the newest iterate whose own batch kept the limits given to CRPO), measured on fresh episodes with their "
+    "own seeds. `last tenth` is the mean over the last 10 % of the iterations, each iterate on its own batch. Settings "
+    "were chosen on seeds 100 to 102, which are not reported.",
     "",
-    "half_cheetah and hopper are Safety-Gymnasium's velocity tasks on Gymnasium's v5 models: its own reward, episodes "
-    "of 1,000 steps, cost 1 in each step whose speed is above 3.2096 and 0.7402 m/s. The published results were made "
-    "on that package's own, older versions. acrobot has Gymnasium's own links and limits of 10 on the plain sum of "
+    "Some reported seeds had been run before the settings were final. half_cheetah: with absolute damping, seed 0 "
+    "(and the beginning of seed 1) rose to 2,944 and ended at 2,691 (cost 19.9). The cause was studied on seed 100, "
+    "and every half_cheetah run below is later than decision 0021. hopper with discount 0.99: seed 0 reached 1,714 "
+    "and ended at 566 with a constant trust region; with a shrinking one it reached 1,691 and ended at 188. Seed 1 "
+    "held 1,595 until it was stopped at 2.6 million steps. Runs of 1.5 million steps with a constant trust region, "
+    "judged by their best iterate that kept its limit, gave 1,715, 1,659 and 714 (seeds 0, 1, 2; costs 16, 18, 7). "
+    "The discount was then changed on seed 101, and every hopper run below is later than decision 0022. point_goal: "
+    "seed 0 ended at reward 11.5 and cost 35 after 3 million steps with a constant trust region and CRPO's limit at "
+    "20; with 40 episodes an iteration and a limit of 15, it reached 3.8 after 2.4 million steps and was stopped. The "
+    "seed reported below had not been run before (decision 0024).",
+    "",
+    "half_cheetah and hopper are Safety-Gymnasium's velocity tasks on Gymnasium's v5 models: Gymnasium's own reward, "
+    "episodes of 1,000 steps, and a cost of 1 for each step faster than 3.2096 and 0.7402 m/s. The published results "
+    "used that package's older models. acrobot has Gymnasium's own links and a limit of 10 on the undiscounted sum of "
     "each cost. Plots show means over ten iterations.",
     "",
 ]
 
 
-def _curve(path: Path) -> dict[str, np.ndarray]:
+def _curve(path: Path) -> dict[str, FloatArray]:
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     numbers = [key for key in rows[0] if key in ("steps", "reward") or key.startswith("cost_")]
@@ -91,15 +94,15 @@ def interval(values: Sequence[float]) -> str:
 def _overview(groups: dict[Group, list[Run]]) -> list[str]:
     rows = []
     for (name, steps), runs in groups.items():
-        columns = range(len(runs[0]["final"]))
-        cells = [[interval([run[key][i] for run in runs]) for i in columns] for key in ("final", "last_tenth")]
+        objectives = range(len(runs[0]["final"]))
+        cells = [[interval([run[key][i] for run in runs]) for i in objectives] for key in ("final", "last_tenth")]
         limits = ", ".join(f"{limit:g}" for limit in runs[0]["limits"])
         figures = [text for reward, *costs in cells for text in (reward, "; ".join(costs))]
         rows.append([name, f"{steps:,}", len(runs), limits, *figures])
     columns = ["task", "steps", "seeds", "limits", "final reward", "final costs", "last tenth, reward", "costs"]
     return [
         *table(columns, rows),
-        "Mean over the seeds ± half of the 95 % interval over seeds (Student's t).",
+        "Mean over seeds ± half the width of the 95 % interval over seeds (Student's t).",
         "",
     ]
 
@@ -158,11 +161,11 @@ def _levels(axis: Any, task: CurveTask, index: int) -> None:
         axis.axhline(level.reward, color="black", ls=style, lw=1, label=f"{level.algorithm}, 10 million steps")
 
 
-def _smooth(values: np.ndarray, window: int = 10) -> np.ndarray:
+def _smooth(values: FloatArray, window: int = 10) -> FloatArray:
     """Mean of the last ``window`` iterations, fewer at the start."""
     sums = np.cumsum(values)
     sums[window:] -= sums[:-window].copy()
-    return sums / np.minimum(np.arange(1, len(values) + 1), window)
+    return np.asarray(sums / np.minimum(np.arange(1, len(values) + 1), window))
 
 
 def _region(chosen: TrustRegionSettings) -> str:
@@ -192,9 +195,9 @@ def _settings(groups: Sequence[Group]) -> list[str]:
     return [
         "## Settings",
         "",
-        "Everything else is `NeuralSettings`' default; `benchmarks/learning/curve_tasks.py` has all of them with the "
-        "reasons. "
-        "Runs of more than 3 million steps have larger iterations (and more copies), not more of them.",
+        "All other settings are the defaults of `NeuralSettings`; `benchmarks/learning/curve_tasks.py` lists the "
+        "choices with their reasons. Runs of more than 3 million steps have larger iterations and more copies, not "
+        "more iterations.",
         "",
         *table([*columns, "limits given to CRPO"], rows),
     ]

@@ -1,4 +1,4 @@
-"""The tasks of the learning curves, what was published on them, and the settings of neural CRPO found for each."""
+"""The tasks of the learning curves, the published results on them, and the settings of neural CRPO for each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from policies.neural.critic import CriticSettings
 from policies.neural.natural_gradient import TrustRegionSettings
 from policies.neural.update import NeuralSettings
 from tasks.contract.family_registry import make_family
+from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 from tasks.mujoco.robots import ROBOTS
 from tasks.stepping.batch import BatchEnvironment, make_batch
@@ -30,10 +31,10 @@ class Published:
 
 @dataclass(frozen=True)
 class CurveTask:
-    """One task with its limits [p] on the plain sums of an episode's costs, and how it is learned.
+    """One task with its limits [p] on the undiscounted costs of an episode, and its learning settings.
 
-    ``settings`` leaves ``num_iterations`` to :meth:`settings_for`. ``margin`` [p] is what the solver's limits
-    are below the task's own: the estimates that choose a branch are noisy, and CRPO circles its limit.
+    ``settings`` leaves ``num_iterations`` to :meth:`settings_for`. The solver's limits lie ``margin`` [p] below the
+    task's own, because the estimates that choose a branch are noisy and CRPO oscillates around its limit.
     """
 
     family: str
@@ -47,9 +48,9 @@ class CurveTask:
     published: tuple[Published, ...] = ()
 
     def settings_for(self, steps: int) -> NeuralSettings:
-        """The settings of a run of so many steps: beyond 3 million, iterations become larger and not more.
+        """The settings of a run of this length: beyond 3 million steps, iterations grow in size and not in number.
 
-        Noise of the policy shrinks with every update. The less of it there is, the more episodes a gradient needs.
+        The policy's noise shrinks with every update; the less noise there is, the more episodes a gradient needs.
         """
         chosen = self.settings
         factor = max(1, math.ceil(steps / _MOST_STEPS_OF_SMALL_ITERATIONS))
@@ -69,7 +70,7 @@ class CurveTask:
 def _speed_limit(
     robot: str, published: tuple[Published, ...], settings: NeuralSettings, margin: float, discount: float = 0.99
 ) -> CurveTask:
-    """Safety-Gymnasium's velocity task: Gymnasium's own reward, cost 1 a step over the threshold, 1,000 steps."""
+    """Safety-Gymnasium's velocity task: Gymnasium's reward, cost 1 for each step above the threshold, 1,000 steps."""
     return CurveTask(
         family=robot,
         family_parameters={"variant": "speed_limit", "horizon": 1000},
@@ -93,33 +94,33 @@ _SETTINGS = NeuralSettings(
     trust_region=TrustRegionSettings(delta_max=0.02, damping_unit="fisher"),
     critic=CriticSettings(epochs=5),
 )
-"""Found on the seeds 100 to 102; figures are rewards of the last tenth after 1 million steps (hopper: 0.8 million).
+"""Chosen on seeds 100 to 102. Figures are rewards of the last tenth after 1 million steps (hopper: 0.8 million).
 
-- ``damping_unit`` (decision 0021): with an absolute damping of 0.1 half_cheetah comes to 2,930 at cost 23 after 1.7
-  million steps, its std is 0.1, and then it loses its limit: 120 iterations on, cost 68 with every step spent on
-  lowering it. The Fisher matrix grows as 1 / std^2, the same damping counts less and less, and the step follows
-  directions that 5,000 samples do not determine. From the same policy a damping of 1 gives cost 28, one of 10 cost 21.
-  In units of the Fisher matrix a fresh run reaches 3,003 at cost 20 after 2.8 million steps, and is faster from the
-  start (2,812 at 1 million).
+- ``damping_unit`` (decision 0021): with an absolute damping of 0.1, half_cheetah reaches 2,930 at cost 23 after 1.7
+  million steps, where its std is 0.1. Then it loses its limit: 120 iterations later the cost is 68, although every step
+  lowers the cost. The Fisher matrix grows as 1 / std^2, so the same damping matters less and less, and the step follows
+  directions that 5,000 samples do not determine. From the same policy, a damping of 1 gives cost 28 and one of 10 cost
+  21. In units of the Fisher matrix, a fresh run reaches 3,003 at cost 20 after 2.8 million steps, and it is faster from
+  the start (2,812 at 1 million).
 
-The rest was found before that, with absolute damping:
+The other settings were chosen earlier, with absolute damping:
 
-- A rate of 1 is far beyond the trust region, so ``delta_max`` sets the length of every step. 0.05 was little better
-  than 0.02 on half_cheetah (1,897 and 1,792). Shorter steps on the cost (its rate 0.003) were worse: 1,575.
-- 5 whole episodes an iteration, twice as many updates, beat 10: 2,353 to 1,792 on half_cheetah, and 1,589 to 522 on a
-  hopper that else falls after half of its episode (``keep_satisfied`` did not help it: 621).
+- A rate of 1 is far outside the trust region, so ``delta_max`` sets the length of every step. 0.05 was little better
+  than 0.02 on half_cheetah (1,897 and 1,792). Shorter steps on the cost (rate 0.003) were worse: 1,575.
+- 5 complete episodes an iteration, with twice as many updates, beat 10: 2,353 to 1,792 on half_cheetah, and 1,589 to
+  522 on hopper, which otherwise falls after half of its episode (``keep_satisfied`` did not help: 621).
 - ``initial_log_std`` -1 beat -0.5 on half_cheetah, 2,598 to 1,792 (with 5 episodes 2,739, 2,709 and 2,753 on three
-  seeds): with the noise of -0.5 the speed varies so much that the limit binds at a low mean speed. Hopper explores too
+  seeds): with the noise of -0.5, the speed varies so much that the limit binds at a low mean speed. Hopper explores too
   little with -1 (two seeds with 10 episodes: 468 and 367) and keeps -0.5 (with 5 episodes 1,403, 1,589 and 1,514).
-- The critic is fitted in 5 passes instead of 10 to save time.
-- The margin of 5: the branch is chosen on 5 episodes' costs, and the iterates circle the limit that CRPO is given.
+- The critic makes 5 passes instead of 10 to save time.
+- The margin is 5: the costs of 5 episodes choose the branch, and the iterates oscillate around CRPO's limit.
 """
 
 _SHRINKING = _SETTINGS.trust_region.model_copy(update={"delta_last": 0.001})
-"""For hopper; decision 0022 has the figures, among them runs with a discount of 0.99 that collapsed."""
+"""For hopper; decision 0022 has the figures, including runs with a discount of 0.99 that collapsed."""
 
 _HOPPER_DISCOUNT = 0.997
-"""A hopper's step takes 0.008 s (half_cheetah: 0.05 s), so 0.99 looks 0.8 s ahead and hardly sees its falls."""
+"""A step of hopper takes 0.008 s (half_cheetah: 0.05 s), so 0.99 looks 0.8 s ahead and misses most falls."""
 
 _NAVIGATION = {
     "steps_per_iteration": 10_000,
@@ -127,7 +128,7 @@ _NAVIGATION = {
     "initial_log_std": -0.5,
     "trust_region": _SETTINGS.trust_region.model_copy(update={"delta_last": 0.002}),
 }
-"""Costs of single episodes have a long tail; decision 0024 tells what that does to CRPO and why the margin is 10."""
+"""Costs of single episodes have a long tail; decision 0024 explains the effect on CRPO and the margin of 10."""
 
 TASKS = {
     "half_cheetah": _speed_limit(
@@ -165,6 +166,6 @@ TASKS = {
 }
 
 
-def solver_limits(task: CurveTask) -> np.ndarray:
-    """The limits [p] that CRPO is given."""
+def solver_limits(task: CurveTask) -> FloatArray:
+    """The limits [p] given to CRPO."""
     return np.array(task.limits) - np.array(task.margin)

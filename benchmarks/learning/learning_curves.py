@@ -1,8 +1,8 @@
-"""Learning curves of neural CRPO alone, from fresh policies: CSV files, a plot and docs/results/learning_curves.md.
+"""Learning curves of neural CRPO from fresh policies: CSV files, plots and docs/results/learning_curves.md.
 
-``python -m benchmarks.learning.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2`` trains; every
-iteration is written as it ends, so a run that is stopped leaves its curve. ``--page`` makes the page of
-all runs that are there.
+``python -m benchmarks.learning.learning_curves --task half_cheetah --steps 3000000 --seeds 0 1 2`` trains. Every
+iteration is written when it ends, so an interrupted run keeps its curve. ``--page`` writes the page of all finished
+runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EVALUATION_EPISODES, _EVALUATION_STREAM = 100, 31
 
 
 def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> dict[str, Any]:
-    """One run: its rows to ``folder``, then its summary beside them."""
+    """Train once; write the rows and then the summary to ``folder``."""
     settings = task.settings_for(steps)
     batch = task.batch(settings.num_copies)
     problem = Problem(
@@ -74,9 +74,9 @@ def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> di
 
 
 def chosen(before: NeuralIteration | None, now: NeuralIteration, rule: str) -> NeuralIteration:
-    """CRPO's output so far, among the iterates that kept the solver's limits (before there is one, the newest).
+    """CRPO's output so far: one of the iterates that kept the solver's limits, or the newest one if none has.
 
-    ``last``: the newest of them; ``best``: the one whose own batch earned most.
+    ``last`` takes the newest of them, ``best`` the one whose own batch has the highest reward.
     """
     assert now.update is not None
     earlier_kept_them = before is not None and before.update is not None and before.update.branch == REWARD_BRANCH
@@ -105,7 +105,7 @@ def _columns(num_costs: int) -> list[str]:
 
 
 def row(iteration: NeuralIteration, settings: NeuralSettings, seconds: float) -> dict[str, float | str]:
-    """One line of the curve; ``steps`` are those taken when the iterate's batch was complete."""
+    """One line of the curve; ``steps`` counts the steps up to the end of the iterate's batch."""
     update = iteration.update
     assert update is not None
     actor = iteration.policy.actor
@@ -127,7 +127,7 @@ def row(iteration: NeuralIteration, settings: NeuralSettings, seconds: float) ->
 
 
 def evaluate(task: CurveTask, policy: PolicyState, seed: int) -> FloatArray:
-    """Reward and costs of fresh whole episodes of the stochastic policy, [episodes, 1+p]."""
+    """Reward and costs [episodes, 1+p] of fresh, complete episodes of the stochastic policy."""
     batch = task.batch(EVALUATION_EPISODES)
     own_seed = int(np.random.SeedSequence([seed, _EVALUATION_STREAM]).generate_state(1)[0])
     data = NeuralRollouts(batch, batch.horizon, own_seed, "evaluation").collect(policy, 0)
@@ -145,7 +145,7 @@ def summarise(
     rows: list[dict[str, float | str]],
     final: FloatArray,
 ) -> dict[str, Any]:
-    """What the page shows of a run."""
+    """The numbers of a run that the page shows."""
     keys = ["reward", *(f"cost_{i + 1}" for i in range(len(task.limits)))]
     last = rows[-max(1, len(rows) // 10) :]
     error = final.std(axis=0, ddof=1) / np.sqrt(len(final))
@@ -167,13 +167,13 @@ def summarise(
 
 
 def main() -> None:
-    """Train what was asked for."""
+    """Train as the arguments say, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(TASKS), default="half_cheetah")
     parser.add_argument("--steps", type=int, default=3_000_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=CURVES)
-    parser.add_argument("--page", action="store_true", help="train nothing; write the page of the runs that are there")
+    parser.add_argument("--page", action="store_true", help="write the page of the finished runs without training")
     arguments = parser.parse_args()
     if arguments.page:
         write_page(CURVES)

@@ -1,4 +1,4 @@
-"""How much of a wrong learning rate is recovered: ``make results`` writes docs/results/learning_rates.md."""
+"""How well learned rates recover from a wrong initial rate; ``make results`` writes docs/results/learning_rates.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from benchmarks.learning.similarity_curve import Rows
+from benchmarks.learning.kept_rows import Rows
 from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
 from distributed.jobs.training_job import Workplace, workplace
@@ -37,7 +37,7 @@ def score(config: RunConfig, place: Workplace, rates: LearningRateSettings) -> f
 
 
 def main() -> None:
-    """Best fixed rate of the grid, then learned rates from ten times less and ten times more."""
+    """Find the best fixed rate of the grid, then learn rates from a tenth and from ten times of it."""
     base = load_config(Path("deploy/runs/frozen_lake.yaml"), [("tracking.enabled", "false")])
     console = Console()
     recovered: dict[str, list[float]] = {}
@@ -59,11 +59,11 @@ def main() -> None:
             console.say(f"seed {seed}: best fixed {best}; " + ", ".join(f"{k} {v[-1]:.4f}" for k, v in scores.items()))
     lines = header("Recovering from a wrong learning rate", "make results")
     lines += [
-        "frozen_lake 8x8, high similarity, the main job's settings but for the rates; one rate for all objectives at "
-        f"the start; seeds {list(SEEDS)}. Score: mean over the last half of the training tasks of max(gap, 0) / J_0* "
-        "plus the violation during adaptation over the limit (less is better). Recovered: the share of the difference "
-        "between the wrong rate kept fixed and the best fixed rate that the learned rate makes good; above 1 it beats "
-        "every fixed rate.",
+        "frozen_lake 8x8, high similarity, the main job's settings except for the rates; all objectives start from the "
+        f"same rate; seeds {list(SEEDS)}. Score: max(gap, 0) / J_0* plus the violation during adaptation over the "
+        "limit, mean over the last half of the training tasks (smaller is better). Recovered: the share of the "
+        "difference in score between the wrong fixed rate and the best fixed rate that learning the rate recovers; "
+        "above 1, the learned rate beats every fixed rate.",
         "",
         *table(["", "score"], [[name, _formatted(values)] for name, values in scores.items()]),
         *table(

@@ -1,8 +1,8 @@
-"""Does the learned start help on held-out tasks? ``make results`` writes docs/results/meta_learning_*.md.
+"""Does the learned start help on held-out tasks? ``make results-neural`` writes docs/results/meta_learning_*.md.
 
-For each seed: meta-train as the run file says, then solve the held-out tasks from the learned start and from a fresh
-network, and from a fresh network for 200,000 steps a task as the level to reach. Finished seeds are kept in ``runs/``
-and not computed again under the same settings.
+For each seed, meta-train as the run file says, then solve the held-out tasks from the learned start and from a fresh
+network. A fresh network trained for 200,000 steps on each task sets the reference level. Finished seeds are kept in
+``runs/`` and reused under the same settings.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from distributed.storage.checkpoints import write_atomically
 from meta.methods.baselines import Bench
 from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
-from policies.common.results import Start
+from policies.common.results import Starts
 from policies.neural.update import NeuralSettings
 from policies.solving.solve_task import WithinTask
 from tasks.contract.task import Task, TaskFamily
@@ -42,7 +42,7 @@ from tasks.stepping.batch import make_batch
 
 
 def idle_reward(family: TaskFamily, task: Task) -> float:
-    """Undiscounted reward of one episode without any torque: zeros, or the middle one of discrete actions."""
+    """Undiscounted reward of one episode without torque: action 0, or the middle one of three discrete actions."""
     batch = make_batch(family, task, 1)
     actions = np.zeros((1, batch.action_low.size), np.float32) if batch.action_low is not None else np.array([1])
     batch.reset(np.arange(1), np.array([task.seed]))
@@ -56,8 +56,8 @@ def idle_reward(family: TaskFamily, task: Task) -> float:
     return total
 
 
-def solve_all(place: Workplace, tasks: Sequence[Task], start: Start, within: WithinTask) -> dict[str, Any]:
-    """Curves of every task in task order: ``episodic`` [N, M+1, 1+p] (undiscounted) and ``values`` (discounted)."""
+def solve_all(place: Workplace, tasks: Sequence[Task], start: Starts, within: WithinTask) -> dict[str, Any]:
+    """Curves [N, M+1, 1+p] of all tasks in task order: ``episodic`` (undiscounted) and ``values`` (discounted)."""
     solved = (item.result for item in place.pool.solve(tasks, start, within, collect=False))
     results = sorted(solved, key=lambda result: result.task.index)
     episodic = [result.episodic for result in results if result.episodic is not None]
@@ -82,7 +82,7 @@ def learned_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
 
 
 def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
-    """What does not depend on meta-training: the tasks, no torque, a fresh start, and the level that it reaches."""
+    """Everything that does not depend on meta-training: tasks, idle rewards, the fresh start and its final level."""
     experiment = config.experiment
     drawn: Drawn = draw(place.pool, experiment)
     within = experiment.held_out_within
@@ -114,12 +114,12 @@ def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
 
 
 def beginning(curves: dict[str, Any], num_iterations: int) -> dict[str, Any]:
-    """The curves of ``num_iterations`` updates: the longer run's first ones, where all its steps are of one length."""
+    """The first ``num_iterations`` updates of longer curves; valid when the step length does not change over a run."""
     return {name: [rows[: num_iterations + 1] for rows in curve] for name, curve in curves.items()}
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is in ``path``, made first where it is not there."""
+    """The contents of ``path``; computed and written first if the file does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(make()).encode())
@@ -128,7 +128,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def reference_digest(config: RunConfig) -> str:
-    """Digest of all that :func:`reference_part` depends on."""
+    """Digest of everything that :func:`reference_part` depends on."""
     family = {key: value for key, value in config.family.model_dump(mode="json").items() if key != "num_tasks"}
     evaluation = config.evaluation.model_dump(mode="json", include={"num_test_tasks", "num_iterations", "rate_grid"})
     parts = [family, config.within_task.model_dump(mode="json"), evaluation, config.evaluation.grid_tasks]
@@ -136,11 +136,11 @@ def reference_digest(config: RunConfig) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, then write the page."""
+    """Compute the missing seeds, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_file", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--pool", choices=["local", "ray"], help="local: this process alone; else as the run file says")
+    parser.add_argument("--pool", choices=["local", "ray"], help="local: one process (default: the run file's pool)")
     given = parser.parse_args(arguments)
     pool = [] if given.pool is None else [("cluster.pool", given.pool)]
     config = load_config(given.run_file, [("tracking.enabled", "false"), *pool])

@@ -1,4 +1,4 @@
-"""The page of the meta-learning benchmark: how far along the way to a level, at what cost; its tables and plots."""
+"""The page of the meta-learning benchmark: progress towards a reference level and its cost, as tables and plots."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tasks.contract.tabular_model import FloatArray
 
 SCRATCH_STEPS = 200_000
 LEVEL_OVER = 5
-"""The level that a fresh start reaches: mean over so many last iterations."""
+"""The reference level is the fresh start's mean over this many last iterations."""
 MARKS = (0, 1, 5, 10)
 OTHER_SPEEDS, OTHER_REWARDS = np.array([1.0, 1.69]), np.array([-38.0, -77.0])
-"""OmniSafe's CRPO from scratch after 200,000 steps at two target speeds of half_cheetah, its cost limit kept."""
+"""OmniSafe's CRPO from scratch after 200,000 steps at two target speeds of half_cheetah, within its cost limit."""
 OTHER_HORIZON = 200
-"""Steps of an episode in which that was measured."""
+"""Steps of an episode in that measurement."""
 
 
 def other_share_left(speeds: FloatArray) -> FloatArray:
-    """What OmniSafe's CRPO leaves of the loss of standing still (200 v*), [N].
+    """The loss of OmniSafe's CRPO as a share [N] of the loss of standing still (200 v*).
 
-    Linear in v* between the two speeds measured and constant beyond them.
+    Interpolated linearly in v* between the two measured speeds, constant outside them.
     """
     return np.interp(speeds, OTHER_SPEEDS, -OTHER_REWARDS / (OTHER_HORIZON * OTHER_SPEEDS))
 
 
 def other_level(cell: dict[str, Any]) -> float | None:
-    """Mean reward over a seed's held-out tasks that OmniSafe's CRPO would reach; None where that loss is another."""
+    """Mean reward of OmniSafe's CRPO on a seed's held-out tasks; None if the family has a different reward."""
     if any("target_speed" not in task for task in cell["parameters"]):
         return None
     speeds = np.array([task["target_speed"] for task in cell["parameters"]])
@@ -48,12 +48,12 @@ def other_level(cell: dict[str, Any]) -> float | None:
 
 
 def own_level(cell: dict[str, Any]) -> float:
-    """Mean reward over a seed's held-out tasks that a fresh start reaches after SCRATCH_STEPS."""
+    """Mean reward of the fresh start on a seed's held-out tasks after SCRATCH_STEPS."""
     return float(np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean())
 
 
 def share_of_the_way(cell: dict[str, Any], name: str, level: float | None = None) -> FloatArray:
-    """(R_m - R_idle) / (R_level - R_idle) [M+1] of mean episode rewards: 0 is no torque, 1 the (own) level."""
+    """(R_m - R_idle) / (R_level - R_idle) [M+1] of mean episode rewards: 0 is no torque, 1 the reference level."""
     level = own_level(cell) if level is None else level
     idle = float(np.mean(cell["idle"]))
     return np.asarray((np.array(cell[name]["episodic"])[:, :, 0].mean(axis=0) - idle) / (level - idle))
@@ -70,7 +70,7 @@ def formatted(found: Interval, digits: int = 1) -> str:
 
 
 def curve_rows(cells: Sequence[dict[str, Any]], name: str) -> list[list[object]]:
-    """Rows of the table of a start: reward, its share of the way, and cost after m updates, over seeds."""
+    """Table rows of one start: reward, share of the way, and cost after m updates, over seeds."""
     rows: list[list[object]] = []
     for mark in MARKS:
         rewards = [np.array(cell[name]["episodic"])[:, mark, 0].mean() for cell in cells]
@@ -88,7 +88,7 @@ def curve_rows(cells: Sequence[dict[str, Any]], name: str) -> list[list[object]]
 
 
 def other_reference(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """How far along the way to OmniSafe's level, where tasks have a target speed."""
+    """Progress towards OmniSafe's level; empty if tasks have no target speed."""
     levels = [other_level(cell) for cell in cells]
     known = [level for level in levels if level is not None]
     if len(known) < len(cells):
@@ -98,52 +98,60 @@ def other_reference(cells: Sequence[dict[str, Any]]) -> list[str]:
         shares = [share_of_the_way(cell, name, level) for cell, level in zip(cells, known, strict=True)]
         rows += [[f"`{name}`", mark, formatted(interval([share[mark] for share in shares]), 2)] for mark in MARKS]
     points = " and ".join(
-        f"{reward:.0f} at v* = {speed:g} (a share {share:.3f} of standing still's loss of {OTHER_HORIZON} v*)"
+        f"{reward:.0f} at v* = {speed:g} (a share of {share:.3f} of {OTHER_HORIZON} v*, the loss of standing still)"
         for speed, reward, share in zip(OTHER_SPEEDS, OTHER_REWARDS, other_share_left(OTHER_SPEEDS), strict=True)
     )
     return [
-        "A second level, for orientation: OmniSafe's CRPO from scratch, measured at two target speeds only, was after "
-        f"200,000 steps at {points}. With that share linear in v* between the two and constant beyond them, "
-        f"the held-out tasks' level is {formatted(interval(known))}.",
+        "A second reference is OmniSafe's CRPO from scratch, measured at two target speeds only: after 200,000 steps "
+        f"it reached {points}. With that share interpolated linearly in v*, and constant outside the two speeds, the "
+        f"level of the held-out tasks is {formatted(interval(known))}.",
         "",
         *table(["start", "updates", "share of the way to OmniSafe's level"], rows),
     ]
 
 
-def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem: str) -> list[str]:
-    """The whole page."""
-    within = config.within_task
-    assert isinstance(within, NeuralSettings)
-    worst = {
-        name: formatted(interval([relative_costs(cell, name).mean(axis=0).max() for cell in cells]), 3)
-        for name in ("meta_srl", "random")
-    }
-    everywhere = {
-        name: formatted(interval([(relative_costs(cell, name) > 1.0).any(axis=2).mean() for cell in cells]), 3)
-        for name in ("meta_srl", "random")
-    }
+def introduction(config: RunConfig, within: NeuralSettings, cells: Sequence[dict[str, Any]]) -> list[str]:
+    """The setting of the page, and what its numbers mean."""
     level = interval([own_level(cell) for cell in cells])
     kept = interval([relative_costs(cell, "level")[:, -LEVEL_OVER:].mean(axis=(0, 1)).max() for cell in cells])
     start = interval([np.array(cell["meta_srl"]["episodic"])[:, 0, 0].mean() for cell in cells])
     idle = interval([float(np.mean(cell["idle"])) for cell in cells])
+    minutes, steps = interval([cell["minutes"] for cell in cells]), np.mean([cell["train_steps"] for cell in cells])
     return [
-        *header(f"Meta-learning on {config.name}", command),
         f"Seeds {[cell['seed'] for cell in cells]}; {config.family.num_tasks} training tasks of "
-        f"{within.num_iterations} updates, {np.mean([cell['train_steps'] for cell in cells]):.3g} environment steps in "
-        f"{formatted(interval([cell['minutes'] for cell in cells]))} minutes with {cells[0]['workers']} worker(s); "
-        f"{config.evaluation.num_test_tasks} held-out tasks a seed, updates of {within.steps_per_iteration} steps.",
+        f"{within.num_iterations} updates, {steps:.3g} environment steps in {formatted(minutes)} minutes with "
+        f"{cells[0]['workers']} worker(s); {config.evaluation.num_test_tasks} held-out tasks a seed, updates of "
+        f"{within.steps_per_iteration} steps.",
         "",
-        "Rewards are undiscounted sums of an episode; costs and limits are discounted as the family says. Both are "
-        "estimates from the batch of each iterate: the stochastic policy, not its mean action; continuous actions are "
-        "clipped to their bounds before use. The way leads from no torque at all "
-        f"({formatted(idle)}) to what a fresh start reaches after {SCRATCH_STEPS:,} steps on the same tasks ({formatted(level)}, "
-        f"mean of the last {LEVEL_OVER} iterations; largest mean cost over its limit {formatted(kept, 3)}). CRPO keeps "
+        "Rewards are undiscounted sums over an episode; costs and limits are discounted as the family specifies. Both "
+        "are estimates from the batch of each iterate, for the stochastic policy and not its mean action; continuous "
+        f"actions are clipped to their bounds. The way leads from no torque ({formatted(idle)}) to the reward of a "
+        f"fresh start after {SCRATCH_STEPS:,} steps on the same tasks ({formatted(level)}, mean of the last "
+        f"{LEVEL_OVER} iterations; largest mean cost over its limit {formatted(kept, 3)}). CRPO keeps "
         f"{within.safety_margin:.0%} of every limit free. Means and 95 % t-intervals over seeds. The learned start "
         f"itself earns {formatted(start)}.",
         "",
+    ]
+
+
+def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem: str) -> list[str]:
+    """The complete page."""
+    within, names = config.within_task, ("meta_srl", "random")
+    assert isinstance(within, NeuralSettings)
+    relative = {name: [relative_costs(cell, name) for cell in cells] for name in names}
+    worst = {
+        name: formatted(interval([costs.mean(axis=0).max() for costs in found]), 3) for name, found in relative.items()
+    }
+    everywhere = {
+        name: formatted(interval([(costs > 1.0).any(axis=2).mean() for costs in found]), 3)
+        for name, found in relative.items()
+    }
+    return [
+        *header(f"Meta-learning on {config.name}", command),
+        *introduction(config, within, cells),
         *table(
             ["start", "updates", "reward", "share of the way", "mean cost / limit (worst cost)", "tasks over a limit"],
-            [row for name in ("meta_srl", "random") for row in curve_rows(cells, name)],
+            [row for name in names for row in curve_rows(cells, name)],
         ),
         *table(
             ["start", "largest mean cost / limit of any iteration", "tasks x iterations over a limit"],
@@ -156,7 +164,7 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
 
 
 def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """Reward and cost over updates: one line a seed, the level and no torque as lines."""
+    """Plot reward and cost over updates: one curve for each seed, with lines for the level and for no torque."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     for name, colour in (("meta_srl", "#d62728"), ("random", "#888888")):
         for number, cell in enumerate(cells):
@@ -167,9 +175,9 @@ def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
                 label = None
     level = np.mean([own_level(cell) for cell in cells])
     left.axhline(level, color="#2ca02c", linestyle="--", label=f"fresh start after {SCRATCH_STEPS:,} steps")
-    others = [other_level(cell) for cell in cells]
-    if None not in others:
-        left.axhline(np.mean(others), color="#1f77b4", linestyle="--", label="OmniSafe's CRPO after 200,000 steps")
+    known = [found for cell in cells if (found := other_level(cell)) is not None]
+    if len(known) == len(cells):
+        left.axhline(np.mean(known), color="#1f77b4", linestyle="--", label="OmniSafe's CRPO after 200,000 steps")
     left.axhline(np.mean([cell["idle"] for cell in cells]), color="black", linestyle=":", label="no torque")
     right.axhline(1.0, color="black", linestyle="--", label="limit")
     for axis, title in ((left, "reward of an episode"), (right, "mean discounted cost / limit")):
@@ -183,7 +191,7 @@ def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def plot_by_task(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """Reward of every held-out task against the number that varies, where one number does."""
+    """Plot the reward of every held-out task against the one parameter that varies."""
     name = next(iter(cells[0]["parameters"][0]))
     varied = np.concatenate([[task[name] for task in cell["parameters"]] for cell in cells])
     figure, axis = plt.subplots(figsize=(6.5, 4))

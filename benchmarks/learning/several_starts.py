@@ -1,8 +1,8 @@
-"""Do two initialisations win where one cannot? The answer goes to docs/results/groups.md.
+"""Do two initialisations help where tasks form two groups? Writes docs/results/groups.md.
 
-Two families of two groups: lakes from two base maps, and a HalfCheetah that is to run forwards or backwards. For each
-seed: meta-train with one and with two initialisations, then solve the same held-out tasks. The label of a task is used
-for this page only. Finished cells are kept in ``runs/`` and not computed again under the same settings.
+Two families have two groups each: lakes from two base maps, and a HalfCheetah that runs forwards or backwards. For each
+seed, meta-train with one and with two initialisations, then solve the same held-out tasks. Only this page reads the
+groups' labels. Finished cells are kept in ``runs/`` and reused under the same settings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,17 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.learning.meta_learning import formatted, kept
+from benchmarks.learning.kept_rows import Rows
+from benchmarks.learning.meta_learning import kept
+from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from meta.measuring.measures import interval, measure
 from meta.training.experiment import draw
-from meta.training.loop import Finished, Position, TrainingPlan, train
+from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool
-from meta.training.records import Row
-from policies.common.results import Start, Starts, TaskResult
+from policies.common.results import Start, Starts
 from policies.solving.solve_task import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
@@ -43,26 +43,11 @@ ROBOT = (
 )
 NAMES = {"fresh": "none learned", "1": "K = 1", "2": "K = 2"}
 _SAME_MAP = 8
-"""Lakes that differ in fewer tiles come from the same base map: within a group at most 2 differ, between them 14."""
-
-
-@dataclass
-class Rows:
-    """Keeps the rows of a run; a tracker."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        """Not needed."""
-
-    def round_finished(self, state: Any, rows: Sequence[Row]) -> None:
-        """Keep the rows."""
-        del state
-        self.rows += rows
+"""Lakes that differ in fewer tiles share a base map: at most 2 tiles differ within a group, 14 between groups."""
 
 
 def labels(tasks: Sequence[Task], first: Task) -> list[int]:
-    """The true group of every task: 0 that of ``first``, else 1."""
+    """The true group of every task: 0 for the group of ``first``, 1 for the other."""
     if "weights" in first.parameters:
         return [int(task.parameters["weights"][0] * first.parameters["weights"][0] < 0.0) for task in tasks]
     maps = [np.array(list("".join(task.parameters["desc"]))) for task in (first, *tasks)]
@@ -70,7 +55,7 @@ def labels(tasks: Sequence[Task], first: Task) -> list[int]:
 
 
 def solve_held_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> dict[str, Any]:
-    """What is measured of every held-out task, in task order."""
+    """Solve the held-out tasks and return their measurements in task order."""
     solved = (item.result for item in pool.solve(tasks, start, within, collect=False))
     results = sorted(solved, key=lambda result: result.task.index)
     measures = [measure(result) for result in results]
@@ -87,7 +72,7 @@ def solve_held_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: Wit
 
 
 def cell(config: RunConfig, fresh: bool) -> dict[str, Any]:
-    """One seed with one number of initialisations; ``fresh`` learns nothing and tells what there is to gain."""
+    """One seed with one number of initialisations; ``fresh`` learns nothing, as the baseline."""
     experiment = config.experiment
     pool = LocalPool(experiment.family)
     drawn = draw(pool, experiment)
@@ -107,18 +92,18 @@ def cell(config: RunConfig, fresh: bool) -> dict[str, Any]:
 
 
 def right_share(found: Sequence[int], wanted: Sequence[int]) -> float:
-    """Share of tasks in the right one of two groups, whichever group is called which."""
+    """Share of tasks in their true group, under the better of the two matchings of groups."""
     same = float(np.mean(np.array(found) == np.array(wanted)))
     return max(same, 1.0 - same)
 
 
 def held(cells: Sequence[dict[str, Any]], key: str) -> FloatArray:
-    """Means over the held-out tasks, one of each seed."""
+    """Means over the held-out tasks, by seed."""
     return np.array([np.mean(one["held_out"][key]) for one in cells])
 
 
 def rows_of(cells: dict[str, list[dict[str, Any]]], exact: bool) -> list[list[object]]:
-    """A row of the table for every start, and one for the paired difference of two and one."""
+    """One row of the table for every start, and one for the paired difference of K = 2 and K = 1."""
     key, sign = ("gap", -1.0) if exact else ("reward", 1.0)
     measured = [(key, sign), ("during", -1.0), *([("score", -1.0)] if exact else [])]
     rows: list[list[object]] = []
@@ -132,7 +117,7 @@ def rows_of(cells: dict[str, list[dict[str, Any]]], exact: bool) -> list[list[ob
 
 
 def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """How well tasks were formatted apart, and what probing cost."""
+    """How often tasks were assigned to their true group, and the cost of probing."""
     half = len(cells[0]["rows"]) // 2
     assigned = [right_share([r["group"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
     begun = [right_share([r["start"] for r in one["rows"][half:]], one["train_labels"][half:]) for one in cells]
@@ -140,10 +125,11 @@ def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
     probing, steps = (sum(sum(one["held_out"][key]) for one in cells) for key in ("probe_steps", "env_steps"))
     cost = f"{probing / steps:.1%}" if steps else "none"
     return [
-        f"- Right group, last half of the training tasks: assigned {formatted(interval(assigned), 2)}, started from "
-        f"{formatted(interval(begun), 2)}; least of a seed {min(assigned):.2f}.",
-        f"- Held-out tasks that start from the initialisation of their group: {formatted(interval(held_out), 2)}; least of "
-        f"a seed {min(held_out):.2f}.",
+        "- True group, over the last half of the training tasks: assigned to it "
+        f"{formatted(interval(assigned), 2)}, started from it {formatted(interval(begun), 2)}; lowest share of any "
+        f"seed {min(assigned):.2f}.",
+        "- Held-out tasks that start from the initialisation of their group: "
+        f"{formatted(interval(held_out), 2)}; lowest share of any seed {min(held_out):.2f}.",
         f"- Probing takes {cost} of the environment steps of a held-out task{'' if steps else ' (values are exact)'}.",
         "",
     ]
@@ -177,7 +163,7 @@ def plot(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def section(run_file: Path, seeds: Sequence[int], changes: Sequence[tuple[str, str]], console: Console) -> list[str]:
-    """Compute what is missing of a family, and write its part of the page."""
+    """Compute the missing cells of a family and return its section of the page."""
     cells: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
     for seed in seeds:
         for name, found in cells.items():
@@ -209,16 +195,15 @@ def section(run_file: Path, seeds: Sequence[int], changes: Sequence[tuple[str, s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Both families, one after the other."""
+    """Compute both families and write the page."""
     argparse.ArgumentParser(description=__doc__).parse_args(arguments)
     console = Console()
     lines = [
         *header("Two initialisations for two groups of tasks", "python -m benchmarks.learning.several_starts"),
-        "Means and 95 % t-intervals over seeds; the last row of a table is the mean of the differences of a seed. "
-        "Reward and gap are discounted as the family says; the score is gap / |J_0*| + violation during adaptation / "
-        "limit, small is good. `none learned` solves the held-out tasks from the fresh "
-        "policy and the first rates. No settings were chosen on these seeds. Groups are read off the tasks for this "
-        "page only.",
+        "Means and 95 % t-intervals over seeds; the last row of each table holds the mean difference, paired by seed. "
+        "Reward and gap are discounted as the family specifies. The score is gap / |J_0*| + violation during "
+        "adaptation / limit; smaller is better. `none learned` solves the held-out tasks from the fresh policy and the "
+        "initial rates. No settings were chosen on these seeds. Only this page reads the groups of the tasks.",
         "",
     ]
     for run_file, seeds, changes in (LAKES, ROBOT):

@@ -197,7 +197,7 @@ def stress(studies: Studies) -> Figure:
     x = [point.x for point in studies.dissimilarity]
     for method in ("random", "meta_srl"):
         for axis, measure in zip(axes, (RELATIVE_GAP, RELATIVE_DURING), strict=True):
-            rows = np.stack([seed_means(p.judged[method], measure) for p in studies.dissimilarity], axis=1)  # type: ignore[index]
+            rows = np.stack([seed_means(p.judged[method], measure) for p in studies.dissimilarity], axis=1)
             _band(axis, x, rows, label=method, color=COLOURS[method], marker=".")
     for axis, measure in zip(axes, (RELATIVE_GAP, RELATIVE_DURING), strict=True):
         _finish(axis, "tiles changed between tasks (of 62)", f"held-out {measure.title}")

@@ -153,7 +153,7 @@ def across(comparisons: Sequence[Comparison]) -> list[str]:
                 measure = pick(found.judged)
                 sign = -1.0 if measure.less_is_better else 1.0
                 first.append(sign * seed_means(found.judged[OURS], measure))
-                second.append(sign * seed_means(found.judged[other], measure))  # type: ignore[index]
+                second.append(sign * seed_means(found.judged[other], measure))
             cells.append(formatted(improvement_interval(first, second), 2))
         rows.append(cells)
     return [

@@ -1,4 +1,4 @@
-"""HalfCheetah-v5 in many copies for benchmarks of the update: Gymnasium's own step, one copy after the other."""
+"""Copies of HalfCheetah-v5 for benchmarks of the update, stepped one after the other by Gymnasium."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ SPEED_LIMIT = 1.0
 
 
 class HalfCheetahBatch:
-    """Reward: Gymnasium's; cost: 1 in a step faster than ``SPEED_LIMIT``; cut after ``horizon`` steps."""
+    """Gymnasium's reward; cost 1 for each step faster than ``SPEED_LIMIT``; episodes end after ``horizon`` steps."""
 
     num_costs = 1
-    num_actions = None
+    num_actions: int | None = None
     observation_size = 17
 
     def __init__(self, num_copies: int, horizon: int) -> None:
         self.num_copies, self.horizon = num_copies, horizon
         self._envs = [gymnasium.make("HalfCheetah-v5", max_episode_steps=horizon) for _ in range(num_copies)]
-        self.action_low: NDArray[np.float32] = np.full(6, -1.0, dtype=np.float32)
-        self.action_high: NDArray[np.float32] = np.full(6, 1.0, dtype=np.float32)
+        self.action_low: NDArray[np.float32] | None = np.full(6, -1.0, dtype=np.float32)
+        self.action_high: NDArray[np.float32] | None = np.full(6, 1.0, dtype=np.float32)
         self.observations = np.zeros((num_copies, 17), dtype=np.float32)
-        self.reward = np.zeros(num_copies, dtype=np.float32)
-        self.costs = np.zeros((num_copies, 1), dtype=np.float32)
+        self.reward = np.zeros(num_copies)
+        self.costs = np.zeros((num_copies, 1))
         self.terminated = np.zeros(num_copies, dtype=np.bool_)
         self.truncated = np.zeros(num_copies, dtype=np.bool_)
 
-    def reset(self, copies: NDArray[np.int64], seeds: NDArray[np.uint32]) -> None:
+    def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
         """Begin new episodes in ``copies``."""
         for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
             self.observations[copy], _ = self._envs[copy].reset(seed=seed)
@@ -42,3 +42,8 @@ class HalfCheetahBatch:
             self.reward[copy] = reward
             self.costs[copy, 0] = float(info["x_velocity"] > SPEED_LIMIT)
             self.terminated[copy], self.truncated[copy] = ended, cut
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]

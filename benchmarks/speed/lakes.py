@@ -1,10 +1,11 @@
-"""Speed and memory as ratios measured in one run: ``make bench`` writes docs/results/speed.md."""
+"""Speed and memory of FrozenLake runs, as ratios: ``make bench`` writes docs/results/speed.md."""
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,18 +17,20 @@ from threadpoolctl import threadpool_limits
 from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
-from meta.learning.tabular import MetaSettings, MetaState
+from meta.learning.kinds import State
+from meta.learning.tabular import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, draw
 from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import LocalPool
+from meta.training.records import Row
 from policies.common.results import TaskResult
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.rollouts import TabularRollouts
 from tasks.contract.family_registry import FamilySpec
-from tasks.contract.tabular_model import TabularModel
+from tasks.contract.tabular_model import FloatArray, TabularModel
 
 REPEATS = 3
 
@@ -41,22 +44,22 @@ def experiment(num_tasks: int, tasks_per_round: int, within: WithinTaskSettings,
 
 
 class Watcher:
-    """Calls back after each round."""
+    """A tracker that calls a function with the number of finished tasks after each round."""
 
-    def __init__(self, after_round: Callable[[MetaState], None]) -> None:
+    def __init__(self, after_round: Callable[[int], None]) -> None:
         self._after_round = after_round
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        """Nothing."""
+        """Ignore single tasks."""
 
-    def round_finished(self, state: MetaState, rows: object) -> None:
-        """Call back."""
-        self._after_round(state)
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
+        """Call the function."""
+        self._after_round(state.num_tasks)
 
 
 @contextmanager
-def workplace(setting: Experiment, num_workers: int):  # type: ignore[no-untyped-def]
-    """A pool and a learner on the running cluster; their actors end on leaving."""
+def workplace(setting: Experiment, num_workers: int) -> Iterator[tuple[RayPool, RayLearner]]:
+    """A pool and a learner on the running cluster; leaving the context ends their actors."""
     learner = RayLearner(setting.meta, setting.dice, setting.within.num_iterations, retries=0)
     pool = RayPool(setting.family, num_workers, retries=0, start_timeout_seconds=60.0)
     try:
@@ -67,7 +70,7 @@ def workplace(setting: Experiment, num_workers: int):  # type: ignore[no-untyped
 
 
 def scaling() -> list[str]:
-    """Tasks per second with 1 and 2 workers, in turn, and the meta-learner's busy share with 2."""
+    """Tasks per second with 1 and 2 workers, interleaved, and the meta-learner's busy share with 2."""
     setting = experiment(48, 16, WithinTaskSettings(episodes_per_iteration=80))
     rates: dict[int, list[float]] = {1: [], 2: []}
     shares = []
@@ -89,10 +92,10 @@ def scaling() -> list[str]:
         ["meta-learner's busy share with 2 workers (at most 0.05)", *_spread(shares, 4)],
     ]
     return [
-        "## Parallel tasks on a work-bound setting",
+        "## Parallel tasks in a setting that the solver dominates",
         "",
         f"{setting.family.num_tasks} tasks of frozen_lake 8x8, 80 episodes an iteration, 5 iterations, rounds of "
-        f"{setting.tasks_per_round}, DualDICE and meta-updates included; {REPEATS} repeats, the two in turn.",
+        f"{setting.tasks_per_round}, including DualDICE and meta-updates; {REPEATS} interleaved repeats.",
         "",
         *table(["", "min", "median", "max"], rows),
     ]
@@ -118,14 +121,14 @@ def exact_evaluation() -> list[str]:
     return [
         "## Exact evaluation of a 32x32 lake (1,024 states, reward and one cost)",
         "",
-        f"V and Q of both objectives, one thread; largest difference of the two answers {difference:.1e}.",
+        f"V and Q of both objectives, one thread; the two results differ by at most {difference:.1e}.",
         "",
         *table(["", "min", "median", "max"], rows),
     ]
 
 
-def dense_action_values(model: TabularModel, policy: np.ndarray) -> np.ndarray:
-    """What a textbook does: a dense transition tensor and ``numpy.linalg.solve``. [1+p, S, A]."""
+def dense_action_values(model: TabularModel, policy: FloatArray) -> FloatArray:
+    """The textbook method, a dense transition tensor and ``numpy.linalg.solve``: Q [1+p, S, A]."""
     states, actions = model.reward.shape
     transitions = np.zeros((states * actions, states))
     transitions[model.pairs, model.next_states] = model.probabilities
@@ -133,7 +136,7 @@ def dense_action_values(model: TabularModel, policy: np.ndarray) -> np.ndarray:
     objectives = model.objectives
     values = np.linalg.solve(np.eye(states) - model.discount * by_state, np.einsum("sa,isa->si", policy, objectives))
     successor = (transitions @ values).T.reshape(objectives.shape)
-    return objectives + model.discount * successor
+    return np.asarray(objectives + model.discount * successor)
 
 
 def rollout_speed() -> list[str]:
@@ -173,13 +176,12 @@ def memory() -> list[str]:
         pids = {f"worker {i}": ray.get(worker.pid.remote()) for i, worker in enumerate(pool.workers)}
         pids |= {"meta-learner": ray.get(learner.actor.pid.remote()), "driver": "self"}
 
-        def sample(state: MetaState) -> None:
-            if state.num_tasks in (100, 500, 1000):
+        def sample(num_tasks: int) -> None:
+            if num_tasks in (100, 500, 1000):
                 for name, pid in pids.items():
-                    samples.setdefault(name, {})[state.num_tasks] = _resident(pid)
-                used = ray.cluster_resources().get("object_store_memory", 0.0)
-                free = ray.available_resources().get("object_store_memory", 0.0)
-                samples.setdefault("object store in use", {})[state.num_tasks] = (used - free) / 2**20
+                    samples.setdefault(name, {})[num_tasks] = _resident(pid)
+                used = _object_store(ray.cluster_resources) - _object_store(ray.available_resources)
+                samples.setdefault("object store in use", {})[num_tasks] = used / 2**20
 
         plan = TrainingPlan(drawn.train, setting.tasks_per_round, setting.within)
         train(plan, pool, learner, [Watcher(sample)], Position(drawn.initial_state(setting.meta)))
@@ -188,10 +190,15 @@ def memory() -> list[str]:
         for name, at in samples.items()
     ]
     return [
-        "## Memory over 1,000 tasks (resident MiB after so many tasks)",
+        "## Memory over 1,000 tasks (resident MiB after 100, 500 and 1,000 tasks)",
         "",
         *table(["", "100", "500", "1,000", "1,000 / 100"], rows),
     ]
+
+
+def _object_store(resources: Callable[[], dict[str, float]]) -> float:
+    """Bytes of the object store in one of Ray's two reports of resources."""
+    return resources().get("object_store_memory", 0.0)
 
 
 def _resident(pid: object) -> float:
@@ -215,7 +222,7 @@ def main() -> None:
     """Measure everything and write the page."""
     lines = header("Speed and memory", "make bench")
     lines += exact_evaluation() + rollout_speed()
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, logging_level="WARNING")
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, logging_level=logging.WARNING)
     try:
         lines += scaling() + memory()
     finally:

@@ -1,4 +1,4 @@
-"""Safety-Gymnasium's tasks through its own interface, on the fast path, and raw, to docs/results/navigation.md."""
+"""Speed of Safety-Gymnasium's tasks: own interface, fast path, raw physics; writes docs/results/navigation.md."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.result_page import header, table, write
@@ -20,12 +21,12 @@ from tasks.contract.task import Task
 from tasks.safety_gymnasium.adapter import make_builder, read_blueprint
 from tasks.safety_gymnasium.navigation import SafetyGymnasium
 from tasks.safety_gymnasium.navigation_batch import NavigationBatch
-from tasks.safety_gymnasium.navigation_blueprint import NavigationSpec
+from tasks.safety_gymnasium.navigation_blueprint import NavigationSpec, RobotName, TaskName
 from tasks.safety_gymnasium.navigation_scene import FRAME_SKIP
 from tasks.stepping.batch import BatchEnvironment, GymnasiumBatch
 
 COPIES, STEPS, LONG = 20, 200, 1000
-TASKS = (
+TASKS: tuple[tuple[RobotName, TaskName, int], ...] = (
     ("point", "goal", 1),
     ("car", "button", 1),
     ("point", "push", 1),
@@ -38,27 +39,27 @@ TASKS = (
 
 
 def lines(repeats: int) -> list[str]:
-    """Both tables with what they mean."""
+    """Both tables with their explanations."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package's own, of newer NumPy and Gymnasium
+        warnings.simplefilter("ignore")  # the package warns under newer NumPy and Gymnasium
         stepping = [_row(NavigationSpec(*task), STEPS, repeats) for task in TASKS]
         stepping.append(_row(NavigationSpec(*TASKS[0]), LONG, repeats))
         training = [_training_row(*sizes) for sizes in ((200, 4000), (1000, 20_000))]
     return [
         *header("Safety-Gymnasium's navigation", "python -m benchmarks.speed.navigation_speed"),
-        f"A training-like run: {COPIES} episodes of {STEPS} (last row: {LONG:,}) steps under random actions, resets "
-        f"included; steps per second of CPU time, medians of {repeats} repeats that take turns. own: the package's "
+        f"A training-like run: {COPIES} episodes of {STEPS} (last row: {LONG:,}) steps under random actions, "
+        f"including resets; steps per CPU second, medians of {repeats} interleaved repeats. own: the package's "
         "environment (`Builder`), one episode after the other, on the same MuJoCo. batch: the family's fast path, all "
-        f"episodes together. raw: {FRAME_SKIP} `mj_step` a step on the package's models and nothing else, no resets. "
-        "Observations (as float32), rewards and costs of own and batch were compared in this run: all were equal.",
+        f"episodes together. raw: only {FRAME_SKIP} `mj_step` calls for each step, on the package's models, without "
+        "resets. This run compared the observations (as float32), rewards and costs of own and batch: all were equal.",
         "",
         *table(
             ["task", "raw", "own", "a reset of own", "batch", "a reset of batch", "batch / own", "batch / raw"],
             stepping,
         ),
-        f"SafetyPointGoal1 within a whole training run: one iteration of neural CRPO with {COPIES} copies, rollouts, "
-        "update and critic, in environment steps per second of CPU time. own: the package's environments one by one in "
-        "`GymnasiumBatch`. The estimated values of both were equal bit for bit.",
+        f"SafetyPointGoal1 in training: one iteration of neural CRPO with {COPIES} copies (rollouts, update and "
+        "critic), in environment steps per CPU second. own: the package's environments one by one in "
+        "`GymnasiumBatch`. The estimated values of both were bitwise equal.",
         "",
         *table(
             ["horizon", "steps an iteration", "own", "batch", "batch / own", "update and critic, share of batch"],
@@ -99,8 +100,8 @@ def _spread(values: list[float], bases: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def _run_own(builder: Any, actions: np.ndarray) -> dict[str, Any]:
-    """Every episode to its end, then its physics alone: seconds of each, and each episode's numbers."""
+def _run_own(builder: Any, actions: NDArray[Any]) -> dict[str, Any]:
+    """Run every episode, then only its physics; returns the seconds of each and the numbers of each episode."""
     seconds, raw_seconds, reset_seconds, episodes = 0.0, 0.0, 0.0, []
     for copy in range(COPIES):
         began = time.process_time()
@@ -124,7 +125,7 @@ def _run_own(builder: Any, actions: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _raw_seconds(model: mujoco.MjModel, actions: np.ndarray) -> float:
+def _raw_seconds(model: mujoco.MjModel, actions: NDArray[Any]) -> float:
     data = mujoco.MjData(model)
     began = time.process_time()
     for action in actions:
@@ -133,8 +134,8 @@ def _raw_seconds(model: mujoco.MjModel, actions: np.ndarray) -> float:
     return time.process_time() - began
 
 
-def _run_batch(batch: NavigationBatch, actions: np.ndarray) -> dict[str, Any]:
-    """All episodes together; one that has ended begins anew, so that as many steps are made, and is not recorded."""
+def _run_batch(batch: NavigationBatch, actions: NDArray[Any]) -> dict[str, Any]:
+    """Run all episodes together; after its end, a copy restarts without recording, so the step count is equal."""
     rows = np.zeros((len(actions) + 1, COPIES, batch.observation_size + 2))
     lengths = np.full(COPIES, len(actions))
     began = time.process_time()
@@ -165,7 +166,7 @@ def _training_row(horizon: int, steps: int) -> list[str]:
     rates, values, share = {}, {}, 0.0
     for name, make in makers.items():
         batch = make()
-        batch.reset(np.arange(COPIES), np.arange(COPIES))  # the very first reset compiles everything twice
+        batch.reset(np.arange(COPIES), np.arange(COPIES))  # the first reset compiles the models
         seconds, solution = _solve(batch, task, settings, family.discount)
         rates[name], values[name] = steps / seconds, solution.values
         share = (solution.seconds["update"] + solution.seconds["critic"]) / sum(solution.seconds.values())

@@ -1,4 +1,4 @@
-"""Stepping copies of a robot against its raw physics and Gymnasium, as ratios, to docs/results/simulators.md."""
+"""Speed of batched stepping against raw physics and Gymnasium, as ratios; writes docs/results/simulators.md."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.result_page import header, table, write
@@ -26,15 +28,15 @@ HORIZON = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """The same episodes for everyone: actions [steps, copies, A] and the seed of each start by (step, copy)."""
+    """The episodes of every contestant: actions [steps, copies, A], and the seed of each start by (step, copy)."""
 
-    actions: np.ndarray
+    actions: NDArray[Any]
     seeds: dict[tuple[int, int], int]
-    states: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
+    states: dict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]]
 
 
-def run_batch(batch: MujocoBatch | AcrobotBatch, actions: np.ndarray) -> dict[tuple[int, int], int]:
-    """Step every copy through ``actions``, starting anew after each end; returns the seeds it started from."""
+def run_batch(batch: MujocoBatch | AcrobotBatch, actions: NDArray[Any]) -> dict[tuple[int, int], int]:
+    """Step every copy through ``actions``, with a new start after each end; returns the seeds of the starts."""
     seeds = {(0, copy): copy for copy in range(batch.num_copies)}
     batch.reset(np.arange(batch.num_copies), np.arange(batch.num_copies))
     for step, action in enumerate(actions):
@@ -48,7 +50,7 @@ def run_batch(batch: MujocoBatch | AcrobotBatch, actions: np.ndarray) -> dict[tu
 
 
 def run_raw(robot: Robot, model: mujoco.MjModel, plan: Plan) -> None:
-    """The physics of the same episodes and nothing else: set the start, set the control, ``mj_step``."""
+    """Run only the physics of the same episodes: set the start, set the control, ``mj_step``."""
     data = mujoco.MjData(model)
     for copy in range(plan.actions.shape[1]):
         for step, action in enumerate(plan.actions[:, copy]):
@@ -60,8 +62,8 @@ def run_raw(robot: Robot, model: mujoco.MjModel, plan: Plan) -> None:
             mujoco.mj_step(model, data, robot.frame_skip)
 
 
-def run_gymnasium(env: gymnasium.Env, plan: Plan) -> None:
-    """The same episodes in Gymnasium's own environment."""
+def run_gymnasium(env: gymnasium.Env[Any, Any], plan: Plan) -> None:
+    """Run the same episodes in Gymnasium's own environment."""
     for copy in range(plan.actions.shape[1]):
         for step, action in enumerate(plan.actions[:, copy]):
             seed = plan.seeds.get((step, copy))
@@ -71,8 +73,8 @@ def run_gymnasium(env: gymnasium.Env, plan: Plan) -> None:
 
 
 def robot_rows(name: str, repeats: int) -> list[list[str]]:
-    """Steps per second of CPU time, and their ratios repeat by repeat."""
-    robot, family = ROBOTS[name], Locomotion(robot=name, seed=0, variant="velocity", horizon=HORIZON)  # type: ignore[arg-type]
+    """Steps per CPU second, and their ratios in each repeat."""
+    robot, family = ROBOTS[name], Locomotion(robot=name, seed=0, variant="velocity", horizon=HORIZON)
     batch = family.batch(family.parameters("train", 0, 0), COPIES)
     shape = (STEPS, COPIES, batch.action_high.size)
     actions = np.random.default_rng(0).uniform(batch.action_low, batch.action_high, shape).astype(np.float32)
@@ -89,7 +91,7 @@ def robot_rows(name: str, repeats: int) -> list[list[str]]:
 
 
 def acrobot_row(repeats: int) -> list[str]:
-    """Gymnasium and the batch, 16 and 64 copies."""
+    """Steps per CPU second of Gymnasium and of batches of 16 and 64 copies."""
     family = Acrobot(seed=0)
     links = family.parameters("train", 0, 0)
     actions = np.random.default_rng(0).integers(3, size=(STEPS, 4 * COPIES))
@@ -136,7 +138,7 @@ def _cpu_seconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measure every robot and the acrobot and write the page."""
+    """Measure every robot and the acrobot; write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     repeats = parser.parse_args().repeats
@@ -145,16 +147,16 @@ def main() -> None:
         acrobot = acrobot_row(repeats)
     lines = [
         *header("Simulators", "python -m benchmarks.speed.simulators"),
-        f"Steps per second of CPU time on one core, medians of {repeats} repeats that take turns; ratios pair by pair "
-        "with the least and the greatest. Everyone runs the same episodes: "
-        f"{COPIES} copies, {STEPS} steps each, the same random actions, a new start after each fall.",
+        f"Steps per CPU second on one core, medians of {repeats} interleaved repeats. Ratios are taken within a "
+        f"repeat and shown with their range. All contestants run the same episodes: {COPIES} copies of {STEPS} steps "
+        "each, the same random actions, a new start after each fall.",
         "",
-        "raw: the physics of these episodes and nothing else (`mj_step`, one copy after the other, no observation). "
-        "Gymnasium: its own v5 environment, one copy. batch: all copies together with observations, reward, cost and "
-        "ends of the family's velocity variant, and the checks of every number.",
+        "raw: only the physics of these episodes (`mj_step`, one copy after the other, no observation). Gymnasium: its "
+        "own v5 environment, one copy. batch: all copies together, with observations, reward, cost and ends of the "
+        "family's velocity variant, and all checks.",
         "",
         *table(["robot", "raw", "Gymnasium", "batch", "Gymnasium / raw", "batch / raw"], rows),
-        "Acrobot has no physics engine: its batch computes Gymnasium's equations as arrays.",
+        "Acrobot needs no physics engine: its batch evaluates Gymnasium's equations on arrays.",
         "",
         *table(
             [

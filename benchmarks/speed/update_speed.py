@@ -1,10 +1,11 @@
-"""The neural CRPO update beside plain alternatives: ``make bench`` writes docs/results/neural_update.md."""
+"""The neural CRPO update against simpler alternatives: ``make bench`` writes docs/results/neural_update.md."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -22,6 +23,7 @@ from policies.neural.networks import Array, apply
 from policies.neural.policy_state import Parameters, PolicyState, critic_values, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import NeuralSettings, Problem, UpdateReport, estimate_advantages, improve
+from tasks.contract.tabular_model import FloatArray
 
 COPIES, HORIZON, ITERATIONS, HELD_OUT_EVERY = 20, 200, 30, 3
 DISCOUNT = 0.99
@@ -31,7 +33,7 @@ PROBLEM = Problem(np.ones(2), np.array([25.0]), np.zeros(1), DISCOUNT, HORIZON)
 
 @dataclass(frozen=True)
 class Iteration:
-    """A policy with its batch, the update made of it, and now and then a second batch of the same policy."""
+    """A policy with its batch and update, and in some iterations a held-out batch of the same policy."""
 
     policy: PolicyState
     data: NeuralTransitions
@@ -42,7 +44,7 @@ class Iteration:
 
 
 def training_run(settings: NeuralSettings, iterations: int) -> list[Iteration]:
-    """CRPO from a fresh policy; every update timed."""
+    """CRPO from a fresh policy with the time of every update."""
     batch = HalfCheetahBatch(COPIES, HORIZON)
     policy = fresh_policy(batch, settings, 0)
     train, other = (NeuralRollouts(batch, HORIZON, seed, "half_cheetah") for seed in (0, 1))
@@ -60,7 +62,7 @@ def training_run(settings: NeuralSettings, iterations: int) -> list[Iteration]:
 
 
 def update_times(run: Sequence[Iteration], plain: Sequence[Iteration]) -> list[str]:
-    """Seconds of the whole update, its parts, and products with and without the preconditioner."""
+    """Seconds of the update and its parts, and products with and without the preconditioner."""
     rows = []
     for name, iterations in (("Kronecker-preconditioned", run), ("plain conjugate gradient", plain)):
         later = iterations[1:]
@@ -81,32 +83,34 @@ def update_times(run: Sequence[Iteration], plain: Sequence[Iteration]) -> list[s
     return [
         "## Seconds of an update",
         "",
-        "Branch, advantages, natural-gradient step, line search, critic fit and statistics on "
-        f"{COPIES * HORIZON} samples, 17 observations, 6 actions, two 64-unit layers, one thread; the first update "
-        "(which fits a fresh critic first) left out. Target: at most 0.25 s.",
+        f"Branch, advantages, natural-gradient step, line search, critic fit and statistics on {COPIES * HORIZON} "
+        "samples, 17 observations, 6 actions, two layers of 64 units, one thread. The first update, which also fits a "
+        "fresh critic, is left out. Target: at most 0.25 s.",
         "",
         *table([*columns, "products", "residual", f"reward after {len(run)} iterations"], rows),
     ]
 
 
 Fit = Callable[[list[Parameters], Array, Array, np.random.Generator], list[Parameters]]
+Batch = tuple[Array, Array, tuple[Array, Array] | None]
+"""Inputs, targets, and inputs and returns of the held-out batch if there is one."""
 
 
 def one_critic(critics: list[Parameters], inputs: Array, targets: Array, rng: np.random.Generator) -> list[Parameters]:
-    """This package's fit."""
+    """Fit one critic with a head for each objective."""
     return [fit_critic(critics[0], inputs, targets, CriticSettings(), rng)]
 
 
 def several_critics(
     critics: list[Parameters], inputs: Array, targets: Array, rng: np.random.Generator
 ) -> list[Parameters]:
-    """The same fit for a critic per objective."""
+    """Fit one critic for each objective."""
     columns = range(targets.shape[1])
     return [fit_critic(critics[i], inputs, targets[:, i : i + 1], CriticSettings(), rng) for i in columns]
 
 
 class PlainAdam:
-    """A torch network per objective on raw returns, torch's Adam at 1e-3, minibatches of 128, kept over iterations."""
+    """A torch network for each objective on raw returns: Adam at 1e-3, minibatches of 128, kept over iterations."""
 
     def __init__(self, heads: int, epochs: int) -> None:
         torch.manual_seed(0)
@@ -121,13 +125,14 @@ class PlainAdam:
         self._optimizers = [torch.optim.Adam(network.parameters(), lr=1e-3) for network in self._networks]
 
     def fit(self, inputs: Array, targets: Array) -> None:
-        """Some epochs on one batch."""
+        """Train for some epochs on one batch."""
         data, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
         for index, (network, optimizer) in enumerate(zip(self._networks, self._optimizers, strict=True)):
             for _ in range(self._epochs):
-                for rows in torch.randperm(len(data)).split(128):
+                for rows in torch.split(torch.randperm(len(data)), 128):
                     optimizer.zero_grad()
-                    torch.nn.functional.mse_loss(network(data[rows])[:, 0], wanted[rows, index]).backward()
+                    loss = torch.nn.functional.mse_loss(network(data[rows])[:, 0], wanted[rows, index])
+                    torch.autograd.backward(loss)
                     optimizer.step()
 
     def values(self, inputs: Array) -> Array:
@@ -137,9 +142,9 @@ class PlainAdam:
 
 
 def critic_fits(run: Sequence[Iteration]) -> list[str]:
-    """Explained variance on held-out returns of the same policy, every fit carried on from batch to batch."""
+    """Explained variance on held-out returns of the same policy; every critic is kept from batch to batch."""
     trace = np.full(2, 0.95)
-    batches = []
+    batches: list[Batch] = []
     for item in run[1:]:
         estimates = estimate_advantages(item.policy, item.data, DISCOUNT, trace)
         held = None
@@ -156,17 +161,18 @@ def critic_fits(run: Sequence[Iteration]) -> list[str]:
     return [
         "## Critic",
         "",
-        f"Warm-started over {len(batches)} batches of 4,000 samples; held out: a second batch of the same policy, "
-        "Monte Carlo returns (lambda = 1, episodes cut at the horizon go on with the run's own critic) that no fit has "
-        "seen; the mean over all held-out batches. Targets of all fits are the run's lambda-returns. The rest of the "
-        "variance is mostly the returns' own noise.",
+        f"Critics are warm-started over {len(batches)} batches of 4,000 samples. The score is the mean explained "
+        "variance over held-out batches of the same policy, on their Monte Carlo returns (lambda = 1; the run's own "
+        "critic completes episodes cut at the horizon). All fits use the run's lambda-returns as targets. Most of the "
+        "remaining variance is noise of the returns.",
         "",
         *table(["fit", "CPU s a batch", "explained variance, reward", "cost", "cost, last 3 batches"], rows),
     ]
 
 
-def _follow(batches: list, critics: list[Parameters], fit: Fit) -> list[str]:  # type: ignore[type-arg]
-    rng, seconds, scores = np.random.default_rng(0), [], []
+def _follow(batches: Sequence[Batch], critics: list[Parameters], fit: Fit) -> list[str]:
+    rng, seconds = np.random.default_rng(0), []
+    scores: list[FloatArray] = []
     for inputs, targets, held in batches:
         began = time.process_time()
         critics = fit(critics, inputs, targets, rng)
@@ -176,8 +182,9 @@ def _follow(batches: list, critics: list[Parameters], fit: Fit) -> list[str]:  #
     return _summary(seconds, scores)
 
 
-def _follow_plain(batches: list, plain: PlainAdam) -> list[str]:  # type: ignore[type-arg]
-    seconds, scores = [], []
+def _follow_plain(batches: Sequence[Batch], plain: PlainAdam) -> list[str]:
+    seconds: list[float] = []
+    scores: list[FloatArray] = []
     for inputs, targets, held in batches:
         began = time.process_time()
         plain.fit(inputs, targets)
@@ -187,18 +194,21 @@ def _follow_plain(batches: list, plain: PlainAdam) -> list[str]:  # type: ignore
     return _summary(seconds, scores)
 
 
-def _summary(seconds: list[float], scores: list[Array]) -> list[str]:
+def _summary(seconds: list[float], scores: list[FloatArray]) -> list[str]:
     mean, last = np.mean(scores, axis=0), np.mean(scores[-3:], axis=0)
     return [f"{median(seconds):.3f}", f"{mean[0]:.3f}", f"{mean[1]:.3f}", f"{last[1]:.3f}"]
 
 
 def policy_calls(policy: PolicyState) -> list[str]:
-    """Microseconds of one batched policy call in NumPy and in torch."""
+    """Microseconds of one batched policy call, in NumPy and in torch."""
     network, vector = policy.actor.network, policy.actor.vector
     normalize, extra = policy.statistics.normalizer(), extra_of(network, vector)
     std = np.exp(extra)
     layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in network.layers(vector)]
     mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in (policy.statistics.mean, policy.statistics.scale))
+
+    def in_numpy(observations: Array, noise: Array) -> Array:
+        return np.asarray(apply(network, vector, normalize(observations)) + std * noise)
 
     def in_torch(observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         hidden = ((observations - mean) * scale).clamp(-10.0, 10.0)
@@ -212,9 +222,9 @@ def policy_calls(policy: PolicyState) -> list[str]:
         observations = rng.normal(size=(copies, 17)).astype(np.float32)
         noise = rng.normal(size=(copies, 6)).astype(np.float32)
         pair = torch.from_numpy(observations), torch.from_numpy(noise)
-        numpy_time = _microseconds(lambda o=observations, n=noise: apply(network, vector, normalize(o)) + std * n)
+        numpy_time = _microseconds(partial(in_numpy, observations, noise))
         with torch.inference_mode():
-            torch_time = _microseconds(lambda p=pair: in_torch(*p))
+            torch_time = _microseconds(partial(in_torch, *pair))
         rows.append([copies, f"{numpy_time:.0f}", f"{torch_time:.0f}"])
     return ["## One batched policy call", "", *table(["copies", "NumPy, microseconds", "torch"], rows)]
 
@@ -237,7 +247,7 @@ def main() -> None:
         other = training_run(SETTINGS.model_copy(update={"trust_region": plain}), ITERATIONS)
         lines = [
             *header("The neural CRPO update", "python -m benchmarks.speed.update_speed"),
-            "HalfCheetah-v5 with a cost of 1 in every step faster than 1 m/s, limit 25 in 200 steps, 20 copies.",
+            "HalfCheetah-v5 with a cost of 1 for every step faster than 1 m/s, limit 25 in 200 steps, 20 copies.",
             "",
             *update_times(run, other),
             *critic_fits(run),

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.dice.corrections import effect_rows, error_rows, lake_errors
+from benchmarks.dice.correction_errors import lake_errors
+from benchmarks.dice.corrections import effect_rows, error_rows
 
 
 def test_corrections_bring_f_hat_nearer_to_the_exact_one() -> None:

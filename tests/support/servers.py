@@ -140,7 +140,17 @@ def postgres() -> Iterator[str]:
             shutil.chown(folder, "postgres")
             shutil.chown(secret, "postgres")
         data = folder / "data"
-        words = [where / "initdb", "-D", data, "-U", POSTGRES_USER, "--pwfile", secret, "-A", "scram-sha-256"]
+        words: list[str | Path] = [
+            where / "initdb",
+            "-D",
+            data,
+            "-U",
+            POSTGRES_USER,
+            "--pwfile",
+            secret,
+            "-A",
+            "scram-sha-256",
+        ]
         _as_server_user([*words, "-E", "UTF8", "--no-sync"], folder)
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
         log = folder / "log"
