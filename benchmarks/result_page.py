@@ -1,4 +1,4 @@
-"""What every benchmark page under ``docs/results/`` starts with: the command, the commit and the machine."""
+"""Parts of the benchmark pages in ``docs/results/``: header, tables, and writing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
 def header(title: str, command: str) -> list[str]:
-    """Title, command, commit, date and machine."""
+    """The header of a page: title, command, commit, date and machine."""
     today = datetime.now(UTC).date().isoformat()
     return [
         f"# {title}",
@@ -33,7 +33,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
 
 
 def write(name: str, lines: Sequence[str]) -> None:
-    """Write and print a page."""
+    """Write a page to ``docs/results/`` and print it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = "\n".join(lines).rstrip() + "\n"
     (RESULTS / name).write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A newcomer's hour, done for real: writes docs/tour.md and its screenshots. Needs Debian's Chromium; a few minutes.
+"""A tour for newcomers: writes docs/tour.md and its screenshots in a few minutes. Needs Debian's Chromium.
 
-The commands are typed into a bare checkout of the current commit; what they print is put into the page as it came.
+The commands run in a bare checkout of the current commit, and the page shows their real output.
 """
 
 from __future__ import annotations
@@ -9,191 +9,154 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from benchmarks.result_page import header
+from benchmarks.tour_tools import LONGEST, PICTURES, Camera, Shell, checkout, wait_until
 from tests.support.servers import BIN, ROOT, Head, mlflow_server, ray_head
 
-PAGE, PICTURES = ROOT / "docs" / "tour.md", ROOT / "docs" / "tour"
+PAGE = ROOT / "docs" / "tour.md"
 TASKS = "480"
-_LONGEST = 26
 
 
-class Shell:
-    """Runs commands in the checkout and keeps what was typed and printed."""
+@dataclass(frozen=True)
+class Stage:
+    """Where the tour takes place: the checkout's shell, the servers and the camera."""
 
-    def __init__(self, checkout: Path, environment: dict[str, str], hide: dict[str, str]) -> None:
-        self._checkout, self._environment, self._hide = checkout, environment, hide
+    shell: Shell
+    camera: Camera
+    head: Head
+    tracking: str
+    runs: Path
 
-    def run(self, command: str, *, code: int = 0) -> str:
-        """Type a command; its output. The exit code must be ``code``."""
-        done = subprocess.run(
-            ["bash", "-c", f"{command} 2>&1"],
-            cwd=self._checkout,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
+    @property
+    def submit(self) -> str:
+        """The command that submits the run."""
+        return (
+            f"metasrl submit deploy/runs/frozen_lake.yaml --family.num_tasks {TASKS} --output.run_dir {self.runs} "
+            "--resume latest --register lakes"
         )
-        if done.returncode != code:
-            raise RuntimeError(f"{command}: exit code {done.returncode}\n{done.stdout}")
-        print(f"$ {command}\n{done.stdout}", flush=True)
-        return done.stdout
 
-    def shown(self, command: str, output: str, most: int = _LONGEST) -> list[str]:
-        """A block for the page: the command and (the end of) what it printed."""
-        lines = [line.rstrip() for line in self.clean(output).splitlines() if line.strip()]
-        if len(lines) > most:
-            lines = ["...", *lines[-most:]]
-        return ["```console", f"$ {self.clean(command)}", *lines, "```", ""]
-
-    def clean(self, text: str) -> str:
-        """Without this machine's paths and ports."""
-        for found, formatted in self._hide.items():
-            text = text.replace(found, formatted)
-        text = re.sub(r"\b(?!127\.)\d+\.\d+\.\d+\.\d+:\d+", "127.0.0.1:6379", text)  # the node's own address
-        return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    def run(self, command: str, most: int = LONGEST, *, code: int = 0) -> list[str]:
+        """Type a command; the block for the page."""
+        return self.shell.shown(command, self.shell.run(command, code=code), most)
 
 
-class Camera:
-    """Takes pictures of pages."""
-
-    def __init__(self, browser: Any) -> None:
-        self._browser = browser
-
-    def take(self, url: str, name: str, *texts: str, width: int = 1400, height: int = 900, act: Any = None) -> str:
-        """Open a page, wait for its texts, and write ``docs/tour/<name>.png``; Markdown for it."""
-        page = self._browser.new_page(viewport={"width": width, "height": height})
-        try:
-            page.goto(url)
-            if act is not None:
-                act(page)
-            for text in texts:
-                page.get_by_text(text).first.wait_for(state="visible", timeout=60_000)
-            page.wait_for_timeout(1500)
-            path = PICTURES / f"{name}.png"
-            page.screenshot(path=path)
-        finally:
-            page.close()
-        Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
-        print(f"picture: {path}", flush=True)
-        return f"![{name.replace('-', ' ')}](tour/{name}.png)"
-
-
-@contextmanager
-def checkout() -> Iterator[Path]:
-    """The current commit, as `git clone` gives it."""
-    folder = Path(tempfile.mkdtemp(prefix="metasrl-tour-"))
-    try:
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder / "metasrl")], check=True)
-        yield folder / "metasrl"
-    finally:
-        shutil.rmtree(folder)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
-    """Wait; RuntimeError where it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError("waited in vain")
-        time.sleep(0.3)
-
-
-def tour(folder: Path, head: Head, tracking: str, camera: Camera) -> list[str]:
-    """The hour itself; the page's sections."""
-    dashboard, runs = head.dashboard, folder / "shared-runs"
+def make_stage(folder: Path, head: Head, tracking: str, camera: Camera) -> Stage:
+    """A shell in ``folder`` that reaches both servers and hides this machine's paths and ports."""
     hide = {
         str(folder.parent): "~",
-        dashboard: "http://127.0.0.1:8265",
+        head.dashboard: "http://127.0.0.1:8265",
         head.address: "127.0.0.1:6379",
         tracking: "http://127.0.0.1:5000",
     }
     environment = {
         **head.environment,
-        "RAY_API_SERVER_ADDRESS": dashboard,
+        "RAY_API_SERVER_ADDRESS": head.dashboard,
         "MLFLOW_TRACKING_URI": tracking,
         "PYTHONPATH": str(folder),
         "COLUMNS": "120",
     }
-    shell = Shell(folder, environment, hide)
-    submit = (
-        f"metasrl submit deploy/runs/frozen_lake.yaml --family.num_tasks {TASKS} --output.run_dir {runs} "
-        "--resume latest --register lakes"
-    )
+    return Stage(Shell(folder, environment, hide), camera, head, tracking, folder / "shared-runs")
+
+
+def tour(stage: Stage) -> list[str]:
+    """The sections of the page, in the order of the tour."""
+    job, lines = submitted(stage)
+    lines += [*watched(stage), *stopped(stage, job)]
+    (run,) = stage.runs.glob("*/*/")
+    return [*lines, *tracked(stage, run), *adapted(stage), *reported(stage, run)]
+
+
+def submitted(stage: Stage) -> tuple[str, list[str]]:
+    """Submit the run and wait for its first checkpoint; the job and the section."""
+    command = f"{stage.submit} --detach"
+    first = stage.shell.run(command)
     lines = [
         "## 1. Submit",
         "",
         "A head on loopback (`ray start --head --dashboard-host 127.0.0.1`) and a tracking server (`mlflow server`, on"
-        " loopback by default) are up; `RAY_API_SERVER_ADDRESS` and `MLFLOW_TRACKING_URI` name them.",
+        " loopback by default) are running; `RAY_API_SERVER_ADDRESS` and `MLFLOW_TRACKING_URI` hold their addresses.",
         "",
+        *stage.shell.shown(command, first),
     ]
-    first = shell.run(f"{submit} --detach")
-    job = re.findall(r"job (raysubmit_\w+)", first)[0]
-    lines += shell.shown(f"{submit} --detach", first)
-    wait_until(lambda: len(list(runs.glob("*/*/checkpoints/round-*.json"))) > 0)
+    wait_until(lambda: len(list(stage.runs.glob("*/*/checkpoints/round-*.json"))) > 0)
+    return re.findall(r"job (raysubmit_\w+)", first)[0], lines
 
-    lines += ["## 2. Watch it in Ray's dashboard", ""]
-    lines += [camera.take(f"{dashboard}/#/jobs", "ray-jobs", "RUNNING"), ""]
-    lines += ["Actors are called what they are; a click leads to the log of each:", ""]
-    lines += [camera.take(f"{dashboard}/#/actors", "ray-actors", "CRPOWorker(id=0)", "MetaLearner"), ""]
-    lines += [camera.take(f"{dashboard}/#/cluster", "ray-nodes", "ALIVE"), ""]
-    lines += [
-        "Its metrics are where Prometheus finds them ([metrics.md](metrics.md#prometheus)); Grafana's dashboard is in"
-        " `deploy/monitoring/`:",
+
+def watched(stage: Stage) -> list[str]:
+    """Ray's dashboard and the metrics."""
+    dashboard, take = stage.head.dashboard, stage.camera.take
+    return [
+        *("## 2. Watch it in Ray's dashboard", ""),
+        *(take(f"{dashboard}/#/jobs", "ray-jobs", "RUNNING"), ""),
+        *("Actors are named after their roles; a click opens the log of each:", ""),
+        *(take(f"{dashboard}/#/actors", "ray-actors", "CRPOWorker(id=0)", "MetaLearner"), ""),
+        *(take(f"{dashboard}/#/cluster", "ray-nodes", "ALIVE"), ""),
+        "Prometheus scrapes its metrics ([metrics.md](metrics.md#prometheus)); `deploy/monitoring/` has a dashboard for"
+        " Grafana:",
         "",
+        *stage.shell.shown("curl -s http://127.0.0.1:$METRICS_PORT | grep ^ray_metasrl", scraped(stage.head), 14),
+        *stage.run("metasrl jobs"),
     ]
-    lines += shell.shown("curl -s http://127.0.0.1:$METRICS_PORT | grep ^ray_metasrl", scraped(head), 14)
-    listed = shell.run("metasrl jobs")
-    lines += shell.shown("metasrl jobs", listed)
 
-    lines += ["## 3. Stop it, and go on", ""]
-    lines += shell.shown(f"metasrl stop {job}", shell.run(f"metasrl stop {job}"))
-    ended = shell.run(f"metasrl logs {job}", code=143)
-    lines += shell.shown(f"metasrl logs {job}", ended, 8)
-    again = shell.run(submit)
-    lines += ["The same command again: `--resume latest` finds the run by its settings.", ""]
-    lines += shell.shown(submit, again, 30)
 
-    (run,) = runs.glob("*/*/")
-    name = f"frozen_lake/{run.name}"
-    lines += ["## 4. One run in MLflow", "", "The two jobs are one run; its tasks are nested under it.", ""]
-    lines += [camera.take(f"{tracking}/#/experiments/1/runs", "mlflow-runs", name), ""]
+def stopped(stage: Stage, job: str) -> list[str]:
+    """Stop the job, then resume it."""
+    return [
+        *("## 3. Stop it and resume", ""),
+        *stage.run(f"metasrl stop {job}"),
+        *stage.run(f"metasrl logs {job}", 8, code=143),
+        *("Submit the same command again: `--resume latest` finds the run by its settings.", ""),
+        *stage.run(stage.submit, 30),
+    ]
+
+
+def tracked(stage: Stage, run: Path) -> list[str]:
+    """The run, two of its tasks and the learned start in MLflow."""
+    tracking, take, name = stage.tracking, stage.camera.take, f"frozen_lake/{run.name}"
+    runs_url, ids = f"{tracking}/#/experiments/1/runs", run_ids(tracking)
 
     def into(page: Any) -> None:
         page.get_by_text(name).first.click(timeout=60_000)
 
-    runs_url = f"{tracking}/#/experiments/1/runs"
-    lines += [camera.take(runs_url, "mlflow-run", "Meta-training on", act=into, height=1300), ""]
-    ids = run_ids(tracking)
     compared = f"{tracking}/#/compare-runs?runs=%5B%22{ids[0]}%22%2C%22{ids[1]}%22%5D&experiments=%5B%221%22%5D"
-    lines += ["Two of its tasks beside each other:", "", camera.take(compared, "mlflow-compare", "Comparing"), ""]
-    lines += ["The learned start in the registry:", ""]
-    lines += [camera.take(f"{tracking}/#/models/lakes", "mlflow-model", "champion"), ""]
+    return [
+        *("## 4. One run in MLflow", "", "Both jobs belong to one run; its tasks are nested below it.", ""),
+        *(take(runs_url, "mlflow-runs", name), ""),
+        *(take(runs_url, "mlflow-run", "Meta-training on", act=into, height=1300), ""),
+        *("A comparison of two of its tasks:", "", take(compared, "mlflow-compare", "Comparing"), ""),
+        *("The learned start in the registry:", ""),
+        *(take(f"{tracking}/#/models/lakes", "mlflow-model", "champion"), ""),
+    ]
 
-    lines += ["## 5. Adapt from the registry", ""]
-    adapt = "metasrl adapt models:/lakes@champion --task-seed 7"
-    lines += shell.shown(adapt, shell.run(adapt))
 
-    lines += ["## 6. The page of the run", ""]
-    report = f"metasrl report {run} --video"
-    lines += shell.shown(report, shell.run(report), 4)
-    page = (run / "report.html").as_uri()
-    ready = lambda opened: opened.wait_for_selector("body[data-ready=true]", timeout=60_000)  # noqa: E731
-    lines += [camera.take(page, "report-wide", act=ready, height=1500), ""]
-    lines += ["In a narrow window:", "", camera.take(page, "report-narrow", act=ready, width=420, height=1100), ""]
-    return lines
+def adapted(stage: Stage) -> list[str]:
+    """Solve a new task from the registered start."""
+    return ["## 5. Adapt from the registry", "", *stage.run("metasrl adapt models:/lakes@champion --task-seed 7")]
+
+
+def reported(stage: Stage, run: Path) -> list[str]:
+    """The report of the run, in a wide and in a narrow window."""
+
+    def ready(opened: Any) -> None:
+        opened.wait_for_selector("body[data-ready=true]", timeout=60_000)
+
+    lines = ["## 6. The page of the run", "", *stage.run(f"metasrl report {run} --video", 4)]
+    page, take = (run / "report.html").as_uri(), stage.camera.take
+    return [
+        *lines,
+        *(take(page, "report-wide", act=ready, height=1500), ""),
+        *("In a narrow window:", ""),
+        *(take(page, "report-narrow", act=ready, width=420, height=1100), ""),
+    ]
 
 
 def run_ids(tracking: str) -> list[str]:
-    """Two nested runs."""
+    """The ids of two nested runs."""
     from mlflow import MlflowClient
 
     found = MlflowClient(tracking_uri=tracking).search_runs(["1"], "tags.round = '0'", max_results=2)
@@ -201,7 +164,7 @@ def run_ids(tracking: str) -> list[str]:
 
 
 def scraped(head: Head) -> str:
-    """Our metrics, as Prometheus gets them."""
+    """The project's metrics in Prometheus format, as the node exports them."""
     code = (
         "import ray, urllib.request\n"
         f"ray.init(address='{head.address}', logging_level='ERROR')\n"
@@ -221,30 +184,30 @@ def scraped(head: Head) -> str:
 
 
 def _own_labels(found: re.Match[str]) -> str:
-    """Of a metric's labels those that we gave it, but for the run's name."""
+    """The labels that the project itself sets, without the name of the run."""
     own = re.findall(r'(?:phase|cost|objective)="[^"]*"', found[1])
     return "{" + ",".join(own) + "}" if own else ""
 
 
 def main() -> None:
-    """Do it and write the page."""
+    """Take the tour and write the page."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
     if chromium is None:
-        raise SystemExit("needs Chromium (Debian: apt install chromium)")
+        raise SystemExit("the tour needs Chromium (Debian: apt install chromium)")
     PICTURES.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with checkout() as folder, sync_playwright() as playwright:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium, args=root)
         with ray_head(None) as head, mlflow_server(folder) as tracking:
-            lines = tour(folder, head, tracking, Camera(browser))
+            lines = tour(make_stage(folder, head, tracking, Camera(browser)))
         browser.close()
     minutes = (time.monotonic() - began) / 60.0
     intro = [
-        f"From a bare checkout to a start that others adapt, as it was typed and as it came, in {minutes:.0f} minutes:"
-        " `make setup` first, then `source .venv/bin/activate`. Ports and paths are written as the defaults.",
+        f"From a bare checkout to a registered start in {minutes:.0f} minutes, with the real commands and their output."
+        " First run `make setup` and `source .venv/bin/activate`. Ports and paths are shown as the defaults.",
         "",
     ]
     text = "\n".join([*header("A tour", "python -m benchmarks.tour"), *intro, *lines]).rstrip() + "\n"

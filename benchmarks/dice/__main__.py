@@ -1,4 +1,4 @@
-"""``python -m benchmarks.dice``."""
+"""Entry point of ``python -m benchmarks.dice``."""
 
 from benchmarks.dice.accuracy_page import main
 

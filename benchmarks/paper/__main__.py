@@ -1,4 +1,4 @@
-"""``python -m benchmarks.paper``."""
+"""Entry point of ``python -m benchmarks.paper``."""
 
 from benchmarks.paper.experiments import main
 

@@ -1,7 +1,7 @@
 """The paper's experiments and the checks of its claims: ``make paper`` writes docs/results/paper.md and its figures.
 
-Everything is computed in cells that are kept in ``runs/cells`` (docs/decisions/0032): stop it at any time, the same
-command goes on. ``--quick`` runs a small form of everything in a few minutes and writes it elsewhere.
+Finished cells are kept in ``runs/cells`` (docs/decisions/0032), so the same command resumes an interrupted run.
+``--quick`` runs a small version in a few minutes and writes it to another folder.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ QUICK_STUDIES = StudyPlan(
 
 
 def quick_overrides(name: str) -> list[tuple[str, str]]:
-    """A run file made small: the same code on few and short tasks."""
+    """Overrides that make a run file small: few and short tasks."""
     lake = name.startswith("frozen_lake")
     small = {
         "family.num_tasks": "12" if lake else "4",
@@ -72,7 +72,7 @@ def quick_overrides(name: str) -> list[tuple[str, str]]:
 
 
 def configs(names: Sequence[str], pool: str, workers: int, *, quick: bool) -> list[RunConfig]:
-    """The run files, on the cluster that was asked for."""
+    """The run files with the chosen pool and number of workers."""
     cluster = [("cluster.pool", pool), ("cluster.num_workers", str(workers))]
     return [
         load_config(RUN_FILES / f"{name}.yaml", [*(quick_overrides(name) if quick else []), *cluster]) for name in names
@@ -80,7 +80,7 @@ def configs(names: Sequence[str], pool: str, workers: int, *, quick: bool) -> li
 
 
 def page(comparisons: Sequence[Comparison], studies: Studies, command: str, folder: Path) -> list[str]:
-    """The whole page; its figures go to ``folder``."""
+    """The complete page; its figures go to ``folder``."""
     sections = [protocol(comparisons), verdicts(comparisons), bounds_section(comparisons, folder)]
     sections += [learning_section(comparisons, folder), trend_section(studies, folder)]
     sections += [stress_section(studies, folder), sensitivity_section(studies, folder)]
@@ -100,30 +100,34 @@ def page(comparisons: Sequence[Comparison], studies: Studies, command: str, fold
 
 
 def made_of(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
-    """What the numbers were computed by, and how long that took."""
+    """The commits that computed the numbers, and the time it took."""
     cells = {cell["digest"]: cell for found in comparisons for cell in found.cells}
     cells |= {cell["digest"]: cell for cell in studies.cells}
     commits = Counter(cell["commit"] for cell in cells.values())
     stale = sum(cell["sources"] != sources_digest() for cell in cells.values())
     minutes = sum(cell["seconds"] for cell in cells.values()) / 60.0
     by = ", ".join(f"{count} at `{commit}`" for commit, count in commits.most_common())
-    warning = f" **{stale} of them were computed by other sources than those at hand.**" if stale else ""
+    warning = f" **Other sources than the current ones computed {stale} of them.**" if stale else ""
     return [
-        f"{len(cells)} cells (a method on a seed of a setting), {minutes:.0f} core-minutes: {by}.{warning} Exact "
-        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; elsewhere values are CRPO's own estimates "
-        "from rollouts. What each method is: [symbols](../symbols.md), section 6.",
+        f"{len(cells)} cells (one method on one seed of one setting), {minutes:.0f} core-minutes: {by}.{warning} Exact "
+        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; in the other settings, values are CRPO's "
+        "own estimates from rollouts. [Symbols](../symbols.md), section 6, defines the methods.",
         "",
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compute what is missing, then write the page."""
+    """Compute the missing cells, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small form of everything, in a few minutes")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="only these run files (frozen_lake is needed)")
-    parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="local: in this process")
-    parser.add_argument("--workers", type=int, default=2, help="cells computed at the same time")
-    parser.add_argument("--results", type=Path, help="folder of the page; by default docs/results, quick: runs/quick")
+    parser.add_argument("--quick", action="store_true", help="run a small version in a few minutes")
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, help="run only these settings (must include frozen_lake)"
+    )
+    parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="local: run in this process")
+    parser.add_argument("--workers", type=int, default=2, help="number of cells computed at the same time")
+    parser.add_argument(
+        "--results", type=Path, help="folder of the page (default: docs/results, with --quick runs/quick)"
+    )
     given = parser.parse_args(arguments)
     names = tuple(given.settings or (QUICK_SETTINGS if given.quick else SETTINGS))
     target = given.results or (Path("runs/quick") if given.quick else RESULTS)

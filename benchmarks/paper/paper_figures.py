@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 
 
 def save(figure: Figure, path: Path) -> str:
-    """Write a figure; the Markdown that shows it."""
+    """Write a figure and return Markdown that shows it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
@@ -41,7 +41,7 @@ def _finish(axis: Axes, x: str, title: str) -> None:
 
 
 def _band(axis: Axes, x: Sequence[float] | Array, rows: Array, **style: Any) -> None:
-    """Mean over the rows [n, K] with its 95 % t-interval as a band."""
+    """Plot the mean over the rows [n, K] with its 95 % t-interval as a band."""
     found = [interval(column) for column in rows.T]
     axis.plot(x, [item.mean for item in found], **style)
     style.pop("label", None)
@@ -50,7 +50,7 @@ def _band(axis: Axes, x: Sequence[float] | Array, rows: Array, **style: Any) -> 
 
 
 def adaptation(found: Comparison) -> Figure:
-    """Reward and every cost over its limit after each update, for every method; bands over seeds."""
+    """Reward, and every cost over its limit, after each update for every method; bands over seeds."""
     num_costs = len(found.described[0]["limits_mean"])
     figure, axes = plt.subplots(1, 1 + num_costs, figsize=(5.2 * (1 + num_costs), 3.8))
     for method, cells in found.judged.items():
@@ -87,12 +87,12 @@ def profiles(found: Comparison) -> Figure:
 
 
 def running_mean(rows: Array) -> FloatArray:
-    """Means of the first t columns, t = 1.. , of each row."""
+    """The mean of the first t columns of each row, for every t."""
     return np.asarray(np.cumsum(rows, axis=1) / np.arange(1, rows.shape[1] + 1))
 
 
 def training(found: Comparison) -> Figure:
-    """TAOG and TACV over T beside the computed bound, of every method that solves tasks from what it has learned."""
+    """TAOG and TACV over T for every method that learns while it solves tasks, with the computed bound."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8))
     for method, cells in found.judged.items():
         if not cells[0]["training"]:
@@ -114,7 +114,7 @@ def training(found: Comparison) -> Figure:
 
 
 def tightness(found: Sequence[Comparison]) -> Figure:
-    """The mean gap over N_0 of every exact task of meta_srl against its computed bound."""
+    """The mean gap over N_0 against its computed bound, for every exact task of meta_srl."""
     figure, axis = plt.subplots(figsize=(5, 4.2))
     for comparison in found:
         cells = comparison.judged["meta_srl"]
@@ -132,19 +132,19 @@ def tightness(found: Sequence[Comparison]) -> Figure:
 
 
 def last_half(cells: Sequence[dict[str, Any]], key: str) -> FloatArray:
-    """[seeds]: mean over the last half of the training tasks."""
+    """Mean [seeds] over the last half of the training tasks."""
     rows = np.array([cell["training"][key] for cell in cells], np.float64)
     return np.asarray(rows[:, rows.shape[1] // 2 :].mean(axis=1))
 
 
 def pairs(points: Sequence[Point], similarity: str, key: str) -> tuple[FloatArray, FloatArray]:
-    """Over all runs of a study: a similarity number, and the last half's mean of a column of meta_srl's training."""
+    """All runs of a study: a similarity number, and the mean of a training measure of meta_srl over the last half."""
     x = np.concatenate([[cell["similarity"][similarity] for cell in point.described] for point in points])
     return x, np.concatenate([last_half(point.judged["meta_srl"], key) for point in points])
 
 
 def trends(studies: Studies) -> Figure:
-    """TAOG and TACV against D*^2 (unlike tasks) and V_psi^2 (drifting tasks) with fitted lines."""
+    """TAOG and TACV against D*^2 (dissimilar tasks) and V_psi^2 (drifting tasks), with fitted lines."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
     rows = (
         (studies.dissimilarity, "task_similarity", "$D^{*2}$"),
@@ -167,7 +167,7 @@ def trends(studies: Studies) -> Figure:
 
 
 def inexactness(found: Comparison) -> Figure:
-    """Error of the estimated loss over training and its three parts, means over seeds."""
+    """The error of the estimated loss over training and its three parts, means over seeds."""
     figure, axis = plt.subplots(figsize=(6, 3.6))
     for name in ("total", "occupancy_shift", "estimation", "suboptimality"):
         rows = np.array([cell["training"][f"inexactness_{name}"] for cell in found.judged["meta_srl"]])

@@ -1,4 +1,4 @@
-"""The part of docs/results/paper.md that compares methods: protocol, claims, tables of every setting."""
+"""The sections of docs/results/paper.md that compare methods: protocol, claims and the tables of every setting."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def formatted(found: Interval | None, digits: int = 3) -> str:
 
 
 def short(found: Comparison) -> str:
-    """What a setting is called on the page."""
+    """The name of a setting on the page."""
     return found.config.name.removeprefix("paper_")
 
 
 def is_high(found: Comparison) -> bool:
-    """Whether its tasks are alike."""
+    """Whether the tasks of a setting have high similarity."""
     return dict(found.config.family.model_extra or {}).get("similarity") == "high"
 
 
 def protocol(comparisons: Sequence[Comparison]) -> list[str]:
-    """What is the same for every method, and what each spent."""
+    """The shared conditions of all methods, and what each method spent."""
     rows = []
     for found in comparisons:
         config, evaluation = found.config, found.config.evaluation
@@ -77,18 +77,18 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
         "## Protocol",
         "",
         "Every method gets the same training tasks in the same order, spends about the same number of CRPO iterations "
-        "(each on one task's data) on them, and ends with a start; the same CRPO then takes every start through the "
-        "same held-out tasks. random and oracle take no training. Hyper-parameters are the best of a grid of as many "
-        "points for every method, learned and judged on *training* tasks of seeds that are not reported; the score is "
-        "the relative gap (without an exact model: the relative loss of reward against a fresh policy) plus the "
-        "violation during adaptation over the limit. The run files are in `deploy/runs/paper/`.",
+        "on them (each on one task's data), and produces a start. The same CRPO then solves the same held-out tasks "
+        "from every start. random and oracle need no training. Each method's hyper-parameters are the best point of a "
+        "grid of equal size, chosen on *training* tasks of seeds that are not reported. The score is the relative gap "
+        "(without an exact model: the relative loss of reward against a fresh policy) plus the violation during "
+        "adaptation over the limit. The run files are in `deploy/runs/paper/`.",
         "",
         *table([*columns, "CRPO iterations in training", "environment steps in training"], rows),
     ]
 
 
 def claim_rows(found: Comparison, others: Sequence[Method]) -> list[list[object]]:
-    """A row for every other method: the two differences and what they show."""
+    """One row for every other method: both differences with their verdicts."""
     grouped: dict[Method, list[Claim]] = {}
     for claim in claims(found.judged, others):
         grouped.setdefault(claim.other, []).append(claim)
@@ -100,11 +100,12 @@ def claim_rows(found: Comparison, others: Sequence[Method]) -> list[list[object]
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
-    """The claim at high similarity, yes or no from the data, and the standing against the other methods."""
+    """The claim at high similarity, answered by the data, and the comparison with all methods."""
     lines = ["## Does it beat the baselines?", ""]
     lines.append(
-        "meta_srl minus the other method, paired by seed, mean with the 95 % t-interval over seeds. *better* and "
-        "*worse* mean that the interval excludes 0. Gaps and violations are better when smaller, rewards when larger."
+        "Differences are meta_srl minus the other method, paired by seed: mean and 95 % t-interval over seeds. "
+        "*better* and *worse* mean that the interval excludes 0. Smaller gaps and violations and larger rewards are "
+        "better."
     )
     columns = ["setting", "by", "against", "gap or reward", "violation during adaptation"]
     high = [found for found in comparisons if is_high(found)]
@@ -119,8 +120,8 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
             )
     lines += [
         "",
-        "**Claim**: at high similarity meta_srl beats random, pretrained and simple_average with an interval that "
-        "excludes parity.",
+        "**Claim**: at high similarity meta_srl beats random, pretrained and simple_average, and the interval excludes "
+        "parity.",
         "",
         *table(["setting", "measure", "holds", "meta_srl is, against"], answers),
         *table(columns, [row for found in high for row in claim_rows(found, WEAK)]),
@@ -135,12 +136,12 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def yes(value: bool) -> str:
-    """The page's answer to a claim."""
+    """The answer to a claim."""
     return "yes" if value else "no"
 
 
 def across(comparisons: Sequence[Comparison]) -> list[str]:
-    """Probability of improvement over all settings, each a stratum: it needs no common unit."""
+    """Probability of improvement over all settings, each a stratum; needs no common unit."""
     rows = []
     for other in (*WEAK, *STRONG, "oracle"):
         chosen = [found for found in comparisons if other in found.judged]
@@ -157,15 +158,15 @@ def across(comparisons: Sequence[Comparison]) -> list[str]:
             cells.append(formatted(improvement_interval(first, second), 2))
         rows.append(cells)
     return [
-        "**Over all settings**: the probability that a seed of meta_srl is better than a seed of the other method, "
-        "mean over settings, with a stratified-bootstrap interval (1/2 is parity; ties count half).",
+        "**Over all settings**: the probability that a seed of meta_srl beats a seed of the other method, mean over "
+        "settings with a stratified-bootstrap interval (1/2 is parity; ties count half).",
         "",
         *table(["against", "settings", "gap or reward", "violation during adaptation"], rows),
     ]
 
 
 def family_section(found: Comparison, pictures: Sequence[str]) -> list[str]:
-    """Tables and figures of one setting."""
+    """The tables and figures of one setting."""
     measures = measures_of(found.judged)
     rows, middle, chosen = [], [], []
     for method in found.judged:
@@ -187,8 +188,8 @@ def family_section(found: Comparison, pictures: Sequence[str]) -> list[str]:
         "over seeds, with 95 % t-intervals:",
         "",
         *table(["method", *titles], rows),
-        "Interquartile means of all (seed, held-out task) pairs, intervals by resampling seeds; the last column is the "
-        f"probability that a seed of meta_srl has the better {titles[0]}:",
+        "Interquartile means over all (seed, held-out task) pairs, with intervals from resampling seeds; the last "
+        f"column is the probability that a seed of meta_srl has the better {titles[0]}:",
         "",
         *table(["method", *titles, "P(meta_srl better)"], middle),
         *(part for picture in pictures for part in (picture, "")),

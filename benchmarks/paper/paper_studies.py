@@ -1,4 +1,4 @@
-"""The studies of ``make paper`` on exact tasks: unlike tasks, drifting tasks, and wrong corrections, as cells."""
+"""The studies of ``make paper`` on exact tasks: dissimilar tasks, drifting tasks, wrong corrections and ablations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from meta.training.evaluation_settings import Method
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Sizes. ``changed_tiles`` between tasks (of 62), ``drifts`` in tiles a task, ``errors`` relative.
+    """Sizes of the studies: ``changed_tiles`` between tasks (of 62), ``drifts`` in tiles a task, relative ``errors``.
 
-    The ablation takes the first ``ablation_seeds`` of the lake's own seeds, so that it is paired with the comparison.
+    The ablation uses the first ``ablation_seeds`` of the comparison's own seeds, so both can be paired.
     """
 
     changed_tiles: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
@@ -30,7 +30,7 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a study: ``x`` is what was set, and ``judged`` and ``described`` are in the order of the seeds."""
+    """One setting of a study: ``x`` is the varied value; ``judged`` and ``described`` follow the order of the seeds."""
 
     x: float
     described: Sequence[Result]
@@ -39,8 +39,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Studies:
-    """Results: ``dissimilarity`` over changed tiles, ``drifting`` over the drift, ``sensitivity`` by (base, kind), and
-    ``ablation`` by base and by what was changed, on as many seeds as its cells.
+    """The results: ``dissimilarity`` over changed tiles, ``drifting`` over the drift, ``sensitivity`` by (base, kind),
+    and ``ablation`` by base and changed part.
     """
 
     plan: StudyPlan
@@ -60,17 +60,17 @@ ABLATIONS: dict[str, dict[str, dict[str, object]]] = {
     "rates from each objective's own steps": {"learning_rates": {"curvature": "measured"}},
     "rates forget as the start does": {"learning_rates": {"forgetting": 0.8}},
 }
-"""What is changed in the section ``meta``, one thing at a time."""
+"""The changes to the section ``meta``, one part at a time."""
 
 
 def study_config(base: RunConfig, plan: StudyPlan, name: str, **family: object) -> RunConfig:
-    """The lake's run file with other tasks."""
+    """The lake's run file with another distribution of tasks."""
     changed = base.family.model_copy(update={"num_tasks": plan.num_tasks, **family})
     return base.model_copy(update={"name": f"paper_{name}", "family": changed})
 
 
 def judged_cells(config: RunConfig, plan: StudyPlan, found: Comparison) -> list[Cell]:
-    """Description and both methods, with the hyper-parameters that the lake's own comparison chose."""
+    """Cells that describe the tasks and judge both methods, with the hyper-parameters of the lake's comparison."""
     cells = []
     for seed in plan.seeds:
         own = with_seed(config, seed)
@@ -80,7 +80,7 @@ def judged_cells(config: RunConfig, plan: StudyPlan, found: Comparison) -> list[
 
 
 def disturbed_cells(config: RunConfig, plan: StudyPlan, found: Comparison, kind: str, error: float) -> list[Cell]:
-    """meta_srl with corrections that are wrong by ``error``; none at all is the same cell for noise and bias."""
+    """Cells of meta_srl with corrections that are wrong by ``error``; noise and bias share the cell of error 0."""
     cells = []
     for seed in plan.seeds:
         wrong = Disturbance(**{kind: error}, seed=seed) if error else Disturbance(seed=seed)
@@ -89,7 +89,7 @@ def disturbed_cells(config: RunConfig, plan: StudyPlan, found: Comparison, kind:
 
 
 def ablated_cells(found: Comparison, plan: StudyPlan, changes: dict[str, dict[str, object]]) -> list[Cell]:
-    """meta_srl with one part replaced; everything else as in the lake's comparison."""
+    """Cells of meta_srl with one part replaced and everything else as in the lake's comparison."""
     config = found.config
     sections = {name: getattr(config.meta, name).model_copy(update=values) for name, values in changes.items()}
     changed = config.model_copy(update={"meta": config.meta.model_copy(update=sections)})
@@ -97,36 +97,55 @@ def ablated_cells(found: Comparison, plan: StudyPlan, changes: dict[str, dict[st
     return [Cell("judge", with_seed(changed, seed), "meta_srl", found.points["meta_srl"]) for seed in seeds]
 
 
-def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunner) -> Studies:
-    """All studies in one go; ``found`` are the lake's comparisons by similarity."""
+@dataclass(frozen=True)
+class StudyCells:
+    """The cells of every study: ``unlike`` by changed tiles, ``drifting`` by drift, ``wrong`` by (base, kind, error),
+    ``ablated`` by base and changed part.
+    """
+
+    unlike: dict[int, list[Cell]]
+    drifting: dict[int, list[Cell]]
+    wrong: dict[tuple[str, str, float], list[Cell]]
+    ablated: dict[str, dict[str, list[Cell]]]
+
+    def all(self) -> list[Cell]:
+        """Every cell, in the order of the studies."""
+        parts = [*self.unlike.values(), *self.drifting.values(), *self.wrong.values()]
+        parts += [cells for part in self.ablated.values() for cells in part.values()]
+        return [cell for part in parts for cell in part]
+
+
+def study_cells(found: dict[str, Comparison], plan: StudyPlan) -> StudyCells:
+    """The cells of all studies; ``found`` holds the lake's comparisons by similarity."""
     high = found["high"]
-    unlike = {
-        k: judged_cells(study_config(high.config, plan, f"unlike_{k}", similarity=k), plan, high)
-        for k in plan.changed_tiles
-    }
-    drifting = {
-        d: judged_cells(study_config(high.config, plan, f"drift_{d}", sequence="drifting", drift=d), plan, high)
-        for d in plan.drifts
-    }
-    wrong = {
-        (base, kind, error): disturbed_cells(
-            study_config(found[base].config, plan, f"wrong_{base}"), plan, found[base], kind, error
-        )
-        for base in plan.bases
-        for kind in ("noise", "bias")
-        for error in plan.errors
-    }
-    ablated = {
-        base: {name: ablated_cells(found[base], plan, changes) for name, changes in ABLATIONS.items()}
-        for base in plan.bases
-    }
-    groups = [
-        *unlike.values(),
-        *drifting.values(),
-        *wrong.values(),
-        *(c for part in ablated.values() for c in part.values()),
-    ]
-    results = runner.run([cell for group in groups for cell in group], "studies")
+    return StudyCells(
+        unlike={
+            k: judged_cells(study_config(high.config, plan, f"unlike_{k}", similarity=k), plan, high)
+            for k in plan.changed_tiles
+        },
+        drifting={
+            d: judged_cells(study_config(high.config, plan, f"drift_{d}", sequence="drifting", drift=d), plan, high)
+            for d in plan.drifts
+        },
+        wrong={
+            (base, kind, error): disturbed_cells(
+                study_config(found[base].config, plan, f"wrong_{base}"), plan, found[base], kind, error
+            )
+            for base in plan.bases
+            for kind in ("noise", "bias")
+            for error in plan.errors
+        },
+        ablated={
+            base: {name: ablated_cells(found[base], plan, changes) for name, changes in ABLATIONS.items()}
+            for base in plan.bases
+        },
+    )
+
+
+def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunner) -> Studies:
+    """Run all studies together; ``found`` holds the lake's comparisons by similarity."""
+    chosen = study_cells(found, plan)
+    results = runner.run(chosen.all(), "studies")
 
     def point(x: float, cells: Sequence[Cell]) -> Point:
         def of(kind: str, method: Method | None) -> list[Result]:
@@ -136,16 +155,16 @@ def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunne
 
     return Studies(
         plan=plan,
-        dissimilarity=[point(k, cells) for k, cells in unlike.items()],
-        drifting=[point(d, cells) for d, cells in drifting.items()],
+        dissimilarity=[point(k, cells) for k, cells in chosen.unlike.items()],
+        drifting=[point(d, cells) for d, cells in chosen.drifting.items()],
         sensitivity={
-            (base, kind): [point(error, wrong[base, kind, error]) for error in plan.errors]
+            (base, kind): [point(error, chosen.wrong[base, kind, error]) for error in plan.errors]
             for base in plan.bases
             for kind in ("noise", "bias")
         },
         ablation={
             base: {name: [results[cell.digest]["result"] for cell in cells] for name, cells in part.items()}
-            for base, part in ablated.items()
+            for base, part in chosen.ablated.items()
         },
         cells=list(results.values()),
     )

@@ -1,8 +1,9 @@
-"""The part of docs/results/paper.md that checks the theory and the card's questions."""
+"""The sections of docs/results/paper.md on the theory: bounds, trends, sensitivity, stress and ablation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,16 @@ from meta.measuring.statistics import linear_trend, paired_difference
 
 
 class BoundBrokenError(AssertionError):
-    """A computed bound that an exact task exceeds: the page is not written."""
+    """An exact task exceeds its computed bound, so the page is not written."""
 
 
 def exact(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The settings whose optima are known."""
+    """The settings with known optima."""
     return [found for found in comparisons if found.judged["meta_srl"][0]["test"]["gap"] is not None]
 
 
 def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
-    """Every exact task against its computed bounds; raises where one is broken."""
+    """Compare every exact task with its computed bounds; raise if one is broken."""
     rows = []
     for found in exact(comparisons):
         for method, cells in found.judged.items():
@@ -46,9 +47,10 @@ def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]
     return [
         "## Bounds",
         "",
-        f"In every exact task that was solved from a learned start the per-run inequality is checked, and the bound on "
-        f"the mean gap over N_0 that follows from it ([symbols](../symbols.md), section 4): **{total:,} checks, all "
-        "hold** (the page is not written otherwise). Left over right says how much of the bound is used: 1 is tight.",
+        "Every exact task solved from a learned start is checked against the per-run inequality and the resulting "
+        f"bound on the mean gap over N_0 ([symbols](../symbols.md), section 4): **{total:,} checks, all hold** "
+        "(otherwise the page would not be written). The ratio left / right shows how tight the bound is: 1 is "
+        "equality.",
         "",
         *table(columns, rows),
         picture,
@@ -57,9 +59,11 @@ def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]
 
 
 def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
-    """TAOG and TACV over T, and the parts of the inexact loss's error."""
+    """TAOG and TACV over T, and the decomposition of the error of the estimated loss."""
     lines = ["## Learning over tasks", ""]
-    lines.append("Means over seeds with 95 % bands; the bound is the per-run inequality's, on the mean gap over N_0.")
+    lines.append(
+        "Means over seeds with 95 % bands. The bound on the mean gap over N_0 follows from the per-run inequality."
+    )
     rows = []
     for found in exact(comparisons):
         lines += ["", figures.save(figures.training(found), folder / f"{short(found)}_training.png")]
@@ -71,11 +75,11 @@ def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[st
         loss = np.array([np.mean(cell["training"]["f_hat"]) for cell in cells])
         rows.append([f"`{short(found)}`", *(formatted(interval(part)) for part in (loss, *means, sizes))])
     columns = ["setting", "f_hat", "f_hat - f", "occupancy shift (A)", "DualDICE (B)", "suboptimality (C)", "mean |B|"]
-    return [*lines, "", "Where f_hat - f comes from, means over training tasks:", "", *table(columns, rows)]
+    return [*lines, "", "The parts of f_hat - f, means over training tasks:", "", *table(columns, rows)]
 
 
 def trend_row(points: Sequence[Point], similarity: str, key: str, names: tuple[str, str]) -> list[object]:
-    """The fitted trend of one column in one similarity number."""
+    """The fitted trend of one measure in one similarity number."""
     x, y = figures.pairs(points, similarity, key)
     if np.ptp(x) == 0.0:
         return [*names, x.size, f"{x.min():.3f}", "–", "–", "all alike"]
@@ -102,9 +106,9 @@ def trend_section(studies: Studies, folder: Path) -> list[str]:
         "## TAOG and TACV against how alike tasks are",
         "",
         f"frozen_lake, {plan.num_tasks} training tasks, seeds {plan.seeds[0]}–{plan.seeds[-1]}. D*^2: i.i.d. tasks "
-        f"that differ in {', '.join(map(str, plan.changed_tiles))} tiles. V_psi^2: tasks whose base drifts by "
-        f"{', '.join(map(str, plan.drifts))} tiles a task. Least squares over runs, slope with a 95 % bootstrap "
-        "interval.",
+        f"that differ in {', '.join(map(str, plan.changed_tiles))} tiles. V_psi^2: tasks whose base map drifts by "
+        f"{', '.join(map(str, plan.drifts))} tiles a task. Least squares over runs; slopes have 95 % bootstrap "
+        "intervals.",
         "",
         *table(columns, rows),
         figures.save(figures.trends(studies), folder / "trends.png"),
@@ -113,7 +117,7 @@ def trend_section(studies: Studies, folder: Path) -> list[str]:
 
 
 def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
-    """What wrong corrections cost."""
+    """The cost of wrong corrections."""
     rows = []
     for (base, kind), points in studies.sensitivity.items():
         clean = {key: figures.last_half(points[0].judged["meta_srl"], key) for key in ("gap", "violation_during")}
@@ -123,13 +127,13 @@ def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
                 own = figures.last_half(point.judged["meta_srl"], key)
                 cells += [formatted(interval(own)), formatted(paired_difference(own, clean[key])) if point.x else "–"]
             rows.append(cells)
-    columns = ["similarity", "error", "size", "TAOG", "minus without error", "violation during", "minus without error"]
+    columns = ["similarity", "error", "size", "TAOG", "minus error-free", "violation during", "minus error-free"]
     return [
         "## Sensitivity to DualDICE's errors",
         "",
-        "Corrections are multiplied by max(0, 1 + e): *noise* draws e anew for every task and state (normal, standard "
-        "deviation as given), *bias* draws it once for all tasks (uniform within plus and minus the size), so that it "
-        "does not average out. Last half of the training tasks, means over seeds "
+        "Corrections are multiplied by max(0, 1 + e). *noise* draws e anew for every task and state (normal with the "
+        "given standard deviation); *bias* draws e once for all tasks (uniform between minus and plus the size), so "
+        "it does not average out. Last half of the training tasks, means over seeds "
         f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}; differences are paired.",
         "",
         *table(columns, rows),
@@ -138,65 +142,78 @@ def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
     ]
 
 
-def stress_section(studies: Studies, folder: Path) -> list[str]:
-    """From nearly identical to unrelated tasks: does it help, does it hurt, does the run notice?"""
-    rows, helps, hurts, unseen = [], [], [], 0
-    for point in studies.dissimilarity:
-        cells: list[object] = [f"{point.x:g}"]
-        cells.append(formatted(interval([item["similarity"]["task_similarity"] for item in point.described])))
-        found = []
-        for measure in (RELATIVE_GAP, RELATIVE_DURING):
-            difference = paired_difference(
-                seed_means(point.judged["meta_srl"], measure), seed_means(point.judged["random"], measure)
-            )
-            found.append(difference)
-            cells.append(formatted(difference))
-        better = [one.high < 0.0 for one in found]
-        worse = [one.low > 0.0 for one in found]
-        signatures = [cell["training"]["signature"] for cell in point.judged["meta_srl"]]
-        noticed = [noticed_by(signature) for signature in signatures]
-        cells += [yes(all(better)), yes(any(worse)), f"{sum(noticed)} of {len(noticed)}"]
-        if all(better):
-            helps.append(point.x)
-        if any(worse):
-            hurts.append(point.x)
-            unseen += len(noticed) - sum(noticed)
-        rows.append(cells)
-    columns = ["tiles changed", "D*^2", "gap / optimum: minus random's", "violation during / limit: minus random's"]
-    answer = f"Better than random in both at {tiles(helps)} changed tiles"
-    rest = [point.x for point in studies.dissimilarity if point.x not in helps]
+@dataclass(frozen=True)
+class Stressed:
+    """One point of the stress test: whether meta_srl helps or hurts, and how many of its runs warn."""
+
+    tiles: float
+    helps: bool
+    hurts: bool
+    warned: int
+    runs: int
+    cells: list[object]
+
+
+def stressed(point: Point) -> Stressed:
+    """Compare meta_srl with random at one number of changed tiles."""
+    found = [
+        paired_difference(seed_means(point.judged["meta_srl"], measure), seed_means(point.judged["random"], measure))
+        for measure in (RELATIVE_GAP, RELATIVE_DURING)
+    ]
+    signatures = [cell["training"]["signature"] for cell in point.judged["meta_srl"]]
+    warned, runs = sum(noticed_by(signature) for signature in signatures), len(signatures)
+    helps, hurts = all(one.high < 0.0 for one in found), any(one.low > 0.0 for one in found)
+    similarity = formatted(interval([item["similarity"]["task_similarity"] for item in point.described]))
+    cells: list[object] = [f"{point.x:g}", similarity, *map(formatted, found)]
+    return Stressed(point.x, helps, hurts, warned, runs, [*cells, yes(helps), yes(hurts), f"{warned} of {runs}"])
+
+
+def stress_answer(points: Sequence[Stressed]) -> str:
+    """The result of the stress test in words."""
+    helps = [point.tiles for point in points if point.helps]
+    rest = [point.tiles for point in points if not point.helps]
+    hurts = [point for point in points if point.hurts]
+    answer = f"Better than random in both measures at {tiles(helps)} changed tiles"
     answer += f", not shown at {tiles(rest)}. " if rest else ", which is everywhere. "
-    harm = (
-        f"Worse in one of them at {tiles(hurts)}; {unseen} of those runs did not say so." if hurts else "Never worse."
-    )
+    if not hurts:
+        return answer + "Never worse."
+    unseen = sum(point.runs - point.warned for point in hurts)
+    return answer + f"Worse in one of them at {tiles([p.tiles for p in hurts])}; {unseen} of those runs did not warn."
+
+
+def stress_section(studies: Studies, folder: Path) -> list[str]:
+    """From nearly identical to unrelated tasks: where meta_srl helps, where it hurts, and whether the run warns."""
+    points = [stressed(point) for point in studies.dissimilarity]
+    columns = ["tiles changed", "D*^2", "gap / optimum: minus random's", "violation during / limit: minus random's"]
     return [
         "## Unlike tasks",
         "",
-        f"{answer}{harm}",
+        stress_answer(points),
         "",
-        "Held-out tasks after five updates, meta_srl minus random at its best rate, paired over seeds "
-        f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}. A run *says so* when its failure signature at the end does "
-        "not find the last half of the training tasks below the first round, or finds them rising.",
+        "Held-out tasks after five updates: meta_srl minus random at its best rate, paired over seeds "
+        f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}. A run *warns* if, by its failure signature at the end, the "
+        "last half of the training tasks is not below the first round, or is rising.",
         "",
-        *table([*columns, "helps", "hurts", "runs that say so"], rows),
+        *table([*columns, "helps", "hurts", "runs that warn"], [point.cells for point in points]),
         figures.save(figures.stress(studies), folder / "stress.png"),
         "",
     ]
 
 
 def tiles(numbers: Sequence[float]) -> str:
-    """Numbers in words."""
+    """A list of numbers in words."""
     return ", ".join(f"{number:g}" for number in numbers) or "no number of"
 
 
 def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
-    """meta_srl on the lakes with one part replaced at a time, minus meta_srl as compared, paired by seed."""
+    """meta_srl on the lakes with one part replaced at a time, minus unchanged meta_srl, paired by seed."""
     rows = []
     for found in exact(comparisons):
         for name, cells in studies.ablation.get(short(found).removeprefix("frozen_lake_"), {}).items():
-            whole = found.judged["meta_srl"][: len(cells)]
+            unchanged = found.judged["meta_srl"][: len(cells)]
             differences = [
-                paired_difference(seed_means(cells, measure), seed_means(whole, measure)) for measure in (GAP, DURING)
+                paired_difference(seed_means(cells, measure), seed_means(unchanged, measure))
+                for measure in (GAP, DURING)
             ]
             means = [formatted(interval(seed_means(cells, measure))) for measure in (GAP, DURING)]
             mixed = [part for pair in zip(means, map(formatted, differences), strict=True) for part in pair]
@@ -205,20 +222,20 @@ def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> lis
     return [
         "## Which part does what",
         "",
-        "meta_srl with one part replaced, everything else as in the comparison (hyper-parameters are not tuned again). "
-        "Positive differences: the part that was replaced had helped.",
+        "meta_srl with one part replaced and everything else as in the comparison (hyper-parameters are not tuned "
+        "again). A positive difference means that the replaced part helps.",
         "",
         *table(columns, rows),
     ]
 
 
 def noticed_by(signature: dict[str, dict[str, object] | None]) -> bool:
-    """Whether a run's failure signature warns of anything."""
+    """Whether a run's failure signature warns."""
     return any(part is not None and (not part["improved"] or part["rising"]) for part in signature.values())
 
 
 def signature_section(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the failure signature of each run of meta_srl says at its end."""
+    """The failure signatures of all runs of meta_srl."""
     rows = []
     for found in comparisons:
         cells = found.judged["meta_srl"]
@@ -231,56 +248,50 @@ def signature_section(comparisons: Sequence[Comparison]) -> list[str]:
         "## Failure signatures",
         "",
         "At its end a run tests whether the last half of its training tasks lies below its first round (one-sided "
-        "Mann-Whitney) and whether it rises (Kendall's tau), both at 5 %. A first round of few tasks leaves that test "
-        "little power. Runs of meta_srl:",
+        "Mann-Whitney) and whether that half rises (Kendall's tau), both at the 5 % level. The first test has little "
+        "power if a round has few tasks. Runs of meta_srl:",
         "",
         *table(["setting", "of", "improved", "rising"], rows),
     ]
 
 
+def scalability_row(found: Comparison) -> list[str]:
+    """Cost and quality of meta_srl in one setting."""
+    ours, random = found.judged["meta_srl"], found.judged["random"]
+    cost = {key: np.mean([cell["cost"][key] or np.nan for cell in ours]) for key in ours[0]["cost"]}
+    share = 100.0 * (cost["estimate_seconds"] * found.config.family.num_tasks) / cost["train_seconds"]
+    update = cost["update_seconds"] * found.config.family.num_tasks / found.config.cluster.tasks_per_round
+    removed = 1.0 - seed_means(ours, RELATIVE_DURING) / np.maximum(seed_means(random, RELATIVE_DURING), 1e-12)
+    measure = main_measure(found.judged)
+    gained = seed_means(ours, measure) - seed_means(random, measure)
+    gap = (
+        f"{formatted(interval(gained))} in reward"
+        if measure is REWARD
+        else formatted(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
+    )
+    return [
+        f"`{short(found)}`",
+        f"{cost['training_solve_seconds']:.2f}",
+        f"{1000 * cost['estimate_seconds']:.1f} ({share:.1f} %)",
+        f"{1000 * cost['update_seconds']:.1f} ({100 * update / cost['train_seconds']:.1f} %)",
+        f"{cost['train_seconds']:.0f}",
+        f"{cost['resident_mb']:.0f}",
+        gap,
+        formatted(interval(removed), 2),
+    ]
+
+
 def scalability_section(comparisons: Sequence[Comparison]) -> list[str]:
     """Cost and quality from the lake to the largest robot."""
-    rows = []
-    for found in comparisons:
-        ours, random = found.judged["meta_srl"], found.judged["random"]
-        cost = {key: np.mean([cell["cost"][key] or np.nan for cell in ours]) for key in ours[0]["cost"]}
-        share = 100.0 * (cost["estimate_seconds"] * found.config.family.num_tasks) / cost["train_seconds"]
-        update = cost["update_seconds"] * found.config.family.num_tasks / found.config.cluster.tasks_per_round
-        removed = 1.0 - seed_means(ours, RELATIVE_DURING) / np.maximum(seed_means(random, RELATIVE_DURING), 1e-12)
-        measure = main_measure(found.judged)
-        gained = seed_means(ours, measure) - seed_means(random, measure)
-        gap = (
-            f"{formatted(interval(gained))} in reward"
-            if measure is REWARD
-            else formatted(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
-        )
-        rows.append(
-            [
-                f"`{short(found)}`",
-                f"{cost['training_solve_seconds']:.2f}",
-                f"{1000 * cost['estimate_seconds']:.1f} ({share:.1f} %)",
-                f"{1000 * cost['update_seconds']:.1f} ({100 * update / cost['train_seconds']:.1f} %)",
-                f"{cost['train_seconds']:.0f}",
-                f"{cost['resident_mb']:.0f}",
-                gap,
-                formatted(interval(removed), 2),
-            ]
-        )
-    columns = [
-        "setting",
-        "task, s",
-        "estimate, ms (share)",
-        "update, ms (share)",
-        "training, s",
-        "memory, MB",
-        "removed of random's",
-        "share of random's violation removed",
-    ]
+    columns = ["setting", "task, s", "estimate, ms (share)", "update, ms (share)", "training, s", "memory, MB"]
     return [
         "## Scalability",
         "",
-        "meta_srl on one core, means over seeds; shares are of the training time. Memory is that of the process after "
-        "the cell, with everything imported.",
+        "meta_srl on one core, means over seeds; shares are of the training time. Memory is the resident memory of the "
+        "process after the cell, including all imports.",
         "",
-        *table(columns, rows),
+        *table(
+            [*columns, "removed of random's", "share of random's violation removed"],
+            [scalability_row(found) for found in comparisons],
+        ),
     ]

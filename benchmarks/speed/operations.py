@@ -1,4 +1,4 @@
-"""What submission, tracking and reporting cost, to docs/results/operations.md; about ten minutes on two free cores."""
+"""The cost of submission, tracking and reporting; writes docs/results/operations.md in ten minutes on two cores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run: ``wall`` seconds of `train`, CPU seconds of the tracking thread, seconds the run waited for it."""
+    """One run: ``wall`` seconds of `train`, CPU seconds of the tracking thread, seconds the run waited for it."""
 
     tasks: int
     wall: float
@@ -39,17 +39,17 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Seconds waited for tracking, of the wall clock."""
+        """Share of the wall-clock time in which the run waited for tracking."""
         return self.waited / self.wall
 
     @property
     def cpu_share(self) -> float:
-        """CPU of the tracking thread, of both cores' time."""
+        """CPU time of the tracking thread as a share of both cores' time."""
         return self.sender_cpu / (2.0 * self.wall)
 
 
 def child(file: str, words: Sequence[str]) -> Cost:
-    """Train in this process with clocks on the tracking: what :func:`tracked` starts."""
+    """Train in this process and time the tracking; :func:`tracked` starts it."""
     from distributed.cli.main import main
     from distributed.tracking.mlflow_tracker import MLflowSender
     from distributed.tracking.outbox import Outbox
@@ -89,7 +89,7 @@ def child(file: str, words: Sequence[str]) -> Cost:
 
 
 def tracked(file: Path, words: Sequence[str], folder: Path, uri: str | None = None) -> Cost:
-    """A run in a process of its own, in ``folder``."""
+    """Run in a separate process, in ``folder``."""
     folder.mkdir(parents=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"} | (
         {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
@@ -103,32 +103,34 @@ def tracked(file: Path, words: Sequence[str], folder: Path, uri: str | None = No
     return cost
 
 
-def tracking_lines(folder: Path, lakes: int, robots: int) -> list[str]:
-    """Tracking's share, for short tasks (lakes) and for robots."""
-    patient = ("--tracking.flush_timeout_seconds", "600")
-    runs: list[tuple[str, str, Cost]] = []
-    for name, words in (
-        ("SQLite, a nested run a task", ()),
-        ("SQLite, no nested runs", ("--tracking.task_runs", "false")),
-    ):
-        number = lakes if not words else lakes // 5
-        cost = tracked(LAKES, [*_size(number), *patient, *words], folder / f"lakes-{len(runs)}")
-        runs.append(("frozen_lake", name, cost))
-    runs.append(
-        (
-            "half_cheetah",
-            "SQLite, a nested run a task",
-            tracked(ROBOTS, [*_size(robots), *patient], folder / "robots-0"),
-        )
-    )
+Tracked = tuple[str, str, Cost]
+"""Family, store, and the cost of the run."""
+
+
+def tracked_runs(folder: Path, lakes: int, robots: int) -> list[Tracked]:
+    """Runs of short tasks (lakes) and of robots with each store; PostgreSQL is left out if it is not installed."""
+    nested, patient = "a nested run for each task", ("--tracking.flush_timeout_seconds", "600")
+    plain = tracked(LAKES, [*_size(lakes), *patient], folder / "lakes-0")
+    flat = tracked(LAKES, [*_size(lakes // 5), *patient, "--tracking.task_runs", "false"], folder / "lakes-1")
+    robot = tracked(ROBOTS, [*_size(robots), *patient], folder / "robots-0")
+    runs = [
+        ("frozen_lake", f"SQLite, {nested}", plain),
+        ("frozen_lake", "SQLite, no nested runs", flat),
+        ("half_cheetah", f"SQLite, {nested}", robot),
+    ]
     try:
         with postgres() as uri:
             cost = tracked(LAKES, [*_size(lakes // 5), *patient], folder / "lakes-p", uri)
-            runs.append(("frozen_lake", "PostgreSQL, a nested run a task", cost))
+            runs.append(("frozen_lake", f"PostgreSQL, {nested}", cost))
             cost = tracked(ROBOTS, [*_size(robots), *patient], folder / "robots-1", uri)
-            runs.append(("half_cheetah", "PostgreSQL, a nested run a task", cost))
+            runs.append(("half_cheetah", f"PostgreSQL, {nested}", cost))
     except NotInstalledError as error:
         print(error)
+    return runs
+
+
+def tracking_lines(runs: Sequence[Tracked]) -> list[str]:
+    """The section on tracking."""
     rows = [
         [
             family,
@@ -141,22 +143,14 @@ def tracking_lines(folder: Path, lakes: int, robots: int) -> list[str]:
         ]
         for family, store, cost in runs
     ]
-    columns = [
-        "tasks of",
-        "store",
-        "tasks",
-        "wall (s)",
-        "CPU of tracking, ms a task",
-        "of both cores",
-        "the run waited",
-    ]
+    columns = ["tasks of", "store", "tasks", "wall (s)", "CPU of tracking, ms a task", "share of both cores"]
     return [
         "## Tracking",
         "",
-        "One thread of the driver sends; the run itself waits only to write events to disk, and at the end until all is"
-        " sent. Bound: 1 % at 1,000 tasks.",
+        "One thread of the driver sends the events. The run waits for tracking only to write events to disk, and at "
+        "its end until everything is sent. Bound: 1 % of the wall-clock time at 1,000 tasks.",
         "",
-        *table(columns, rows),
+        *table([*columns, "share of time waited"], rows),
     ]
 
 
@@ -165,7 +159,7 @@ def _size(tasks: int) -> tuple[str, str]:
 
 
 def report_lines(run: Path) -> list[str]:
-    """Time and size of the page of a run with many tasks."""
+    """The section on the time and size of the report of a run with many tasks."""
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
@@ -182,14 +176,14 @@ def report_lines(run: Path) -> list[str]:
         "## Report",
         "",
         *table(
-            ["tasks", "`metasrl report`, whole command (s, median of 3)", "bound", "report.html (MB)", "bound"],
+            ["tasks", "`metasrl report`, complete command (s, median of 3)", "bound", "report.html (MB)", "bound"],
             [[tasks, f"{statistics.median(seconds):.1f}", "10", f"{size / 1e6:.2f}", "5"]],
         ),
     ]
 
 
 def submission_lines(folder: Path, rounds: int) -> list[str]:
-    """The same run file directly and through the Jobs API, on the same head, in turns."""
+    """The section on the same run file directly and through the Jobs API, interleaved on the same head."""
     found: dict[str, list[float]] = {"directly": [], "submitted": []}
     words = [str(LAKES), "--family.num_tasks", "48", "--evaluation.num_test_tasks", "4", "--tracking.enabled", "false"]
     with ray_head("t" * 32) as head:
@@ -201,10 +195,11 @@ def submission_lines(folder: Path, rounds: int) -> list[str]:
     return [
         "## Submission",
         "",
-        f"48 lakes on a head that is up, {rounds} rounds in turns, medians; submitting packs and ships the checkout.",
+        f"48 lakes on a running head, medians of {rounds} interleaved rounds; submitting packs and uploads the "
+        "checkout.",
         "",
         *table(
-            ["`metasrl train` on the cluster (s)", "`metasrl submit` (s)", "more (s)", "ratio"],
+            ["`metasrl train` on the cluster (s)", "`metasrl submit` (s)", "difference (s)", "ratio"],
             [[f"{direct:.1f}", f"{submitted:.1f}", f"{submitted - direct:.1f}", f"{submitted / direct:.2f}"]],
         ),
     ]
@@ -222,9 +217,9 @@ def _timed(name: str, head: Head, words: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Measure and write the page; ``--quick`` only shows that it runs."""
+    """Measure and write the page; ``--quick`` only checks that the benchmark runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute, and no page")
+    parser.add_argument("--quick", action="store_true", help="run for a minute and write no page")
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -232,7 +227,7 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="metasrl-operations-"))
     try:
-        lines = tracking_lines(folder, *((24, 4) if given.quick else (1000, 16)))
+        lines = tracking_lines(tracked_runs(folder, *((24, 4) if given.quick else (1000, 16))))
         (run,) = (folder / "lakes-0").glob("runs/*/*")
         lines += report_lines(run)
         lines += submission_lines(folder, 1 if given.quick else 2)

@@ -1,4 +1,4 @@
-"""Whole training beside raw physics, one worker and two, to docs/results/training_speed.md; takes a few minutes."""
+"""Speed of training against raw physics, with one worker and two; writes docs/results/training_speed.md in minutes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from benchmarks.speed.training_worker import COPIES, HORIZON, NAVIGATION
 
 STEPS = COPIES * HORIZON
 TASKS = {"half_cheetah": 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20, NAVIGATION: 5}
-"""Iterations of each run with one worker and with two; about a second or two each."""
+"""Iterations of each run with one worker and with two, chosen to take about two seconds."""
 
 Clock = dict[str, float]
 Round = dict[str, Clock]
 
 
 class WorkerProcess:
-    """A benchmarks.speed.training_worker of its own; commands can be sent to several before their answers are read."""
+    """A process of :mod:`benchmarks.speed.training_worker`; several can compute at the same time."""
 
     def __init__(self, name: str) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -45,7 +45,7 @@ class WorkerProcess:
         self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """Wait for what the last command found."""
+        """Wait for the answer to the last command."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -60,7 +60,7 @@ class WorkerProcess:
 
 
 def measure(name: str, iterations: int, rounds: int) -> tuple[list[Round], list[tuple[Clock, list[Clock]]]]:
-    """Rounds of parts, and pairs (one worker alone, two at the same time), taking turns."""
+    """Rounds of parts and pairs (one worker alone, then two at the same time), interleaved."""
     workers = [WorkerProcess(name), WorkerProcess(name)]
     parts: list[Round] = []
     pairs = []
@@ -112,7 +112,7 @@ def profile_row(name: str, parts: Sequence[Round]) -> list[str]:
 
 
 def scaling_row(name: str, pairs: Sequence[tuple[Clock, list[Clock]]]) -> list[str]:
-    """Two workers' steps per second beside one's, and the peak memory of each."""
+    """Steps per second of two workers against one, and the peak memory of each."""
     by_wall = [sum(alone["wall"] / clock["wall"] for clock in both) for alone, both in pairs]
     by_cpu = [sum(alone["cpu"] / clock["cpu"] for clock in both) for alone, both in pairs]
     waited = statistics.median(clock["wall"] / clock["cpu"] for _, both in pairs for clock in both)
@@ -133,61 +133,72 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def page(found: dict[str, tuple[list[Round], list[tuple[Clock, list[Clock]]]]], rounds: int) -> list[str]:
+Found = dict[str, tuple[list[Round], list[tuple[Clock, list[Clock]]]]]
+"""The rounds of parts and the pairs of :func:`measure`, by task."""
+
+
+def page(found: Found, rounds: int) -> list[str]:
     """The lines of docs/results/training_speed.md."""
-    command = "python -m benchmarks.speed.training_speed"
+    ratios = ["sampling / raw, CPU", "training / raw, CPU", "training / raw, wall"]
     return [
-        *header("Speed of training", command),
+        *header("Speed of training", "python -m benchmarks.speed.training_speed"),
         f"Neural CRPO on the variant speed_limit (acrobot: its two costs), {STEPS:,} steps an iteration in {COPIES} "
-        f"copies, episodes of at most {HORIZON} steps, two layers of 64 for actor and critic, the settings' defaults, "
-        f"one thread. {rounds} rounds, everything taking turns; medians, with the least and the greatest of them. "
-        "raw: the physics of the very episodes that the policy sampled in that round and nothing else (`mj_step`, "
-        "one copy after the other). training: sampling and the whole update.",
+        f"copies, episodes of at most {HORIZON} steps, two layers of 64 units for actor and critic, default settings, "
+        f"one thread. Medians of {rounds} interleaved rounds, with their range. raw: only the physics of the episodes "
+        "that the policy sampled in that round (`mj_step`, one copy after the other). training: sampling and the "
+        "complete update.",
         "",
         *table(
-            [
-                "task",
-                "raw, steps per CPU s",
-                "sampling",
-                "training",
-                "sampling / raw, CPU",
-                "training / raw, CPU",
-                "training / raw, wall",
-            ],
+            ["task", "raw, steps per CPU s", "sampling", "training", *ratios],
             [speed_row(name, parts) for name, (parts, _) in found.items()],
         ),
-        "Targets: training / raw at least 0.5 on half_cheetah, sampling / raw at least 0.75. Acrobot has no physics "
+        "Targets: training / raw at least 0.5 on half_cheetah, sampling / raw at least 0.75. Acrobot needs no physics "
         "engine.",
         "",
+        *profile_section(found),
+        *scaling_section(found),
+    ]
+
+
+def profile_section(found: Found) -> list[str]:
+    """Where the CPU time of an iteration goes."""
+    return [
         "## Where a second goes",
         "",
-        "Percent of the CPU seconds of an iteration. environment: observations, reward, cost, ends and checks. policy: "
+        "Percent of the CPU time of an iteration. environment: observations, reward, cost, ends and checks. policy: "
         "the policy's calls, noise, storing and checks. step: estimates, advantages, natural gradient and line search.",
         "",
         *table(
             ["task", "CPU ms an iteration", "physics", "environment", "policy", "step", "critic fit"],
             [profile_row(name, parts) for name, (parts, _) in found.items()],
         ),
-        "Acrobot's physics is part of its environment. Environment and policy are differences of two measurements one "
-        "after the other, so a small share can come out negative.",
+        "Acrobot's physics counts as environment. Environment and policy are differences between two successive "
+        "measurements, so a small share can be negative.",
         "",
+    ]
+
+
+def scaling_section(found: Found) -> list[str]:
+    """One worker against two."""
+    return [
         "## One worker and two",
         "",
-        "Two processes that train at the same time, beside one alone just before. Wall-clock ratios hold for what else "
-        "the machine does: the last but one column is wall seconds per CPU second of the two (1.00: each had a core "
-        "to itself). The ratio by CPU seconds says what they cost each other in caches and memory.",
+        "Two processes that train at the same time, against one that trained alone just before. The wall-clock ratio "
+        "depends on what else the machine does: the column `wall / CPU` shows wall seconds per CPU second of the two "
+        "(1.00: each had a core to itself). The ratio by CPU seconds shows what they cost each other in caches and "
+        "memory.",
         "",
         *table(
             ["task", "one, steps per s", "two / one, wall", "two / one, CPU", "wall / CPU", "peak memory of each, MB"],
             [scaling_row(name, pairs) for name, (_, pairs) in found.items()],
         ),
-        "Target: two / one at least 1.8 on half_cheetah. Peak memory is the greatest resident memory of the process, "
-        "with Python, NumPy, SciPy, Gymnasium and MuJoCo in it.",
+        "Target: two / one at least 1.8 on half_cheetah. Peak memory is the maximum resident memory of the process, "
+        "including Python, NumPy, SciPy, Gymnasium and MuJoCo.",
     ]
 
 
 def main() -> None:
-    """Measure every task and write the page."""
+    """Measure every task; write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds

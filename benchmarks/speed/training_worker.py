@@ -1,7 +1,7 @@
-"""One worker of the training-speed benchmark: a process that trains one task and answers on its standard output.
+"""One worker of the training-speed benchmark: a process that trains one task and answers on standard output.
 
-It imports what a worker of the training itself needs and nothing else, so that its peak memory means something. A line
-``train N`` on standard input runs N iterations; ``round`` times one iteration and its parts beside the raw physics.
+It imports only what a worker of a real run needs, so its peak memory is comparable. A line ``train N`` on standard
+input runs N iterations; ``round`` times the raw physics, one iteration and the parts of that iteration.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_task(name: str) -> tuple[BatchEnvironment, NDArray[np.float64]]:
 
 
 class Recorder:
-    """Stands before a batch and keeps what was asked of it: actions [T, n, A] and the seed of each start."""
+    """A proxy of a batch that records its calls: actions [T, n, A] and the seed of each start."""
 
     def __init__(self, batch: BatchEnvironment) -> None:
         self._batch = batch
@@ -62,18 +62,18 @@ class Recorder:
         return getattr(self._batch, name)
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
-        """Keep, then reset."""
+        """Record, then reset."""
         self.resets[len(self.actions)] = copies.copy(), seeds.copy()
         self._batch.reset(copies, seeds)
 
     def step(self, actions: NDArray[Any]) -> None:
-        """Keep, then step."""
+        """Record, then step."""
         self.actions.append(actions.copy())
         self._batch.step(actions)
 
 
 class Worker:
-    """A policy, its task, and the clock."""
+    """A policy and its task, with timed training."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -85,7 +85,7 @@ class Worker:
         self.train(WARM_UP)
 
     def train(self, iterations: int) -> dict[str, float]:
-        """Run iterations; wall and CPU seconds, steps, and the peak memory of this process so far in MB."""
+        """Run iterations; returns steps, wall and CPU seconds, and this process's peak memory in MB."""
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(iterations):
             self._collect()
@@ -98,7 +98,7 @@ class Worker:
         }
 
     def round(self) -> dict[str, dict[str, float]]:
-        """Wall and CPU seconds of the same iteration's parts, each done on its own, one right after the other."""
+        """Wall and CPU seconds of the parts of one iteration, each run separately, directly after one another."""
         recorder = Recorder(self.batch)
         NeuralRollouts(recorder, HORIZON, 0, self.name).collect(self.policy, self.iteration)
         found = {}
@@ -130,7 +130,7 @@ def _replay(batch: BatchEnvironment, recorder: Recorder) -> None:
 
 
 def _raw(name: str, batch: MujocoBatch, recorder: Recorder) -> Callable[[], None]:
-    """The physics of the recorded episodes and nothing else; start states are drawn before."""
+    """A function that runs only the physics of the recorded episodes; start states are drawn beforehand."""
     robot, model = ROBOTS[name], compile_model(ROBOTS[name])
     data = mujoco.MjData(model)
     actions = np.clip(np.array(recorder.actions), batch.action_low, batch.action_high)
@@ -154,9 +154,9 @@ def _raw(name: str, batch: MujocoBatch, recorder: Recorder) -> Callable[[], None
 
 
 def _raw_navigation(batch: NavigationBatch, recorder: Recorder) -> Callable[[], None]:
-    """As :func:`_raw`; every copy has a model of its own, with its layout in it, and an episode starts where it stands.
+    """Like :func:`_raw`; every copy has its own model with its layout, and an episode starts at the model's state.
 
-    The layouts are those of the latest resets; goals and hazards touch nothing, so that they cost the physics nothing.
+    The layouts are those of the latest resets. Goals and hazards have no contacts, so they cost no physics time.
     """
     scene = batch._scene
     copies = [(model, mujoco.MjData(model)) for model in scene.models]
