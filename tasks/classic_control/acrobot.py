@@ -1,13 +1,13 @@
-"""Gymnasium's Acrobot-v1 as a family of constrained MDPs: swing up, apply little torque in two prohibited regions.
+"""Gymnasium's Acrobot-v1 as a family of constrained MDPs: swing up with little torque in two prohibited regions.
 
 State: angles theta_1 (first link, 0 hanging down) and theta_2 (second link relative to the first) in [-pi, pi], and
 their velocities. Observation [6]: cosine and sine of both angles, and both velocities. Actions: 0, 1, 2 apply a torque
 of -1, 0, +1 N m at the joint between the links. Start: each state number uniform in [-0.1, 0.1]. Dynamics: Gymnasium's
 (the book's equations, Runge-Kutta over 0.2 s). Reward: -1 a step, 0 on reaching the goal -cos(theta_1) -
-cos(theta_1 + theta_2) > 1, which ends the episode. The goal is Gymnasium's rule on the angles, whatever the lengths.
-Costs: ``torque_first`` is 1 when the step applies a torque (action 0 or 2) while theta_1 is in ``first_region``,
-``torque_second`` the same with theta_2 and ``second_region``; both look at the state in which the action is taken.
-Between tasks, link lengths, masses and centres of mass vary.
+cos(theta_1 + theta_2) > 1, which ends the episode. The goal is Gymnasium's rule on the angles, for any lengths.
+Costs: ``torque_first`` is 1 if the step applies a torque (action 0 or 2) while theta_1 is in ``first_region``;
+``torque_second`` does the same for theta_2 and ``second_region``. Both use the state in which the action is taken.
+Tasks differ in the lengths, masses and centres of mass of the links.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.contract.variation import Sequence, Similarity, check_similarity, dra
 from tasks.stepping.batch import FloatArray, check_started, discrete_actions
 
 Region = tuple[float, float]
-"""Least and greatest angle in radians."""
+"""Smallest and largest angle in radians."""
 _TORQUES = np.array(AcrobotEnv.AVAIL_TORQUE)
 _GRAVITY = 9.8
 _RANGE = 0.4
@@ -42,7 +42,7 @@ def torque_costs(angles: FloatArray, actions: NDArray[Any], regions: tuple[Regio
 
 
 def _square(values: FloatArray) -> FloatArray:
-    """What ``scalar ** 2`` gives in NumPy (the C library's pow), to the last bit, unlike ``array ** 2``."""
+    """Equal to NumPy's ``scalar ** 2`` (the C library's pow) to the last bit, unlike ``array ** 2``."""
     return np.asarray(np.float_power(values, 2.0))
 
 
@@ -69,7 +69,7 @@ def derivatives(state: FloatArray, torque: FloatArray, links: Parameters) -> Flo
 
 
 def advance(state: FloatArray, torque: FloatArray, links: Parameters) -> FloatArray:
-    """The states [4, n] one step (0.2 s) later, as Gymnasium computes them: Runge-Kutta, wrap the angles, bound."""
+    """The states [4, n] one step (0.2 s) later, as in Gymnasium: Runge-Kutta, wrapped angles, bounded velocities."""
     dt = AcrobotEnv.dt
     k1 = derivatives(state, torque, links)
     k2 = derivatives(state + dt / 2.0 * k1, torque, links)
@@ -87,7 +87,7 @@ def advance(state: FloatArray, torque: FloatArray, links: Parameters) -> FloatAr
 
 
 class AcrobotBatch:
-    """n acrobots computed as arrays, equal to Gymnasium's bit for bit."""
+    """n acrobots computed on arrays, bitwise equal to Gymnasium's."""
 
     def __init__(
         self, links: Parameters, regions: tuple[Region, Region], num_copies: int, horizon: int, label: str
@@ -100,7 +100,7 @@ class AcrobotBatch:
         self.action_low, self.action_high = None, None
         self._elapsed = np.full(num_copies, -1)
         self.state = np.zeros((4, num_copies))
-        """theta_1, theta_2 and their velocities, one column a copy."""
+        """theta_1, theta_2 and their velocities, one column for each copy."""
         self.observations = np.zeros((num_copies, 6), np.float32)
         self.reward = np.zeros(num_copies)
         self.costs = np.zeros((num_copies, 2))
@@ -130,10 +130,10 @@ class AcrobotBatch:
         self._observe(self.state, slice(None))
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def _observe(self, state: NDArray[Any], copies: slice) -> None:
-        """Into float32, from cosines in the state's own precision (float32 after a reset, as in Gymnasium)."""
+        """Compute in the state's own precision (float32 after a reset, as in Gymnasium) and store as float32."""
         out = self.observations[copies]
         for link in range(2):
             out[:, 2 * link], out[:, 2 * link + 1] = np.cos(state[link]), np.sin(state[link])
@@ -193,7 +193,7 @@ class Acrobot(BaseModel):
     @classmethod
     def _region_is_one(cls, value: Region) -> Region:
         if not -np.pi <= value[0] < value[1] <= np.pi:
-            raise ValueError("a region is a least and a greater angle between -pi and pi")
+            raise ValueError("a region must be a smaller and a larger angle between -pi and pi")
         return value
 
     @property

@@ -1,4 +1,4 @@
-"""A base for a family of one's own: give a draw, an environment and four numbers; splits and seeds are seen to."""
+"""A base class for your own family: you define a draw, an environment and the limits; it handles seeds and splits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _DRAWS = 1_000
 class Family(BaseModel, ABC):
     """Tasks drawn independently from one distribution, without an exact model.
 
-    A subclass gives ``cost_names``, ``cost_limits``, :meth:`draw` and :meth:`make`; its other annotated attributes are
-    keys of a run file's ``family`` section. For anything more (limits that differ between tasks, drifting sequences, an
-    exact model) write the parts of :class:`tasks.contract.task.TaskFamily` without this base.
+    A subclass defines ``cost_names``, ``cost_limits``, :meth:`draw` and :meth:`make`; its other annotated attributes
+    are keys of a run file's ``family`` section. For limits that differ between tasks, drifting sequences or an exact
+    model, implement :class:`tasks.contract.task.TaskFamily` directly.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -44,22 +44,22 @@ class Family(BaseModel, ABC):
     discount: float = Field(default=0.99, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
     step_seconds: float = Field(default=STEP_SECONDS, gt=0.0)
-    """What one reset or step may take before it is an error."""
+    """Time limit of one reset or step, in seconds."""
 
     @abstractmethod
     def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:
-        """Parameters of one task from ``rng`` and nothing else: numbers, text, lists (NumPy's are made plain)."""
+        """Draw the parameters of one task from ``rng`` alone: numbers, text, lists (NumPy's are converted)."""
 
     @abstractmethod
     def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
-        """A fresh environment whose ``step`` reports the p costs in ``info["cost"]``."""
+        """Make a new environment whose ``step`` reports the p costs in ``info["cost"]``."""
 
     @final
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
-        """The first draw that belongs to ``split``; a hash of the parameters says so, so that splits share none.
+        """The first draw that belongs to ``split``; a hash of the parameters decides, so the splits share no task.
 
         Raises:
-            TaskError: no draw does, or a parameter is not plain.
+            TaskError: no draw belongs to ``split``, or a parameter is not plain.
         """
         rng = np.random.default_rng([self.seed, ("train", "test").index(split), index, attempt])
         where = f"{type(self).__name__}/{split}/{index}"
@@ -88,7 +88,7 @@ class Family(BaseModel, ABC):
 
 
 def _plain(value: Any, name: str, where: str) -> Any:
-    """``value`` with NumPy's numbers and arrays as Python's."""
+    """``value`` with NumPy's numbers and arrays converted to Python's."""
     result = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     try:
         json.dumps(result)

@@ -1,7 +1,4 @@
-"""Find a family by name, as ``package.module:ClassName`` or as ``path/to/file.py:ClassName``, and make it.
-
-Errors say what is allowed.
-"""
+"""The registry of families: find a family by name or by where its class is defined, and make it."""
 
 from __future__ import annotations
 
@@ -31,13 +28,13 @@ BUILT_IN = {
     "safety_gymnasium": "tasks.safety_gymnasium.navigation:SafetyGymnasium",
     "safety_velocity": "tasks.safety_gymnasium.safety_velocity:SafetyVelocity",
 }
-"""Imported when asked for: a lake needs no physics engine."""
+"""One line for each built-in family, imported on first use: a lake needs no physics engine."""
 
 _REQUIRED = ("cost_names", "discount", "horizon", "parameters", "make", "model", "limits")
 
 
 class FamilyError(ValueError):
-    """A family that cannot be found or made. ``field`` is the key of the family section that is wrong."""
+    """A family cannot be found or made; ``field`` is the wrong key of the ``family`` section."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(field, message)
@@ -49,9 +46,9 @@ class FamilyError(ValueError):
 
 
 def family_class(name: str) -> type[Any]:
-    """The class behind a built-in name, ``package.module:ClassName`` or ``path/to/file.py:ClassName``.
+    """The class of a built-in name, ``package.module:ClassName`` or ``path/to/file.py:ClassName``.
 
-    Modules are found in the working directory too; a path is relative to it.
+    Modules are also searched for in the working directory, and paths are relative to it.
     """
     module_name, separator, class_name = BUILT_IN.get(name, name).rpartition(":")
     if not separator or not module_name or not class_name:
@@ -77,7 +74,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _module_of_file(path: str) -> ModuleType:
-    """The module in the file at ``path``, imported once a process under a name that no other file has."""
+    """The module in the file at ``path``, imported once in each process under a name unique to the file."""
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise FamilyError(
@@ -102,7 +99,7 @@ def _module_of_file(path: str) -> ModuleType:
 
 
 def _search(folder: Path, *, first: bool) -> None:
-    """Let imports look in ``folder``: before everything else, or after."""
+    """Add ``folder`` to the import path, at its front or at its end."""
     if str(folder) not in sys.path:
         sys.path.insert(0 if first else len(sys.path), str(folder))
 
@@ -113,7 +110,7 @@ def _is_own_class(value: object, module: ModuleType) -> bool:
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """How to make a family anywhere: what travels to a worker instead of the family itself."""
+    """The recipe of a family, sent to workers instead of the family itself."""
 
     name: str
     seed: int
@@ -129,7 +126,7 @@ def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, A
     """Make a family from its name and its own parameters.
 
     Raises:
-        FamilyError: it does not import, refuses a parameter, or lacks a part of the :class:`TaskFamily` protocol.
+        FamilyError: the family does not import, rejects a parameter, or lacks a part of :class:`TaskFamily`.
     """
     kind = family_class(name)
     for taken in ("seed", "num_tasks"):

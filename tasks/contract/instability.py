@@ -1,4 +1,4 @@
-"""MuJoCo's warnings: heard in this process instead of a file, and put into words."""
+"""MuJoCo's warnings: sent to this process's log instead of a file, and translated into text."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ except Exception as error:
 
 _log = logging.getLogger(__name__)
 _OLD_ATTRIBUTE = "settotalmass"
-"""What MuJoCo says of Gymnasium's HalfCheetah model each time it compiles it."""
+"""Part of MuJoCo's warning at each compilation of Gymnasium's HalfCheetah model."""
 
 
-def _hear(message: str) -> None:
+def _log_warning(message: str) -> None:
     level = logging.DEBUG if _OLD_ATTRIBUTE in message else logging.WARNING
     _log.log(level, "MuJoCo: %s", message)
 
 
 def listen() -> None:
-    """Send MuJoCo's warnings to this process's log; otherwise it writes MUJOCO_LOG.TXT in the working directory."""
-    mujoco.set_mju_user_warning(_hear)
+    """Send MuJoCo's warnings to this process's log instead of MUJOCO_LOG.TXT in the working directory."""
+    mujoco.set_mju_user_warning(_log_warning)
 
 
 def warning_texts(counts: NDArray[Any]) -> str:
-    """MuJoCo's warning counts [kinds] in words; empty where there are none."""
+    """The text of MuJoCo's warning counts [kinds]; empty without warnings."""
     return " ".join(mujoco.mju_warningText(int(kind), 0) for kind in np.flatnonzero(counts))

@@ -1,4 +1,4 @@
-"""Pictures of an environment without a screen: one that renders RGB arrays, and a graphics library for MuJoCo."""
+"""Render environments without a screen: environments that return RGB arrays, and a graphics library for MuJoCo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.contract.task import Task, TaskError, TaskFamily
 
 _MODE = "rgb_array"
 LIBRARIES = {"egl": "libegl1 and libgl1-mesa-dri", "osmesa": "libosmesa6"}
-"""Values of MUJOCO_GL that need no screen, in the order in which they are tried, and Debian's packages for them."""
+"""Values of MUJOCO_GL that need no screen, in the order of trial, and Debian's packages for them."""
 _TRIAL = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
@@ -29,8 +29,8 @@ assert renderer.render().shape == (8, 8, 3)
 """
 _SECONDS = 60.0
 _SHADOWS = 1024
-"""Pixels of MuJoCo's shadows. Its own 4096, and four samples a pixel, take a processor ten times as long, unseen in a
-picture that is scaled down afterwards."""
+"""Resolution of MuJoCo's shadows. The defaults of 4096, and of four samples a pixel, take a CPU ten times as long, and
+the difference is invisible in a picture that is scaled down."""
 
 
 class NoGraphicsError(RuntimeError):
@@ -38,14 +38,14 @@ class NoGraphicsError(RuntimeError):
 
 
 def renderable(family: TaskFamily, task: Task) -> gymnasium.Env[Any, Any]:
-    """A fresh environment of ``task`` whose ``render`` gives pictures [height, width, 3].
+    """A new environment of ``task`` whose ``render`` returns pictures [height, width, 3].
 
-    A family's ``make`` may take ``render_mode``; where it does not, the environment's own ``render_mode`` is set, which
-    Gymnasium's environments read at each ``render``.
+    If the family's ``make`` takes no ``render_mode``, the environment's attribute ``render_mode`` is set instead;
+    Gymnasium's environments read it at each ``render``.
 
     Raises:
-        TaskError: the environment renders no RGB arrays.
-        NoGraphicsError: it is one of MuJoCo's, and no graphics library works.
+        TaskError: the environment cannot render RGB arrays.
+        NoGraphicsError: the environment uses MuJoCo, and no graphics library works.
     """
     _quiet_pygame()
     make: Callable[..., gymnasium.Env[Any, Any]] = family.make
@@ -68,10 +68,10 @@ def renderable(family: TaskFamily, task: Task) -> gymnasium.Env[Any, Any]:
 
 
 def picture(env: gymnasium.Env[Any, Any], where: str) -> NDArray[np.uint8]:
-    """What the environment looks like now, [height, width, 3].
+    """The current picture [height, width, 3] of the environment.
 
     Raises:
-        TaskError: it raises, or gives something else; ``where`` names the task and the step.
+        TaskError: ``render`` raises or returns something else; ``where`` names the task and the step.
     """
     try:
         image: Any = env.render()
@@ -84,7 +84,7 @@ def picture(env: gymnasium.Env[Any, Any], where: str) -> NDArray[np.uint8]:
 
 
 def mujoco_model(env: gymnasium.Env[Any, Any]) -> Any | None:
-    """The model that MuJoCo draws the environment's pictures of; None where it draws none."""
+    """The MuJoCo model that the environment renders, or None."""
     if "mujoco" not in sys.modules:
         return None
     import mujoco
@@ -97,10 +97,10 @@ def mujoco_model(env: gymnasium.Env[Any, Any]) -> Any | None:
 
 
 def use_graphics() -> str:
-    """Set MUJOCO_GL to a library that works here and return it; a value that is set already is the only one tried.
+    """Set MUJOCO_GL to a library that works on this machine and return it; a value already set is the only one tried.
 
     Raises:
-        NoGraphicsError: none works.
+        NoGraphicsError: no library works.
     """
     chosen = choose_graphics(os.environ.get("MUJOCO_GL"), graphics_work)
     os.environ["MUJOCO_GL"] = chosen
@@ -108,10 +108,10 @@ def use_graphics() -> str:
 
 
 def choose_graphics(given: str | None, works: Callable[[str], bool]) -> str:
-    """The first library that ``works``: ``given``, or else one of :data:`LIBRARIES` (or glfw where there is a screen).
+    """The first library that ``works``: ``given``, or otherwise one of :data:`LIBRARIES` (or glfw with a screen).
 
     Raises:
-        NoGraphicsError: none does; the message names Debian's packages.
+        NoGraphicsError: no library works; the message names Debian's packages.
     """
     screen = ("glfw",) if os.environ.get("DISPLAY") else ()
     tried = (given,) if given else (*LIBRARIES, *screen)
@@ -128,7 +128,7 @@ def choose_graphics(given: str | None, works: Callable[[str], bool]) -> str:
 
 @functools.cache
 def graphics_work(name: str) -> bool:
-    """Whether MuJoCo renders with MUJOCO_GL=``name``: tried in a process of its own, which a broken library may end."""
+    """Whether MuJoCo renders with MUJOCO_GL=``name``; tried in a subprocess, since a broken library may crash it."""
     environment = {**os.environ, "MUJOCO_GL": name}
     environment.pop("PYOPENGL_PLATFORM", None)
     command = [sys.executable, "-c", _TRIAL]
@@ -140,11 +140,11 @@ def graphics_work(name: str) -> bool:
 
 
 def _quiet_pygame() -> None:
-    """Let pygame, which draws Gymnasium's simple environments, want no screen and no speaker, and print no greeting."""
+    """Make pygame, which draws Gymnasium's simple environments, run without screen, speaker and greeting."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     if not os.environ.get("DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports what setuptools calls deprecated
+        warnings.simplefilter("ignore")  # pygame imports a deprecated part of setuptools
         import pygame  # noqa: F401

@@ -1,4 +1,4 @@
-"""What reset and step of a user's environment must return: read with errors in words, for batches and rollouts."""
+"""Read and check the values that a user's environment returns from ``reset`` and ``step``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tasks.contract.task import TaskError
 
 Where = Callable[[], str]
-"""Names the task and the step of a message; called only when there is one."""
+"""Returns the task and the step for an error message; called only when there is one."""
 FIVE = "(observation, reward, terminated, truncated, info)"
 SIX = "(observation, reward, cost, terminated, truncated, info)"
 _BOOLEAN = (bool, np.bool_)
@@ -21,7 +21,7 @@ def step_values(result: Any, where: Where) -> tuple[Any, Any, Boolean, Boolean, 
     """A step's ``result`` as Gymnasium's five values; the cost of a six-value step becomes ``info["cost"]``.
 
     Raises:
-        TaskError: another number of values, ends that are no booleans, or an info that is no dictionary.
+        TaskError: the number of values is wrong, an end is no boolean, or info is no dictionary.
     """
     if isinstance(result, tuple) and len(result) == 5:
         observation, reward, terminated, truncated, info = result
@@ -39,10 +39,10 @@ def step_values(result: Any, where: Where) -> tuple[Any, Any, Boolean, Boolean, 
 
 
 def first_observation(result: Any, where: Where) -> Any:
-    """The observation of what ``reset`` returned.
+    """The observation that ``reset`` returned.
 
     Raises:
-        TaskError: it is not (observation, info).
+        TaskError: ``reset`` did not return (observation, info).
     """
     if not isinstance(result, tuple) or len(result) != 2:
         raise TaskError(f"{where()}: reset must return (observation, info), got {_described(result)}")
@@ -53,7 +53,7 @@ def number(value: Any, name: str, where: Where) -> float:
     """A reward or a cost as a finite number.
 
     Raises:
-        TaskError: it is none.
+        TaskError: ``value`` is not a finite number.
     """
     try:
         result = float(value)
@@ -65,10 +65,10 @@ def number(value: Any, name: str, where: Where) -> float:
 
 
 def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
-    """The p finite numbers of ``info["cost"]``; a plain number will do where p = 1.
+    """The p finite numbers of ``info["cost"]``, which may be a plain number if p = 1.
 
     Raises:
-        TaskError: there is none, another number of them, or one is not finite.
+        TaskError: the cost is missing, has another length, or is not finite.
     """
     if "cost" not in info:
         raise TaskError(f'{where()}: step reports no info["cost"]; it must hold {num_costs} number(s)')
@@ -80,7 +80,7 @@ def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
 
 
 def space_stays(now: object, first: object, where: Where) -> None:
-    """Raise TaskError unless an environment's space is still what it was at first."""
+    """Raise TaskError if an environment's space has changed."""
     if now is not first and now != first:
         raise TaskError(f"{where()}: the space was {first} and has become {now}; spaces must stay")
 

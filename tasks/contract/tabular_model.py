@@ -15,15 +15,15 @@ _PROBABILITY_TOLERANCE = 1e-9
 
 
 class ModelError(ValueError):
-    """An exact model that is not a constrained MDP (probabilities, shapes or numbers)."""
+    """An exact model is no constrained MDP: wrong probabilities, shapes or numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TabularModel:
     """A finite constrained MDP, its transitions stored as sparse triples.
 
-    The K triples ``(pairs[k], next_states[k], probabilities[k])`` say that from the state-action pair
-    ``pairs[k] = state * num_actions + action`` the next state is ``next_states[k]`` with that probability.
+    Triple k: the state-action pair ``pairs[k] = state * num_actions + action`` leads to ``next_states[k]`` with
+    probability ``probabilities[k]``.
 
     Shapes: ``pairs``, ``next_states``, ``probabilities`` [K]; ``reward`` [S, A] and ``costs`` [p, S, A] are expected
     one-step values; ``initial`` [S] is rho; ``absorbing`` [S] marks states in which an episode has ended.
@@ -87,28 +87,23 @@ class TabularModel:
         return np.concatenate([self.reward[None], self.costs])
 
 
-def model_from_gymnasium(
-    table: dict[int, dict[int, list[tuple[float, int, float, bool]]]],
-    initial: FloatArray,
-    cost_of_transition: Any,
-    discount: float,
-    num_costs: int,
-) -> TabularModel:
-    """Read a toy-text environment's own table ``env.unwrapped.P`` into a :class:`TabularModel`.
+Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]
+"""Gymnasium's transition table: (probability, next state, reward, terminated) by state and action."""
 
-    ``cost_of_transition(state, next_state)`` gives the [p] costs of one transition. A state that a transition with
-    ``terminated`` enters is absorbing: it loops to itself without reward or cost (THEORY section 3).
+
+def model_from_gymnasium(
+    table: Table, initial: FloatArray, cost_of_transition: Any, discount: float, num_costs: int
+) -> TabularModel:
+    """Convert the table ``env.unwrapped.P`` of a toy-text environment into a :class:`TabularModel`.
+
+    ``cost_of_transition(state, next_state)`` returns the [p] costs of one transition. A state that a transition with
+    ``terminated`` enters is absorbing: it loops to itself without reward or cost.
     """
     states, actions = len(table), len(table[0])
     entries: dict[tuple[int, int], float] = {}
     reward = np.zeros((states, actions))
     costs = np.zeros((num_costs, states, actions))
-    absorbing = np.zeros(states, dtype=np.bool_)
-    for by_action in table.values():
-        for outcomes in by_action.values():
-            for probability, next_state, _, terminated in outcomes:
-                if terminated and probability > 0.0:
-                    absorbing[next_state] = True
+    absorbing = _absorbing_states(table)
     for state, by_action in table.items():
         for action, outcomes in by_action.items():
             pair = state * actions + action
@@ -130,3 +125,14 @@ def model_from_gymnasium(
         absorbing=absorbing,
         discount=discount,
     )
+
+
+def _absorbing_states(table: Table) -> NDArray[np.bool_]:
+    """The states [S] that a terminating transition enters."""
+    absorbing = np.zeros(len(table), dtype=np.bool_)
+    for by_action in table.values():
+        for outcomes in by_action.values():
+            for probability, next_state, _, terminated in outcomes:
+                if terminated and probability > 0.0:
+                    absorbing[next_state] = True
+    return absorbing

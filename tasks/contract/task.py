@@ -1,4 +1,4 @@
-"""What a task and a family of tasks are: the contract between a user's problem and everything else."""
+"""The contract of a task and of a family of tasks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tasks.contract.tabular_model import TabularModel
 
 Split = Literal["train", "test"]
 Parameters = Mapping[str, Any]
-"""JSON-like values (strings, numbers, lists): what varies between the tasks of a family."""
+"""The varying parameters of a task as JSON-like values (strings, numbers, lists)."""
 
 
 class TaskError(ValueError):
-    """A task that cannot be used; the message names the family, the task and what would be right."""
+    """A task cannot be used; the message names the family and the task, and says what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One constrained MDP of a family: a few kilobytes that pickle by value, never an open environment.
+    """One constrained MDP of a family, in a few kilobytes that pickle by value; it holds no open environment.
 
-    ``limits`` [p] are d_1..d_p on the expected discounted cost; ``seed`` starts every random number of the task.
+    ``limits`` [p] are d_1..d_p on the expected discounted cost; ``seed`` determines every random number of the task.
     """
 
     family: str
@@ -35,7 +35,7 @@ class Task:
 
     @property
     def label(self) -> str:
-        """How messages, logs and dashboards call this task."""
+        """The name of this task in messages, logs and dashboards."""
         return f"{self.family}/{self.split}/{self.index}"
 
 
@@ -43,8 +43,8 @@ class Task:
 class TaskFamily(Protocol):
     """A distribution over constrained MDPs that share states, actions and costs.
 
-    A family is a class made with ``seed``, ``num_tasks`` (length of the training sequence) and its own parameters, all
-    by keyword. Drawing is pure: the same arguments always give the same parameters.
+    The class is called with ``seed``, ``num_tasks`` (the length of the training sequence) and its own parameters, all
+    by keyword. Drawing is pure: equal arguments always give equal parameters.
     """
 
     @property
@@ -60,13 +60,13 @@ class TaskFamily(Protocol):
         """Steps after which an episode is truncated."""
 
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
-        """Parameters of a task; ``attempt`` counts redraws after a draw whose constraint could not bind."""
+        """The parameters of a task; ``attempt`` counts redraws after draws whose constraint cannot bind."""
 
     def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
-        """A fresh environment whose ``step`` reports the p costs in ``info["cost"]``."""
+        """A new environment whose ``step`` reports the p costs in ``info["cost"]``."""
 
     def model(self, parameters: Parameters) -> TabularModel | None:
-        """The exact model, or None where there is none (then only sampled evaluation works)."""
+        """The exact model, or None (then only sampled evaluation works)."""
 
     def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
-        """Limits [p], or a fraction: how far from the least reachable cost to the unconstrained optimum's cost."""
+        """Limits [p], or a fraction of the way from the least reachable cost to the unconstrained optimum's cost."""

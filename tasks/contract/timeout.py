@@ -1,4 +1,4 @@
-"""A time limit on code that may hang."""
+"""Time limits for code that may hang."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from types import FrameType
 from tasks.contract.task import TaskError
 
 Again = Callable[[], None]
-"""Starts the clock anew."""
+"""Restarts the clock."""
 STEP_SECONDS = 60.0
-"""What a reset or a step may take, where a family does not say otherwise."""
+"""Default time limit of a reset or a step."""
 _OURS = 0.05
-"""A timer that ends more than this many seconds from where ours would is somebody else's."""
+"""A timer whose end differs from ours by more than this many seconds belongs to other code."""
 
 
 def step_seconds(family: object) -> float:
-    """What a reset or a step of the family's environments may take: its own ``step_seconds``, where it has any."""
+    """The time limit of the family's environments: its attribute ``step_seconds``, or the default."""
     return float(getattr(family, "step_seconds", STEP_SECONDS))
 
 
 class _TimeUp(BaseException):
-    """No Exception, so that an environment that catches those does not swallow it."""
+    """Not a subclass of Exception, so an environment that catches exceptions does not swallow it."""
 
 
 @contextmanager
 def time_limit(seconds: float, where: Callable[[], str]) -> Iterator[Again]:
-    """Raise TaskError, starting with ``where()``, when the body takes longer than ``seconds`` (of wall-clock time).
+    """Raise TaskError, starting with ``where()``, if the body takes longer than ``seconds`` of wall-clock time.
 
-    Yields a function that starts the clock anew, for a body of many steps. In the main thread the limit is an alarm
-    signal, which ends a sleep too; elsewhere a watching thread raises the error as soon as the body runs Python code
-    again. Neither interrupts a library call that never returns to Python.
+    Yields a function that restarts the clock, for a body of many steps. In the main thread the limit is an alarm
+    signal, which also interrupts a sleep. In other threads, a watching thread raises the error as soon as the body
+    runs Python code again. Neither interrupts a library call that never returns to Python.
     """
     main = threading.current_thread() is threading.main_thread()
     guard: Callable[[float], AbstractContextManager[Again]] = _alarm if main else _watch
@@ -66,7 +66,7 @@ def _alarm(seconds: float) -> Iterator[Again]:
         left, _ = signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         if left and abs(time.monotonic() + left - ends) > _OURS:
-            signal.setitimer(signal.ITIMER_REAL, left)  # set meanwhile by whoever wants this process to end
+            signal.setitimer(signal.ITIMER_REAL, left)  # set in the meantime by code that wants this process to end
 
 
 @contextmanager
@@ -92,10 +92,10 @@ def _watch(seconds: float) -> Iterator[Again]:
     finally:
         with lock:
             over.set()
-            _raise_in(watched, None)  # one that rang at the very end must not go off outside
+            _raise_in(watched, None)  # a late error must not reach the code after the body
 
 
 def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Make ``thread`` raise ``kind`` when it next runs Python code; None takes back what has not gone off."""
+    """Make ``thread`` raise ``kind`` when it next runs Python code; None withdraws a pending error."""
     raised = None if kind is None else ctypes.py_object(kind)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)

@@ -1,4 +1,4 @@
-"""Where the tasks of a continuous family lie: points of the cube [-1, 1]^k, by similarity, sequence and split."""
+"""Draw the tasks of a continuous family: points of the cube [-1, 1]^k, by similarity, sequence and split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Similarity = Literal["high", "low"] | float
 Sequence = Literal["iid", "drifting", "clustered"]
 
 SPREAD = {"high": 0.25, "low": 1.0}
-"""Half-width of the cube's part that tasks come from."""
+"""Half-width of the part of the cube that tasks are drawn from."""
 _LOCAL = 0.25
 """Spread around a moving or clustered centre, as a share of the spread of an iid family."""
 _TEST_SHARE = 3
@@ -40,11 +40,11 @@ def draw_point(
     num_tasks: int,
     num_clusters: int,
 ) -> tuple[float, ...]:
-    """The point [k] of task ``index``, rounded to four digits; a point belongs to one split, so splits share none.
+    """The point [k] of task ``index``, rounded to four digits. Every point belongs to one split; they share none.
 
-    With s the spread: iid is uniform on [-s, s]^k. Otherwise the point is within s / 4 of a centre: drifting moves it
-    on a line from one corner region of [-s, s]^k to the opposite one over the training sequence (test tasks come
-    where the line ends); clustered draws one of ``num_clusters`` centres, evenly spaced on that line.
+    With spread s, iid draws uniformly from [-s, s]^k. The other sequences draw within s / 4 of a centre. drifting moves
+    the centre along a line from one corner region of [-s, s]^k to the opposite one over the training sequence; test
+    tasks use the end of the line. clustered draws one of ``num_clusters`` centres, evenly spaced on that line.
     """
     spread = SPREAD[similarity] if isinstance(similarity, str) else similarity
     rng = np.random.default_rng([seed, ("train", "test").index(split), index, attempt])
@@ -63,7 +63,7 @@ def draw_point(
 
 
 def _corner(seed: int, dimensions: int) -> NDArray[np.float64]:
-    """Where the line of centres ends: a corner of the cube, the first coordinate upwards."""
+    """The corner of the cube where the line of centres ends; its first coordinate is positive."""
     signs = np.random.default_rng([seed, 2]).choice([-1.0, 1.0], size=dimensions)
     signs[0] = 1.0
     return signs

@@ -1,8 +1,8 @@
 """Gymnasium's FrozenLake as a family of constrained MDPs: reach the goal, enter few holes.
 
-States: the tiles of a square map, row by row. Actions: left, down, right, up; a step goes where it was meant to with
+States: the tiles of a square map, row by row. Actions: left, down, right, up; a step goes in the chosen direction with
 probability ``success_rate`` and to either side otherwise. Reward: 1 on reaching the goal, which ends the episode.
-Cost: 1 on entering a hole; by default holes are thin ice and the episode goes on. Between the tasks the holes move.
+Cost: 1 on entering a hole; by default holes are thin ice and the episode continues. Tasks differ in the holes' places.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DRAWS = 10_000
 
 
 class _HoleCost(gymnasium.Wrapper[int, int, int, int]):
-    """Adds ``info["cost"]``: 1 when the step entered a hole. ``holes`` are state numbers."""
+    """Adds ``info["cost"]``: 1 if the step entered a hole. ``holes`` holds state numbers."""
 
     def __init__(self, env: gymnasium.Env[int, int], holes: frozenset[int]) -> None:
         super().__init__(env)
@@ -48,7 +48,7 @@ class _HoleCost(gymnasium.Wrapper[int, int, int, int]):
 
 
 def _hole_cost(holes: frozenset[int], state: int, next_state: int) -> float:
-    """The one definition of the cost: entering a hole, not standing on it."""
+    """The cost of a transition: entering a hole costs 1, staying on it nothing."""
     return 1.0 if next_state in holes and next_state != state else 0.0
 
 
@@ -62,23 +62,23 @@ class FrozenLake(BaseModel):
     num_tasks: int = Field(default=96, gt=0)
     """Length of the training sequence."""
     similarity: Literal["high", "low"] | StrictInt = "high"
-    """Tiles in which each task differs from its base map: high is 1, low is 12, or any number."""
+    """Tiles in which each task differs from its base map: high is 1, low is 12, or give a number."""
     sequence: Literal["iid", "drifting", "clustered"] = "iid"
     """iid: one base map; drifting: the base changes by `drift` tiles a task; clustered: `num_clusters` base maps."""
     map_size: int = Field(default=8, ge=4, le=64)
-    """Tiles along one side. 4 and 8 use Gymnasium's own maps as base, others a random solvable one."""
+    """Tiles along one side. Sizes 4 and 8 use Gymnasium's own base maps, other sizes a random solvable one."""
     success_rate: float = Field(default=0.8, gt=0.0, le=1.0)
-    """Probability that a step goes where it was meant to."""
+    """Probability that a step goes in the chosen direction."""
     horizon: int = Field(default=200, gt=0)
     """Steps after which an episode is truncated."""
     discount: float = Field(default=0.97, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
     hole_ends_episode: bool = False
-    """True keeps Gymnasium's rule; false makes holes thin ice: the cost is paid and the episode goes on."""
+    """True keeps Gymnasium's rule; false makes holes thin ice: they cost 1 and the episode continues."""
     limit_fraction: float = Field(default=0.3, gt=0.0, lt=1.0)
-    """Where the limit lies between the least reachable cost (0) and the unconstrained optimum's cost (1)."""
+    """Position of the limit between the least reachable cost (0) and the unconstrained optimum's cost (1)."""
     limit: float | None = Field(default=None, ge=0.0)
-    """The same limit for every task instead of a fraction; a task that cannot keep it is an error."""
+    """One limit for every task instead of a fraction; a task that cannot keep it is an error."""
     drift: int = Field(default=1, ge=1)
     """Tiles by which the base map changes from task to task (sequence: drifting)."""
     num_clusters: int = Field(default=2, ge=2)
@@ -99,7 +99,7 @@ class FrozenLake(BaseModel):
         moved = {"iid": 0, "drifting": self.drift, "clustered": self.cluster_distance}[self.sequence]
         most = max(self.num_changes, moved)
         if most > free:
-            raise ValueError(f"{most} tiles cannot change on a map with {free} tiles beside start and goal")
+            raise ValueError(f"{most} tiles cannot change on a map with {free} tiles other than start and goal")
         return self
 
     @property
@@ -109,11 +109,11 @@ class FrozenLake(BaseModel):
 
     @property
     def num_changes(self) -> int:
-        """k, the tiles in which a task differs from its base map."""
+        """k, the number of tiles in which a task differs from its base map."""
         return SIMILARITY[self.similarity] if isinstance(self.similarity, str) else self.similarity
 
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
-        """The map of task ``index``; drawn until it is solvable and belongs to ``split``."""
+        """The map of task ``index``, redrawn until it is solvable and belongs to ``split``."""
         rng = np.random.default_rng([self.seed, ("train", "test").index(split), index, attempt])
         base = self._base(split, index, rng)
         for _ in range(_DRAWS):
@@ -136,7 +136,7 @@ class FrozenLake(BaseModel):
             render_mode=render_mode,
             disable_env_checker=True,
         )
-        if render_mode is not None:  # only pictures read it, and they show thin ice as the holes that it stands for
+        if render_mode is not None:  # pictures show thin ice as holes; nothing else reads this
             vars(env.unwrapped)["desc"] = np.asarray(parameters["desc"], dtype="c")
         return _HoleCost(env, self._holes(parameters))
 
@@ -208,7 +208,7 @@ def _solvable_change(desc: tuple[str, ...], count: int, rng: np.random.Generator
 
 
 def _change(desc: tuple[str, ...], count: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """Change ``count`` tiles, half of them to holes and half from holes where it can, so that maps stay comparable."""
+    """Change ``count`` tiles, half of them to holes and half from holes as far as possible, to keep maps comparable."""
     tiles = np.array(list("".join(desc)))
     holes, frozen = np.flatnonzero(tiles == "H"), np.flatnonzero(tiles == "F")
     removed = count // 2 + (int(rng.integers(2)) if count % 2 else 0)

@@ -1,8 +1,8 @@
 """Gymnasium's MuJoCo v5 robots as families of constrained MDPs: half_cheetah, hopper, swimmer, walker2d, ant, humanoid.
 
 States and observations are those of the v5 environment (all its default parts), actions the torques of its A motors in
-[-1, 1] (humanoid: [-0.4, 0.4]). **Actions are clipped to these bounds before use**: the physics, the reward and the
-costs see the clipped action. Start states, dynamics and early ends (hopper, walker2d, ant, humanoid fall) are
+[-1, 1] (humanoid: [-0.4, 0.4]). **Actions are clipped to these bounds before use**: physics, reward and costs all use
+the clipped action. Start states, dynamics and early ends (hopper, walker2d, ant, humanoid fall) are
 Gymnasium's own. With v the velocity of the torso (humanoid: of the centre of mass) in m/s and h the healthy reward
 (hopper, walker2d, ant 1; humanoid 5; half_cheetah, swimmer 0), the variants are:
 
@@ -36,14 +36,14 @@ Variant = Literal["velocity", "direction", "speed_limit", "body"]
 CostKind = Literal["control_effort", "overspeed"]
 
 _EFFORT_SHARE = 0.2
-"""Default limit of control effort: so much of the effort of full actions, at every step."""
+"""Default limit of control effort, as a share of the effort of full actions at every step."""
 _OVERSPEED_SHARE = 0.025
-"""Default limit of overspeed: so many of the steps (25 of 1,000, as is usual with Safety-Gymnasium)."""
+"""Default limit of overspeed, as a share of the steps (25 of 1,000, as is usual with Safety-Gymnasium)."""
 _HEADING_GAIN = 0.2
 
 
 class Locomotion(BaseModel):
-    """A robot, a variant, and how its tasks vary; the fields are the keys of a run file's ``family`` section."""
+    """A robot, a variant and a distribution of tasks; the fields are the keys of a run file's ``family`` section."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -54,7 +54,7 @@ class Locomotion(BaseModel):
     num_tasks: int = Field(default=96, gt=0)
     """Length of the training sequence."""
     variant: Variant = "velocity"
-    """What the reward and the cost are and what varies between tasks; see the module's table."""
+    """Defines reward, cost and what varies between tasks; see the module's table."""
     similarity: Similarity = "high"
     """Spread of the tasks: low is 1 (the whole range), high 0.25, or any number in (0, 1]."""
     sequence: Sequence = "iid"
@@ -68,7 +68,7 @@ class Locomotion(BaseModel):
     body_cost: CostKind = "control_effort"
     """The cost of the variant body; overspeed uses the robot's own threshold. The other variants have one cost."""
     limit: float | None = Field(default=None, ge=0.0)
-    """Limit on the expected discounted cost. None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
+    """Limit on the expected discounted cost; None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
 
     @field_validator("similarity")
     @classmethod
@@ -172,7 +172,7 @@ class Locomotion(BaseModel):
 
 
 def _heading_weights(planar: bool, turn: float) -> list[float]:
-    """w: the heading at ``turn`` half-circles from +x. Along x only: its sign, times a gain that keeps tasks apart."""
+    """w, the heading at ``turn`` half-circles from +x; along x only, its sign times a gain that distinguishes tasks."""
     if planar:
         sign = 1.0 if abs(turn) <= 0.5 else -1.0
         return [sign * (1.0 + _HEADING_GAIN * turn), 0.0]

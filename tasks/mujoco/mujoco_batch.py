@@ -1,4 +1,4 @@
-"""Copies of a MuJoCo robot that share one compiled model: Gymnasium's v5 numbers without its overhead."""
+"""Copies of a MuJoCo robot that share one compiled model: the numbers of Gymnasium v5 without its overhead."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ listen()
 
 
 class StepValues(NamedTuple):
-    """What one step of n copies gives a variant to compute its reward and costs from."""
+    """The values of one step of n copies from which a variant computes its reward and costs."""
 
     own_reward: Callable[[], FloatArray]
     """Computes Gymnasium's own reward, [n]."""
     survival: FloatArray
-    """[n], its part for being healthy; all 0 for a robot whose episodes never end early."""
+    """[n], the healthy reward in it; 0 for a robot whose episodes never end early."""
     velocity: FloatArray
     """[n, 2], metres per second along x and y."""
     actions: NDArray[np.float32]
@@ -48,7 +48,7 @@ def _base_model(xml: str) -> mujoco.MjModel:
 
 
 def compile_model(robot: Robot, body: Parameters | None = None) -> mujoco.MjModel:
-    """The robot's model as Gymnasium compiles it, its body changed as in :func:`change_body`; yours to change."""
+    """A new copy of the robot's model as Gymnasium compiles it, with its body changed as in :func:`change_body`."""
     model = copy.copy(_base_model(robot.xml))
     if body is not None:
         change_body(model, body)
@@ -56,12 +56,12 @@ def compile_model(robot: Robot, body: Parameters | None = None) -> mujoco.MjMode
 
 
 def num_bodies(robot: Robot) -> int:
-    """Bodies that have a mass (without the world)."""
+    """The number of bodies with a mass (without the world)."""
     return int(_base_model(robot.xml).nbody) - 1
 
 
 def base_action_bounds(robot: Robot) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The least and greatest action of each motor, [A] each."""
+    """The smallest and the largest action of each motor, [A] each."""
     low, high = _base_model(robot.xml).actuator_ctrlrange.astype(np.float32).T.copy()
     return low, high
 
@@ -84,8 +84,8 @@ def change_body(model: mujoco.MjModel, body: Parameters) -> None:
 class MujocoBatch:
     """A :class:`tasks.stepping.batch.BatchEnvironment` of n copies of ``robot`` that share ``model``.
 
-    Start states, observations (rounded to float32), Gymnasium's reward and terminations equal those of the robot's v5
-    environment bit for bit; ``objective`` makes the task's reward and p costs of them. ``label`` names the task in
+    Start states, observations (rounded to float32), Gymnasium's reward and terminations are bitwise equal to those of
+    the robot's v5 environment; ``objective`` computes the task's reward and p costs. ``label`` names the task in
     errors. A MuJoCo warning or a number that is not finite raises TaskError with the state before the step.
     """
 
@@ -124,7 +124,7 @@ class MujocoBatch:
 
     @property
     def state(self) -> tuple[FloatArray, FloatArray]:
-        """Positions qpos [n, nq] and velocities qvel [n, nv] in full precision; they belong to the batch."""
+        """Positions qpos [n, nq] and velocities qvel [n, nv] in full precision, as views of the batch."""
         return self._fields["qpos"], self._fields["qvel"]
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
@@ -158,13 +158,13 @@ class MujocoBatch:
         self._check_finite()
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def _own_reward(self) -> FloatArray:
         return self._robot.reward(self._velocity[:, 0], self._survival, self._clipped, self._fields)
 
     def _start(self, seed: int) -> tuple[FloatArray, FloatArray]:
-        """Gymnasium's start state of a seed: its draws, in its order."""
+        """Gymnasium's start state of a seed, with its draws in its order."""
         rng, _ = np_random(seed)
         noise, (qpos, qvel) = self._robot.reset_noise, self._initial
         qpos = qpos + rng.uniform(low=-noise, high=noise, size=qpos.size)
@@ -173,7 +173,7 @@ class MujocoBatch:
         return qpos, qvel + rng.uniform(low=-noise, high=noise, size=qvel.size)
 
     def _bind(self) -> None:
-        """Bind views of every copy's memory once, and the arrays they are gathered into."""
+        """Bind views of every copy's memory, and the arrays they are gathered into, once."""
         self._fields: dict[str, NDArray[Any]] = {"body_mass": self._model.body_mass}
         self._gathered: list[tuple[list[NDArray[Any]], NDArray[Any]]] = []
         for name in ("qpos", "qvel", *self._robot.extra_fields):
@@ -195,7 +195,7 @@ class MujocoBatch:
         return int(self._model.nq - self._robot.hidden + self._model.nv + extra)
 
     def _advance(self) -> None:
-        """Step the physics of every copy, then look at MuJoCo's warning counts."""
+        """Step the physics of every copy, then check MuJoCo's warning counts."""
         self._fields["ctrl"][:] = self._clipped
         model, frames, advance = self._model, self._robot.frame_skip, mujoco.mj_step
         if self._robot.needs_contact_forces:
@@ -211,18 +211,20 @@ class MujocoBatch:
         if self._warned.any():
             counts = self._warned.reshape(self.num_copies, -1)
             index = int(np.flatnonzero(counts.any(axis=1))[0])
-            raise TaskError(f"{self._where(index)}: MuJoCo warns: {warning_texts(counts[index])} {self._told(index)}")
+            raise TaskError(
+                f"{self._where(index)}: MuJoCo warns: {warning_texts(counts[index])} {self._before_text(index)}"
+            )
 
     def _gather(self) -> None:
         for views, out in self._gathered:
             np.concatenate(views, out=out)
 
     def _check_finite(self) -> None:
-        """Costs are bounded functions of actions and velocities, which actions, observations and reward answer for."""
+        """Check observations and rewards; costs are bounded functions of actions and velocities, checked with them."""
         if np.isfinite(self.observations).all() and math.isfinite(float(np.add.reduce(self.reward))):
             return
-        whole = np.column_stack([self.observations, self.reward, self.costs])
-        index = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
+        numbers = np.column_stack([self.observations, self.reward, self.costs])
+        index = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
         raise TaskError(
             f"{self._where(index)}: an observation, reward {self.reward[index]} or cost {self.costs[index]} is not "
             f"finite; state after the step: {self._state_text(index)}"
@@ -231,7 +233,7 @@ class MujocoBatch:
     def _where(self, index: int) -> str:
         return f"{self._label}, step {self._elapsed[index]}, copy {index}"
 
-    def _told(self, index: int) -> str:
+    def _before_text(self, index: int) -> str:
         return f"State before the step: {self._state_text(index)}, action {self._clipped[index].tolist()}"
 
     def _state_text(self, index: int) -> str:

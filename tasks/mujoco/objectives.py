@@ -1,4 +1,4 @@
-"""Rewards and costs of the locomotion variants, over arrays; single environments go through the same functions."""
+"""Rewards and costs of the locomotion variants on arrays; single environments use the same functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def control_effort(actions: NDArray[np.float32]) -> FloatArray:
 def overspeed(velocity: FloatArray, limit: float, both_axes: bool) -> FloatArray:
     """1 where the speed of ``velocity`` [n, 2] is above ``limit`` (m/s), else 0; [n].
 
-    The speed is the velocity along x (Safety-Gymnasium), or with ``both_axes`` the length of the velocity.
+    The speed is the velocity along x (as in Safety-Gymnasium) or, with ``both_axes``, the norm of the velocity.
     """
     speed = np.hypot(velocity[:, 0], velocity[:, 1]) if both_axes else velocity[:, 0]
     return np.asarray(speed > limit, dtype=np.float64)
@@ -35,8 +35,8 @@ def overspeed(velocity: FloatArray, limit: float, both_axes: bool) -> FloatArray
 def target_speed_reward(forward: FloatArray, survival: FloatArray, target: float) -> FloatArray:
     """-|v - v*| [n], plus (healthy reward + v*) on healthy steps of a robot whose episodes can end early.
 
-    Without that bonus a robot that can fall would earn most by falling at once; with it, standing still earns the
-    healthy reward and every speed up to v* earns itself on top, as in Gymnasium's own reward.
+    Without the bonus, a robot that can fall would earn most by falling at once. With it, standing still earns the
+    healthy reward, and a speed up to v* adds its own value, as in Gymnasium's own reward.
     """
     distance = np.abs(forward - target)
     return np.asarray((survival > 0.0) * target + survival - distance)
@@ -93,7 +93,7 @@ def discounted_steps(discount: float, horizon: int) -> float:
 class ObjectiveEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Gymnasium's own v5 environment with a variant's reward and ``info["cost"]`` [p]; actions are clipped before use.
 
-    Also raises TaskError with the state when MuJoCo counts a warning (an instability), as the batch does.
+    Like the batch, it raises TaskError with the state if MuJoCo counts a warning (an instability).
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], robot: Robot, objective: Objective, label: str) -> None:
@@ -106,12 +106,12 @@ class ObjectiveEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._warnings = self._data.warning.number
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Gymnasium's own start."""
+        """Reset as Gymnasium does."""
         self._steps = 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Clip, step, and replace the reward."""
+        """Clip the action, step, and replace the reward."""
         self._steps += 1
         applied = np.clip(np.asarray(action, np.float32), self._low, self._high)
         before = f"qpos {self._data.qpos.tolist()}, qvel {self._data.qvel.tolist()}"

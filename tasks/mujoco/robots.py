@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo v5 robots as array functions over n copies, equal bit for bit to the environments' own numbers.
+"""Gymnasium's MuJoCo v5 robots as array functions over n copies, bitwise equal to the environments' own numbers.
 
 Each formula keeps the order of operations and the precisions of the environment it comes from (the control cost, for
 instance, is a float32 sum because actions are float32), so that the results are equal and not merely close.
@@ -25,15 +25,15 @@ class Robot:
     name: str
     """The family's name."""
     gymnasium_id: str
-    """What ``gymnasium.make`` is given."""
+    """The id for ``gymnasium.make``."""
     xml: str
     """File of the model among Gymnasium's assets."""
     frame_skip: int
     """MuJoCo steps in one step of the environment."""
     hidden: int
-    """Leading coordinates (x, or x and y) that observations leave out."""
+    """Number of leading coordinates (x, or x and y) that observations leave out."""
     planar: bool
-    """Moves along x only."""
+    """Whether the robot moves along x only."""
     reset_noise: float
     """Scale of the noise on the start state."""
     gaussian_velocity: bool
@@ -41,9 +41,9 @@ class Robot:
     observe: Callable[[Fields, Array, int], None]
     """Writes observations [n, size] from the fields."""
     position: Callable[[Fields], Array]
-    """[n, 1 or 2], what the velocity is the difference quotient of."""
+    """[n, 1 or 2], the position whose difference quotient is the velocity."""
     healthy: Callable[[Fields], Array] | None
-    """[n], whether the episode goes on; None where nothing ends it."""
+    """[n], whether the episode continues; None if nothing ends it early."""
     healthy_reward: float
     """Reward of a healthy step."""
     forward_weight: float
@@ -53,25 +53,25 @@ class Robot:
     contact_cost: Callable[[Fields], Array] | None
     """[n], cost of contact forces in Gymnasium's reward."""
     float64_control: bool
-    """The control cost is computed from MuJoCo's controls (float64) instead of the given actions (float32)."""
+    """Whether the control cost uses MuJoCo's controls (float64) instead of the given actions (float32)."""
     extra_fields: tuple[str, ...]
-    """Fields of MuJoCo's data that it needs beside qpos, qvel and ctrl."""
+    """Fields of MuJoCo's data that the robot needs in addition to qpos, qvel and ctrl."""
     world_fields: bool
-    """Observations show these fields of the world too, which is the first body (v4), and not of the others alone."""
+    """Whether observations include these fields of the world, the first body (v4)."""
     rewards_falls: bool
-    """The healthy reward is paid on the step of a fall too (v4)."""
+    """Whether the step of a fall earns the healthy reward too (v4)."""
     speed_limit: float
     """Threshold of Safety-Gymnasium's velocity task of this robot."""
     target_speed: float
-    """Middle of the target speeds of the ``velocity`` variant; they reach from 0 to twice this."""
+    """Middle of the target speeds of the ``velocity`` variant; they range from 0 to twice this."""
 
     @property
     def needs_contact_forces(self) -> bool:
-        """Whether ``mj_rnePostConstraint`` must run after each step (it changes nothing else that is read)."""
+        """Whether ``mj_rnePostConstraint`` must run after each step (it changes no other field that is read)."""
         return "cfrc_ext" in self.extra_fields
 
     def survival(self, fields: Fields, reward: Array, terminated: Array) -> None:
-        """Write the healthy reward [n] and where an episode ends [n] of a robot that has a healthy range."""
+        """Write the healthy reward [n] and the ends [n] of a robot with a healthy range."""
         assert self.healthy is not None
         healthy = self.healthy(fields)
         np.multiply(healthy | self.rewards_falls, self.healthy_reward, out=reward)
@@ -87,7 +87,7 @@ class Robot:
 
 
 def observe_state(fields: Fields, out: Array, hidden: int) -> None:
-    """Positions without the hidden ones, velocities."""
+    """Write the visible positions and the velocities."""
     visible = fields["qpos"].shape[1] - hidden
     out[:, :visible] = fields["qpos"][:, hidden:]
     out[:, visible : visible + fields["qvel"].shape[1]] = fields["qvel"]
@@ -106,11 +106,11 @@ def _observe_ant(fields: Fields, out: Array, hidden: int) -> None:
 
 
 HUMANOID_FIELDS = {"cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
-"""Fields in humanoid's observation, and how many of their numbers are the world's."""
+"""Fields in humanoid's observation, and how many of their numbers belong to the world."""
 
 
 def observe_humanoid(fields: Fields, out: Array, hidden: int, world: bool = False) -> None:
-    """The state and ``HUMANOID_FIELDS``, with the world's numbers where ``world`` says so."""
+    """Write the state and ``HUMANOID_FIELDS``, including the world's numbers if ``world``."""
     observe_state(fields, out, hidden)
     start = fields["qpos"].shape[1] - hidden + fields["qvel"].shape[1]
     for name, first in HUMANOID_FIELDS.items():

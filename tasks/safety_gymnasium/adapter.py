@@ -1,7 +1,7 @@
 """Safety-Gymnasium's own task code on current libraries; no other module imports the package.
 
-The package (1.0.0, unmaintained) does not import on Python 3.11 with Gymnasium 1.x, its task code does: see
-docs/decisions/0016-safety-gymnasium.md. Nothing is imported before a task is asked for.
+The package (1.0.0, unmaintained) does not import on Python 3.11 with Gymnasium 1.x, but its task code does: see
+docs/decisions/0016-safety-gymnasium.md. Nothing is imported before the first task is made.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import gymnasium
 import numpy as np
 
 from tasks.contract.instability import listen, warning_texts
-from tasks.contract.memory import no_model_compiled
 from tasks.contract.task import TaskError
 from tasks.safety_gymnasium.navigation_blueprint import Blueprint, Changes, Group, NavigationSpec, Placement, Sensor
+from tasks.safety_gymnasium.uncompiled import no_model_compiled
 
 _PACKAGE = "safety_gymnasium"
 _INSTALL = "pip install --no-deps safety-gymnasium==1.0.0 (and xmltodict, pygame; make setup does it)"
 _RENDER_SIZE = 256
 _UNPLACED = ("sigwalls", "circle")
-"""Groups whose places nothing reads: walls count by their distance, the circle is seen at the origin."""
+"""Groups whose places are never read: walls act by their distance, and the circle is observed at the origin."""
 
 
 class _HashableArray(np.ndarray[Any, Any]):
-    """An array that a dataclass of Python 3.11 takes as a default: it refuses what cannot be hashed."""
+    """An array that Python 3.11 accepts as the default of a dataclass field; it rejects unhashable values."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -41,12 +41,12 @@ def _load_package() -> None:
     """Make the package's task code importable.
 
     Raises:
-        TaskError: it is not installed; says with which command it is.
+        TaskError: the package is not installed; the message gives the command.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None:
         raise TaskError(f"Safety-Gymnasium is not installed; {_INSTALL}")
-    # Its __init__ needs modules that Gymnasium 1.x no longer has, so the package is there without having run.
+    # Its __init__ needs modules that Gymnasium 1.x no longer has, so the package is registered without running it.
     sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
     try:
         colors = importlib.import_module(f"{_PACKAGE}.assets.color").COLOR
@@ -62,7 +62,7 @@ def _load_package() -> None:
 
 @contextlib.contextmanager
 def _old_numpy() -> Iterator[None]:
-    """The package makes numbers of arrays of one element, and bounds of infinite float32: both only warn."""
+    """Ignore two harmless warnings: arrays of one element used as numbers, and bounds of infinite float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
@@ -70,10 +70,10 @@ def _old_numpy() -> Iterator[None]:
 
 
 def make_builder(spec: NavigationSpec, render_mode: str | None = None) -> Any:
-    """The package's own environment (its ``Builder``, six values a step), changed as ``spec`` says.
+    """The package's own environment (its ``Builder``, six values a step), changed according to ``spec``.
 
     Raises:
-        TaskError: the package is missing, has no such task, or the task lacks the object to be changed.
+        TaskError: the package is missing, has no such task, or the task has no such object to change.
     """
     _load_package()
     builder = importlib.import_module(f"{_PACKAGE}.builder").Builder
@@ -114,9 +114,9 @@ def _change(task: Any, spec: NavigationSpec) -> None:
 class NavigationEnv(gymnasium.Env[Any, Any]):
     """The package's environment with five values a step, ``info["cost"]`` [p] and clipped float32 actions.
 
-    ``costs`` names the costs to report: of the package's own (without ``cost_``), or ``sum`` for its sum, all of them
-    1 or 0. ``layout_seed`` starts every episode alike; None starts each from its own seed. Raises TaskError with the
-    state when MuJoCo counts a warning.
+    ``costs`` lists the reported costs: the package's own (without ``cost_``), or ``sum`` for its sum; all are 1 or 0.
+    With ``layout_seed``, every episode starts the same way; None starts each episode from its own seed. Raises
+    TaskError with the state if MuJoCo counts a warning.
     """
 
     def __init__(
@@ -144,13 +144,13 @@ class NavigationEnv(gymnasium.Env[Any, Any]):
         return self._inner.task.data
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """A new layout, of ``seed`` (or of ``layout_seed``)."""
+        """Draw a new layout from ``seed`` (or from ``layout_seed``)."""
         super().reset(seed=seed)
         with _old_numpy():
             return self._inner.reset(seed=self._layout_seed if self._layout_seed is not None else seed)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Clip and step."""
+        """Clip the action and step."""
         applied = np.clip(np.asarray(action, np.float32), self._low, self._high)
         with _old_numpy():
             observation, reward, _, terminated, truncated, info = self._inner.step(applied)
@@ -159,7 +159,7 @@ class NavigationEnv(gymnasium.Env[Any, Any]):
                 f"{self._label}, step {self._inner.steps}: MuJoCo warns: {warning_texts(self.data.warning.number)} "
                 f"State after the step: qpos {self.data.qpos.tolist()}, action {applied.tolist()}"
             )
-        # Wrong buttons cost nothing while the buttons rest, and the package then leaves the key out.
+        # While the buttons rest, wrong buttons cost nothing and the package leaves the key out.
         info["cost"] = np.array([float(info.get(f"cost_{name}", 0.0)) for name in self._costs])
         return observation, float(reward), bool(terminated), bool(truncated), info
 
@@ -168,16 +168,16 @@ class NavigationEnv(gymnasium.Env[Any, Any]):
         return self._inner.render()
 
     def close(self) -> None:
-        """Let go of what was needed for pictures."""
+        """Close the viewers."""
         for viewer in self._inner.task._viewers.values():
             viewer.close()
 
 
 def velocity_env(name: str) -> gymnasium.Env[Any, Any]:
-    """The package's own velocity task (v1) of a robot as it is (six values a step): ``HalfCheetah``, ``Ant``, ...
+    """The package's own, unchanged velocity task (v1) of a robot such as ``HalfCheetah`` (six values a step).
 
     Raises:
-        TaskError: the package is missing or has no such robot.
+        TaskError: the package is missing or has no task for this robot.
     """
     _load_package()
     words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
@@ -189,7 +189,7 @@ def velocity_env(name: str) -> gymnasium.Env[Any, Any]:
 
 
 def read_blueprint(spec: NavigationSpec) -> Blueprint:
-    """All that the fast path needs to know of the package's task."""
+    """Read everything that the fast path needs from the package's task."""
     task = make_builder(spec).task
     with _old_numpy():
         task._build_placements_dict()
@@ -253,12 +253,12 @@ def _form(info: Any, name: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _physics(spec: NavigationSpec) -> tuple[frozenset[str], str]:
-    """Names of the bodies outside the robot that take part in the physics, and the model with them alone, as XML.
+    """Names of the bodies other than the robot that take part in the physics, and a model of only these as XML.
 
-    What has no collisions changes no number of the others' motion: hazards, goals, walls, cameras, lights, pictures.
+    Objects without collisions (hazards, goals, walls, cameras, lights, pictures) do not change the motion of others.
     """
     built = make_builder(spec)
-    # Compiled, the package's model has 190 MB of pictures and an arena of 470 MB, and for a moment there are two.
+    # The package's compiled model has 190 MB of pictures and an arena of 470 MB, and briefly exists twice.
     with _old_numpy(), no_model_compiled(importlib.import_module(f"{_PACKAGE}.world")):
         built.task.reset()
     tree = built.task.world.xml
@@ -277,7 +277,7 @@ def _physics(spec: NavigationSpec) -> tuple[frozenset[str], str]:
     for geom in world["geom"]:
         geom.pop("@material", None)
     world["body"] = [robot, *taking_part]
-    # The package's own size claims half a gigabyte per copy; MuJoCo tells when this is too little.
+    # The package's own size claims half a gigabyte per copy; MuJoCo raises an error if this is too little.
     model["size"] = {"@memory": "32M"}
     unparse = importlib.import_module("xmltodict").unparse
     return frozenset(body["@name"] for body in taking_part), unparse(tree)

@@ -1,9 +1,9 @@
 """Safety-Gymnasium's navigation tasks as a family of constrained MDPs; docs/families_continuous.md writes them out.
 
 A robot (point, car, doggo, racecar, ant) reaches goals, presses buttons, pushes a box to goals, runs around a circle or
-away, past hazards and what must not be touched. Episodes, rewards and costs are the package's own. Tasks differ in how
-many hazards there are, how large and where they are, where the boundary is, in the robot, in the limit, and with
-``layout: fixed`` in the one layout that each has.
+runs away, and avoids hazards and objects that it must not touch. Episodes, rewards and costs are the package's own.
+Tasks differ in the number, size and places of the hazards, the boundary, the robot, the limit and, with
+``layout: fixed``, the layout.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ ROBOT_SIZES: dict[RobotName, tuple[int, int]] = {
     "racecar": (12, 2),
     "ant": (40, 8),
 }
-"""Numbers of the robot's sensors in an observation, and of its actions."""
+"""The number of the robot's sensor values in an observation, and of its actions."""
 
 
 class _Hazards(NamedTuple):
-    """The package's half-width of the field (m), number of hazards and their radius (m), and how far they vary."""
+    """The package's half-width of the field (m), number and radius (m) of hazards, and the spread of each."""
 
     half_width: float
     number: int
@@ -55,24 +55,24 @@ class _Hazards(NamedTuple):
 HAZARDS: dict[tuple[Kind, int], _Hazards] = {
     ("goal", 1): _Hazards(1.5, 8, 0.2),
     ("goal", 2): _Hazards(2.0, 10, 0.2),
-    # Among buttons and gremlins there is hardly room: half as much more and no layout is found.
+    # Buttons and gremlins leave little room: with half as many hazards more, no layout is found.
     ("button", 1): _Hazards(1.5, 4, 0.2, number_spread=0.25, shift=0.1),
     ("button", 2): _Hazards(1.8, 8, 0.2, number_spread=0.25, shift=0.1),
     ("push", 1): _Hazards(1.5, 2, 0.3),
     ("push", 2): _Hazards(2.0, 4, 0.3),
 }
-"""By task and level."""
+"""The hazards by task and level."""
 
 BOUNDARY: dict[Kind, float] = {"circle": 1.125, "run": 0.5}
 RADIUS = 1.5
 
 _COST_SHARE = 0.025
-"""Default limit: so many of the steps cost, as in the package's customary 25 of 1,000."""
+"""Default limit as a share of the steps, as in the package's usual 25 of 1,000."""
 _LAYOUT_STREAM, _ROBOT_STREAM = 31, 32
 
 
 class SafetyGymnasium(BaseModel):
-    """A task of Safety-Gymnasium and how it varies; the fields are the keys of a run file's ``family`` section."""
+    """A task of Safety-Gymnasium and its variation; the fields are the keys of a run file's ``family`` section."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -81,15 +81,15 @@ class SafetyGymnasium(BaseModel):
     num_tasks: int = Field(default=96, gt=0)
     """Length of the training sequence."""
     robot: RobotName | tuple[RobotName, ...] = "point"
-    """The robot, or several of equal sizes (point and racecar) of which each task draws one."""
+    """The robot, or several of equal sizes (point and racecar); each task then draws one."""
     task: TaskName = "goal"
-    """What the robot is after. The fading tasks equal goal in every number: their objects fade on pictures."""
+    """The robot's goal. The fading tasks have the same numbers as goal; only their pictures fade."""
     level: int = Field(default=1, ge=0, le=2)
-    """0: nothing costs (run: its only level); 1: the usual one; 2: more of everything, and more costs."""
+    """0: no costs (run: its only level); 1: the usual level; 2: more objects and more costs."""
     layout: Literal["random", "fixed"] = "random"
-    """random: every episode draws a layout; fixed: a task has one, and its goals come in one order."""
+    """random: every episode draws a layout; fixed: each task has one layout and one order of goals."""
     costs: Literal["sum", "each"] = "sum"
-    """sum: one cost, 1 where the package counts any; each: the package's costs one by one."""
+    """sum: one cost, 1 if any of the package's costs is; each: the package's costs one by one."""
     similarity: Similarity = "high"
     """Spread of the tasks: low is 1 (the whole range), high 0.25, or any number in (0, 1]."""
     sequence: Sequence = "iid"
@@ -97,11 +97,11 @@ class SafetyGymnasium(BaseModel):
     num_clusters: int = Field(default=2, ge=2)
     """Number of groups (sequence: clustered)."""
     horizon: int = Field(default=1000, gt=0)
-    """Steps after which an episode is truncated. Circle and run have 500 where nothing is set, as in the package."""
+    """Steps after which an episode is truncated; the default of circle and run is 500, as in the package."""
     discount: float = Field(default=0.99, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
     limit: float | None = Field(default=None, ge=0.0)
-    """Middle of the limits on each expected discounted cost. None: as much as costs at 2.5 % of the steps."""
+    """Middle of the limits on each expected discounted cost; None: a cost at 2.5 % of the steps."""
 
     @model_validator(mode="before")
     @classmethod
@@ -127,8 +127,8 @@ class SafetyGymnasium(BaseModel):
             raise ValueError(f"{self.task} has no costs on level {self.level}; use level 1 or 2, or costs: sum")
         sizes = {robot: ROBOT_SIZES[robot] for robot in self._robots}
         if len(set(sizes.values())) != 1:
-            told = ", ".join(f"{robot} {sensors} and {actions}" for robot, (sensors, actions) in sizes.items())
-            raise ValueError(f"robots of one family need equal numbers of sensors and actions, got {told or 'none'}")
+            listed = ", ".join(f"{robot} {sensors} and {actions}" for robot, (sensors, actions) in sizes.items())
+            raise ValueError(f"robots of one family need equal numbers of sensors and actions, got {listed or 'none'}")
         return self
 
     @property
@@ -137,7 +137,7 @@ class SafetyGymnasium(BaseModel):
         return ("any_cost",) if self.costs == "sum" else COSTS[self._kind, self.level]
 
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
-        """``robot``, ``limit``, and what varies: the fields of ``Changes``, and ``layout_seed`` where it is fixed."""
+        """``robot``, ``limit``, the fields of ``Changes`` that vary, and ``layout_seed`` if the layout is fixed."""
         point = draw_point(
             self.seed,
             split,
@@ -157,7 +157,7 @@ class SafetyGymnasium(BaseModel):
             **self._changes(point[1:]),
         }
         if self.layout == "fixed":
-            # Even seeds train and odd ones test, so that no layout is in both.
+            # Training seeds are even and test seeds odd, so the splits share no layout.
             number = int(np.random.default_rng([*key, _LAYOUT_STREAM]).integers(2**30))
             drawn["layout_seed"] = 2 * number + (split == "test")
         return drawn
@@ -190,7 +190,7 @@ class SafetyGymnasium(BaseModel):
         return None
 
     def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
-        """The task's limit on each expected discounted cost, in steps that cost."""
+        """The task's limit on each expected discounted cost, as a discounted number of steps."""
         return (float(parameters["limit"]),) * len(self.cost_names)
 
     @property
@@ -216,7 +216,7 @@ class SafetyGymnasium(BaseModel):
         return {"circle": 1 if self.level == 0 else 2, "run": 1}.get(self._kind, 0)
 
     def _changes(self, point: tuple[float, ...]) -> dict[str, Any]:
-        """What coordinates in [-1, 1] mean in this task."""
+        """The task's parameters for coordinates in [-1, 1]."""
         if (self._kind, self.level) in HAZARDS:
             return _change_hazards(HAZARDS[self._kind, self.level], point)
         if self._kind == "circle":
@@ -232,7 +232,7 @@ class SafetyGymnasium(BaseModel):
 
 
 def _change_hazards(own: _Hazards, point: tuple[float, ...]) -> dict[str, Any]:
-    """More or fewer (at least 1), larger or smaller, in an area a little narrower than the field that moves in it."""
+    """Number (at least 1), size and area of hazards; the area is a little smaller than the field and moves in it."""
     reach = (1.0 - own.shift) * own.half_width
     along, across = (own.shift * own.half_width * value for value in point[2:])
     return {

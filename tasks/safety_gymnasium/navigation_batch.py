@@ -1,4 +1,4 @@
-"""Copies of a navigation task of Safety-Gymnasium stepped together: the package's numbers, several times faster."""
+"""Copies of a navigation task of Safety-Gymnasium, stepped together: equal to the package and several times faster."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _ANT_MIRRORED = (3, 5)
 class NavigationBatch:
     """A :class:`tasks.stepping.batch.BatchEnvironment` of n copies of a task.
 
-    Observations (rounded to float32), rewards, costs, ends and layouts equal the package's bit for bit. ``costs`` names
-    what is reported: names among ``blueprint.costs``, or ``sum``. ``layout_seed`` starts every episode alike; None
-    starts each from its own seed. ``label`` names the task in errors. A MuJoCo warning, a number that is not finite
-    and a cost before the first step raise TaskError.
+    Observations (rounded to float32), rewards, costs, ends and layouts are bitwise equal to the package's. ``costs``
+    lists the reported costs: names from ``blueprint.costs``, or ``sum``. With ``layout_seed``, every episode starts the
+    same way; None starts each episode from its own seed. ``label`` names the task in errors. A MuJoCo warning, a number
+    that is not finite, or a cost before the first step raises TaskError.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class NavigationBatch:
         self._generators = [np.random.RandomState(0) for _ in range(num_copies)]
         self._elapsed, self._resting = np.full(num_copies, -1), np.zeros(num_copies, np.int64)
         self._undrawn = np.zeros(num_copies, np.int64)
-        """[n], numbers that the package has drawn since the latest draw here: one a step, for a sure frame skip."""
+        """[n], random numbers that the package has drawn since the latest draw here: one a step, for its frame skip."""
         self._started, self._ended = False, np.zeros(num_copies, np.bool_)
         self._clipped: Float32Array = np.zeros((num_copies, self.action_low.size), np.float32)
         self.observations: Float32Array = np.zeros((num_copies, self.observation_size), np.float32)
@@ -98,7 +98,7 @@ class NavigationBatch:
             index = int(np.argmax(self._ended))
             raise TaskError(f"{self._where(index)}: the episode has ended; reset the copy before the next step")
         continuous_actions(actions, self.action_low, self.action_high, self._clipped, self._label, self._elapsed)
-        # The bounds of racecar round to more than they are in float32.
+        # In float32, the bounds of racecar are rounded up.
         controls = np.clip(self._clipped.astype(np.float64), self._scene.control_low, self._scene.control_high)
         self._scene.advance(controls, self._elapsed)
         self._elapsed += 1
@@ -117,15 +117,15 @@ class NavigationBatch:
         self._observe()
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """Places of every copy's objects at its latest reset, the goal where it is now."""
+        """Places of every copy's objects at its latest reset, with the current goal."""
         return tuple(self._layouts)
 
     def _start(self, index: int, seed: int) -> None:
-        """Draw and place everything of a new episode, in the package's order."""
+        """Draw and place all objects of a new episode, in the package's order."""
         layout, rng = self._sampler.draw(seed)
         turns = {"agent": rng.uniform(0, 2 * np.pi)}
         for group in self._blueprint.groups:
@@ -147,7 +147,7 @@ class NavigationBatch:
             self._scene.bend(index, actuator, -angle if actuator in _ANT_MIRRORED else angle)
 
     def _new_goal(self, index: int) -> bool:
-        """Draw a goal for a copy; False when there is no place for one."""
+        """Draw a goal for a copy; False if there is no place for one."""
         rng, layout = self._generators[index], self._layouts[index]
         rng.random_sample(self._undrawn[index])
         self._undrawn[index] = 0
@@ -165,14 +165,14 @@ class NavigationBatch:
         return True
 
     def _renew(self, copies: NDArray[np.int64]) -> None:
-        """New goals where the old ones were reached; the episode ends where there is no place."""
+        """Draw new goals for copies that reached theirs; end the episode if there is no place."""
         for index in copies.tolist():
             self._find_moved(index)
             self.terminated[index] |= not self._new_goal(index)
         self._pursuit.begin(copies)
 
     def _find_moved(self, index: int) -> None:
-        """The layout knows where robot and objects are now; gremlins stay where they began, as in the package."""
+        """Update the layout with the places of robot and objects; gremlins keep their start, as in the package."""
         layout = self._layouts[index]
         x, y = self._scene.place_of_robot[index, :2].tolist()
         layout["agent"] = (x, y)
@@ -204,8 +204,8 @@ class NavigationBatch:
             self._refuse()
 
     def _refuse(self) -> None:
-        whole = np.column_stack([self.observations, self.reward])
-        index = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
+        numbers = np.column_stack([self.observations, self.reward])
+        index = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
         raise TaskError(
             f"{self._where(index)}: an observation or the reward {self.reward[index]} is not finite; state after the "
             f"step: {self._scene.state_text(index)}"
@@ -217,4 +217,4 @@ class NavigationBatch:
 
 _TOUCHING = ("buttons", "gremlins", "vases_contact", "pillars")
 _UNSEEN = ("circle", "sigwalls")
-"""The circle is seen at the origin, wherever the layout put it; walls are not seen."""
+"""The circle is observed at the origin, wherever the layout places it; walls are not observed."""

@@ -1,4 +1,4 @@
-"""What a navigation task of Safety-Gymnasium consists of, as plain data; read from the package by its adapter."""
+"""The parts of a navigation task of Safety-Gymnasium as plain data, read from the package by the adapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TaskName = Literal["goal", "button", "push", "circle", "run", "fading_easy", "fa
 Kind = Literal["goal", "button", "push", "circle", "run"]
 SensorForm = Literal["plain", "height", "angle", "rotation"]
 Area = tuple[float, float, float, float]
-"""Least x, least y, greatest x, greatest y; metres."""
+"""Smallest x and y, largest x and y; metres."""
 
 COSTS: dict[tuple[Kind, int], tuple[str, ...]] = {
     ("goal", 0): (),
@@ -31,20 +31,20 @@ COSTS: dict[tuple[Kind, int], tuple[str, ...]] = {
 
 
 def kind_of(task: TaskName) -> Kind:
-    """Fading tasks are goal tasks whose objects fade on pictures; no number of a vector observation changes."""
+    """The kind of a task; fading tasks are goal tasks whose objects fade only on pictures."""
     return "goal" if task in ("fading_easy", "fading_hard") else task  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a task changes in the package's own task; None leaves it as it is. Metres."""
+    """Changes to the package's own task, in metres; None keeps the package's value."""
 
     hazards: int | None = None
     """Number of hazards."""
     hazard_size: float | None = None
     """Radius of a hazard."""
     hazard_area: Area | None = None
-    """Where hazards may lie."""
+    """The area of the hazards."""
     boundary: float | None = None
     """Distance of the walls from the middle (circle, run)."""
     radius: float | None = None
@@ -69,13 +69,13 @@ class NavigationSpec:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one object is put at a reset; objects are put one after the other."""
+    """The placement of one object at a reset; objects are placed one after the other."""
 
     name: str
     area: Area
-    """Rectangle that holds it with its keepout."""
+    """The rectangle that contains the object with its keepout."""
     keepout: float
-    """Two objects are at least as far apart as their keepouts together."""
+    """The distance of two objects is at least the sum of their keepouts."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ class Group:
     members: tuple[str, ...]
     """Names of their placements."""
     bodies: tuple[str, ...]
-    """Their bodies in the physics; empty where they touch nothing."""
+    """Their bodies in the physics; empty if they have no contacts."""
     moving: bool
-    """Whether their bodies can be pushed."""
+    """Whether their bodies can move."""
     observed: bool
     """Whether the lidar sees them."""
     size: float
     height: float
-    """Of the body's origin at a reset."""
+    """Height of the body's origin at a reset."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that the fast path needs to know of a task. Groups, sensors and lidars stand in the package's order."""
+    """Everything that the fast path needs of a task. Groups, sensors and lidars follow the package's order."""
 
     spec: NavigationSpec
     xml: str
-    """MuJoCo model of what takes part in the physics: the robot and the objects that can be touched."""
+    """MuJoCo model of the bodies in the physics: the robot and the objects that it can touch."""
     placements: tuple[Placement, ...]
     margin: float
     """Added to each pair of keepouts."""
@@ -124,23 +124,23 @@ class Blueprint:
     """Names of the groups that the lidar sees, in the order of the observation."""
     num_bins: int
     max_distance: float
-    """Beyond which the lidar sees nothing."""
+    """Range of the lidar."""
     travel: float
-    """Radius of the circle on which gremlins are driven; 0 where there are none."""
+    """Radius of the circle on which gremlins move; 0 without gremlins."""
     num_walls: int
-    """2: the boundary is on x alone; 4: on x and y; 0: none."""
+    """2: the boundary limits x only; 4: x and y; 0: no boundary."""
     boundary: float
 
     @property
     def kind(self) -> Kind:
-        """Which reward it has."""
+        """The kind of task, which defines the reward."""
         return kind_of(self.spec.task)
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """Names of its costs."""
+        """Names of the task's costs."""
         return COSTS[self.kind, self.spec.level]
 
     def group(self, name: str) -> Group:
-        """The group of that name."""
+        """The group with this name."""
         return next(group for group in self.groups if group.name == name)

@@ -1,7 +1,8 @@
-"""Where the objects of a navigation task are put: the package's draws, number for number, without its arrays.
+"""Place the objects of a navigation task with exactly the package's random numbers.
 
-Objects are put one after the other; each is drawn uniformly from its area until it keeps its distance from all before
-it, and after 100 tries the whole layout starts anew. Every number comes from ``numpy.random.RandomState(seed)``.
+Objects are placed one after the other. Each is drawn uniformly from its area until it keeps its distance from all
+earlier ones; after 100 tries the complete layout is drawn again. All numbers come from
+``numpy.random.RandomState(seed)``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ Layout = dict[str, Point]
 
 _LAYOUTS, _TRIES, _GOAL_TRIES = 10_000, 100, 10_000
 _SINGLE_TRIES = 12
-"""So many tries one by one; then all that are left at once, which is cheaper where the place is crowded."""
+"""Number of tries made one by one; the rest are made at once, which is cheaper in a crowded field."""
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class _Spot:
-    """A placement made ready: where it is drawn, and how far it must be from each one before it."""
+    """A prepared placement: its area, and its distance from each earlier placement."""
 
     name: str
     area: Area
@@ -51,10 +52,10 @@ class LayoutSampler:
             self._goal_distances = {other.name: other.keepout + margin + goals[0].keepout for other in placements}
 
     def draw(self, seed: int) -> tuple[Layout, np.random.RandomState]:
-        """The layout of a seed, and the generator as the package leaves it after its draws.
+        """The layout of a seed, and the generator in the state in which the package leaves it.
 
         Raises:
-            TaskError: no layout in 10,000 keeps the objects apart.
+            TaskError: none of 10,000 layouts keeps the objects apart.
         """
         stream = _Stream(np.random.RandomState(seed))
         for _ in range(_LAYOUTS):
@@ -64,7 +65,7 @@ class LayoutSampler:
         raise TaskError(f"{self._task_id}: no layout in {_LAYOUTS} keeps the objects apart; use fewer or smaller ones")
 
     def goal(self, layout: Layout, rng: np.random.RandomState) -> Point | None:
-        """A new place for the goal, apart from all others in ``layout``; None when 10,000 draws find none."""
+        """A new place for the goal, apart from all other objects in ``layout``; None if 10,000 draws find none."""
         others = [name for name in layout if name != "goal"]
         places, distances = [layout[name] for name in others], [self._goal_distances[name] for name in others]
         low_x, low_y, high_x, high_y = self._goal_area
@@ -75,7 +76,7 @@ class LayoutSampler:
         return None
 
     def _attempt(self, stream: _Stream) -> list[int] | None:
-        """How many numbers were drawn before each object's place; None when one found no place."""
+        """How many numbers were drawn before each object's place; None if an object found no place."""
         places: list[Point] = []
         starts = []
         for spot in self._spots:
@@ -87,7 +88,7 @@ class LayoutSampler:
         return starts
 
     def _replay(self, seed: int, starts: Sequence[int]) -> tuple[Layout, np.random.RandomState]:
-        """The same places from the generator's own ``uniform``, so that not even its rounding can differ."""
+        """Draw the same places with the generator's own ``uniform``, so that its rounding cannot differ."""
         rng, used, layout = np.random.RandomState(seed), 0, {}
         for spot, start in zip(self._spots, starts, strict=True):
             low_x, low_y, high_x, high_y = spot.area
@@ -114,13 +115,13 @@ class _Stream:
         return taken
 
     def give_back(self, count: int) -> None:
-        """Undo the last ``count`` of what was taken."""
+        """Put back the last ``count`` numbers."""
         self._next -= count
         self.used -= count
 
 
 def _place(spot: _Spot, places: Sequence[Point], stream: _Stream) -> Point | None:
-    """The first of 100 draws that keeps its distance."""
+    """The first of 100 draws that keeps its distances, or None."""
     low_x, low_y, high_x, high_y = spot.area
     numbers = stream.take(2 * _TRIES)
     for tried, (x, y) in enumerate(_points(numbers[: 2 * _SINGLE_TRIES].tolist(), spot.area), start=1):

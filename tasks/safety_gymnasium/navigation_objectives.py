@@ -1,11 +1,11 @@
-"""Rewards and costs of navigation tasks over n copies, equal bit for bit to the package's.
+"""Rewards and costs of navigation tasks over n copies, bitwise equal to the package's.
 
 With g the goal, b the box, p the robot's place and v its velocity, the reward of a step is
 
-- goal, button: how much nearer p came to g (in the plane), + 1 when g is reached (the button touched);
-- push: how much nearer p came to b and b to g (in space), + 1 when b is at g;
-- circle: 0.1 times the speed around the origin over 1 + the distance from the circle;
-- run: 60 times how much nearer p came to a point 1 km away, at (0, -1000).
+- goal, button: the decrease of the distance from p to g in the plane, + 1 when g is reached (its button touched);
+- push: the decrease of the distances from p to b and from b to g in space, + 1 when b is at g;
+- circle: 0.1 times the speed around the origin, divided by 1 + the distance from the circle;
+- run: 60 times the decrease of the distance from p to a point 1 km away, at (0, -1000).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tasks.stepping.batch import BoolArray, FloatArray
 _FAR = np.array([0.0, -1e3])
 _RUN_FACTOR, _CIRCLE_FACTOR = 60.0, 0.1
 _REWARD_BOUND = 10.0
-"""The package clips rewards to this, but for run; it is out of reach of a robot that does not fly."""
+"""The package clips all rewards except run's to this; a robot on the ground never reaches it."""
 BUTTON_REST = 10
-"""Steps after a new goal in which buttons cost nothing and are not seen."""
+"""Steps after a new goal in which buttons cost nothing and are not observed."""
 _VASE_SPEED = 1e-4
-"""Below this (m/s) a vase rests."""
+"""A slower vase (m/s) is at rest."""
 
 Copies = NDArray[np.int64]
 
 
 class Places:
-    """Where the objects are: ``of[name]`` [n, members, 3] by group; what moves is read from the scene at each look."""
+    """The objects' places ``of[name]`` [n, members, 3] by group; ``look`` reads moving objects from the scene."""
 
     def __init__(self, blueprint: Blueprint, scene: Scene, num_copies: int) -> None:
         self.of: dict[str, FloatArray] = {}
@@ -47,30 +47,30 @@ class Places:
                 self._moving.append((group.name, slice(ids[0], ids[-1] + 1)))
 
     def look(self) -> None:
-        """Read the places of what moves."""
+        """Read the places of the moving objects."""
         for name, bodies in self._moving:
             self.of[name][:] = self._bodies[:, bodies]
 
 
 class Pursuit(Protocol):
-    """What the robot is after: its reward needs to know what was before."""
+    """The robot's goal; its reward depends on the previous step."""
 
     def begin(self, copies: Copies) -> None:
-        """Forget the steps of ``copies`` before now: an episode or a goal is new."""
+        """Start ``copies`` anew: their episode or their goal is new."""
 
     def reward(self) -> tuple[FloatArray, BoolArray]:
         """The reward [n] of the latest step, and whether the goal is reached [n]."""
 
 
 class ReachGoal:
-    """goal: come to the goal. button: touch the goal's button; ``buttons`` are then the buttons' geometries."""
+    """goal: reach the goal. button: touch the goal's button, where ``buttons`` are the buttons' geometries."""
 
     def __init__(self, scene: Scene, places: Places, size: float, buttons: list[int]) -> None:
         self._scene, self._places, self._size, self._buttons = scene, places, size, buttons
         count = len(scene.copies)
         self._last = np.zeros(count)
         self.button: Copies = np.zeros(count, np.int64)
-        """[n], the button that is the goal."""
+        """[n], the index of the goal's button."""
 
     def begin(self, copies: Copies) -> None:
         """See :class:`Pursuit`."""
@@ -127,14 +127,14 @@ class RunInCircle:
         self._scene, self._radius = scene, radius
 
     def begin(self, copies: Copies) -> None:
-        """Nothing is remembered."""
+        """This reward needs no memory."""
 
     def reward(self) -> tuple[FloatArray, BoolArray]:
         """See :class:`Pursuit`."""
         velocity = self._scene.robot_velocity()
         x, y = self._scene.place_of_robot[:, 0], self._scene.place_of_robot[:, 1]
         u, v = velocity[:, 0], velocity[:, 1]
-        # Powers of single numbers, as in the package: C's pow and a product differ in the last bit once in a thousand.
+        # Scalar powers, as in the package: in one case of a thousand, C's pow and a product differ in the last bit.
         squares = np.array([value**2 for value in self._scene.place_of_robot[:, :2].ravel()]).reshape(-1, 2)
         radius = np.sqrt(squares[:, 0] + squares[:, 1])
         reward = (((-u * y + v * x) / radius) / (1 + np.abs(radius - self._radius))) * _CIRCLE_FACTOR
@@ -142,7 +142,7 @@ class RunInCircle:
 
 
 class RunAway:
-    """run: come nearer to a point far away."""
+    """run: approach a point far away."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene, self._potential = scene, np.zeros(len(scene.copies))
@@ -166,7 +166,7 @@ class RunAway:
 
 
 def make_pursuit(blueprint: Blueprint, scene: Scene, places: Places) -> Pursuit:
-    """The task's own."""
+    """The pursuit of a task."""
     if blueprint.kind == "run":
         return RunAway(scene)
     if blueprint.kind == "circle":
@@ -179,12 +179,12 @@ def make_pursuit(blueprint: Blueprint, scene: Scene, places: Places) -> Pursuit:
 
 
 def clip_reward(blueprint: Blueprint, reward: FloatArray) -> FloatArray:
-    """The package's bound on rewards."""
+    """Clip the reward as the package does."""
     return reward if blueprint.kind == "run" else np.clip(reward, -_REWARD_BOUND, _REWARD_BOUND)
 
 
 class CostMeter:
-    """The package's costs, each 1 or 0: [n, p] in the order of ``names``, or ``sum``: 1 where any is."""
+    """The package's costs [n, p], each 1 or 0, in the order of ``names``; ``sum`` is 1 if any cost is."""
 
     def __init__(self, blueprint: Blueprint, scene: Scene, places: Places, names: tuple[str, ...]) -> None:
         self._blueprint, self._scene, self._places, self._names = blueprint, scene, places, names
@@ -196,7 +196,7 @@ class CostMeter:
         self._vase_velocities = np.array(first, np.int64)[:, None] + np.arange(3)
 
     def measure(self, pursuit: Pursuit, resting: BoolArray) -> FloatArray:
-        """[n, p]; ``resting`` [n]: buttons cost nothing."""
+        """The costs [n, p]; where ``resting`` [n], buttons cost nothing."""
         costs = {name: self._cost(name, pursuit, resting) for name in self._blueprint.costs}
         none = np.zeros(resting.size, np.bool_)
         costs["sum"] = np.logical_or.reduce([none, *costs.values()])
@@ -223,6 +223,6 @@ class CostMeter:
         return np.asarray((distance < self._blueprint.group("hazards").size).any(axis=1))
 
     def _vase_moves(self) -> BoolArray:
-        """A vase's velocity is that of its free joint; the package's Jacobian gives it with its last bit rounded."""
+        """Use the velocity of the vase's free joint; the package's Jacobian differs from it only in the last bit."""
         speed = np.sqrt(np.add.reduce(np.square(self._scene.velocities[:, self._vase_velocities]), axis=2))
         return np.asarray((speed >= _VASE_SPEED).any(axis=1))

@@ -1,7 +1,7 @@
-"""The physics of n copies of a navigation task: layouts put into compiled models, steps, and what they leave.
+"""The physics of n copies of a navigation task: place layouts in compiled models, step them, and gather the results.
 
-The package writes an XML text and compiles it at every reset. Here the model is compiled once; a reset writes the
-layout's places into a copy's arrays and lets MuJoCo recompute what it derives from them, which gives the same arrays.
+The package writes and compiles an XML text at every reset. Here the model is compiled once. A reset writes the layout
+into a copy's arrays and lets MuJoCo recompute the derived values, which gives the same arrays.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ listen()
 
 
 class Scene:
-    """n copies of the robot and the objects, each with a model of its own since the layout lives in the model.
+    """n copies of the robot and the objects. Each copy has its own model, because the model holds the layout.
 
-    The arrays are those after the latest ``settle`` or ``advance``; places in metres.
+    The arrays hold the values after the latest ``settle`` or ``advance``; places are in metres.
     """
 
     def __init__(self, blueprint: Blueprint, num_copies: int, label: str, steps: int, with_contacts: bool) -> None:
@@ -42,34 +42,34 @@ class Scene:
         self.robot = base.body("agent").id
         self.control_low, self.control_high = base.actuator_ctrlrange.T.copy()
         self._bodies = _placed_bodies(base, blueprint)
-        # MuJoCo's split step knows Euler alone; where nothing is driven, the positions of its first half stand already.
+        # MuJoCo's split step supports only Euler. Without driven bodies, its first half has already been computed.
         euler = base.opt.integrator == mujoco.mjtIntegrator.mjINT_EULER
-        self._first_half_stands = euler and base.nmocap == 0
+        self._first_half_is_done = euler and base.nmocap == 0
         self._drive = _drive(blueprint, base, steps) if base.nmocap else None
         self._with_contacts = with_contacts
         self._bind(base)
 
     def geoms(self, names: Sequence[str]) -> list[int]:
-        """Ids of geometries in the physics."""
+        """The ids of geometries in the physics."""
         return [self.models[0].geom(name).id for name in names]
 
     def place(self, index: int, layout: Layout, turns: Mapping[str, float]) -> None:
-        """Put robot (``agent``) and objects of a copy where the layout says, turned by ``turns`` (radians)."""
+        """Place the robot (``agent``) and the objects of a copy as in ``layout``, turned by ``turns`` (radians)."""
         model, data = self.models[index], self.copies[index]
         for name, body, coordinate, height in self._bodies:
             x, y = layout[name]
             half = turns[name] / 2
             pose = (x, y, height, np.cos(half), 0.0, 0.0, np.sin(half))
             model.body_pos[body], model.body_quat[body] = pose[:3], pose[3:]
-            if model.body_mass[body] == 0.0:  # MuJoCo's compiler then takes the body's own pose for the inertia's
+            if model.body_mass[body] == 0.0:  # the compiler then uses the body's pose for its inertia
                 model.body_ipos[body], model.body_iquat[body] = pose[:3], pose[3:]
             if coordinate >= 0:
                 model.qpos0[coordinate : coordinate + 7] = pose
                 model.qpos_spring[coordinate : coordinate + 7] = pose
-        # A weld keeps its pose unless it is unset.
+        # A weld keeps its old pose unless it is unset.
         model.eq_data[model.eq_type == mujoco.mjtEq.mjEQ_WELD, _WELD_QUATERNION] = 0.0
         mujoco.mj_setConst(model, data)
-        # The solver scales its tolerances by this; the compiler alone computes it, as a sum in this order.
+        # The solver scales its tolerances by this value; only the compiler computes it, as a sum in this order.
         model.stat.meaninertia = sum(model.dof_M0.tolist()) / model.nv
         mujoco.mj_resetData(model, data)
 
@@ -79,13 +79,13 @@ class Scene:
         self.copies[index].qpos[model.jnt_qposadr[model.actuator_trnid[actuator, 0]]] = angle
 
     def settle(self, indices: Sequence[int]) -> None:
-        """Compute what follows from the copies' positions."""
+        """Compute the values that depend on the copies' positions."""
         for index in indices:
             mujoco.mj_forward(self.models[index], self.copies[index])
         self._gather()
 
     def advance(self, controls: FloatArray, elapsed: NDArray[np.int64]) -> None:
-        """Step every copy under ``controls`` [n, A]; ``elapsed`` [n] counts the steps that each has made before."""
+        """Step every copy with ``controls`` [n, A]; ``elapsed`` [n] counts the previous steps of each copy."""
         self._controls[:] = controls
         if self._drive is None:
             self._advance_freely()
@@ -95,7 +95,7 @@ class Scene:
         np.concatenate(self._warnings, out=self._warned)
 
     def check(self, elapsed: NDArray[np.int64]) -> None:
-        """Raise TaskError where MuJoCo has counted a warning."""
+        """Raise TaskError if MuJoCo has counted a warning."""
         if not self._warned.any():
             return
         counts = self._warned.reshape(len(self.copies), -1)
@@ -106,12 +106,12 @@ class Scene:
         )
 
     def state_text(self, index: int) -> str:
-        """Positions and velocities of a copy in words."""
+        """Positions and velocities of a copy as text."""
         data = self.copies[index]
         return f"qpos {data.qpos.tolist()}, qvel {data.qvel.tolist()}"
 
     def robot_velocity(self) -> FloatArray:
-        """[n, 3], of the robot's origin, as the package computes it: the body's Jacobian times the velocities."""
+        """The velocity [n, 3] of the robot's origin, as in the package: the body's Jacobian times the velocities."""
         for model, data, jacobian in zip(self.models, self.copies, self._jacobians, strict=True):
             mujoco.mj_jacBody(model, data, jacobian, None, self.robot)
         return np.asarray(np.matmul(self._jacobians, self.velocities[:, :, None])[:, :, 0])
@@ -121,7 +121,7 @@ class Scene:
         for model, data, control, row, options in self._stepped:
             control[:] = row
             options.disableflags |= _SENSORS_OFF
-            if self._first_half_stands:
+            if self._first_half_is_done:
                 mujoco.mj_step2(model, data)
                 rest = FRAME_SKIP - 1
             step(model, data, rest)
@@ -177,7 +177,7 @@ class Scene:
             self._find_touched()
 
     def _find_touched(self) -> None:
-        """``touched`` [n, geometries]: in contact with a geometry of the robot."""
+        """Write ``touched`` [n, geometries]: whether a geometry is in contact with the robot."""
         pairs = [data.contact.geom for data in self.copies]
         owners = np.repeat(np.arange(len(pairs)), [len(pair) for pair in pairs])
         first, second = np.concatenate(pairs).T
@@ -188,7 +188,7 @@ class Scene:
 
 
 def _placed_bodies(model: mujoco.MjModel, blueprint: Blueprint) -> list[tuple[str, int, int, float]]:
-    """Placement, body, its first coordinate (-1 where it has no free joint) and height of all that is placed."""
+    """Placement, body, first coordinate (-1 without a free joint) and height of every placed object."""
     named = [("agent", "agent", blueprint.robot_height)]
     for group in blueprint.groups:
         named += [(name, body, group.height) for name, body in zip(group.members, group.bodies, strict=False)]
@@ -202,7 +202,7 @@ def _placed_bodies(model: mujoco.MjModel, blueprint: Blueprint) -> list[tuple[st
 
 
 def _drive(blueprint: Blueprint, model: mujoco.MjModel, steps: int) -> FloatArray:
-    """[steps * FRAME_SKIP, 3], where the driven bodies are at each MuJoCo step: all on one circle, once in 2 pi s."""
+    """Places [steps * FRAME_SKIP, 3] of the driven bodies at each MuJoCo step, on a circle with period 2 pi s."""
     times, now, timestep = np.zeros(steps * FRAME_SKIP), 0.0, float(model.opt.timestep)
     for index in range(times.size):
         times[index] = now

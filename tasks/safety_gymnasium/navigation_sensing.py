@@ -1,6 +1,6 @@
-"""Observations of navigation tasks over n copies, sensors and lidar, equal bit for bit to the package's.
+"""Observations of navigation tasks over n copies (sensors and lidar), bitwise equal to the package's.
 
-The package computes one object after the other; here all objects of all copies go through each operation together. The
+The package computes one object after the other; here each operation handles all objects of all copies together. The
 operations and their order are the package's, so the results are equal and not merely close.
 """
 
@@ -19,10 +19,10 @@ _TURN = np.pi * 2
 
 
 class Lidar:
-    """For each observed group ``num_bins`` directions around the robot: how near the nearest object in each is.
+    """For each observed group, the proximity of the nearest object in each of ``num_bins`` directions.
 
-    A bin reads 1 - distance / max_distance, at least 0; its two neighbours read a share of that, by where in the bin
-    the object is. Distances are in the robot's own horizontal plane.
+    A bin reads 1 - distance / max_distance, at least 0. Its two neighbours read a share of that value, which depends on
+    the object's place within the bin. Distances are measured in the robot's own horizontal plane.
     """
 
     def __init__(self, group_sizes: tuple[int, ...], num_copies: int, num_bins: int, max_distance: float) -> None:
@@ -32,15 +32,15 @@ class Lidar:
         rows = np.arange(num_copies)[:, None] * len(group_sizes) + groups
         self._first_bin = rows * num_bins
         self.readings = np.zeros((num_copies, len(group_sizes) * num_bins))
-        """[n, groups x bins], of the latest look."""
+        """[n, groups x bins], the latest readings."""
         self._vectors = np.zeros((num_copies, count, 1, 3))
 
     def look(self, places: FloatArray, robot: FloatArray, frame: FloatArray) -> None:
-        """Read: ``places`` [n, objects, 2], group after group; ``robot`` [n, 3] and its rotation [n, 3, 3]."""
+        """Update the readings from ``places`` [n, objects, 2] by group, ``robot`` [n, 3] and its rotation [n, 3, 3]."""
         vectors = self._vectors
         np.subtract(places, robot[:, None, :2], out=vectors[:, :, 0, :2])
         np.subtract(0.0, robot[:, 2:], out=vectors[:, :, 0, 2])
-        # One vector times one matrix at a time: a product of whole matrices would round otherwise.
+        # Multiply one vector with one matrix at a time: a product of larger matrices rounds differently.
         seen = np.matmul(vectors, frame[:, None])[:, :, 0]
         distance = np.abs(np.ascontiguousarray(seen[..., :2]).view(np.complex128)[..., 0])
         angle = np.arctan2(seen[..., 1], seen[..., 0]) % _TURN
@@ -54,14 +54,14 @@ class Lidar:
 
 
 class RobotSensors:
-    """Where in the observation each of the robot's sensors goes, and in what form."""
+    """The places and forms of the robot's sensors in the observation."""
 
     def __init__(self, blueprint: Blueprint, model: mujoco.MjModel) -> None:
         self._plain: list[tuple[int, int]] = []
         self._angles: list[tuple[int, int]] = []
         self._rotations: list[tuple[int, int]] = []
         self.size = 0
-        """Numbers in the observation before the lidar's."""
+        """Number of values in the observation before the lidar."""
         for sensor in blueprint.sensors:
             found = model.sensor(sensor.name)
             first, count = int(found.adr[0]), int(found.dim[0])

@@ -1,8 +1,8 @@
-"""Safety-Gymnasium's velocity tasks as families: run ahead, but no faster than a limit that varies between tasks.
+"""Safety-Gymnasium's velocity tasks as families: run forwards, below a speed limit that varies between tasks.
 
-They stand on Gymnasium's v4 robots. Against the v5 robots of ``tasks.mujoco.locomotion`` (variant ``speed_limit``): Ant
-and Humanoid pay nothing for contacts and Ant does not observe them, Humanoid observes the world's row of each field,
-the step of a fall still pays the healthy reward, and Walker2d has its older model.
+They use Gymnasium's v4 robots. Differences from the v5 robots of ``tasks.mujoco.locomotion`` (variant ``speed_limit``):
+Ant and Humanoid pay nothing for contacts, and Ant does not observe them; Humanoid also observes the world's row of each
+field; the step of a fall still earns the healthy reward; Walker2d uses an older model.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SAFETY_ROBOTS: dict[str, Robot] = {name: replace(robot, rewards_falls=True) for 
         world_fields=True,
     ),
 }
-"""The package's robots, by the names of ``tasks.mujoco.robots``."""
+"""The package's robots under the names of ``tasks.mujoco.robots``."""
 
 
 class SafetyVelocity(BaseModel):
-    """A robot and how its speed limit varies; the fields are the keys of a run file's ``family`` section."""
+    """A robot with a varying speed limit; the fields are the keys of a run file's ``family`` section."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -51,7 +51,7 @@ class SafetyVelocity(BaseModel):
     num_tasks: int = Field(default=96, gt=0)
     """Length of the training sequence."""
     robot: RobotName = "half_cheetah"
-    """Which robot."""
+    """The robot."""
     similarity: Similarity = "high"
     """Spread of the tasks: low is 1 (the whole range), high 0.25, or any number in (0, 1]."""
     sequence: Sequence = "iid"
@@ -63,7 +63,7 @@ class SafetyVelocity(BaseModel):
     discount: float = Field(default=0.99, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
     limit: float | None = Field(default=None, ge=0.0)
-    """Limit on the expected discounted cost. None: as much as too much speed at 2.5 % of the steps costs."""
+    """Limit on the expected discounted cost; None: overspeed at 2.5 % of the steps."""
 
     @field_validator("similarity")
     @classmethod
@@ -115,7 +115,7 @@ class SafetyVelocity(BaseModel):
         return None
 
     def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
-        """The limit on the expected discounted cost, in steps that cost."""
+        """The limit on the expected discounted cost, as a discounted number of steps."""
         del parameters
         steps = objectives.discounted_steps(self.discount, self.horizon)
         return (self.limit if self.limit is not None else _COST_SHARE * steps,)
@@ -136,12 +136,12 @@ class VelocityEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._low, self._high = space.low, space.high
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The package's start."""
+        """Reset as the package does."""
         self._steps = 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Clip and step."""
+        """Clip the action and step."""
         self._steps += 1
         applied = np.clip(np.asarray(action, np.float32), self._low, self._high)
         results: Any = self.env.step(applied)

@@ -1,4 +1,4 @@
-"""Many copies of one task's environment, stepped together: the protocol, and the general path for any environment."""
+"""Step many copies of one task's environment together: the protocol, and an implementation for any environment."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ IntArray = NDArray[np.int64]
 
 @runtime_checkable
 class BatchEnvironment(Protocol):
-    """n copies of ONE task's environment. The arrays belong to the batch: the next ``step`` or ``reset`` rewrites them.
+    """n copies of one task's environment. The next ``step`` or ``reset`` overwrites the arrays.
 
-    Nothing resets by itself: after an end, ``observations`` holds the episode's last observation until the caller
-    calls ``reset`` for that copy. Every copy must be reset once before the first step. An episode's bits depend on
-    its own seed and actions alone, neither on n nor on the other copies.
+    Copies do not reset by themselves: after an end, ``observations`` holds the episode's last observation until the
+    caller resets that copy. Every copy must be reset once before the first step. The bits of an episode depend only on
+    its own seed and actions, neither on n nor on the other copies.
     """
 
     num_copies: int
     """n."""
     observation_size: int
-    """Numbers in one observation."""
+    """Size of one observation."""
     num_costs: int
     """p."""
     action_low: Float32Array | None
-    """[A], the least action of each actuator; None where actions are discrete."""
+    """[A], the smallest action of each actuator; None if actions are discrete."""
     action_high: Float32Array | None
-    """[A], the greatest action of each actuator; None where actions are discrete."""
+    """[A], the largest action of each actuator; None if actions are discrete."""
     num_actions: int | None
-    """Number of discrete actions 0, 1, ...; None where actions are continuous."""
+    """Number of discrete actions 0, 1, ...; None if actions are continuous."""
     horizon: int
     """Steps after which an episode is truncated."""
     observations: Float32Array
@@ -55,21 +55,21 @@ class BatchEnvironment(Protocol):
     """[n], the horizon ended the episode; can be true together with ``terminated``."""
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
-        """Start new episodes: copy ``copies[k]`` (an index) from ``seeds[k]`` (an integer >= 0)."""
+        """Start a new episode in copy ``copies[k]`` (an index) from ``seeds[k]`` (an integer >= 0), for every k."""
 
     def step(self, actions: NDArray[Any]) -> None:
         """Step every copy: ``actions`` [n] integers or [n, A] reals, clipped to the action bounds before use.
 
         Raises:
-            TaskError: an action or a result that breaks the contract; names the task, the step and the copy.
+            TaskError: an action or a result breaks the contract; the message names task, step and copy.
         """
 
     def close(self) -> None:
-        """Let go of what the environments hold."""
+        """Release the environments' resources."""
 
 
 def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironment:
-    """The fastest batch there is for a task: the family's own ``batch`` method, else :class:`GymnasiumBatch`."""
+    """The fastest batch for a task: from the family's ``batch`` method, or otherwise a :class:`GymnasiumBatch`."""
     own: Callable[..., BatchEnvironment] | None = getattr(family, "batch", None)
     if own is not None:
         return own(task.parameters, num_copies, label=task.label)
@@ -86,7 +86,7 @@ def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironm
 def continuous_actions(
     actions: NDArray[Any], low: Float32Array, high: Float32Array, out: Float32Array, label: str, elapsed: IntArray
 ) -> None:
-    """Clip ``actions`` [n, A] to the bounds into ``out``; other shapes and numbers that are not finite are errors."""
+    """Write ``actions`` [n, A], clipped to the bounds, to ``out``; raise TaskError for a wrong shape or number."""
     if actions.shape != out.shape:
         raise TaskError(f"{label}: actions must have shape {list(out.shape)}, got {list(actions.shape)}")
     np.maximum(actions, low, out=out, casting="same_kind")
@@ -111,7 +111,7 @@ def discrete_actions(actions: NDArray[Any], num_copies: int, num_actions: int, l
 
 
 def check_started(elapsed: IntArray, label: str) -> bool:
-    """True; raises TaskError where a copy (``elapsed`` [n] is -1) was never reset."""
+    """Return True, or raise TaskError if a copy was never reset (``elapsed`` [n] is -1)."""
     if elapsed.min() < 0:
         raise TaskError(
             f"{label}: copy {int(np.argmin(elapsed))} was never reset; reset every copy before the first step"
@@ -120,11 +120,11 @@ def check_started(elapsed: IntArray, label: str) -> bool:
 
 
 class GymnasiumBatch:
-    """The general path: ordinary Gymnasium environments stepped one after the other, with every number checked.
+    """Ordinary Gymnasium environments, stepped one after the other, with every number checked.
 
-    ``make`` gives a fresh environment with a Box observation space (flattened here) and a Discrete or Box action
-    space, whose ``step`` reports [p] costs in ``info["cost"]`` or as a third of six values. ``label`` names the task in
-    messages. A reset or a step of one copy that takes longer than ``seconds`` is an error.
+    ``make`` returns a new environment with a Box observation space (flattened here) and a Discrete or Box action space;
+    its ``step`` reports the costs [p] in ``info["cost"]`` or as the third of six values. ``label`` names the task in
+    messages. A reset or step of one copy must not take longer than ``seconds``.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class GymnasiumBatch:
         self.terminated[copy], self.truncated[copy] = terminated, truncated
 
     def _check_stable(self, copy: int, action: Any) -> None:
-        """An environment that keeps MuJoCo's data, as Gymnasium's do, must not have warned since its reset."""
+        """Raise TaskError if MuJoCo has warned since the reset; Gymnasium's robots keep MuJoCo's data in ``data``."""
         warnings = getattr(getattr(self._envs[copy].unwrapped, "data", None), "warning", None)
         counts = getattr(warnings, "number", None)
         if not isinstance(counts, np.ndarray) or not counts.any():
