@@ -178,6 +178,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+ROOMS = ("benchmarks", "tasks", "tests")
+"""Rooms whose files a page may name only if they exist."""
+WRITTEN = sorted((page for page in DOCS.rglob("*.md") if page.parent != DOCS / "results"), key=str)
+"""The pages that are written by hand; generated ones name the files of an earlier commit."""
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(DOCS)))
+def test_files_that_pages_name_exist(page: Path) -> None:
+    for name in re.findall(rf"\b((?:{'|'.join(ROOMS)})/[\w/.]+\.py)\b", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
         assert (ROOT / link).exists(), link
