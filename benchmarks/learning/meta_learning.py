@@ -36,7 +36,7 @@ from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
 from policies.common.results import Start
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask
+from policies.solving.kinds import WithinTask
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch
 

@@ -31,7 +31,7 @@ from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool
 from meta.training.records import Row
 from policies.common.results import Start, Starts, TaskResult
-from policies.solving.solve_task import WithinTask
+from policies.solving.kinds import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

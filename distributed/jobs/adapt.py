@@ -20,9 +20,10 @@ from meta.measuring.measures import measure
 from meta.reporting.report import plot_adaptation
 from meta.training.experiment import fresh_policy
 from meta.training.pool import LocalPool
-from policies.common.results import Policy, Start, Starts, TaskResult, candidates_of
+from policies.common.branches import REWARD_BRANCH
+from policies.common.policy import Policy
+from policies.common.results import Start, Starts, TaskResult
 from policies.neural.policy_state import PolicyState
-from policies.tabular.crpo import REWARD_BRANCH
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -79,7 +80,7 @@ def adapt(
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results)
-    learned = candidates_of(source.starts)[results["meta_srl"].start_index]
+    learned = source.starts.starts[results["meta_srl"].start_index]
     policies = {"learned start": learned.initialization, "adapted": results["meta_srl"].policy}
     return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
 

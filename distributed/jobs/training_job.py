@@ -31,7 +31,7 @@ from distributed.settings.run_file import ConfigurationError, RunConfig
 from distributed.storage.object_store import Mirror
 from distributed.storage.run_directory import RunDirectory, url_of
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.reporting.report import (
     SCHEMA_VERSION,
     held_out_json,

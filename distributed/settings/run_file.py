@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections

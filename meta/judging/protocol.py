@@ -23,7 +23,7 @@ from meta.training.evaluation_settings import GridPoint, Method
 from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalPool
 from policies.common.results import TaskResult
-from policies.solving.solve_task import WithinTask
+from policies.solving.kinds import WithinTask
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 

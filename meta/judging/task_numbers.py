@@ -13,9 +13,10 @@ import numpy as np
 from meta.learning.bounds import per_run_inequality
 from meta.measuring.measures import failure_signature, gap_bound, measure
 from meta.training.records import Row, column, cost_columns
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import TaskResult
-from policies.solving.solve_task import WithinTask
-from policies.tabular.crpo import REWARD_BRANCH, WithinTaskSettings
+from policies.solving.kinds import WithinTask
+from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.tabular_model import FloatArray
 
 Numbers = dict[str, Any]

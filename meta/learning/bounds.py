@@ -1,4 +1,4 @@
-"""Upper bounds on a task's optimality gap and violation (THEORY section 4): what the meta-learner learns on."""
+"""Upper bounds on a task's optimality gap and violation (docs/symbols.md): what the meta-learner learns on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from meta.learning.settings import Curvature
+from policies.common.branches import REWARD_BRANCH
+from policies.common.results import Solution
 from policies.exact.softmax import kl_divergence
-from policies.tabular.crpo import REWARD_BRANCH, Solution
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -44,6 +46,22 @@ def shared_curvature(curvature: FloatArray, branches: NDArray[np.int64]) -> Floa
     take larger steps.
     """
     return curvature * np.bincount(branches, minlength=curvature.size) / branches.size
+
+
+def chosen_curvature(
+    choice: Curvature, measured: FloatArray, branches: NDArray[np.int64], worst_case: Callable[[], float]
+) -> FloatArray:
+    """The curvature b [1+p] that ``meta.learning_rates.curvature`` asks for.
+
+    Args:
+        choice: the setting.
+        measured: b_i of the iterations that stepped on objective i, [1+p].
+        branches: the objective of each iteration, [M].
+        worst_case: CRPO's constant for the task.
+    """
+    if choice == "worst_case":
+        return np.full(measured.size, worst_case())
+    return shared_curvature(measured, branches) if choice == "measured_shared" else measured
 
 
 def worst_case_curvature(largest_cost: float, num_states: int, num_actions: int, discount: float) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from meta.learning.reservoir import Targets
-from meta.learning.updates import NeuralInitializationSettings, scheduled_step
+from meta.learning.settings import NeuralInitializationSettings
+from meta.learning.updates import scheduled_step
 from policies.neural.adam import Adam
 from policies.neural.distributions import distribution_of, extra_of
 from policies.neural.networks import linearize

@@ -9,49 +9,36 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from meta.estimators.closed_form import estimate
 from meta.estimators.estimation import Estimate, estimate_corrections
 from meta.estimators.trusted_estimate import NO_ESTIMATE, Trusted, trusted
-from meta.learning.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
-from meta.learning.mixture import PREFIX, Experts, alike, average, next_weights, step_size_grid
-from meta.learning.rates import next_rates, rate_sums
-from meta.learning.updates import (
-    GroupSettings,
+from meta.learning.bounds import chosen_curvature, initialization_loss, measured_curvature, worst_case_curvature
+from meta.learning.mixture import Experts, alike, average, next_weights, step_size_grid
+from meta.learning.settings import (
     InitializationSettings,
-    LearningRateSettings,
-    NeuralInitializationSettings,
+    MetaSettings,
+)
+from meta.learning.updates import (
     initialization_gradient,
     leader,
+    next_rates,
     project_to_shrunk_simplex,
+    rate_sums,
     scheduled_step,
     shrink,
 )
 from meta.offline.diagnostics import Diagnostics, EstimateError
 from meta.offline.dice_settings import DICESettings
 from meta.offline.target_policy import TableTarget
-from policies.common.results import Start, table_of
-from policies.common.transition_sample import TransitionSample, tabular_sample
-from policies.solving.solve_task import TaskDataset
+from policies.common.codec import Nested, from_parts, to_parts
+from policies.common.policy import Policy, table_of
+from policies.common.results import Start
+from policies.common.transition_sample import TransitionSample
+from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.rollouts import tabular_sample
+from policies.tabular.solving import TaskDataset
 from tasks.contract.tabular_model import FloatArray
-
-
-class MetaSettings(BaseModel):
-    """How the start of a task is learned: the ``meta`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    initialization: InitializationSettings = InitializationSettings()
-    """The initialisation phi of tabular policies."""
-    neural: NeuralInitializationSettings = NeuralInitializationSettings()
-    """The initialisation phi of neural policies."""
-    learning_rates: LearningRateSettings = LearningRateSettings()
-    """The learning rates alpha."""
-    num_initializations: int = Field(default=1, gt=0)
-    """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
-    groups: GroupSettings = GroupSettings()
-    """How tasks find their initialisation where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +61,9 @@ class MetaState:
     experts: Experts | None = None
 
     KIND: ClassVar[str] = "tabular"
+    NESTED: ClassVar[Mapping[str, Nested]] = {"experts": Nested(Experts.from_arrays, "experts.")}
+    assigned: ClassVar[None] = None
+    """One start for all tasks: none is assigned to a group."""
 
     @property
     def start(self) -> Start:
@@ -87,15 +77,13 @@ class MetaState:
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        experts: Experts | None = parts.pop("experts")
-        return parts if experts is None else parts | experts.to_arrays()
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> MetaState:
         """The inverse of :meth:`to_arrays`."""
-        rest = {name: part for name, part in parts.items() if not name.startswith(PREFIX)}
-        return MetaState(**rest, experts=Experts.from_arrays(parts))
+        made: MetaState = from_parts(MetaState, parts)
+        return made
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -128,18 +116,17 @@ class Contribution:
     problem: str = ""
 
     KIND: ClassVar[str] = "tabular"
+    NESTED: ClassVar[Mapping[str, Nested]] = {"diagnostics": Nested(lambda parts: Diagnostics(**parts))}
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it: arrays and plain values."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return parts | {"diagnostics": None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)}
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> Contribution:
         """The inverse of :meth:`to_arrays`."""
-        found = parts["diagnostics"]
-        made = {"failures": tuple(parts["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
-        return Contribution(**{**parts, **made})
+        made: Contribution = from_parts(Contribution, parts)
+        return made
 
 
 def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num_costs: int) -> MetaState:
@@ -168,12 +155,12 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
         mass = np.full(len(sample), 1.0 / max(1, len(sample))) if found.estimate is None else found.estimate.mass
         occupancy = np.bincount(dataset.transitions.states, mass, states).astype(np.float64)
     rates = dataset.start.learning_rates
-    kind, branches = settings.learning_rates.curvature, dataset.solution.branches
-    if kind != "worst_case":
-        curvature = measured_curvature(dataset.solution.log_normalizers, branches, rates, occupancy)
-        curvature = shared_curvature(curvature, branches) if kind == "measured_shared" else curvature
-    else:
-        curvature = np.full(rates.size, worst_case_curvature(1.0, states, actions, dataset.discount))
+    curvature = chosen_curvature(
+        settings.learning_rates.curvature,
+        measured_curvature(dataset.solution.log_normalizers, dataset.solution.branches, rates, occupancy),
+        dataset.solution.branches,
+        lambda: worst_case_curvature(1.0, states, actions, dataset.discount),
+    )
     return Contribution(
         task_index=dataset.task_index,
         occupancy=occupancy,
@@ -276,3 +263,58 @@ def _stepped(
 def loss_of(item: Contribution, initialization: FloatArray) -> float:
     """f_hat of a task for any start [S, A], as the updates see it: negative entries of nu_hat are read as 0."""
     return initialization_loss(np.maximum(item.occupancy, 0.0), item.policy, initialization)
+
+
+class TabularLearning:
+    """See :class:`meta.learning.kinds.LearningKind`: the meta-learner of tables."""
+
+    name = MetaState.KIND
+    section = "initialization"
+    state: type[MetaState] = MetaState
+    item: type[Contribution] = Contribution
+
+    def require_settings(self, within: WithinTaskSettings, dice: DICESettings, meta: MetaSettings) -> None:
+        """Raise ValueError where a setting of another section needs a network."""
+        del within, meta
+        if dice.linear.features == "last_layer":
+            raise ValueError("dice.linear.features: last_layer needs within_task.algorithm neural_crpo")
+
+    def training_settings(self, within: WithinTaskSettings, dice: DICESettings) -> WithinTaskSettings:
+        """How a training task is solved: as any other."""
+        del dice
+        return within
+
+    def averaging_dice(self, dice: DICESettings) -> DICESettings:
+        """The estimator that plain averages are made with: they read none of its corrections."""
+        return dice
+
+    def first_state(self, settings: MetaSettings, fresh: FloatArray, num_costs: int) -> MetaState:
+        """The uniform policy and the initial rates."""
+        return initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
+
+    def contribute(self, dataset: TaskDataset, dice: DICESettings, settings: MetaSettings) -> Contribution:
+        """See :func:`contribution`."""
+        return contribution(dataset, dice, settings)
+
+    def step(
+        self, state: MetaState, items: Sequence[Contribution], settings: MetaSettings, num_iterations: int
+    ) -> MetaState:
+        """See :func:`update`."""
+        return update(state, items, settings, num_iterations)
+
+    def loss(self, item: Contribution, policy: Policy) -> float:
+        """See :func:`loss_of`."""
+        return loss_of(item, table_of(policy))
+
+    def with_support(self, policy: FloatArray, settings: MetaSettings) -> FloatArray:
+        """The table with the least probability of every action that the settings ask for."""
+        return shrink(policy, settings.initialization.shrinkage)
+
+    def without_memory(self, state: MetaState) -> MetaState:
+        """phi, rates and their sums stay; what phi is averaged from is empty."""
+        return dataclasses.replace(
+            state, num_tasks=0, policy_sum=np.zeros_like(state.policy_sum), policy_count=0.0
+        )
+
+
+TABULAR_LEARNING = TabularLearning()

@@ -14,10 +14,11 @@ from scipy.special import entr, xlogy
 from meta.learning.bounds import initialization_loss
 from meta.learning.kinds import Item
 from meta.learning.tabular import Contribution
-from policies.common.results import Policy, TaskResult, table_of
+from policies.common.branches import REWARD_BRANCH
+from policies.common.policy import Policy, table_of
+from policies.common.results import TaskResult
 from policies.exact.softmax import kl_divergence
 from policies.exact.solver import OptimalPolicy
-from policies.tabular.crpo import REWARD_BRANCH
 from tasks.contract.tabular_model import FloatArray
 
 

@@ -9,16 +9,17 @@ from functools import cached_property
 import numpy as np
 
 from meta.learning.kinds import Item
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
 from meta.learning.updates import shrink
 from meta.measuring.measures import Interval, interval, measure
 from meta.methods.neural_baselines import average_policy, first_leader, follow_leader
 from meta.training.evaluation_settings import EvaluationSettings, Method
 from meta.training.pool import Learner, Pool, solve_and_estimate
-from policies.common.results import Policy, Start, Starts, TaskResult, candidates_of, table_of
+from policies.common.policy import Policy, table_of
+from policies.common.results import Start, Starts, TaskResult
 from policies.neural.policy_state import PolicyState
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask
+from policies.solving.kinds import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 
@@ -213,7 +214,7 @@ class HeldOut:
 
 def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
-    candidates = candidates_of(start)
+    candidates = start.starts
     results = sorted(
         (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
     )

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.common.branches import REWARD_BRANCH, choose_branch, choose_output
 from policies.exact.softmax import log_policy, natural_gradient_step
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy
 from policies.neural.adam import Adam
-from policies.tabular.crpo import REWARD_BRANCH, WithinTaskSettings, choose_branch, choose_output
+from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 

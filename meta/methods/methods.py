@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from meta.learning.kinds import Item, State
-from meta.learning.tabular import MetaSettings
+from meta.learning.kinds import Item
+from meta.learning.online import State
+from meta.learning.settings import MetaSettings
 from meta.methods.baselines import (
     Bench,
     follow_average_leader,
@@ -29,7 +30,8 @@ from meta.training.experiment import Drawn, Experiment, measure_similarity
 from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import Done, Learner, LocalLearner, LocalPool, Pending
 from meta.training.records import Row
-from policies.common.results import Policy, Start, TaskResult, table_of
+from policies.common.policy import Policy, table_of
+from policies.common.results import Start, TaskResult
 from policies.exact.softmax import log_policy
 from policies.neural.policy_state import PolicyState
 from policies.neural.update import NeuralSettings

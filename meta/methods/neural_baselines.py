@@ -14,8 +14,7 @@ from meta.learning.neural import (
     task_targets,
 )
 from meta.learning.reservoir import Reservoir, offer
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import LearningRateSettings, NeuralInitializationSettings
+from meta.learning.settings import LearningRateSettings, MetaSettings, NeuralInitializationSettings
 from policies.neural.policy_state import PolicyState
 
 

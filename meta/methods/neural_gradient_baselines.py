@@ -14,6 +14,7 @@ import numpy as np
 
 from meta.learning.neural import NeuralContribution
 from meta.methods.gradient_baselines import last_kept, task_groups
+from policies.common.branches import tolerance_of_each
 from policies.common.results import Start
 from policies.neural.adam import Adam
 from policies.neural.crpo import solve_neural
@@ -22,7 +23,6 @@ from policies.neural.networks import Array, linearize
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import NeuralSettings, Problem, estimate_advantages, improve
-from policies.tabular.crpo import tolerance_of_each
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch

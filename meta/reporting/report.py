@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from meta.learning.groups import GroupedState
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.measuring.measures import Similarity, failure_signature
 from meta.methods.baselines import HeldOut
 from meta.training.records import Row, column, cost_columns

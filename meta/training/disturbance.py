@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from meta.learning.bounds import initialization_loss, measured_curvature, shared_curvature
-from meta.learning.kinds import Item, State
-from meta.learning.tabular import Contribution, MetaSettings
+from meta.learning.kinds import Item
+from meta.learning.online import State
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import Contribution
 from meta.training.pool import Done, Learner, Pending
-from policies.common.results import table_of
-from policies.solving.solve_task import TaskDataset
+from policies.common.policy import table_of
+from policies.tabular.solving import TaskDataset
 from tasks.contract.tabular_model import FloatArray
 
 _NOISE_STREAM, _BIAS_STREAM = 51, 52

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask
+from policies.solving.kinds import WithinTask
 
 Method = Literal[
     "random",

@@ -9,19 +9,21 @@ from typing import get_args
 
 import numpy as np
 
-from meta.learning.kinds import State, first_state
-from meta.learning.tabular import MetaSettings
+from meta.learning.online import State, first_state
+from meta.learning.settings import MetaSettings
 from meta.measuring.measures import Similarity, similarity
 from meta.methods.baselines import Bench, HeldOut, hold_out, make_starts
 from meta.offline.dice_settings import DICESettings, Estimator
 from meta.training.evaluation_settings import EvaluationSettings, Method, chosen_methods
 from meta.training.pool import Learner, Pool
-from policies.common.results import Policy, Starts
+from policies.common.policy import Policy
+from policies.common.results import Starts
 from policies.neural.crpo import fresh_policy as fresh_network
 from policies.neural.crpo import require_whole_episodes
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import NO_MODEL, WithinTask
+from policies.solving.kinds import WithinTask
 from policies.tabular.rollouts import discrete_shape
+from policies.tabular.solving import NO_MODEL
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.stepping.batch import make_batch

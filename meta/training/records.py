@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from meta.learning.groups import GroupedState
-from meta.learning.kinds import Item, State
+from meta.learning.kinds import Item
+from meta.learning.online import State
 from meta.measuring.measures import gap_bound, inexactness, measure
 from meta.offline.diagnostics import UNKNOWN
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import TaskResult
-from policies.tabular.crpo import REWARD_BRANCH
 
 Value = float | int | str | bool
 Row = dict[str, Value]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from policies.common.branches import REWARD_BRANCH, choose_branch, tolerance_of_each
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.natural_gradient import (
@@ -24,7 +25,6 @@ from policies.neural.natural_gradient import (
 from policies.neural.networks import Array
 from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
 from policies.neural.rollouts import NeuralTransitions
-from policies.tabular.crpo import REWARD_BRANCH, choose_branch, tolerance_of_each
 from tasks.contract.tabular_model import FloatArray
 
 Tolerance = Annotated[float, Field(ge=0.0)]
@@ -86,6 +86,21 @@ class NeuralSettings(BaseModel):
                 f"steps_per_iteration {self.steps_per_iteration} is no multiple of num_copies {self.num_copies}"
             )
         return self
+
+    @property
+    def evaluation(self) -> Literal["sampled"]:
+        """Values of neural policies are estimates from rollouts."""
+        return "sampled"
+
+    @property
+    def final_batches(self) -> int:
+        """Batches that evaluate the last iterate."""
+        return int(self.evaluate_last)
+
+    @property
+    def steps_of_batch(self) -> int:
+        """Environment steps of one iteration."""
+        return self.steps_per_iteration
 
     def at(self, iteration: int) -> NeuralSettings:
         """The settings of one iteration: those of its trust region."""

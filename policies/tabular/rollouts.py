@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.common.transition_sample import TransitionSample
 from tasks.contract import returned
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -247,3 +248,23 @@ def _discrete(task: Task, name: str, space: gymnasium.Space[Any]) -> int:
     if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
         raise EnvironmentContractError(f"task {task.label}: {name} must be Discrete(n) starting at 0, got {space}")
     return int(space.n)
+
+
+def tabular_sample(data: Transitions, log_probabilities: FloatArray) -> TransitionSample:
+    """Transitions of a table as a sample: observations [N, 1] hold the number of the state.
+
+    ``log_probabilities`` [N] are those of the iterates that acted.
+    """
+    starts = data.episode_starts
+    begin = np.maximum.accumulate(np.where(starts, np.arange(len(data)), 0))
+    return TransitionSample(
+        observations=data.states[:, None].astype(np.float32),
+        actions=data.actions.astype(np.int64),
+        next_observations=data.next_states[:, None].astype(np.float32),
+        terminated=data.terminated,
+        truncated=data.truncated,
+        iterations=data.iterations,
+        episodes=(np.cumsum(starts) - 1).astype(np.int32),
+        ages=(np.arange(len(data)) - begin).astype(np.int32),
+        log_probabilities=log_probabilities,
+    )

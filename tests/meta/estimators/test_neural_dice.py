@@ -12,8 +12,9 @@ from meta.estimators.saddle_point import Objective, Values
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings, Estimator, NeuralDICESettings
 from meta.offline.target_policy import NeuralTarget, TableTarget
-from policies.common.transition_sample import TransitionSample, tabular_sample
+from policies.common.transition_sample import TransitionSample
 from policies.neural.policy_state import new_policy
+from policies.tabular.rollouts import tabular_sample
 from tasks.contract.tabular_model import FloatArray
 from tests.support.linear_system import HORIZON, LinearSystem
 from tests.support.meta_helpers import ending_cmdp, random_rows, sample_mixture

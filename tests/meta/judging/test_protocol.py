@@ -10,7 +10,7 @@ import pytest
 
 from meta.judging.protocol import choose, describe, drawn_tasks, judge, point_scores, solve, tune
 from meta.judging.task_numbers import Numbers, bound_checks
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
 from meta.methods.methods import with_point
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings, GridPoint, Method

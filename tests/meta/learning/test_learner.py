@@ -9,14 +9,9 @@ import pytest
 
 from meta.estimators.closed_form import estimate
 from meta.learning.bounds import initialization_loss, worst_case_curvature
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, contribution, initial_state, update
-from meta.learning.updates import (
-    InitializationSettings,
-    LearningRateSettings,
-    leader,
-    project_to_shrunk_simplex,
-    shrink,
-)
+from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
+from meta.learning.tabular import Contribution, MetaState, contribution, initial_state, update
+from meta.learning.updates import leader, project_to_shrunk_simplex, shrink
 from meta.offline.diagnostics import Diagnostics
 from meta.offline.dice_settings import DICESettings, Estimator
 from meta.training.loop import Finished, Position, TrainingPlan, train
@@ -25,9 +20,10 @@ from meta.training.records import Row, column
 from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, occupancy
-from policies.solving.solve_task import TaskDataset, solve_task
+from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.rollouts import Transitions
+from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import TabularModel
 from tasks.lakes.frozen_lake import FrozenLake

@@ -13,7 +13,6 @@ from scipy.special import log_softmax, softmax
 
 from meta.estimators.estimation import estimate_corrections
 from meta.learning.distillation import distill
-from meta.learning.kinds import contribute, first_state, step
 from meta.learning.neural import (
     NeuralContribution,
     NeuralMetaState,
@@ -23,9 +22,9 @@ from meta.learning.neural import (
     task_targets,
 )
 from meta.learning.neural_contribution import neural_contribution, systematic_draw
+from meta.learning.online import contribute, first_state, step
 from meta.learning.reservoir import Targets, joined
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import LearningRateSettings, NeuralInitializationSettings
+from meta.learning.settings import LearningRateSettings, MetaSettings, NeuralInitializationSettings
 from meta.offline.dice_settings import DICESettings, Estimator
 from meta.offline.target_policy import NeuralTarget
 from policies.common.results import Start

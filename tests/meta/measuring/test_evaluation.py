@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from meta.learning.bounds import initialization_loss
-from meta.learning.tabular import MetaSettings, contribution
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import contribution
 from meta.measuring.measures import (
     Interval,
     failure_signature,
@@ -21,11 +22,13 @@ from meta.measuring.measures import (
     similarity,
 )
 from meta.offline.dice_settings import DICESettings
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.solve_task import TaskDataset, solve_task
-from policies.tabular.crpo import REWARD_BRANCH, WithinTaskSettings
+from policies.solving.solve_task import solve_task
+from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
 from meta.learning.updates import shrink
 from meta.methods.baselines import Bench, fal_start, hold_out, make_starts, mean_score, simple_average_start
 from meta.offline.dice_settings import DICESettings

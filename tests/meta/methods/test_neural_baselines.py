@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from meta.learning.neural import NeuralContribution, neural_update
-from meta.learning.tabular import Contribution, MetaSettings
-from meta.learning.updates import NeuralInitializationSettings
+from meta.learning.settings import MetaSettings, NeuralInitializationSettings
+from meta.learning.tabular import Contribution
 from meta.methods.baselines import Bench, fal_start, mean_score, simple_average_start
 from meta.methods.neural_baselines import average_leader, average_policy, first_leader, follow_leader, neural_items
 from meta.offline.dice_settings import DICESettings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
 from meta.methods.neural_baselines import neural_items
 from meta.methods.neural_gradient_baselines import (
     NeuralPenaltyLearner,
@@ -19,11 +19,11 @@ from meta.methods.neural_gradient_baselines import (
 )
 from meta.offline.dice_settings import DICESettings
 from meta.training.pool import LocalLearner, LocalPool
+from policies.common.branches import tolerance_of_each
 from policies.neural.crpo import fresh_policy, iterate_neural
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
 from policies.neural.update import NeuralSettings, Problem, estimate_advantages
-from policies.tabular.crpo import tolerance_of_each
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 from tasks.stepping.batch import make_batch
