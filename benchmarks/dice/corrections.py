@@ -29,7 +29,7 @@ from meta.learning.bounds import initialization_loss
 from meta.learning.neural import policy_divergence
 from meta.learning.settings import MetaSettings
 from meta.learning.tabular import contribution
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.offline.dice_settings import DICESettings, LinearDICESettings
 from meta.offline.target_policy import NeuralTarget
 from meta.training.evaluation_settings import GridPoint

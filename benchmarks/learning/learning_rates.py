@@ -14,7 +14,7 @@ from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from meta.learning.settings import LearningRateSettings
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.records import column

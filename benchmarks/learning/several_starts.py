@@ -25,7 +25,8 @@ from benchmarks.learning.meta_learning import kept, told
 from benchmarks.page import RESULTS, header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
-from meta.measuring.measures import interval, measure
+from meta.measuring.intervals import interval
+from meta.measuring.measures import measure
 from meta.training.experiment import draw
 from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool

@@ -10,7 +10,6 @@ from benchmarks.page import table
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import (
     DURING,
-    OURS,
     RELATIVE_DURING,
     REWARD,
     Claim,
@@ -20,14 +19,15 @@ from meta.judging.claims import (
     measures_of,
     seed_means,
 )
-from meta.measuring.measures import Interval
+from meta.measuring.intervals import Interval
 from meta.measuring.statistics import improvement_interval
-from meta.training.evaluation_settings import Method
+from meta.methods.registry import OURS
+from meta.training.evaluation_settings import MethodName
 from meta.training.experiment import evaluation_of
 from policies.neural.update import NeuralSettings
 
-WEAK: tuple[Method, ...] = ("random", "pretrained", "simple_average")
-STRONG: tuple[Method, ...] = ("fal", "reptile", "multitask", "maml_penalty")
+WEAK: tuple[MethodName, ...] = ("random", "pretrained", "simple_average")
+STRONG: tuple[MethodName, ...] = ("fal", "reptile", "multitask", "maml_penalty")
 
 
 def told(found: Interval | None, digits: int = 3) -> str:
@@ -87,9 +87,9 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def claim_rows(found: Comparison, others: Sequence[Method]) -> list[list[object]]:
+def claim_rows(found: Comparison, others: Sequence[MethodName]) -> list[list[object]]:
     """A row for every other method: the two differences and what they show."""
-    grouped: dict[Method, list[Claim]] = {}
+    grouped: dict[MethodName, list[Claim]] = {}
     for claim in claims(found.judged, others):
         grouped.setdefault(claim.other, []).append(claim)
     rows: list[list[object]] = []

@@ -312,9 +312,7 @@ class TabularLearning:
 
     def without_memory(self, state: MetaState) -> MetaState:
         """phi, rates and their sums stay; what phi is averaged from is empty."""
-        return dataclasses.replace(
-            state, num_tasks=0, policy_sum=np.zeros_like(state.policy_sum), policy_count=0.0
-        )
+        return dataclasses.replace(state, num_tasks=0, policy_sum=np.zeros_like(state.policy_sum), policy_count=0.0)
 
 
 TABULAR_LEARNING = TabularLearning()

@@ -57,8 +57,6 @@ Starts = Start | Candidates
 """What is broadcast to the workers."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Solution:
     """What a tabular solver did on one task in M iterations.

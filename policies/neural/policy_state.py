@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,3 +210,10 @@ def new_policy(
     return PolicyState(
         Parameters(actor, actor_vector), Parameters(critic, critic_vector), no_observations(observation_size)
     )
+
+
+def moved(parameters: Parameters, targets: Sequence[Array], step: float) -> Parameters:
+    """theta + eps * mean_t (theta_t - theta)."""
+    mean = np.mean(np.array(targets, np.float64), axis=0)
+    vector = parameters.vector + step * (mean - parameters.vector)
+    return Parameters(parameters.network, vector.astype(parameters.vector.dtype))

@@ -11,16 +11,9 @@ from scipy.special import softmax
 from meta.learning.bounds import initialization_loss
 from meta.learning.settings import MetaSettings
 from meta.learning.tabular import contribution
-from meta.measuring.measures import (
-    Interval,
-    failure_signature,
-    gap_bound,
-    inexactness,
-    interval,
-    measure,
-    ratio_interval,
-    similarity,
-)
+from meta.measuring.intervals import Interval, failure_signature, interval, ratio_interval
+from meta.measuring.measures import gap_bound, inexactness, measure
+from meta.measuring.similarity import similarity
 from meta.offline.dice_settings import DICESettings
 from policies.common.branches import REWARD_BRANCH
 from policies.common.results import Start, TaskResult
