@@ -28,7 +28,7 @@ from meta.judging.protocol import drawn_tasks, judge
 from meta.learning.bounds import initialization_loss
 from meta.learning.neural import policy_divergence
 from meta.learning.settings import MetaSettings
-from meta.learning.tabular import contribution
+from meta.learning.tabular_contribution import contribution
 from meta.measuring.intervals import interval
 from meta.offline.dice_settings import DICESettings, LinearDICESettings
 from meta.offline.target_policy import NeuralTarget

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from meta.methods.baselines import Bench
 
 from benchmarks.learning.meta_page import (
     SCRATCH_STEPS,
@@ -31,12 +32,11 @@ from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from distributed.storage.checkpoints import write_atomically
-from meta.methods.baselines import Bench
 from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
 from policies.common.results import Start
 from policies.neural.update import NeuralSettings
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch
 

@@ -32,7 +32,7 @@ from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool
 from meta.training.records import Row
 from policies.common.results import Start, Starts, TaskResult
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

@@ -17,7 +17,7 @@ from meta.learning.online import State, contribute
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.pool import DatasetLostError, LocalLearner, Pending
-from policies.solving.kinds import Dataset
+from policies.solving.algorithms import Dataset
 from tasks.contract.memory import return_freed_memory
 
 

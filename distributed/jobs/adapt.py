@@ -23,7 +23,7 @@ from policies.common.branches import REWARD_BRANCH
 from policies.common.policy import Policy
 from policies.common.results import Start, Starts, TaskResult
 from policies.neural.policy_state import PolicyState
-from policies.solving.kinds import kind_of
+from policies.solving.algorithms import kind_of
 from tasks.contract.tabular_model import FloatArray
 
 

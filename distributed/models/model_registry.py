@@ -21,7 +21,7 @@ from distributed.tracking.mlflow_tracker import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.pool import LocalPool
 from policies.common.results import Start
-from policies.solving.kinds import kind_of
+from policies.solving.algorithms import kind_of
 
 CHAMPION = "champion"
 FIRST_NEW_INDEX = 2**20

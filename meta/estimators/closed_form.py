@@ -12,7 +12,7 @@ from scipy.sparse.linalg import splu
 
 from meta.offline.diagnostics import Diagnostics, EstimateError
 from meta.offline.dice_settings import DICESettings
-from policies.tabular.rollouts import Transitions
+from policies.tabular.transitions import Transitions
 from tasks.contract.tabular_model import FloatArray
 
 _ROUNDING = 1e-6

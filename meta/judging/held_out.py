@@ -16,7 +16,7 @@ from meta.training.evaluation_settings import MethodName
 from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import Learner, Pool
 from policies.common.results import Starts
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

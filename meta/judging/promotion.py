@@ -12,7 +12,7 @@ from meta.measuring.measures import measure
 from meta.measuring.statistics import paired_difference
 from meta.training.pool import Pool
 from policies.common.results import Starts
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

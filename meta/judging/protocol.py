@@ -24,7 +24,7 @@ from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalPool
 from policies.common.results import Starts, TaskResult
 from policies.common.score import relative_loss, score
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 

@@ -17,7 +17,7 @@ from meta.training.records import Row, column, cost_columns
 from policies.common.branches import REWARD_BRANCH
 from policies.common.results import TaskResult
 from policies.common.score import limit_scale, relative_loss
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 
 Numbers = dict[str, Any]

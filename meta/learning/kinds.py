@@ -1,6 +1,6 @@
 """The registry of kinds of meta-learner: what learning across tasks asks of tables and of networks.
 
-The counterpart of :mod:`policies.solving.kinds`: a kind of policy has its meta-learner here, under the same name.
+The counterpart of :mod:`policies.solving.algorithms`: a kind of policy has its meta-learner here, under the same name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any, Protocol, TypeVar
 from meta.learning.neural import NeuralContribution, NeuralMetaState
 from meta.learning.neural_contribution import NEURAL_LEARNING
 from meta.learning.settings import MetaSettings
-from meta.learning.tabular import TABULAR_LEARNING, Contribution, MetaState
+from meta.learning.tabular import Contribution, MetaState
+from meta.learning.tabular_contribution import TABULAR_LEARNING
 from meta.offline.dice_settings import DICESettings
 from policies.common.policy import Policy
-from policies.solving.kinds import WithinTask, kind_of, kind_of_policy
+from policies.solving.algorithms import WithinTask, kind_of, kind_of_policy
 
 SingleState = MetaState | NeuralMetaState
 """What a meta-learner with one initialisation knows."""

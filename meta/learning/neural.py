@@ -10,15 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from meta.learning.distillation import distill, hardly_any, towards_mean
+from meta.learning.distillation import Reservoir, Targets, distill, hardly_any, joined, offer, targets_of, towards_mean
 from meta.learning.mixture import Experts, alike, heaviest, next_weights, step_size_grid
-from meta.learning.reservoir import Reservoir, Targets, joined, offer, targets_of
 from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, from_parts, to_parts
 from policies.common.results import Start
-from policies.neural.distributions import distribution_of
+from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from meta.learning.neural import (
 )
 from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.offline.diagnostics import EstimateError
-from meta.offline.dice_settings import DICESettings, Estimator
+from meta.offline.dice_settings import ESTIMATORS, DICESettings
 from meta.offline.target_policy import NeuralTarget
 from policies.common.policy import Policy
 from policies.neural.policy_state import PolicyState
@@ -118,7 +118,7 @@ class NeuralLearning:
         if chosen == "dualdice_tabular":
             raise ValueError(
                 "dice.estimator: dualdice_tabular needs a table; with within_task.algorithm neural_crpo it must be one "
-                f"of {', '.join(name for name in get_args(Estimator) if name != chosen)}"
+                f"of {', '.join(name for name in ESTIMATORS if name != chosen)}"
             )
         if chosen != "none" and dice.linear.features == "one_hot":
             raise ValueError("dice.linear.features: one_hot needs a table; use random_fourier or last_layer")

@@ -10,7 +10,7 @@ from meta.learning.kinds import LEARNERS, Item, SingleState, learning_of_policy
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from policies.common.policy import Policy
-from policies.solving.kinds import Dataset
+from policies.solving.algorithms import Dataset
 
 State = SingleState | GroupedState
 STATES: dict[str, type[State]] = {

@@ -14,12 +14,13 @@ from policies.common.policy import table_of
 from policies.common.results import Start, TaskResult
 from policies.exact.softmax import log_policy
 from policies.exact.solver import ExactModel, evaluate, occupancy
-from policies.neural.adam import Adam
+from policies.networks.adam import Adam
+from policies.networks.mlp import Array, linearize
 from policies.neural.crpo import solve_neural
 from policies.neural.natural_gradient import Samples, equal_weights, policy_gradient
-from policies.neural.networks import Array, linearize
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, moved, no_observations
 from policies.neural.rollouts import NeuralTransitions
+from policies.neural.solving import state_of
 from policies.neural.update import NeuralSettings, estimate_advantages
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
@@ -108,7 +109,6 @@ def adapt(family: TaskFamily, task: Task, start: Start, within: NeuralSettings) 
     """
     if not within.evaluate_last:
         raise ValueError("within_task.evaluate_last: maml_penalty needs the batch of the last iterate; set it to true")
-    assert isinstance(start.initialization, PolicyState)
     batch = make_batch(family, task, within.num_copies)
     seen, last = [no_observations(batch.observation_size)], list[NeuralTransitions]()
 
@@ -121,7 +121,7 @@ def adapt(family: TaskFamily, task: Task, start: Start, within: NeuralSettings) 
         limits, rates = np.array(task.limits), start.learning_rates
         solution = solve_neural(
             batch,
-            start.initialization,
+            state_of(start.initialization, task.label),
             rates,
             limits,
             within,

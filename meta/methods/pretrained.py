@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meta.methods.workbench import Learned, Method, Workbench
 from meta.training.evaluation_settings import GridPoint
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 
 
 def learn(bench: Workbench, point: GridPoint) -> Learned:

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
+import meta.methods
 from meta.learning.kinds import learning_of
 from meta.methods.workbench import Learned, Method, Workbench
 from meta.training.evaluation_settings import EvaluationSettings, GridPoint, MethodName
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 
 OURS: MethodName = "meta_srl"
 """The method that this library is about."""
 
 
-def _methods() -> Iterator[Method]:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+def find_methods() -> dict[MethodName, Method]:
+    """Every ``METHOD`` of this folder by name, in the order of tables.
+
+    Raises:
+        ValueError: two files define a method of the same name.
+    """
+    found: list[Method] = []
+    for module in pkgutil.iter_modules(meta.methods.__path__):
         if module.name != "registry":
-            found = getattr(importlib.import_module(f"meta.methods.{module.name}"), "METHOD", None)
-            if found is not None:
-                yield found
+            method = getattr(importlib.import_module(f"meta.methods.{module.name}"), "METHOD", None)
+            found += [] if method is None else [method]
+    names = [method.name for method in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"meta/methods: two files define the method {twice[0]!r}; names must differ")
+    return {method.name: method for method in sorted(found, key=lambda method: (method.place, method.name))}
 
 
-METHODS: Mapping[MethodName, Method] = {
-    method.name: method for method in sorted(_methods(), key=lambda method: (method.place, method.name))
-}
+METHODS: dict[MethodName, Method] = find_methods()
 """Every method by name, in the order of tables."""
 
 

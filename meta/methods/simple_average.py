@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 
+from meta.learning.distillation import Reservoir, offer
 from meta.learning.neural import NeuralContribution, next_policy, task_targets
-from meta.learning.reservoir import Reservoir, offer
 from meta.learning.settings import NeuralInitializationSettings
 from meta.methods.workbench import Learned, Method, Workbench
 from meta.training.evaluation_settings import GridPoint

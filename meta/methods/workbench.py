@@ -22,7 +22,7 @@ from meta.training.records import Row
 from policies.common.policy import Policy
 from policies.common.results import Start, Starts, TaskResult
 from policies.exact.solver import ExactModel
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task, TaskError, TaskFamily
 
 

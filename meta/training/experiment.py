@@ -14,7 +14,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.pool import Pool
 from policies.common.policy import Policy
-from policies.solving.kinds import WithinTask, kind_of
+from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 

@@ -11,7 +11,7 @@ from meta.learning.online import State
 from meta.training.pool import Learner, Pool, solve_and_estimate
 from meta.training.records import Row, task_row, with_groups
 from policies.common.results import TaskResult
-from policies.solving.kinds import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task
 
 

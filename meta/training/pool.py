@@ -17,7 +17,7 @@ from meta.offline.dice_settings import DICESettings
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.kinds import Dataset, WithinTask
+from policies.solving.algorithms import Dataset, WithinTask
 from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.memory import return_freed_memory

@@ -17,7 +17,7 @@ from policies.common.policy import Policy
 from policies.common.results import Start
 from policies.exact.solver import ExactModel, cost_range
 from policies.neural.update import NeuralSettings
-from policies.solving.kinds import WithinTask, kind_of
+from policies.solving.algorithms import WithinTask, kind_of
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.rollouts import TabularRollouts

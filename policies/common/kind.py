@@ -1,7 +1,7 @@
 """Kinds of policy: everything that differs between a table and a network, asked in one place.
 
-A kind is a class with the methods of :class:`PolicyKind`. The registry :mod:`policies.solving.kinds` finds the kind of
-a within-task algorithm and of a policy; an unknown one is an error.
+A kind is a class with the methods of :class:`PolicyKind`. The registry :mod:`policies.solving.algorithms` finds the
+kind of a within-task algorithm and of a policy; an unknown one is an error.
 """
 
 from __future__ import annotations

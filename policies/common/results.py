@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from policies.common.policy import Policy
 from policies.exact.solver import OptimalPolicy
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task
+from tasks.contract.task import Task, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,19 @@ class Candidates:
 
 Starts = Start | Candidates
 """What is broadcast to the workers."""
+
+
+def require_rates(task: Task, start: Start) -> None:
+    """Check that ``start`` has a rate for the reward and one for each cost of ``task``.
+
+    Raises:
+        TaskError: it has another number of rates.
+    """
+    objectives = 1 + len(task.limits)
+    if start.learning_rates.shape != (objectives,):
+        raise TaskError(
+            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {objectives - 1} objectives"
+        )
 
 
 @dataclass(frozen=True, slots=True)

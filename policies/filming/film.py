@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from policies.common.policy import Policy
-from policies.solving.kinds import kind_of_policy
+from policies.solving.algorithms import kind_of_policy
 from tasks.contract.rendering import picture, renderable
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.neural.networks import Array
+from policies.networks.mlp import Array
 from tasks.contract.tabular_model import FloatArray
 
 BoolArray = NDArray[np.bool_]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from policies.common.kind import PlayedStep, Spaces
 from policies.common.policy import Policy
 from policies.common.results import Start, TaskResult
+from policies.networks.distributions import distribution_of
 from policies.neural.crpo import fresh_policy, require_whole_episodes
-from policies.neural.distributions import distribution_of
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.rollouts import NeuralRollouts, to_bounds
 from policies.neural.solving import NeuralDataset, solve_neural_task, state_of

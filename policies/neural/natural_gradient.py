@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.neural.distributions import LOG_STD, distribution_of, extra_of
-from policies.neural.kronecker import kronecker_preconditioner
-from policies.neural.networks import Array, Linearization, Network, apply, linearize
+from policies.networks.distributions import LOG_STD, distribution_of, extra_of
+from policies.networks.kronecker import kronecker_preconditioner
+from policies.networks.mlp import Array, Linearization, Network, apply, linearize
 
 Cap = Literal["none", "trust_region", "satisfied_cost", "refused"]
 """What shortened a step: nothing, KL <= delta_max, a cost that had to stay satisfied; refused: no step was taken."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from policies.neural.distributions import LOG_STD, extra_of
-from policies.neural.networks import Array, Network, apply, initialize, network_of
+from policies.networks.distributions import LOG_STD, extra_of
+from policies.networks.mlp import Array, Network, apply, initialize, network_of
 from tasks.contract.tabular_model import FloatArray
 
 _LEAST_VARIANCE = 1e-6

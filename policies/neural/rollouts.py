@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.transition_sample import TransitionSample
-from policies.neural.distributions import distribution_of, extra_of
-from policies.neural.networks import apply
+from policies.networks.distributions import distribution_of, extra_of
+from policies.networks.mlp import apply
 from policies.neural.policy_state import PolicyState
 from tasks.contract.task import TaskError
 from tasks.stepping.batch import BatchEnvironment, Float32Array

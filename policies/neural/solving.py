@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.policy import Policy
-from policies.common.results import Start, TaskResult
+from policies.common.results import Start, TaskResult, require_rates
 from policies.common.transition_sample import TransitionSample, concatenate_samples
+from policies.networks.distributions import distribution_of
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
-from policies.neural.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations
 from policies.neural.rollouts import NeuralTransitions, sample_of
 from policies.neural.update import NeuralSettings
@@ -106,10 +106,7 @@ def solve_neural_task(
     """
     began = time.perf_counter()
     limits, policy = np.array(task.limits), state_of(start.initialization, task.label)
-    if start.learning_rates.shape != (1 + limits.size,):
-        raise TaskError(
-            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
-        )
+    require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
     shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
@@ -135,9 +132,13 @@ def solve_neural_task(
     finally:
         batch.close()
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
-    if not collect:
-        return result, None
-    return result, NeuralDataset(
+    return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
+
+
+def _dataset(
+    task: Task, start: Start, solution: NeuralSolution, collector: _Collector, discount: float, horizon: int
+) -> NeuralDataset:
+    return NeuralDataset(
         task_index=task.index,
         observations=np.concatenate(collector.observations),
         statistics=collector.statistics,
@@ -146,7 +147,7 @@ def solve_neural_task(
         branches=solution.branches,
         divergences=np.array([update.step.requested_kl for update in solution.updates], np.float64),
         sample=collector.sample(solution.iterates),
-        discount=family.discount,
+        discount=discount,
         horizon=horizon,
     )
 

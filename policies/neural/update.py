@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.common.branches import REWARD_BRANCH, choose_branch, tolerance_of_each
+from policies.networks.mlp import Array
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.natural_gradient import (
@@ -22,7 +23,6 @@ from policies.neural.natural_gradient import (
     equal_weights,
     natural_gradient_step,
 )
-from policies.neural.networks import Array
 from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
 from policies.neural.rollouts import NeuralTransitions
 from tasks.contract.tabular_model import FloatArray
@@ -132,7 +132,7 @@ class UpdateReport:
 
     ``values`` [1+p] are the estimates of J_i that chose the branch, ``num_episodes`` the complete ones among the data.
     ``predicted_variance`` [1+p] is the critic's explained variance on this batch before it was fitted to it (held-out
-    data of the newest policy), ``fitted_variance`` after.
+    data of the newest policy).
     """
 
     branch: int
@@ -140,7 +140,6 @@ class UpdateReport:
     num_episodes: int
     step: StepReport
     predicted_variance: FloatArray
-    fitted_variance: FloatArray
     update_seconds: float
     critic_seconds: float
 
@@ -220,7 +219,6 @@ def improve(
         num_episodes=int(data.ended.sum()),
         step=step,
         predicted_variance=explained_variance(estimates.predicted, estimates.targets),
-        fitted_variance=explained_variance(critic_values(critic, estimates.inputs), estimates.targets),
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
     )

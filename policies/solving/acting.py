@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.policy import Policy
-from policies.solving.kinds import kind_of_policy
+from policies.solving.algorithms import kind_of_policy
 
 
 def act(policy: Policy, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from policies.common.branches import relative_violations
 from policies.common.results import Starts
 from policies.common.score import relative_loss
-from policies.solving.kinds import WithinTask, kind_of
+from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 

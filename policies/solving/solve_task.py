@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.common.results import Starts, TaskResult
 from policies.exact.solver import ExactModel, OptimalPolicy, optimal_policy
-from policies.solving.kinds import Dataset, WithinTask, kind_of
+from policies.solving.algorithms import Dataset, WithinTask, kind_of
 from policies.solving.probing import choose_start
 from tasks.contract.task import Task, TaskFamily
 

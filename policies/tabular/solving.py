@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.common.policy import table_of
-from policies.common.results import Solution, Start, TaskResult
+from policies.common.results import Solution, Start, TaskResult, require_rates
 from policies.exact.softmax import logits_of
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy, optimal_policy
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
 from policies.tabular.empirical import TransitionCounts, evaluate_empirical
-from policies.tabular.rollouts import TabularRollouts, Transitions, concatenate
+from policies.tabular.rollouts import TabularRollouts
+from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 
@@ -84,10 +85,7 @@ def solve_tabular_task(
     if exact is not None:
         _require_shape(task, exact.shape, initialization)
     limits, logits = np.array(task.limits), logits_of(initialization)
-    if start.learning_rates.shape != (1 + limits.size,):
-        raise TaskError(
-            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
-        )
+    require_rates(task, start)
     batches: list[Transitions] = []
     if settings.evaluation == "exact" and not collect:
         assert exact is not None

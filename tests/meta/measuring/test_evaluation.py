@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from meta.learning.bounds import initialization_loss
 from meta.learning.settings import MetaSettings
-from meta.learning.tabular import contribution
+from meta.learning.tabular_contribution import contribution
 from meta.measuring.intervals import Interval, failure_signature, interval, ratio_interval
 from meta.measuring.measures import gap_bound, inexactness, measure
 from meta.measuring.similarity import similarity
