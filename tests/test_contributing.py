@@ -1,4 +1,4 @@
-"""docs/contributing.md holds: a toy estimator, a toy method and a toy family, added through the places that it names."""
+"""docs/contributing.md holds: a toy estimator, method and family, added through the places that it names, work."""
 
 from __future__ import annotations
 

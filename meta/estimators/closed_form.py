@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
@@ -29,12 +30,12 @@ class Corrections:
     which the episode goes on, ``occupancy`` [S] its sum over actions (nu_hat); the rest of the mass is absorbed.
     """
 
-    correction: FloatArray
-    pair_occupancy: FloatArray
+    correction: Float[FloatArray, " N"]
+    pair_occupancy: Float[FloatArray, "S A"]
     diagnostics: Diagnostics
 
     @property
-    def occupancy(self) -> FloatArray:
+    def occupancy(self) -> Float[FloatArray, " S"]:
         """nu_hat, [S]."""
         return np.asarray(self.pair_occupancy.sum(axis=1))
 
@@ -62,7 +63,7 @@ class _Aggregate:
 
 
 def estimate(
-    data: Transitions, policy: FloatArray, discount: float, horizon: int, settings: DICESettings
+    data: Transitions, policy: Float[FloatArray, "S A"], discount: float, horizon: int, settings: DICESettings
 ) -> Corrections:
     """Estimate d^pi of ``policy`` [S, A] from transitions that any mixture of policies made.
 

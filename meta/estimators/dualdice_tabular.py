@@ -21,7 +21,7 @@ def dualdice_tabular(data: OfflineData, settings: DICESettings, seed: int) -> Fi
         EstimateError: the policy is no table.
     """
     del seed
-    table = data.target.table
+    table = data.target.state_table
     if table is None:
         raise EstimateError("dice.estimator: dualdice_tabular needs a table; neural policies have dualdice_linear")
     ratio, regularized = _ratio_of_pairs(data, table, settings)

@@ -7,6 +7,7 @@ import importlib
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from meta.offline.diagnostics import Diagnostics, EstimateError
 from meta.offline.dice_settings import ESTIMATORS, DICESettings
@@ -28,9 +29,9 @@ class Estimate:
     [M] is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
     """
 
-    mass: FloatArray
-    correction: FloatArray
-    iteration_sizes: FloatArray
+    mass: Float[FloatArray, " N"]
+    correction: Float[FloatArray, " N"]
+    iteration_sizes: Float[FloatArray, " M"]
     diagnostics: Diagnostics
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from meta.learning.settings import Curvature
@@ -15,7 +16,9 @@ from policies.exact.softmax import kl_divergence
 from tasks.contract.tabular_model import FloatArray
 
 
-def initialization_loss(occupancy: FloatArray, policy: FloatArray, initialization: FloatArray) -> float:
+def initialization_loss(
+    occupancy: Float[FloatArray, " S"], policy: Float[FloatArray, "S A"], initialization: Float[FloatArray, "S A"]
+) -> float:
     """f(phi) = sum_s nu(s) KL(pi(.|s) || phi(.|s)).
 
     With (nu*, pi*) the exact loss f_t; with (nu_hat, pi_hat) the inexact f_hat_t. Shapes [S], [S, A], [S, A].
@@ -24,8 +27,11 @@ def initialization_loss(occupancy: FloatArray, policy: FloatArray, initializatio
 
 
 def measured_curvature(
-    log_normalizers: FloatArray, branches: NDArray[np.int64], learning_rates: FloatArray, occupancy: FloatArray
-) -> FloatArray:
+    log_normalizers: Float[FloatArray, "M S"],
+    branches: Int[NDArray[np.int64], " M"],
+    learning_rates: Float[FloatArray, " objectives"],
+    occupancy: Float[FloatArray, " S"],
+) -> Float[FloatArray, " objectives"]:
     """b_i: the mean over the iterations that stepped on objective i of E_{s~nu}[log Z_m(s)] / alpha_i^2, [1+p].
 
     NaN for an objective that no iteration stepped on: nothing was measured.
@@ -38,7 +44,9 @@ def measured_curvature(
     return result
 
 
-def shared_curvature(curvature: FloatArray, branches: NDArray[np.int64]) -> FloatArray:
+def shared_curvature(
+    curvature: Float[FloatArray, " objectives"], branches: Int[NDArray[np.int64], " M"]
+) -> Float[FloatArray, " objectives"]:
     """b_i |N_i| / M, [1+p]: the curvature of objective i averaged over all M iterations instead of over its own.
 
     This is the term that the per-run inequality has: sum_m E[log Z_m] = sum_i alpha_i^2 b_i |N_i|. With a rate for each

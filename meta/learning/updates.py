@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from meta.learning.settings import LearningRateSettings, MixedSchedule
 from tasks.contract.tabular_model import FloatArray
@@ -20,7 +21,7 @@ def scheduled_step(step_size: float, schedule: MixedSchedule, count: int) -> flo
     return step_size / math.sqrt(count) if schedule == "static" else step_size
 
 
-def project_to_shrunk_simplex(points: FloatArray, shrinkage: float) -> FloatArray:
+def project_to_shrunk_simplex(points: Float[FloatArray, "*any A"], shrinkage: float) -> Float[FloatArray, "*any A"]:
     """Euclidean projection of each row [..., A] onto {phi : sum phi = 1, phi >= rho_min / A}; exact, by sorting.
 
     Duchi et al. 2008 (algorithm 1) after shifting by the lower bound.
@@ -37,17 +38,19 @@ def project_to_shrunk_simplex(points: FloatArray, shrinkage: float) -> FloatArra
     return np.asarray(np.maximum(shifted - threshold, 0.0) + lower)
 
 
-def shrink(policy: FloatArray, shrinkage: float) -> FloatArray:
+def shrink(policy: Float[FloatArray, "*any A"], shrinkage: float) -> Float[FloatArray, "*any A"]:
     """(1 - rho_min) policy + rho_min uniform: into the shrunk simplex, keeping the order of the actions."""
     return (1.0 - shrinkage) * policy + shrinkage / policy.shape[-1]
 
 
-def initialization_gradient(occupancy: FloatArray, policy: FloatArray, initialization: FloatArray) -> FloatArray:
+def initialization_gradient(
+    occupancy: Float[FloatArray, " S"], policy: Float[FloatArray, "S A"], initialization: Float[FloatArray, "S A"]
+) -> Float[FloatArray, "S A"]:
     """Gradient of f_hat in phi: -nu(s) pi(a|s) / phi(a|s), [S, A]."""
     return -occupancy[:, None] * policy / initialization
 
 
-def leader(policy_sum: FloatArray, prior_weight: float) -> FloatArray:
+def leader(policy_sum: Float[FloatArray, "S A"], prior_weight: float) -> Float[FloatArray, "S A"]:
     """Follow the leader: phi(a|s) = sum_t nu_t(s) pi_t(a|s) / sum_t nu_t(s), with a uniform prior. [S, A] -> [S, A].
 
     ``policy_sum`` is sum_t nu_t(s) pi_t(a|s); a state that no task weighs keeps the uniform policy. Without the prior
@@ -58,13 +61,21 @@ def leader(policy_sum: FloatArray, prior_weight: float) -> FloatArray:
 
 
 def leading_rates(
-    loss_sum: FloatArray, curvature_sum: FloatArray, num_iterations: int, regularizer: float
-) -> FloatArray:
+    loss_sum: Float[FloatArray, " objectives"],
+    curvature_sum: Float[FloatArray, " objectives"],
+    num_iterations: int,
+    regularizer: float,
+) -> Float[FloatArray, " objectives"]:
     """Follow the leader on rates: a_i = sqrt((eps + sum f_hat) / (M (eps + sum b_i))), [1+p]."""
     return np.sqrt((regularizer + loss_sum) / (num_iterations * (regularizer + curvature_sum)))
 
 
-def log_rate_gradient(loss: float, rates: FloatArray, num_iterations: int, curvature: FloatArray) -> FloatArray:
+def log_rate_gradient(
+    loss: float,
+    rates: Float[FloatArray, " objectives"],
+    num_iterations: int,
+    curvature: Float[FloatArray, " objectives"],
+) -> Float[FloatArray, " objectives"]:
     """d log U_i / d log a_i = (a b_i - f / (a M)) / (a b_i + f / (a M)), in [-1, 1], [1+p]; NaN where b_i is NaN.
 
     The gradient of log U: U itself varies over orders of magnitude between tasks, log U has the same minimiser.
@@ -73,6 +84,7 @@ def log_rate_gradient(loss: float, rates: FloatArray, num_iterations: int, curva
     return (push - pull) / np.maximum(push + pull, np.finfo(np.float64).tiny)
 
 
+@runtime_checkable
 class RateState(Protocol):
     """The part of a state that learning rates are learned from."""
 
@@ -93,6 +105,7 @@ class RateState(Protocol):
         """[1+p], of ftl."""
 
 
+@runtime_checkable
 class RateItem(Protocol):
     """The part of a contribution that learning rates are learned from."""
 

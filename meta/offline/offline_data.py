@@ -53,7 +53,7 @@ class OfflineData:
     @property
     def is_tabular(self) -> bool:
         """Whether observations hold the number of a state."""
-        return self.target.table is not None
+        return self.target.state_table is not None
 
     def inputs(self, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
         """(s, a) as one vector, [K, d + A]: the observation as it is, discrete actions as indicators."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,12 @@ from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
 
 
+@runtime_checkable
 class TargetPolicy(Protocol):
     """A policy that estimators can sample and whose density they can evaluate."""
 
     @property
-    def table(self) -> FloatArray | None:
+    def state_table(self) -> FloatArray | None:
         """Probabilities [S, A] where observations hold the number of a state; None for a network."""
 
     @property
@@ -45,6 +46,11 @@ class TableTarget:
     """A table of probabilities [S, A]; observations [K, 1] hold the number of the state."""
 
     table: FloatArray
+
+    @property
+    def state_table(self) -> FloatArray:
+        """The table itself."""
+        return self.table
 
     @property
     def network(self) -> None:
@@ -83,7 +89,7 @@ class NeuralTarget:
     policy: PolicyState
 
     @property
-    def table(self) -> None:
+    def state_table(self) -> None:
         """None."""
         return
 
