@@ -14,7 +14,8 @@ from policies.networks.mlp import Array, Network, apply, initialize, network_of
 from tasks.contract.tabular_model import FloatArray
 
 _LEAST_VARIANCE = 1e-6
-_CLIP = 10.0
+CLIP = 10.0
+"""Normalised observations are clipped to +-CLIP."""
 TARGET_MEAN, TARGET_SCALE = "target_mean", "target_scale"
 
 
@@ -42,8 +43,8 @@ class ObservationStatistics:
         def normalize(observations: Array) -> Array:
             centred = observations - mean
             centred *= scale
-            np.maximum(centred, -_CLIP, out=centred)
-            return np.asarray(np.minimum(centred, _CLIP, out=centred))
+            np.maximum(centred, -CLIP, out=centred)
+            return np.asarray(np.minimum(centred, CLIP, out=centred))
 
         return normalize
 

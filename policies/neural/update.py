@@ -198,21 +198,11 @@ def improve(
     values = estimate_returns(data, problem, settings)
     branch = choose_branch(values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
     fresh = policy.statistics.count == 0.0
-    if fresh:
-        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
-    if is_fresh(policy.critic):
-        policy = with_first_critic(policy, data, problem.discount, settings, rng)
-    trace = np.full(len(values), settings.cost_trace)
-    trace[0] = settings.reward_trace
-    estimates = estimate_advantages(policy, data, problem.discount, trace)
-    require_finite(values=values, advantages=estimates.advantages)
+    policy, estimates = prepare(policy, data, problem.discount, settings, rng)
+    require_finite(values=values)
     vector, step = _step(policy, data, estimates, values, branch, problem, settings)
     middle = time.perf_counter()
-    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
-    require_finite(actor=vector, critic=critic.vector)
-    statistics = policy.statistics
-    if settings.update_statistics and not fresh:
-        statistics = statistics.merged(data.flat(data.observations))
+    improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     report = UpdateReport(
         branch=branch,
         values=values,
@@ -222,7 +212,58 @@ def improve(
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
     )
-    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics), report
+    return improved, report
+
+
+def prepare(
+    policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
+) -> tuple[PolicyState, Estimates]:
+    """The policy with statistics and a critic of its own, if it had none, and the advantages of every head.
+
+    Raises:
+        NonFiniteError: an advantage is not finite.
+    """
+    if policy.statistics.count == 0.0:
+        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+    if is_fresh(policy.critic):
+        policy = with_first_critic(policy, data, discount, settings, rng)
+    trace = np.full(policy.num_objectives, settings.cost_trace)
+    trace[0] = settings.reward_trace
+    estimates = estimate_advantages(policy, data, discount, trace)
+    require_finite(advantages=estimates.advantages)
+    return policy, estimates
+
+
+def learned_from(
+    policy: PolicyState,
+    vector: Array,
+    data: NeuralTransitions,
+    estimates: Estimates,
+    settings: NeuralSettings,
+    rng: np.random.Generator,
+    *,
+    merge_statistics: bool,
+) -> PolicyState:
+    """The policy after an update: the actor ``vector``, the critic fitted to the batch, the statistics merged with it.
+
+    Args:
+        policy: before the update.
+        vector: parameters of its actor after the step.
+        data: the batch.
+        estimates: of :func:`prepare`.
+        settings: of the critic and of the statistics.
+        rng: of the critic's minibatches.
+        merge_statistics: False where they come from this batch already.
+
+    Raises:
+        NonFiniteError: a parameter is not finite.
+    """
+    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
+    require_finite(actor=vector, critic=critic.vector)
+    statistics = policy.statistics
+    if settings.update_statistics and merge_statistics:
+        statistics = statistics.merged(data.flat(data.observations))
+    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics)
 
 
 def is_fresh(critic: Parameters) -> bool:
