@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distributed.settings.run_file import load_config
+from meta.judging.held_out import HeldOut, hold_out
 from meta.learning.groups import GroupedState, is_whole
-from meta.methods.baselines import HeldOut, hold_out
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool

@@ -13,9 +13,9 @@ from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from meta.judging.claims import DURING, GAP, seed_means
 from meta.judging.protocol import judge
-from meta.measuring.measures import Interval, ratio_interval
+from meta.measuring.intervals import Interval, ratio_interval
 from meta.measuring.statistics import paired_difference
-from meta.training.evaluation_settings import GridPoint, Method
+from meta.training.evaluation_settings import GridPoint, MethodName
 
 RUN_FILE = Path(__file__).resolve().parent.parent / "deploy" / "runs" / "frozen_lake.yaml"
 SEEDS = tuple(range(400, 410))
@@ -30,7 +30,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
 
-def _compared(folder: Path, methods: tuple[Method, ...], *overrides: tuple[str, str]) -> Comparison:
+def _compared(folder: Path, methods: tuple[MethodName, ...], *overrides: tuple[str, str]) -> Comparison:
     names = f"[{', '.join(methods)}]"
     seeds = ("evaluation.seeds", str(list(SEEDS)))
     config = _config(seeds, ("evaluation.compared", names), ("output.run_dir", str(folder)), *overrides)

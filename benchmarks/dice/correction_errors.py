@@ -13,16 +13,18 @@ from meta.estimators.estimation import estimate_corrections
 from meta.judging.protocol import drawn_tasks
 from meta.learning.bounds import initialization_loss
 from meta.learning.neural import policy_divergence
-from meta.learning.tabular import MetaSettings, contribution
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular_contribution import contribution
 from meta.offline.dice_settings import DICESettings, LinearDICESettings
 from meta.offline.target_policy import NeuralTarget
-from policies.common.results import Start, table_of
-from policies.common.transition_sample import sample_of
+from policies.common.policy import table_of
+from policies.common.results import Start
 from policies.exact.solver import ExactModel, occupancy
 from policies.neural.policy_state import PolicyState
-from policies.neural.rollouts import NeuralRollouts
+from policies.neural.rollouts import NeuralRollouts, sample_of
 from policies.neural.solving import NeuralDataset
-from policies.solving.solve_task import TaskDataset, solve_task
+from policies.solving.solve_task import solve_task
+from policies.tabular.solving import TaskDataset
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch

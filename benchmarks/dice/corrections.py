@@ -32,7 +32,7 @@ from distributed.jobs.training_job import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Experiment, draw
 from meta.training.loop import Position, TrainingPlan, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -30,6 +30,8 @@ class CodedTable:
 
     table: FloatArray
     index: Callable[[Float32Array], NDArray[np.int64]]
+    state_table: ClassVar[None] = None
+    network: ClassVar[None] = None
 
     @property
     def num_actions(self) -> int | None:

@@ -19,7 +19,7 @@ from benchmarks.learning.several_starts import solve_held_out
 from benchmarks.result_page import header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool

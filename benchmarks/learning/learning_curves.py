@@ -21,11 +21,11 @@ from benchmarks.learning.curve_page import write_page
 from benchmarks.learning.curve_tasks import TASKS, CurveTask, solver_limits
 from benchmarks.result_page import RESULTS
 from distributed.tracking.mlflow_tracker import git_commit
+from policies.common.branches import REWARD_BRANCH
 from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
 from policies.neural.update import NeuralSettings, Problem
-from policies.tabular.crpo import REWARD_BRANCH
 from tasks.contract.tabular_model import FloatArray
 
 CURVES = RESULTS / "learning_curves"

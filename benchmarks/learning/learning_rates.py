@@ -13,8 +13,8 @@ from distributed.cluster.meta_learner import RayLearner
 from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
-from meta.learning.updates import LearningRateSettings
-from meta.measuring.measures import interval
+from meta.learning.settings import LearningRateSettings
+from meta.measuring.intervals import interval
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.records import column

@@ -31,12 +31,12 @@ from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
 from distributed.storage.checkpoints import write_atomically
-from meta.methods.baselines import Bench
+from meta.methods.workbench import Workbench
 from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
 from policies.common.results import Starts
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch
 
@@ -87,15 +87,13 @@ def reference_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
     drawn: Drawn = draw(place.pool, experiment)
     within = experiment.held_out_within
     assert isinstance(within, NeuralSettings)
-    bench = Bench(
+    bench = Workbench(
         pool=place.pool,
         learner=place.learner,
+        dice=experiment.dice,
+        experiment=experiment,
+        drawn=drawn,
         tasks=drawn.train,
-        within=experiment.within,
-        evaluation=experiment.evaluation,
-        meta=experiment.meta,
-        fresh=drawn.fresh,
-        num_costs=drawn.num_costs,
     )
     longer = within.model_copy(update={"num_iterations": SCRATCH_STEPS // within.steps_per_iteration})
     family = experiment.family.make()

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.result_page import header, table
 from distributed.settings.run_file import RunConfig
-from meta.measuring.measures import Interval, interval
+from meta.measuring.intervals import Interval, interval
 from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 

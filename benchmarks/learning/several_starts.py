@@ -26,12 +26,13 @@ from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
-from meta.measuring.measures import interval, measure
+from meta.measuring.intervals import interval
+from meta.measuring.measures import measure
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool
 from policies.common.results import Start, Starts
-from policies.solving.solve_task import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

@@ -18,8 +18,9 @@ from benchmarks.result_page import RESULTS, header, table, write
 from distributed.jobs.training_job import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import RunConfig, load_config
-from meta.measuring.measures import interval
-from meta.training.experiment import compare_starts, draw, measure_similarity
+from meta.judging.held_out import compare_starts
+from meta.measuring.intervals import interval
+from meta.training.experiment import draw, measure_similarity
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.records import column, cost_columns
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.paper.paper_studies import Point, Studies
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import RELATIVE_DURING, RELATIVE_GAP, REWARD, profile, seed_means
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.measuring.statistics import linear_trend
 from meta.reporting.report import COLOURS
 from tasks.contract.tabular_model import FloatArray

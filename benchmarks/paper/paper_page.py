@@ -10,7 +10,6 @@ from benchmarks.result_page import table
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import (
     DURING,
-    OURS,
     RELATIVE_DURING,
     REWARD,
     Claim,
@@ -20,14 +19,14 @@ from meta.judging.claims import (
     measures_of,
     seed_means,
 )
-from meta.measuring.measures import Interval
+from meta.measuring.intervals import Interval
 from meta.measuring.statistics import improvement_interval
-from meta.training.evaluation_settings import Method
-from meta.training.experiment import evaluation_of
+from meta.methods.registry import OURS, grid_of
+from meta.training.evaluation_settings import MethodName
 from policies.neural.update import NeuralSettings
 
-WEAK: tuple[Method, ...] = ("random", "pretrained", "simple_average")
-STRONG: tuple[Method, ...] = ("fal", "reptile", "multitask", "maml_penalty")
+WEAK: tuple[MethodName, ...] = ("random", "pretrained", "simple_average")
+STRONG: tuple[MethodName, ...] = ("fal", "reptile", "multitask", "maml_penalty")
 
 
 def formatted(found: Interval | None, digits: int = 3) -> str:
@@ -54,7 +53,7 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
     rows = []
     for found in comparisons:
         config, evaluation = found.config, found.config.evaluation
-        points = {len(evaluation.grid(method)) for method in found.judged}
+        points = {len(grid_of(evaluation, method)) for method in found.judged}
         cells = {method: cells[0] for method, cells in found.judged.items() if cells[0]["updates"]}
         updates = sorted({cell["updates"] for cell in cells.values()})
         steps = sorted({cell["env_steps"] for cell in cells.values()})
@@ -62,7 +61,7 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
             [
                 f"`{short(found)}`",
                 f"{config.family.num_tasks} / {evaluation.num_test_tasks}",
-                f"{config.within_task.num_iterations}, {evaluation_of(config.within_task)}",
+                f"{config.within_task.num_iterations}, {config.within_task.evaluation}",
                 f"{found.seeds[0]}–{found.seeds[-1]} ({len(found.seeds)})",
                 ", ".join(map(str, evaluation.tuning_seeds)),
                 " or ".join(map(str, sorted(points))),
@@ -87,9 +86,9 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def claim_rows(found: Comparison, others: Sequence[Method]) -> list[list[object]]:
+def claim_rows(found: Comparison, others: Sequence[MethodName]) -> list[list[object]]:
     """One row for every other method: both differences with their verdicts."""
-    grouped: dict[Method, list[Claim]] = {}
+    grouped: dict[MethodName, list[Claim]] = {}
     for claim in claims(found.judged, others):
         grouped.setdefault(claim.other, []).append(claim)
     rows: list[list[object]] = []

@@ -9,7 +9,7 @@ from distributed.jobs.cells import Cell, CellRunner, Result
 from distributed.jobs.comparison_cells import Comparison, with_seed
 from distributed.settings.run_file import RunConfig
 from meta.training.disturbance import Disturbance
-from meta.training.evaluation_settings import Method
+from meta.training.evaluation_settings import MethodName
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Point:
 
     x: float
     described: Sequence[Result]
-    judged: dict[Method, Sequence[Result]]
+    judged: dict[MethodName, Sequence[Result]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Studies:
     cells: Sequence[Result]
 
 
-METHODS: tuple[Method, ...] = ("random", "meta_srl")
+METHODS: tuple[MethodName, ...] = ("random", "meta_srl")
 ABLATIONS: dict[str, dict[str, dict[str, object]]] = {
     "plain average instead of the corrected one": {"initialization": {"method": "fal"}},
     "gradient steps (ogd) instead of the leader": {"initialization": {"method": "ogd"}},
@@ -148,7 +148,7 @@ def run_studies(found: dict[str, Comparison], plan: StudyPlan, runner: CellRunne
     results = runner.run(chosen.all(), "studies")
 
     def point(x: float, cells: Sequence[Cell]) -> Point:
-        def of(kind: str, method: Method | None) -> list[Result]:
+        def of(kind: str, method: MethodName | None) -> list[Result]:
             return [results[c.digest]["result"] for c in cells if c.kind == kind and c.method == method]
 
         return Point(x, of("describe", None), {m: of("judge", m) for m in METHODS if of("judge", m)})

@@ -14,7 +14,7 @@ from benchmarks.paper.paper_studies import Point, Studies
 from benchmarks.result_page import table
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
-from meta.measuring.measures import interval
+from meta.measuring.intervals import interval
 from meta.measuring.statistics import linear_trend, paired_difference
 
 

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
-from meta.learning.kinds import State
-from meta.learning.tabular import MetaSettings
+from meta.learning.online import State
+from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, draw

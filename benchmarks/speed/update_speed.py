@@ -14,12 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.result_page import header, table, write
 from benchmarks.speed.half_cheetah import HalfCheetahBatch
+from policies.networks.distributions import extra_of
+from policies.networks.mlp import Array, apply
 from policies.neural.advantages import explained_variance
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.crpo import fresh_policy
-from policies.neural.distributions import extra_of
 from policies.neural.natural_gradient import TrustRegionSettings
-from policies.neural.networks import Array, apply
 from policies.neural.policy_state import Parameters, PolicyState, critic_values, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import NeuralSettings, Problem, UpdateReport, estimate_advantages, improve

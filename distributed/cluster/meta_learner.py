@@ -12,11 +12,12 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from threadpoolctl import threadpool_limits
 
 from distributed.cluster.ray_pool import LOST, wait_for
-from meta.learning.kinds import Item, State, contribute
-from meta.learning.tabular import MetaSettings
+from meta.learning.kinds import Item
+from meta.learning.online import State, contribute
+from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.pool import DatasetLostError, LocalLearner, Pending
-from policies.solving.solve_task import Dataset
+from policies.solving.algorithms import Dataset
 from tasks.contract.memory import return_freed_memory
 
 

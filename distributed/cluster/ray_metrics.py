@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from ray.util.metrics import Counter, Gauge
 
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column, cost_columns
 from policies.common.results import TaskResult

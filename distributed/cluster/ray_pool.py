@@ -13,7 +13,7 @@ from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
 from policies.common.results import Starts
 from policies.exact.solver import OptimalPolicy
-from policies.solving.solve_task import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 

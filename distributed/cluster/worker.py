@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.solve_task import WithinTask, reference_solution, solve_task
+from policies.solving.algorithms import WithinTask
+from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.memory import return_freed_memory
 from tasks.contract.task import Split, Task, TaskFamily

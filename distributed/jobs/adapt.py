@@ -18,11 +18,12 @@ from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import fetch, load_final_state, load_run_config, load_summary
 from meta.measuring.measures import measure
 from meta.reporting.report import plot_adaptation
-from meta.training.experiment import fresh_policy
 from meta.training.pool import LocalPool
-from policies.common.results import Policy, Start, Starts, TaskResult, candidates_of
+from policies.common.branches import REWARD_BRANCH
+from policies.common.policy import Policy
+from policies.common.results import Start, Starts, TaskResult
 from policies.neural.policy_state import PolicyState
-from policies.tabular.crpo import REWARD_BRANCH
+from policies.solving.algorithms import kind_of
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -59,7 +60,7 @@ def adapt(
         require_pictures(family, task)
     starts: dict[str, Starts] = {}
     if source.random_rates is not None:
-        fresh = fresh_policy(family, task, source.config.within_task, source.config.seed)
+        fresh = kind_of(source.config.within_task).fresh(family, task, source.config.within_task, source.config.seed)
         starts["random"] = Start(fresh, source.random_rates)
     starts["meta_srl"] = source.starts
     results = {
@@ -79,7 +80,7 @@ def adapt(
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results)
-    learned = candidates_of(source.starts)[results["meta_srl"].start_index]
+    learned = source.starts.starts[results["meta_srl"].start_index]
     policies = {"learned start": learned.initialization, "adapted": results["meta_srl"].policy}
     return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
 

@@ -30,8 +30,9 @@ from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
 from distributed.tracking.mlflow_tracker import git_commit
 from meta.judging.protocol import CELLS
+from meta.methods.registry import grid_of
 from meta.training.disturbance import Disturbance
-from meta.training.evaluation_settings import GridPoint, Method
+from meta.training.evaluation_settings import GridPoint, MethodName
 
 CELL_VERSION = 2
 """Part of every digest; raised where the code of a cell comes to compute something else under the same settings."""
@@ -46,7 +47,7 @@ class Cell:
 
     kind: str
     config: RunConfig
-    method: Method | None = None
+    method: MethodName | None = None
     point: GridPoint | None = None
     disturbance: Disturbance | None = None
 
@@ -81,7 +82,7 @@ class Cell:
             "disturbance": None if self.disturbance is None else vars_of(self.disturbance),
         }
         if tuning and self.method is not None:
-            parts["grid"] = [point.model_dump(mode="json") for point in evaluation.grid(self.method)]
+            parts["grid"] = [point.model_dump(mode="json") for point in grid_of(evaluation, self.method)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def compute(self) -> Result:

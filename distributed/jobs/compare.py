@@ -17,10 +17,10 @@ from distributed.settings.run_file import RunConfig
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.run_directory import RunDirectory
 from distributed.tracking.mlflow_tracker import git_commit
-from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
-from meta.measuring.measures import Interval, interval
+from meta.judging.claims import MEASURES, line, main_measure, measures_of
+from meta.measuring.intervals import Interval, interval
+from meta.methods.registry import OURS
 from meta.reporting.report import SCHEMA_VERSION, plot_adaptation, plot_held_out
-from meta.training.experiment import evaluation_of
 
 
 def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
@@ -68,7 +68,7 @@ def summarise(found: Comparison) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "family": config.family.name,
-        "evaluation": evaluation_of(config.within_task),
+        "evaluation": config.within_task.evaluation,
         "num_iterations": config.within_task.num_iterations,
         "num_tasks": config.family.num_tasks,
         "num_test_tasks": config.evaluation.num_test_tasks,

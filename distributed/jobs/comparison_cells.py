@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from distributed.jobs.cells import Cell, CellRunner, Result
 from distributed.settings.run_file import ConfigurationError, RunConfig
 from meta.judging.protocol import choose, point_scores
-from meta.training.evaluation_settings import GridPoint, Method, compared_methods
+from meta.methods.registry import compared_methods, grid_of
+from meta.training.evaluation_settings import GridPoint, MethodName
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,17 @@ class Comparison:
     config: RunConfig
     seeds: tuple[int, ...]
     described: Sequence[Result]
-    tuned: Mapping[Method, Sequence[Result]]
-    points: Mapping[Method, GridPoint]
-    judged: Mapping[Method, Sequence[Result]]
+    tuned: Mapping[MethodName, Sequence[Result]]
+    points: Mapping[MethodName, GridPoint]
+    judged: Mapping[MethodName, Sequence[Result]]
     cells: Sequence[Result]
 
-    def scores(self, method: Method) -> list[float]:
+    def scores(self, method: MethodName) -> list[float]:
         """Score of every grid point of a method, less is better."""
         return point_scores(self.tuned[method], self.tuned["random"])
 
 
-def methods_of(config: RunConfig) -> tuple[Method, ...]:
+def methods_of(config: RunConfig) -> tuple[MethodName, ...]:
     """The methods that `compare` runs.
 
     Raises:
@@ -56,14 +57,14 @@ def with_seed(config: RunConfig, seed: int) -> RunConfig:
     return config.model_copy(update={"seed": seed})
 
 
-def first_cells(config: RunConfig, methods: Sequence[Method]) -> tuple[list[Cell], dict[Method, list[Cell]]]:
+def first_cells(config: RunConfig, methods: Sequence[MethodName]) -> tuple[list[Cell], dict[MethodName, list[Cell]]]:
     """What depends on nothing: the tasks of every seed described, and every method's grid on every tuning seed.
 
     A grid of one point is not tried; ``random`` always is, since its fresh policy sets the scale of rewards.
     """
     evaluation = config.evaluation
     described = [Cell("describe", with_seed(config, seed)) for seed in evaluation.seeds]
-    every: tuple[Method, ...] = ("random", *methods)
+    every: tuple[MethodName, ...] = ("random", *methods)
     wanted = [method for method in dict.fromkeys(every) if _is_tuned(config, method)]
     tuned = {
         method: [Cell("tune", with_seed(config, seed), method) for seed in evaluation.tuning_seeds] for method in wanted
@@ -71,12 +72,12 @@ def first_cells(config: RunConfig, methods: Sequence[Method]) -> tuple[list[Cell
     return described, tuned
 
 
-def _only_point(config: RunConfig, method: Method) -> GridPoint:
-    return config.evaluation.grid(method)[0]
+def _only_point(config: RunConfig, method: MethodName) -> GridPoint:
+    return grid_of(config.evaluation, method)[0]
 
 
-def _is_tuned(config: RunConfig, method: Method) -> bool:
-    return method == "random" or len(config.evaluation.grid(method)) > 1
+def _is_tuned(config: RunConfig, method: MethodName) -> bool:
+    return method == "random" or len(grid_of(config.evaluation, method)) > 1
 
 
 def compare_all(configs: Sequence[RunConfig], runner: CellRunner) -> list[Comparison]:

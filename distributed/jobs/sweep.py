@@ -35,7 +35,7 @@ from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import RunDirectory, read_rows
 from distributed.tracking.mlflow_tracker import NOTE_TAG, MLflowSender, environment_tags, flatten
 from distributed.tracking.outbox import Event, Outbox
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult

@@ -31,7 +31,9 @@ from distributed.settings.run_file import ConfigurationError, RunConfig
 from distributed.storage.object_store import Mirror
 from distributed.storage.run_directory import RunDirectory, url_of
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
-from meta.learning.kinds import State
+from meta.judging.held_out import compare_starts
+from meta.learning.online import State
+from meta.methods.registry import chosen_methods
 from meta.reporting.report import (
     SCHEMA_VERSION,
     held_out_json,
@@ -41,8 +43,7 @@ from meta.reporting.report import (
     warnings_of,
     write_plots,
 )
-from meta.training.evaluation_settings import chosen_methods
-from meta.training.experiment import Drawn, compare_starts, draw, evaluation_of, measure_similarity
+from meta.training.experiment import Drawn, draw, measure_similarity
 from meta.training.loop import Tracker, TrainingPlan, train
 from meta.training.pool import Learner, LocalLearner, LocalPool, Pool
 from tasks.contract.task import TaskError
@@ -259,7 +260,7 @@ def _conclude(
         "seed": config.seed,
         "num_iterations": experiment.within.num_iterations,
         "algorithm": experiment.within.algorithm,
-        "evaluation": evaluation_of(experiment.within),
+        "evaluation": experiment.within.evaluation,
         "pool": config.cluster.pool,
         "num_workers": place.pool.num_workers,
         "tasks_per_round": experiment.tasks_per_round,

@@ -9,7 +9,7 @@ from distributed.settings.console import Console
 from distributed.settings.run_file import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
 from meta.training.pool import LocalPool
-from policies.common.results import Policy
+from policies.common.policy import Policy
 from policies.filming.film import Film, render_episode
 from policies.filming.pictures import SUFFIXES, Caption, SideBySide, contact_sheet, write_picture, write_video
 from tasks.contract.rendering import NoGraphicsError, renderable

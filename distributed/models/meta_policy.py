@@ -10,8 +10,9 @@ import numpy as np
 
 from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig, parse_config
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
-from meta.learning.kinds import State
-from policies.common.results import Candidates, Policy, Start, Starts, candidates_of
+from meta.learning.online import State
+from policies.common.policy import Policy
+from policies.common.results import Candidates, Start, Starts
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.tabular.rollouts import discrete_shape
 from tasks.contract.family_registry import BUILT_IN
@@ -84,7 +85,7 @@ class MetaPolicy:
     @property
     def policies(self) -> tuple[Policy, ...]:
         """The initialisations, one a start."""
-        return tuple(start.initialization for start in candidates_of(self.starts))
+        return tuple(start.initialization for start in self.starts.starts)
 
     def config(self, family: FamilySettings | None = None, source: str = "the model") -> RunConfig:
         """The run file under which new tasks are solved, of the start's own family or of another.
@@ -128,7 +129,7 @@ def meta_policy_of(config: RunConfig, state: State, task: Task, summary: dict[st
     family = config.experiment.family.make()
     random = summary["test"].get("random")
     facts = ("taog", "mean_reward", "tacv", "num_tasks", "meta_state_sha256", "similarity", "test")
-    tabular = not isinstance(candidates_of(state.start)[0].initialization, PolicyState)
+    tabular = not isinstance(state.start.starts[0].initialization, PolicyState)
     return MetaPolicy(
         starts=state.start,
         settings={name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS},
@@ -143,7 +144,7 @@ def save_meta_policy(folder: Path, policy: MetaPolicy) -> tuple[Path, Path]:
     """Write ``meta_policy.safetensors`` and ``meta_policy.json`` with their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
-    for number, start in enumerate(candidates_of(policy.starts)):
+    for number, start in enumerate(policy.starts.starts):
         arrays[f"start_{number}.learning_rates"] = start.learning_rates
         initial = start.initialization
         parts = initial.to_arrays() if isinstance(initial, PolicyState) else {"probabilities": initial}
@@ -152,7 +153,7 @@ def save_meta_policy(folder: Path, policy: MetaPolicy) -> tuple[Path, Path]:
     several = policy.starts if isinstance(policy.starts, Candidates) else None
     told = {
         "kind": KIND,
-        "num_starts": len(candidates_of(policy.starts)),
+        "num_starts": len(policy.starts.starts),
         "selection": several and several.selection,
         "probe_episodes": several and several.probe_episodes,
         "settings": policy.settings,

@@ -19,9 +19,9 @@ from distributed.settings.console import Console
 from distributed.settings.run_file import ConfigurationError, RunConfig
 from distributed.tracking.mlflow_tracker import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
-from meta.training.experiment import fresh_policy
 from meta.training.pool import LocalPool
 from policies.common.results import Start
+from policies.solving.algorithms import kind_of
 
 CHAMPION = "champion"
 FIRST_NEW_INDEX = 2**20
@@ -198,7 +198,8 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
                 "evaluation.methods: had no random start to judge the first version against; add random and resume"
             )
         other = Start(
-            fresh_policy(family, tasks[0], config.within_task, config.seed), np.array(policy.random_rates, np.float64)
+            kind_of(config.within_task).fresh(family, tasks[0], config.within_task, config.seed),
+            np.array(policy.random_rates, np.float64),
         )
     return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within)
 

@@ -12,7 +12,7 @@ import rich.console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult

@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from meta.learning.tabular import MetaSettings
+from meta.learning.settings import MetaSettings
+from meta.methods.registry import require_known_methods
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections
@@ -151,7 +152,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _sections_belong_together(self) -> RunConfig:
-        require_matching_sections(self.within_task, self.dice, self.meta, self.evaluation)
+        require_matching_sections(self.within_task, self.dice, self.meta)
+        require_known_methods(self.evaluation, self.within_task)
         return self
 
     @property

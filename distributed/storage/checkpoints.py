@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from meta.learning.kinds import ITEMS, STATES, State
+from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
 
 SCHEMA_VERSION = 2

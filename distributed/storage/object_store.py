@@ -19,7 +19,7 @@ from typing import Any
 
 from distributed.settings.run_file import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, write_atomically
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row
 from policies.common.results import TaskResult

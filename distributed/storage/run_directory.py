@@ -18,7 +18,7 @@ import yaml
 from distributed.settings.run_file import ConfigurationError, RunConfig, parse_config, read_yaml
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished, Position
 from meta.training.records import Row, Value
 from policies.common.results import TaskResult

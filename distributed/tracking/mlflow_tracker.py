@@ -19,7 +19,7 @@ import psutil
 
 from distributed.settings.run_file import RunConfig, TrackingSettings
 from distributed.tracking.outbox import Event, Outbox, RefusedError
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult

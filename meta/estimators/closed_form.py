@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from meta.offline.diagnostics import Diagnostics, EstimateError
 from meta.offline.dice_settings import DICESettings
-from policies.tabular.rollouts import Transitions
+from policies.tabular.transitions import Transitions
 from tasks.contract.tabular_model import FloatArray
 
 _ROUNDING = 1e-6
@@ -29,12 +30,12 @@ class Corrections:
     which the episode goes on, ``occupancy`` [S] its sum over actions (nu_hat); the rest of the mass is absorbed.
     """
 
-    correction: FloatArray
-    pair_occupancy: FloatArray
+    correction: Float[FloatArray, " N"]
+    pair_occupancy: Float[FloatArray, "S A"]
     diagnostics: Diagnostics
 
     @property
-    def occupancy(self) -> FloatArray:
+    def occupancy(self) -> Float[FloatArray, " S"]:
         """nu_hat, [S]."""
         return np.asarray(self.pair_occupancy.sum(axis=1))
 
@@ -62,7 +63,7 @@ class _Aggregate:
 
 
 def estimate(
-    data: Transitions, policy: FloatArray, discount: float, horizon: int, settings: DICESettings
+    data: Transitions, policy: Float[FloatArray, "S A"], discount: float, horizon: int, settings: DICESettings
 ) -> Corrections:
     """Estimate d^pi of ``policy`` [S, A] from transitions that any mixture of policies made.
 

@@ -13,7 +13,7 @@ from meta.estimators.features import Features, make_features, next_features
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings
 from meta.offline.offline_data import FOLDS, Fitted, OfflineData
-from policies.neural.networks import Array
+from policies.networks.mlp import Array
 from tasks.contract.tabular_model import FloatArray
 
 _NEXT_STREAM, _FIRST_STREAM = 33, 34

@@ -9,8 +9,8 @@ from meta.estimators.closed_form import estimate
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings
 from meta.offline.offline_data import Fitted, OfflineData
-from meta.offline.target_policy import TableTarget, states_of
-from policies.tabular.rollouts import Transitions
+from meta.offline.target_policy import states_of
+from policies.tabular.transitions import Transitions
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -21,12 +21,13 @@ def dualdice_tabular(data: OfflineData, settings: DICESettings, seed: int) -> Fi
         EstimateError: the policy is no table.
     """
     del seed
-    if not isinstance(data.target, TableTarget):
+    table = data.target.state_table
+    if table is None:
         raise EstimateError("dice.estimator: dualdice_tabular needs a table; neural policies have dualdice_linear")
-    ratio, regularized = _ratio_of_pairs(data, data.target.table, settings)
+    ratio, regularized = _ratio_of_pairs(data, table, settings)
     held_out = None
     if data.has_held_out:
-        rest, _ = _ratio_of_pairs(data.part(~data.held_out), data.target.table, settings)
+        rest, _ = _ratio_of_pairs(data.part(~data.held_out), table, settings)
         held_out = rest[_pairs(data)][data.held_out]
     return Fitted(ratio[_pairs(data)], held_out, regularized)
 

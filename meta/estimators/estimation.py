@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
-from meta.estimators.dualdice_linear import dualdice_linear
-from meta.estimators.dualdice_tabular import dualdice_tabular
-from meta.estimators.importance import importance
-from meta.estimators.neural_dice import bestdice, dualdice_neural, gendice
 from meta.offline.diagnostics import Diagnostics, EstimateError
-from meta.offline.dice_settings import DICESettings, Estimator
+from meta.offline.dice_settings import ESTIMATORS, DICESettings
 from meta.offline.flow import flow_residual
 from meta.offline.offline_data import Fit, Fitted, OfflineData, prepare
 from meta.offline.target_policy import TargetPolicy
@@ -30,27 +29,18 @@ class Estimate:
     [M] is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
     """
 
-    mass: FloatArray
-    correction: FloatArray
-    iteration_sizes: FloatArray
+    mass: Float[FloatArray, " N"]
+    correction: Float[FloatArray, " N"]
+    iteration_sizes: Float[FloatArray, " M"]
     diagnostics: Diagnostics
 
 
-def _uniform(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
-    """All weights 1: what the behaviour policies did is taken for what the policy does."""
-    del settings, seed
-    return Fitted(np.ones(len(data)), np.ones(int(data.held_out.sum())) if data.has_held_out else None)
-
-
-ESTIMATORS: dict[Estimator, Fit] = {
-    "dualdice_tabular": dualdice_tabular,
-    "dualdice_linear": dualdice_linear,
-    "dualdice_neural": dualdice_neural,
-    "gendice": gendice,
-    "bestdice": bestdice,
-    "importance": importance,
-    "none": _uniform,
-}
+@functools.cache
+def estimator_named(name: str) -> Fit:
+    """The estimator ``name`` of :data:`meta.offline.dice_settings.ESTIMATORS`."""
+    module, _, function = ESTIMATORS[name].partition(":")
+    found: Fit = getattr(importlib.import_module(module), function)
+    return found
 
 
 def estimate_corrections(
@@ -69,7 +59,7 @@ def estimate_corrections(
     assert settings.estimator is not None
     data, keep = prepare(sample, target, discount, horizon, settings)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named below
-        fitted = ESTIMATORS[settings.estimator](data, settings, seed)
+        fitted = estimator_named(settings.estimator)(data, settings, seed)
     ratio = _finite(fitted.ratio, settings.estimator)
     mass = data.weights * ratio
     absorbed = data.absorbed_mass(mass)

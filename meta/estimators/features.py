@@ -13,8 +13,8 @@ from scipy.spatial.distance import pdist
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import LinearDICESettings
 from meta.offline.offline_data import OfflineData
-from meta.offline.target_policy import NeuralTarget, TargetPolicy, states_of
-from policies.neural.networks import Array, Network, apply
+from meta.offline.target_policy import TargetPolicy, states_of
+from policies.networks.mlp import Array, Network, apply
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
 
@@ -92,9 +92,9 @@ def _random_fourier(data: OfflineData, settings: LinearDICESettings, seed: int) 
 
 def _last_layer(target: TargetPolicy) -> Features:
     """1 and the tanh activations h(s), once for each discrete action, or beside z and z^2 of standardised actions z."""
-    if not isinstance(target, NeuralTarget) or len(target.policy.actor.network.sizes) < 3:
+    policy, count = target.network, target.num_actions
+    if policy is None or len(policy.actor.network.sizes) < 3:
         raise EstimateError("dice.linear.features: last_layer needs a neural policy with a hidden layer")
-    policy, count = target.policy, target.num_actions
     hidden = Network(policy.actor.network.sizes[:-1])
     vector = policy.actor.vector[: hidden.num_parameters]
     width = hidden.sizes[-1]

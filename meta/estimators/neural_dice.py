@@ -13,7 +13,7 @@ from meta.estimators.features import Features
 from meta.estimators.saddle_point import Gradients, Link, Trained, Values, train_saddle_point
 from meta.offline.dice_settings import DICESettings
 from meta.offline.offline_data import Fitted, OfflineData
-from policies.neural.networks import Network, apply
+from policies.networks.mlp import Network, apply
 from tasks.stepping.batch import Float32Array
 
 _ANY, _POSITIVE = Link(positive=False), Link(positive=True)

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meta.estimators.encoder import Encoder
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import NeuralDICESettings
 from meta.offline.flow import flow_residual
 from meta.offline.offline_data import OfflineData
-from meta.offline.target_policy import states_of
-from policies.neural.adam import Adam
-from policies.neural.networks import Array, Network, apply, initialize, linearize
+from policies.networks.adam import Adam
+from policies.networks.mlp import Array, Network, apply, initialize, linearize
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
 
 _BATCHES, _NETWORKS = 35, 36
-_LEAST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,60 +55,6 @@ Objective = Callable[[Values, float], Gradients]
 """(values, gamma) -> gradients, per sample: their means over the minibatch are followed."""
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """What networks see: one-hot states of a table, else observations (and continuous actions), normalised."""
-
-    data: OfflineData
-    num_states: int
-    centre: FloatArray
-    scale: FloatArray
-
-    @staticmethod
-    def of(data: OfflineData) -> Encoder:
-        """Fitted on the data's rows."""
-        sample = data.sample
-        if data.is_tabular:
-            states = max(int(part.max()) for part in (sample.observations, sample.next_observations))
-            return Encoder(data, states + 1, np.zeros(0), np.zeros(0))
-        rows = Encoder.joined(data, sample.observations, sample.actions)
-        return Encoder(data, 0, rows.mean(axis=0), 1.0 / np.maximum(rows.std(axis=0), _LEAST_SPREAD))
-
-    @staticmethod
-    def joined(data: OfflineData, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
-        """(s, a) where actions are continuous, else s."""
-        parts = (observations,) if data.target.num_actions is not None else (observations, actions)
-        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1).astype(np.float64)
-
-    @property
-    def size(self) -> int:
-        """Inputs of a network."""
-        return self.num_states or self.centre.size
-
-    @property
-    def heads(self) -> int:
-        """Outputs of a network."""
-        return self.data.target.num_actions or 1
-
-    def encode(self, observations: Float32Array, actions: NDArray[Any]) -> Float32Array:
-        """Inputs [K, size]."""
-        if self.num_states:
-            result = np.zeros((len(observations), self.num_states), dtype=np.float32)
-            result[np.arange(len(result)), states_of(observations)] = 1.0
-            return result
-        rows = self.joined(self.data, observations, actions)
-        return ((rows - self.centre) * self.scale).astype(np.float32)
-
-    def head_weights(self, observations: Float32Array, actions: NDArray[Any] | None) -> Float32Array:
-        """[K, heads]: which head counts; ``actions``, or with None the policy's probabilities."""
-        count = self.data.target.num_actions
-        if count is None:
-            return np.ones((len(observations), 1), dtype=np.float32)
-        if actions is None:
-            return self.data.target.probabilities(observations).astype(np.float32)
-        return np.eye(count, dtype=np.float32)[actions]
-
-
 @dataclass(frozen=True, slots=True)
 class Trained:
     """Averages of both networks' parameters over the last steps, the multiplier, and how long it took."""
@@ -136,9 +81,15 @@ def train_saddle_point(
     *,
     nu_is_inner: bool = False,
 ) -> Trained:
-    """Adam on minibatches of the episodes that are not held out, until those that are tell nothing better.
+    """Adam on minibatches of the training episodes; stops when the held-out episodes stop improving.
 
-    The outer player is nu, or with ``nu_is_inner`` zeta; the inner one has the larger steps.
+    Args:
+        data: one task's transitions and the policy whose distribution is wanted.
+        objective: the loss.
+        link: turns zeta's outputs into ratios.
+        settings: networks, steps and rates.
+        seed: of the networks and the minibatches.
+        nu_is_inner: nu takes the larger steps instead of zeta.
 
     Raises:
         EstimateError: a parameter is not finite (the rates are too large).
@@ -147,10 +98,7 @@ def train_saddle_point(
     rest = data.part(data.held_out) if data.has_held_out else None
     encoder = Encoder.of(data)
     network = Network((encoder.size, *settings.hidden, encoder.heads))
-    nu, zeta = (initialize(network, _seed(seed, part), 1.0) for part in (0, 1))
-    zeta_bias = network.part(zeta, f"bias_{network.num_layers - 1}")
-    network.part(zeta, f"weights_{network.num_layers - 1}")[:] *= 0.1
-    zeta_bias[:] = link.inverse_of_one
+    nu, zeta = _fresh_networks(network, link, seed)
     state = _Averages(nu.copy(), zeta.copy(), 0.0)
     batches = _Batches(fit, encoder, settings.minibatch, np.random.default_rng([seed, _BATCHES]))
     rates = settings.outer_rate, settings.inner_rate
@@ -166,10 +114,7 @@ def train_saddle_point(
         multiplier -= nu_rate * share * slope
         state = state.towards(nu, zeta, multiplier, min(settings.averaging, step / (step + 1.0)))
         if (step + 1) % settings.check_every == 0 or step + 1 == settings.steps:
-            if not (np.isfinite(nu).all() and np.isfinite(zeta).all()):
-                raise EstimateError(
-                    f"training diverged before step {step + 1}; lower dice.neural.inner_rate and outer_rate"
-                )
+            _require_finite(nu, zeta, step + 1)
             trained = Trained(encoder, network, state.nu, state.zeta, state.multiplier, step + 1)
             residual = 0.0 if rest is None else _residual(trained, rest, link, seed)
             waited = 0 if residual < best[0] else waited + 1
@@ -179,6 +124,19 @@ def train_saddle_point(
                 break
     kept = best[1]
     return Trained(encoder, network, kept.nu, kept.zeta, kept.multiplier, step + 1)
+
+
+def _fresh_networks(network: Network, link: Link, seed: int) -> tuple[Array, Array]:
+    """nu, and a zeta whose ratio is about 1 everywhere."""
+    nu, zeta = (initialize(network, _seed(seed, part), 1.0) for part in (0, 1))
+    network.part(zeta, f"weights_{network.num_layers - 1}")[:] *= 0.1
+    network.part(zeta, f"bias_{network.num_layers - 1}")[:] = link.inverse_of_one
+    return nu, zeta
+
+
+def _require_finite(nu: Array, zeta: Array, step: int) -> None:
+    if not (np.isfinite(nu).all() and np.isfinite(zeta).all()):
+        raise EstimateError(f"training diverged before step {step}; lower dice.neural.inner_rate and outer_rate")
 
 
 @dataclass(frozen=True, slots=True)

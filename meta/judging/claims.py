@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meta.judging.task_numbers import Numbers
-from meta.measuring.measures import Interval, interval
+from meta.measuring.intervals import Interval, interval
 from meta.measuring.statistics import (
     Profile,
     bootstrap_interval,
@@ -18,12 +18,12 @@ from meta.measuring.statistics import (
     paired_difference,
     profile_with_band,
 )
-from meta.training.evaluation_settings import Method
+from meta.training.evaluation_settings import MethodName
 from tasks.contract.tabular_model import FloatArray
 
-Judged = Mapping[Method, Sequence[Numbers]]
+Judged = Mapping[MethodName, Sequence[Numbers]]
 """By method, the judged cells in the order of the seeds, the same seeds for every method."""
-OURS: Method = "meta_srl"
+OURS: MethodName = "meta_srl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Line:
         return {name: None if part is None else part.as_json() for name, part in parts.items()}
 
 
-def line(judged: Judged, method: Method, measure: Measure) -> Line:
+def line(judged: Judged, method: MethodName, measure: Measure) -> Line:
     """The statistics of one method under one measure."""
     own = seed_means(judged[method], measure)
     difference = improvement = None
@@ -102,7 +102,7 @@ def line(judged: Judged, method: Method, measure: Measure) -> Line:
     )
 
 
-def profile(judged: Judged, method: Method, measure: Measure, thresholds: FloatArray) -> Profile:
+def profile(judged: Judged, method: MethodName, measure: Measure, thresholds: FloatArray) -> Profile:
     """Share of (seed, held-out task) pairs above each threshold, with a band over seeds."""
     return profile_with_band([scores(judged[method], measure)], thresholds)
 
@@ -111,7 +111,7 @@ def profile(judged: Judged, method: Method, measure: Measure, thresholds: FloatA
 class Claim:
     """Whether meta_srl is better than ``other`` under ``measure``: the interval of the difference excludes 0."""
 
-    other: Method
+    other: MethodName
     measure: Measure
     difference: Interval
 
@@ -125,7 +125,7 @@ class Claim:
         return "worse" if high < 0.0 else "no difference shown"
 
 
-def claims(judged: Judged, others: Sequence[Method]) -> list[Claim]:
+def claims(judged: Judged, others: Sequence[MethodName]) -> list[Claim]:
     """meta_srl against each of ``others`` under the main measure and the violation during adaptation."""
     found = []
     for other in others:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meta.measuring.measures import Interval, measure
+from meta.measuring.intervals import Interval
+from meta.measuring.measures import measure
 from meta.measuring.statistics import paired_difference
 from meta.training.pool import Pool
 from policies.common.results import Starts
-from policies.solving.solve_task import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 

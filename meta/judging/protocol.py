@@ -11,19 +11,20 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
-from meta.methods.methods import Learned, Workbench, learn
+from meta.methods.registry import grid_of, learn
+from meta.methods.workbench import Learned, averaging_bench
 from meta.training.disturbance import Disturbance
-from meta.training.evaluation_settings import GridPoint, Method
+from meta.training.evaluation_settings import GridPoint, MethodName
 from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalPool
-from policies.common.results import TaskResult
-from policies.solving.solve_task import WithinTask
+from policies.common.results import Starts, TaskResult
+from policies.common.score import relative_loss, score
+from policies.solving.algorithms import WithinTask
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 
@@ -49,7 +50,7 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
     return pool, kept[key]
 
 
-def tune(experiment: Experiment, method: Method) -> Numbers:
+def tune(experiment: Experiment, method: MethodName) -> Numbers:
     """Try every point of the method's grid on the training tasks of one (tuning) seed.
 
     A point learns from the first ``grid_tasks`` of them, and the start that it learned is judged on the next
@@ -59,9 +60,9 @@ def tune(experiment: Experiment, method: Method) -> Numbers:
     first, count = evaluation.grid_tasks, evaluation.grid_tasks + evaluation.tuning_tasks
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment, count)
-        bench = Workbench(pool, experiment, drawn, drawn.train[:first])
+        bench = averaging_bench(pool, experiment, drawn, drawn.train[:first])
         tried, spent = [], 0
-        for point in evaluation.grid(method):
+        for point in grid_of(evaluation, method):
             learned = learn(method, point, bench)
             spent += learned.updates
             found = task_measures(solve(pool, drawn.train[first:], learned.start, experiment.held_out_within))
@@ -80,18 +81,15 @@ def point_scores(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> list[fl
     scores = []
     for cell, other in zip(tuned, random, strict=True):
         fresh = other["tried"][0]["reward_start"]
-        scores.append(
-            [
-                (_lost_reward(item["reward"], fresh) if item["relative_gap"] is None else max(item["relative_gap"], 0))
-                + item["relative_violation_during"]
-                for item in cell["tried"]
-            ]
-        )
-    return [float(score) for score in np.mean(scores, axis=0)]
+        scores.append([_point_score(item, fresh) for item in cell["tried"]])
+    return [float(mean) for mean in np.mean(scores, axis=0)]
 
 
-def _lost_reward(reward: float, fresh: float) -> float:
-    return (fresh - reward) / max(abs(fresh), 1e-12)
+def _point_score(item: Numbers, fresh: float) -> float:
+    violation = float(item["relative_violation_during"])
+    if item["relative_gap"] is None:
+        return float(relative_loss(item["reward"], fresh)) + violation
+    return score(item["relative_gap"], violation)
 
 
 def choose(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> GridPoint:
@@ -100,12 +98,14 @@ def choose(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> GridPoint:
     return GridPoint(**tuned[0]["tried"][best]["point"])
 
 
-def judge(experiment: Experiment, method: Method, point: GridPoint, disturbance: Disturbance | None = None) -> Numbers:
+def judge(
+    experiment: Experiment, method: MethodName, point: GridPoint, disturbance: Disturbance | None = None
+) -> Numbers:
     """Learn a start from all training tasks of a seed and judge it on the seed's held-out tasks."""
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment)
         began = time.perf_counter()
-        bench = Workbench(pool, experiment, drawn, drawn.train, disturbance)
+        bench = averaging_bench(pool, experiment, drawn, drawn.train, disturbance)
         learned = learn(method, point, bench)
         trained = time.perf_counter()
         within = experiment.held_out_within
@@ -163,7 +163,7 @@ def describe(experiment: Experiment) -> Numbers:
     }
 
 
-def solve(pool: LocalPool, tasks: Sequence[Task], start: Any, within: WithinTask) -> list[TaskResult]:
+def solve(pool: LocalPool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> list[TaskResult]:
     """Solve tasks from one start; results in task order."""
     found = (item.result for item in pool.solve(tasks, start, within, collect=False))
     return sorted(found, key=lambda result: result.task.index)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from meta.learning.bounds import per_run_inequality
-from meta.measuring.measures import failure_signature, gap_bound, measure
+from meta.measuring.intervals import failure_signature
+from meta.measuring.measures import gap_bound, measure
 from meta.training.records import Row, column, cost_columns
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import TaskResult
-from policies.solving.solve_task import WithinTask
-from policies.tabular.crpo import REWARD_BRANCH, WithinTaskSettings
+from policies.common.score import limit_scale, relative_loss
+from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 
 Numbers = dict[str, Any]
@@ -42,15 +44,13 @@ def task_measures(results: Sequence[TaskResult]) -> Numbers:
 
 
 def _scale(result: TaskResult) -> FloatArray:
-    limits = np.array(result.task.limits)
-    return np.where(limits > 0.0, limits, 1.0)
+    return limit_scale(np.array(result.task.limits))
 
 
 def _relative_gap(result: TaskResult) -> float:
     if result.reference is None:
         return math.nan
-    optimum = float(result.reference.values[0])
-    return (optimum - float(result.values[result.output, 0])) / max(abs(optimum), 1e-12)
+    return float(relative_loss(float(result.values[result.output, 0]), float(result.reference.values[0])))
 
 
 def known(values: Sequence[float]) -> list[float] | None:
@@ -80,9 +80,7 @@ def bound_checks(results: Sequence[TaskResult], within: WithinTask) -> Numbers:
     """
     left, right, bounds, gaps = [], [], list[float](), list[float]()
     for result in results:
-        if result.reference is None or result.solution is None or not isinstance(within, WithinTaskSettings):
-            continue
-        if within.evaluation != "exact":
+        if result.reference is None or result.solution is None or within.evaluation != "exact":
             continue
         reference, limits = result.reference, np.array(result.task.limits)
         tolerance = within.tolerances(limits.size) - within.safety_margin * limits

@@ -1,4 +1,4 @@
-"""Upper bounds on a task's optimality gap and violation (THEORY section 4): what the meta-learner learns on."""
+"""Upper bounds on a task's optimality gap and violation (docs/symbols.md): what the meta-learner learns on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from meta.learning.settings import Curvature
+from policies.common.branches import REWARD_BRANCH
+from policies.common.results import Solution
 from policies.exact.softmax import kl_divergence
-from policies.tabular.crpo import REWARD_BRANCH, Solution
 from tasks.contract.tabular_model import FloatArray
 
 
-def initialization_loss(occupancy: FloatArray, policy: FloatArray, initialization: FloatArray) -> float:
+def initialization_loss(
+    occupancy: Float[FloatArray, " S"], policy: Float[FloatArray, "S A"], initialization: Float[FloatArray, "S A"]
+) -> float:
     """f(phi) = sum_s nu(s) KL(pi(.|s) || phi(.|s)).
 
     With (nu*, pi*) the exact loss f_t; with (nu_hat, pi_hat) the inexact f_hat_t. Shapes [S], [S, A], [S, A].
@@ -22,8 +27,11 @@ def initialization_loss(occupancy: FloatArray, policy: FloatArray, initializatio
 
 
 def measured_curvature(
-    log_normalizers: FloatArray, branches: NDArray[np.int64], learning_rates: FloatArray, occupancy: FloatArray
-) -> FloatArray:
+    log_normalizers: Float[FloatArray, "M S"],
+    branches: Int[NDArray[np.int64], " M"],
+    learning_rates: Float[FloatArray, " objectives"],
+    occupancy: Float[FloatArray, " S"],
+) -> Float[FloatArray, " objectives"]:
     """b_i: the mean over the iterations that stepped on objective i of E_{s~nu}[log Z_m(s)] / alpha_i^2, [1+p].
 
     NaN for an objective that no iteration stepped on: nothing was measured.
@@ -36,7 +44,9 @@ def measured_curvature(
     return result
 
 
-def shared_curvature(curvature: FloatArray, branches: NDArray[np.int64]) -> FloatArray:
+def shared_curvature(
+    curvature: Float[FloatArray, " objectives"], branches: Int[NDArray[np.int64], " M"]
+) -> Float[FloatArray, " objectives"]:
     """b_i |N_i| / M, [1+p]: the curvature of objective i averaged over all M iterations instead of over its own.
 
     This is the term that the per-run inequality has: sum_m E[log Z_m] = sum_i alpha_i^2 b_i |N_i|. With a rate for each
@@ -44,6 +54,22 @@ def shared_curvature(curvature: FloatArray, branches: NDArray[np.int64]) -> Floa
     take larger steps.
     """
     return curvature * np.bincount(branches, minlength=curvature.size) / branches.size
+
+
+def chosen_curvature(
+    choice: Curvature, measured: FloatArray, branches: NDArray[np.int64], worst_case: Callable[[], float]
+) -> FloatArray:
+    """The curvature b [1+p] that ``meta.learning_rates.curvature`` asks for.
+
+    Args:
+        choice: the setting.
+        measured: b_i of the iterations that stepped on objective i, [1+p].
+        branches: the objective of each iteration, [M].
+        worst_case: CRPO's constant for the task.
+    """
+    if choice == "worst_case":
+        return np.full(measured.size, worst_case())
+    return shared_curvature(measured, branches) if choice == "measured_shared" else measured
 
 
 def worst_case_curvature(largest_cost: float, num_states: int, num_actions: int, discount: float) -> float:

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meta.learning.neural import NeuralContribution, NeuralMetaState, loss_for
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, loss_of
-from meta.learning.updates import GroupSettings, shrink
-from policies.common.results import Candidates, Policy, Selection, Start, Starts
-from policies.neural.policy_state import PolicyState
+from meta.learning.kinds import Item, SingleState, learning_named, learning_of_policy
+from meta.learning.settings import GroupSettings, MetaSettings
+from policies.common.policy import Policy
+from policies.common.results import Candidates, Selection, Start, Starts
 from tasks.contract.tabular_model import FloatArray
-
-GroupState = MetaState | NeuralMetaState
-GroupItem = Contribution | NeuralContribution
-Step = Callable[[GroupState, Sequence[GroupItem], MetaSettings, int], GroupState]
-
-_KINDS: dict[str, type[GroupState]] = {kind.KIND: kind for kind in (MetaState, NeuralMetaState)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +33,7 @@ class GroupedState:
 
     num_rounds: int
     num_tasks: int
-    groups: tuple[GroupState, ...]
+    groups: tuple[SingleState, ...]
     idle: NDArray[np.int64]
     assigned: NDArray[np.int64]
     spread: float
@@ -71,7 +64,7 @@ class GroupedState:
     def from_arrays(parts: Mapping[str, Any]) -> GroupedState:
         """The inverse of :meth:`to_arrays`."""
         own = {name: part for name, part in parts.items() if not name.startswith("group_")}
-        kind, count = _KINDS[own.pop("kind")], own.pop("num_groups")
+        kind, count = learning_named(own.pop("kind")).state, own.pop("num_groups")
         groups = []
         for number in range(count):
             prefix = f"group_{number}."
@@ -87,7 +80,7 @@ class GroupedState:
         return digest.hexdigest()
 
 
-def first_groups(state: GroupState, count: int, settings: GroupSettings) -> GroupedState:
+def first_groups(state: SingleState, count: int, settings: GroupSettings) -> GroupedState:
     """``count`` groups that all begin at ``state``."""
     nobody = np.zeros(0, dtype=np.int64)
     idle = np.zeros(count, dtype=np.int64)
@@ -95,17 +88,18 @@ def first_groups(state: GroupState, count: int, settings: GroupSettings) -> Grou
 
 
 def update_groups(
-    state: GroupedState, items: Sequence[GroupItem], settings: MetaSettings, num_iterations: int, step: Step
+    state: GroupedState, items: Sequence[Item], settings: MetaSettings, num_iterations: int
 ) -> GroupedState:
     """One online step of every group on the tasks of the round that are its own."""
+    kind = learning_named(state.groups[0].KIND)
     ordered = sorted(items, key=lambda item: item.task_index)
     plan = split(state, ordered, settings) if is_whole(state) else assign(state, ordered, settings)
     groups = list(state.groups)
     for number in range(len(groups)):
         own = [item for item, group in zip(ordered, plan.assigned, strict=True) if group == number]
         if own:
-            before = without_memory(state.groups[plan.begun[number]]) if number in plan.begun else groups[number]
-            groups[number] = step(before, own, settings, num_iterations)
+            before = kind.without_memory(state.groups[plan.begun[number]]) if number in plan.begun else groups[number]
+            groups[number] = kind.step(before, own, settings, num_iterations)
     present = np.isin(np.arange(len(groups)), plan.assigned)
     return dataclasses.replace(
         state,
@@ -134,7 +128,7 @@ def is_whole(state: GroupedState) -> bool:
     return not any(group.num_tasks for group in state.groups[1:])
 
 
-def split(state: GroupedState, ordered: Sequence[GroupItem], settings: MetaSettings) -> Plan:
+def split(state: GroupedState, ordered: Sequence[Item], settings: MetaSettings) -> Plan:
     """Everything to the first group, until the tasks of a round are good centres: then each to the nearest centre.
 
     The centres are policies of tasks: the first that of greatest f_hat, each further one the farthest from all before
@@ -157,7 +151,7 @@ def split(state: GroupedState, ordered: Sequence[GroupItem], settings: MetaSetti
     return Plan(distances.argmin(axis=1), dict.fromkeys(range(distances.shape[1]), 0), spread)
 
 
-def assign(state: GroupedState, ordered: Sequence[GroupItem], settings: MetaSettings) -> Plan:
+def assign(state: GroupedState, ordered: Sequence[Item], settings: MetaSettings) -> Plan:
     """Each task to the group where its f_hat is least, and with it the bound U at the bound's best rate.
 
     A group without tasks, or idle for ``restart_after`` rounds, first takes for its centre the policy of the task that
@@ -178,32 +172,24 @@ def assign(state: GroupedState, ordered: Sequence[GroupItem], settings: MetaSett
     return Plan(losses.argmin(axis=1), begun, state.spread)
 
 
-def _sound(items: Sequence[GroupItem]) -> NDArray[np.bool_]:
+def _sound(items: Sequence[Item]) -> NDArray[np.bool_]:
     return np.array([item.weight > 0.0 for item in items])
 
 
-def _distances_to(items: Sequence[GroupItem], centre: int, settings: MetaSettings) -> FloatArray:
+def _distances_to(items: Sequence[Item], centre: int, settings: MetaSettings) -> FloatArray:
     """f_hat of every task for the policy of one of them, which is at distance 0 from itself."""
     distances = _losses(items, _centre(items[centre], settings))
     distances[centre] = 0.0
     return distances
 
 
-def _losses(items: Sequence[GroupItem], start: Policy) -> FloatArray:
+def _losses(items: Sequence[Item], start: Policy) -> FloatArray:
     """f_hat of every task for the start phi."""
-    if isinstance(start, PolicyState):
-        return np.array([loss_for(cast("NeuralContribution", item), start) for item in items])
-    return np.array([loss_of(cast("Contribution", item), start) for item in items])
+    kind = learning_of_policy(start)
+    return np.array([kind.loss(item, start) for item in items])
 
 
-def _centre(item: GroupItem, settings: MetaSettings) -> Policy:
-    if isinstance(item, NeuralContribution):
-        return item.policy
-    return shrink(item.policy, settings.initialization.shrinkage)
-
-
-def without_memory(state: GroupState) -> GroupState:
-    """The state with no tasks of its own yet: phi, rates and their sums stay, what phi is averaged from is empty."""
-    if isinstance(state, NeuralMetaState):
-        return dataclasses.replace(state, num_tasks=0, reservoir=None)
-    return dataclasses.replace(state, num_tasks=0, policy_sum=np.zeros_like(state.policy_sum), policy_count=0.0)
+def _centre(item: Item, settings: MetaSettings) -> Policy:
+    """The policy of a task as a start."""
+    policy: Policy = learning_of_policy(item.policy).with_support(item.policy, settings)
+    return policy

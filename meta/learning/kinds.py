@@ -1,61 +1,96 @@
-"""Tabular and neural meta-learners behind one interface: what the loop, the actors and the checkpoints work with."""
+"""The registry of kinds of meta-learner: what learning across tasks asks of tables and of networks.
+
+The counterpart of :mod:`policies.solving.algorithms`: a kind of policy has its meta-learner here, under the same name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-from meta.learning.groups import GroupedState, GroupItem, GroupState, first_groups, update_groups
-from meta.learning.neural import (
-    NeuralContribution,
-    NeuralMetaState,
-    initial_neural_state,
-    neural_update,
-)
-from meta.learning.neural_contribution import neural_contribution
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, contribution, initial_state, update
+from meta.learning.neural import NeuralContribution, NeuralMetaState
+from meta.learning.neural_contribution import NEURAL_LEARNING
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import Contribution, MetaState
+from meta.learning.tabular_contribution import TABULAR_LEARNING
 from meta.offline.dice_settings import DICESettings
-from policies.common.results import Policy
-from policies.neural.policy_state import PolicyState
-from policies.neural.solving import NeuralDataset
-from policies.solving.solve_task import Dataset
+from policies.common.policy import Policy
+from policies.solving.algorithms import WithinTask, kind_of, kind_of_policy
 
-State = MetaState | NeuralMetaState | GroupedState
+SingleState = MetaState | NeuralMetaState
+"""What a meta-learner with one initialisation knows."""
 Item = Contribution | NeuralContribution
-
-STATES: dict[str, type[State]] = {kind.KIND: kind for kind in (MetaState, NeuralMetaState, GroupedState)}
-ITEMS: dict[str, type[Item]] = {kind.KIND: kind for kind in (Contribution, NeuralContribution)}
-
-
-def first_state(settings: MetaSettings, fresh: Policy, num_costs: int) -> State:
-    """The state before the first task: ``fresh`` (uniform probabilities, or a fresh network) and the initial rates."""
-    one: GroupState
-    if isinstance(fresh, PolicyState):
-        one = initial_neural_state(settings, fresh)
-    else:
-        one = initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
-    count = settings.num_initializations
-    return one if count == 1 else first_groups(one, count, settings.groups)
+"""What one solved task brings to the meta-update."""
+StateT = TypeVar("StateT")
+ItemT = TypeVar("ItemT")
+DatasetT = TypeVar("DatasetT", contravariant=True)
+OwnPolicyT = TypeVar("OwnPolicyT")
+SettingsT = TypeVar("SettingsT")
 
 
-def contribute(dataset: Dataset, dice: DICESettings, settings: MetaSettings) -> Item:
-    """What a solved task brings to the meta-update."""
-    if isinstance(dataset, NeuralDataset):
-        return neural_contribution(dataset, dice, settings)
-    return contribution(dataset, dice, settings)
+class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
+    """The meta-learner of one kind of policy."""
+
+    name: str
+    """Name of the kind, as of :class:`policies.common.kind.PolicyKind`."""
+    section: str
+    """The section of ``meta`` that says how phi is learned."""
+    state: type[StateT]
+    item: type[ItemT]
+
+    def require_settings(self, within: SettingsT, dice: DICESettings, meta: MetaSettings) -> None:
+        """Check the settings of all sections together.
+
+        Raises:
+            ValueError: one does not fit this kind of policy; the message says what would be right.
+        """
+
+    def training_settings(self, within: SettingsT, dice: DICESettings) -> SettingsT:
+        """How a training task is solved, without collecting what no estimator reads."""
+
+    def averaging_dice(self, dice: DICESettings) -> DICESettings:
+        """The estimator that the baselines' plain averages are made with."""
+
+    def first_state(self, settings: MetaSettings, fresh: OwnPolicyT, num_costs: int) -> StateT:
+        """The state before the first task: the fresh policy and the initial rates."""
+
+    def contribute(self, dataset: DatasetT, dice: DICESettings, settings: MetaSettings) -> ItemT:
+        """What a solved task brings to the meta-update."""
+
+    def step(self, state: StateT, items: Sequence[ItemT], settings: MetaSettings, num_iterations: int) -> StateT:
+        """One online step of one initialisation on a round of tasks."""
+
+    def loss(self, item: ItemT, policy: Policy) -> float:
+        """f_hat of a task for any start ``policy``."""
+
+    def with_support(self, policy: OwnPolicyT, settings: MetaSettings) -> OwnPolicyT:
+        """``policy`` as a start: every action keeps a positive probability."""
+
+    def without_memory(self, state: StateT) -> StateT:
+        """``state`` with no tasks of its own yet: phi and the rates stay."""
 
 
-def step(state: State, items: Sequence[Item], settings: MetaSettings, num_iterations: int) -> State:
-    """One online step on a round of tasks."""
-    if isinstance(state, GroupedState):
-        return update_groups(state, items, settings, num_iterations, step_alone)
-    return step_alone(state, items, settings, num_iterations)
+AnyLearning = LearningKind[Any, Any, Any, Any, Any]
+LEARNERS: Mapping[str, AnyLearning] = {kind.name: kind for kind in (TABULAR_LEARNING, NEURAL_LEARNING)}
+"""By name of the kind of policy."""
 
 
-def step_alone(
-    state: GroupState, items: Sequence[GroupItem], settings: MetaSettings, num_iterations: int
-) -> GroupState:
-    """One online step of one initialisation."""
-    if isinstance(state, NeuralMetaState):
-        return neural_update(state, cast("Sequence[NeuralContribution]", items), settings, num_iterations)
-    return update(state, cast("Sequence[Contribution]", items), settings, num_iterations)
+def learning_named(name: str) -> AnyLearning:
+    """The meta-learner of the kind of policy that files call ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in LEARNERS:
+        raise ValueError(f"no meta-learner for policies of the kind {name!r}; there are {', '.join(LEARNERS)}")
+    return LEARNERS[name]
+
+
+def learning_of(within: WithinTask) -> AnyLearning:
+    """The meta-learner of the kind of policy that ``within`` solves with."""
+    return learning_named(kind_of(within).name)
+
+
+def learning_of_policy(policy: Policy) -> AnyLearning:
+    """The meta-learner of the kind that ``policy`` is of."""
+    return learning_named(kind_of_policy(policy).name)

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from tasks.contract.tabular_model import FloatArray
 
-PREFIX = "experts."
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -30,14 +28,13 @@ class Experts:
     weights: FloatArray
 
     def to_arrays(self) -> dict[str, Any]:
-        """Everything by name, each with the prefix of experts."""
-        return {f"{PREFIX}{field.name}": getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Everything by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @staticmethod
-    def from_arrays(parts: Mapping[str, Any]) -> Experts | None:
-        """What :meth:`to_arrays` wrote among other ``parts``; None where there is nothing of it."""
-        own = {name.removeprefix(PREFIX): part for name, part in parts.items() if name.startswith(PREFIX)}
-        return Experts(**own) if own else None
+    def from_arrays(parts: Mapping[str, Any]) -> Experts:
+        """The inverse of :meth:`to_arrays`."""
+        return Experts(**parts)
 
 
 def alike(point: NDArray[Any], count: int) -> Experts:

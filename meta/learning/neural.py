@@ -10,20 +10,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from meta.learning.distillation import distill, hardly_any, towards_mean
-from meta.learning.mixture import PREFIX, Experts, alike, heaviest, next_weights, step_size_grid
-from meta.learning.rates import next_rates, rate_sums
-from meta.learning.reservoir import Reservoir, Targets, joined, offer, targets_of
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import NeuralInitializationSettings
+from meta.learning.distillation import Reservoir, Targets, distill, hardly_any, joined, offer, targets_of, towards_mean
+from meta.learning.mixture import Experts, alike, heaviest, next_weights, step_size_grid
+from meta.learning.settings import MetaSettings, NeuralInitializationSettings
+from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
+from policies.common.codec import Nested, from_parts, to_parts
 from policies.common.results import Start
-from policies.neural.distributions import distribution_of
+from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
-
-_PREFIX, _KEPT = "initialization.", "reservoir."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,13 @@ class NeuralMetaState:
     experts: Experts | None = None
 
     KIND: ClassVar[str] = "neural"
+    NESTED: ClassVar[Mapping[str, Nested]] = {
+        "initialization": Nested(policy_from_arrays, "initialization."),
+        "reservoir": Nested(Reservoir.from_arrays, "reservoir."),
+        "experts": Nested(Experts.from_arrays, "experts."),
+    }
+    assigned: ClassVar[None] = None
+    """One start for all tasks: none is assigned to a group."""
 
     @property
     def start(self) -> Start:
@@ -57,22 +61,13 @@ class NeuralMetaState:
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        reservoir, experts = parts.pop("reservoir"), parts.pop("experts")
-        kept = {} if reservoir is None else {f"{_KEPT}{name}": part for name, part in reservoir.to_arrays().items()}
-        kept |= {} if experts is None else experts.to_arrays()
-        policy = parts.pop("initialization").to_arrays()
-        return parts | {f"{_PREFIX}{name}": array for name, array in policy.items()} | kept
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> NeuralMetaState:
         """The inverse of :meth:`to_arrays`."""
-        policy = {name.removeprefix(_PREFIX): part for name, part in parts.items() if name.startswith(_PREFIX)}
-        kept = {name.removeprefix(_KEPT): part for name, part in parts.items() if name.startswith(_KEPT)}
-        rest = {name: part for name, part in parts.items() if not name.startswith((_PREFIX, _KEPT, PREFIX))}
-        reservoir = Reservoir.from_arrays(kept) if kept else None
-        experts = Experts.from_arrays(parts)
-        return NeuralMetaState(initialization=policy_from_arrays(policy), reservoir=reservoir, experts=experts, **rest)
+        made: NeuralMetaState = from_parts(NeuralMetaState, parts)
+        return made
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -106,27 +101,21 @@ class NeuralContribution:
     problem: str = ""
 
     KIND: ClassVar[str] = "neural"
+    NESTED: ClassVar[Mapping[str, Nested]] = {
+        "statistics": Nested(lambda parts: ObservationStatistics(**parts), "seen."),
+        "policy": Nested(policy_from_arrays, "policy."),
+        "diagnostics": Nested(lambda parts: Diagnostics(**parts)),
+    }
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it: arrays and plain values."""
-        policy = {f"policy.{name}": array for name, array in self.policy.to_arrays().items()}
-        seen = {f"seen.{name}": value for name, value in dataclasses.asdict(self.statistics).items()}
-        names = ("task_index", "observations", "loss", "curvature", "weight", "failures", "problem")
-        diagnostics = None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)
-        return {name: getattr(self, name) for name in names} | policy | seen | {"diagnostics": diagnostics}
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> NeuralContribution:
         """The inverse of :meth:`to_arrays`."""
-        grouped: dict[str, dict[str, Any]] = {"policy": {}, "seen": {}, "": {}}
-        for name, part in parts.items():
-            group, dot, rest = name.partition(".")
-            grouped[group if dot else ""][rest if dot else name] = part
-        plain = grouped[""]
-        found = plain["diagnostics"]
-        made = {"failures": tuple(plain["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
-        seen = ObservationStatistics(**grouped["seen"])
-        return NeuralContribution(statistics=seen, policy=policy_from_arrays(grouped["policy"]), **{**plain, **made})
+        made: NeuralContribution = from_parts(NeuralContribution, parts)
+        return made
 
 
 def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:

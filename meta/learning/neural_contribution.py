@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from meta.estimators.estimation import Estimate, estimate_corrections
 from meta.estimators.trusted_estimate import Trusted, trusted
-from meta.learning.bounds import shared_curvature
-from meta.learning.neural import NeuralContribution, policy_divergence
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import LearningRateSettings
+from meta.learning.bounds import chosen_curvature
+from meta.learning.neural import (
+    NeuralContribution,
+    NeuralMetaState,
+    initial_neural_state,
+    loss_for,
+    neural_update,
+    policy_divergence,
+)
+from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.offline.diagnostics import EstimateError
-from meta.offline.dice_settings import DICESettings
+from meta.offline.dice_settings import ESTIMATORS, DICESettings
 from meta.offline.target_policy import NeuralTarget
+from policies.common.policy import Policy
 from policies.neural.policy_state import PolicyState
 from policies.neural.solving import NeuralDataset
+from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -25,8 +37,7 @@ def neural_contribution(dataset: NeuralDataset, dice: DICESettings, settings: Me
     f_hat = sum_n mass_n * sum_n p_n KL(pi_hat || phi)(s_n) with p_n = max(mass_n, 0), normalised; without corrections
     the mean over the observations kept.
     """
-    start = dataset.start.initialization
-    assert isinstance(start, PolicyState)
+    start = cast("PolicyState", dataset.start.initialization)
     found = _estimated(dataset, dice.resolved(neural=True))
     observations = dataset.observations
     if found.estimate is None:
@@ -77,9 +88,91 @@ def systematic_draw(shares: FloatArray, count: int) -> NDArray[np.int64]:
 
 
 def _curvature(dataset: NeuralDataset, settings: LearningRateSettings) -> FloatArray:
-    """b_i: the mean over N_i of KL(pi_m || pi_{m+1}) / alpha_i^2 of the steps asked for, NaN where N_i is empty."""
+    """b_i: the mean over N_i of KL(pi_m || pi_{m+1}) / alpha_i^2 of the steps asked for, NaN where N_i is empty.
+
+    Raises:
+        ValueError: the worst case is asked for, which counts states and actions.
+    """
     rates = dataset.start.learning_rates
     relative = dataset.divergences / rates[dataset.branches] ** 2
     own = [relative[dataset.branches == objective] for objective in range(rates.size)]
-    curvature = np.array([part.mean() if part.size else np.nan for part in own])
-    return shared_curvature(curvature, dataset.branches) if settings.curvature == "measured_shared" else curvature
+    measured = np.array([part.mean() if part.size else np.nan for part in own])
+    return chosen_curvature(settings.curvature, measured, dataset.branches, _no_worst_case)
+
+
+def _no_worst_case() -> float:
+    raise ValueError("meta.learning_rates.curvature: a network has no worst case")
+
+
+class NeuralLearning:
+    """See :class:`meta.learning.kinds.LearningKind`: the meta-learner of networks."""
+
+    name = NeuralMetaState.KIND
+    section = "neural"
+    state: type[NeuralMetaState] = NeuralMetaState
+    item: type[NeuralContribution] = NeuralContribution
+
+    def require_settings(self, within: NeuralSettings, dice: DICESettings, meta: MetaSettings) -> None:
+        """Raise ValueError where a setting of another section needs a table, or has no effect."""
+        chosen = dice.resolved(neural=True).estimator
+        if chosen == "dualdice_tabular":
+            raise ValueError(
+                "dice.estimator: dualdice_tabular needs a table; with within_task.algorithm neural_crpo it must be one "
+                f"of {', '.join(name for name in ESTIMATORS if name != chosen)}"
+            )
+        if chosen != "none" and dice.linear.features == "one_hot":
+            raise ValueError("dice.linear.features: one_hot needs a table; use random_fourier or last_layer")
+        if chosen != "none" and not within.dataset_transitions:
+            raise ValueError(f"within_task.dataset_transitions: must be above 0 where dice.estimator is {chosen}")
+        for name, field in DICESettings.model_fields.items():
+            unused = name == "ridge" or (chosen == "none" and name != "estimator")
+            if unused and getattr(dice, name) != field.default:
+                reason = "is of dualdice_tabular" if name == "ridge" else "has no effect where dice.estimator is none"
+                raise ValueError(f"dice.{name}: {reason}; within_task.algorithm is neural_crpo")
+        if meta.learning_rates.curvature == "worst_case":
+            raise ValueError(
+                "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "
+                "must be measured or measured_shared"
+            )
+
+    def training_settings(self, within: NeuralSettings, dice: DICESettings) -> NeuralSettings:
+        """How a training task is solved: without keeping transitions that no estimator reads."""
+        if dice.resolved(neural=True).estimator != "none":
+            return within
+        return within.model_copy(update={"dataset_transitions": 0})
+
+    def averaging_dice(self, dice: DICESettings) -> DICESettings:
+        """The estimator that plain averages are made with: no corrections, every sample alike."""
+        del dice
+        return DICESettings(estimator="none")
+
+    def first_state(self, settings: MetaSettings, fresh: PolicyState, num_costs: int) -> NeuralMetaState:
+        """A fresh policy and the initial rates."""
+        del num_costs
+        return initial_neural_state(settings, fresh)
+
+    def contribute(self, dataset: NeuralDataset, dice: DICESettings, settings: MetaSettings) -> NeuralContribution:
+        """See :func:`neural_contribution`."""
+        return neural_contribution(dataset, dice, settings)
+
+    def step(
+        self, state: NeuralMetaState, items: Sequence[NeuralContribution], settings: MetaSettings, num_iterations: int
+    ) -> NeuralMetaState:
+        """See :func:`meta.learning.neural.neural_update`."""
+        return neural_update(state, items, settings, num_iterations)
+
+    def loss(self, item: NeuralContribution, policy: Policy) -> float:
+        """See :func:`meta.learning.neural.loss_for`."""
+        return loss_for(item, cast("PolicyState", policy))
+
+    def with_support(self, policy: PolicyState, settings: MetaSettings) -> PolicyState:
+        """The network as it is: every action has a positive density."""
+        del settings
+        return policy
+
+    def without_memory(self, state: NeuralMetaState) -> NeuralMetaState:
+        """phi, rates and their sums stay; the reservoir is empty."""
+        return dataclasses.replace(state, num_tasks=0, reservoir=None)
+
+
+NEURAL_LEARNING = NeuralLearning()

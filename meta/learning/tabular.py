@@ -9,49 +9,26 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from meta.estimators.closed_form import estimate
-from meta.estimators.estimation import Estimate, estimate_corrections
-from meta.estimators.trusted_estimate import NO_ESTIMATE, Trusted, trusted
-from meta.learning.bounds import initialization_loss, measured_curvature, shared_curvature, worst_case_curvature
-from meta.learning.mixture import PREFIX, Experts, alike, average, next_weights, step_size_grid
-from meta.learning.rates import next_rates, rate_sums
-from meta.learning.updates import (
-    GroupSettings,
+from meta.learning.bounds import initialization_loss
+from meta.learning.mixture import Experts, alike, average, next_weights, step_size_grid
+from meta.learning.settings import (
     InitializationSettings,
-    LearningRateSettings,
-    NeuralInitializationSettings,
+    MetaSettings,
+)
+from meta.learning.updates import (
     initialization_gradient,
     leader,
+    next_rates,
     project_to_shrunk_simplex,
+    rate_sums,
     scheduled_step,
     shrink,
 )
-from meta.offline.diagnostics import Diagnostics, EstimateError
-from meta.offline.dice_settings import DICESettings
-from meta.offline.target_policy import TableTarget
-from policies.common.results import Start, table_of
-from policies.common.transition_sample import TransitionSample, tabular_sample
-from policies.solving.solve_task import TaskDataset
+from meta.offline.diagnostics import Diagnostics
+from policies.common.codec import Nested, from_parts, to_parts
+from policies.common.results import Start
 from tasks.contract.tabular_model import FloatArray
-
-
-class MetaSettings(BaseModel):
-    """How the start of a task is learned: the ``meta`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    initialization: InitializationSettings = InitializationSettings()
-    """The initialisation phi of tabular policies."""
-    neural: NeuralInitializationSettings = NeuralInitializationSettings()
-    """The initialisation phi of neural policies."""
-    learning_rates: LearningRateSettings = LearningRateSettings()
-    """The learning rates alpha."""
-    num_initializations: int = Field(default=1, gt=0)
-    """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
-    groups: GroupSettings = GroupSettings()
-    """How tasks find their initialisation where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +51,9 @@ class MetaState:
     experts: Experts | None = None
 
     KIND: ClassVar[str] = "tabular"
+    NESTED: ClassVar[Mapping[str, Nested]] = {"experts": Nested(Experts.from_arrays, "experts.")}
+    assigned: ClassVar[None] = None
+    """One start for all tasks: none is assigned to a group."""
 
     @property
     def start(self) -> Start:
@@ -87,15 +67,13 @@ class MetaState:
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        experts: Experts | None = parts.pop("experts")
-        return parts if experts is None else parts | experts.to_arrays()
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> MetaState:
         """The inverse of :meth:`to_arrays`."""
-        rest = {name: part for name, part in parts.items() if not name.startswith(PREFIX)}
-        return MetaState(**rest, experts=Experts.from_arrays(parts))
+        made: MetaState = from_parts(MetaState, parts)
+        return made
 
     def sha256(self) -> str:
         """Digest of every bit of the state."""
@@ -128,18 +106,17 @@ class Contribution:
     problem: str = ""
 
     KIND: ClassVar[str] = "tabular"
+    NESTED: ClassVar[Mapping[str, Nested]] = {"diagnostics": Nested(lambda parts: Diagnostics(**parts))}
 
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it: arrays and plain values."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return parts | {"diagnostics": None if self.diagnostics is None else dataclasses.asdict(self.diagnostics)}
+        return to_parts(self)
 
     @staticmethod
     def from_arrays(parts: Mapping[str, Any]) -> Contribution:
         """The inverse of :meth:`to_arrays`."""
-        found = parts["diagnostics"]
-        made = {"failures": tuple(parts["failures"]), "diagnostics": None if found is None else Diagnostics(**found)}
-        return Contribution(**{**parts, **made})
+        made: Contribution = from_parts(Contribution, parts)
+        return made
 
 
 def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num_costs: int) -> MetaState:
@@ -154,59 +131,6 @@ def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num
         loss_sum=np.zeros(1 + num_costs),
         curvature_sum=np.zeros(1 + num_costs),
     )
-
-
-def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSettings) -> Contribution:
-    """Estimate nu_hat with the estimator of ``dice`` and from it f_hat_t and b_t."""
-    states, actions = dataset.policy.shape
-    dice = dice.resolved(neural=False)
-    if dice.estimator == "dualdice_tabular":
-        found, occupancy = _closed_form(dataset, dice)
-    else:
-        sample = _sample_of(dataset)
-        found = trusted(lambda: _estimated(dataset, sample, dice), dice)
-        mass = np.full(len(sample), 1.0 / max(1, len(sample))) if found.estimate is None else found.estimate.mass
-        occupancy = np.bincount(dataset.transitions.states, mass, states).astype(np.float64)
-    rates = dataset.start.learning_rates
-    kind, branches = settings.learning_rates.curvature, dataset.solution.branches
-    if kind != "worst_case":
-        curvature = measured_curvature(dataset.solution.log_normalizers, branches, rates, occupancy)
-        curvature = shared_curvature(curvature, branches) if kind == "measured_shared" else curvature
-    else:
-        curvature = np.full(rates.size, worst_case_curvature(1.0, states, actions, dataset.discount))
-    return Contribution(
-        task_index=dataset.task_index,
-        occupancy=occupancy,
-        policy=dataset.policy,
-        loss=initialization_loss(occupancy, dataset.policy, table_of(dataset.start.initialization)),
-        curvature=curvature,
-        weight=found.weight,
-        diagnostics=found.diagnostics,
-        failures=found.failures,
-        problem=found.problem,
-    )
-
-
-def _closed_form(dataset: TaskDataset, dice: DICESettings) -> tuple[Trusted, FloatArray]:
-    """The table's closed form on aggregated transitions, and nu_hat; much cheaper than the way through a sample."""
-    try:
-        found = estimate(dataset.transitions, dataset.policy, dataset.discount, dataset.horizon, dice)
-    except EstimateError as error:
-        seen = np.bincount(dataset.transitions.states, minlength=len(dataset.policy)) / max(1, len(dataset.transitions))
-        return Trusted(None, None, dice.failed_weight, (NO_ESTIMATE,), str(error)), seen
-    diagnostics = found.diagnostics
-    told = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
-    return told, found.occupancy
-
-
-def _sample_of(dataset: TaskDataset) -> TransitionSample:
-    data = dataset.transitions
-    return tabular_sample(data, dataset.solution.iterates[data.iterations, data.states, data.actions])
-
-
-def _estimated(dataset: TaskDataset, sample: TransitionSample, dice: DICESettings) -> Estimate:
-    target = TableTarget(dataset.policy)
-    return estimate_corrections(sample, target, dataset.discount, dataset.horizon, dice, dataset.task_index)
 
 
 def update(

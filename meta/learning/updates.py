@@ -1,137 +1,19 @@
-"""Online updates of the meta-initialisation and of the learning rates (THEORY section 4)."""
+"""Online steps of the meta-initialisation and of the learning rates, one pure function per equation.
+
+docs/symbols.md has the equations.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, get_args
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from jaxtyping import Float
 
-from policies.common.results import Selection
+from meta.learning.settings import LearningRateSettings, MixedSchedule
 from tasks.contract.tabular_model import FloatArray
-
-Schedule = Literal["static", "dynamic"]
-MixedSchedule = Literal["static", "dynamic", "mixture"]
-Part = Literal["actor", "critic", "statistics"]
-PARTS: tuple[Part, ...] = get_args(Part)
-Rate = Annotated[float, Field(gt=0.0)]
-
-
-class InitializationSettings(BaseModel):
-    """How phi is learned: the ``meta.initialization`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    method: Literal["ftl", "ogd", "fal", "fixed"] = "ftl"
-    """ftl: occupancy-weighted average of the policies; ogd: online gradient descent; fal: plain average; fixed."""
-    step_size: float = Field(default=3.0, gt=0.0)
-    """beta of ogd."""
-    schedule: MixedSchedule = "static"
-    """Of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic constant, for a drifting one; or a mixture."""
-    num_experts: int = Field(default=7, ge=2)
-    """Step sizes that `mixture` mixes by exponential weights: beta times powers of 2, beta in the middle."""
-    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
-    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on what ftl and fal remember, once a round; 1 remembers every task alike."""
-    shrinkage: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """rho_min: every action keeps at least the probability rho_min / |A|."""
-    prior_weight: float = Field(default=1e-3, gt=0.0)
-    """Weight of the uniform policy in the average of ftl, in units of one task's occupancy."""
-
-
-class NeuralInitializationSettings(BaseModel):
-    """How phi is learned where policies are neural: the ``meta.neural`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    method: Literal["ogd", "ftl", "fixed"] = "ogd"
-    """ogd: Adam steps on the newest round's tasks; ftl: on a sample of all tasks; fixed: the fresh policy stays."""
-    reservoir: int = Field(default=20_000, gt=0)
-    """Observations that ftl remembers of all tasks, whatever their number."""
-    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the weight of what ftl remembers, once a round; 1 remembers every task alike."""
-    steps: int = Field(default=40, gt=0)
-    """Adam steps of a round."""
-    step_size: float = Field(default=1e-3, gt=0.0)
-    """Adam's step size, beta."""
-    minibatch: int = Field(default=512, gt=0)
-    """Observations of one Adam step, of all tasks of the round."""
-    schedule: MixedSchedule = "dynamic"
-    """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one; or a mixture."""
-    num_experts: int = Field(default=5, ge=2)
-    """Step sizes that `mixture` tries side by side, beta times powers of 2; the one of least loss is used."""
-    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
-    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
-    learned: tuple[Part, ...] = PARTS
-    """What of the start is learned; the rest of a task's start stays fresh. For ablations."""
-    critic_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    """How far the critic's start moves towards the mean critic of a round's tasks."""
-
-
-class LearningRateSettings(BaseModel):
-    """How alpha is learned: the ``meta.learning_rates`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    method: Literal["ftl", "ogd", "fixed"] = "ftl"
-    """ftl: minimiser of the summed bounds; ogd: gradient steps on log alpha; fixed."""
-    initial: Rate | tuple[Rate, ...] = 1.0
-    """alpha before the first task: one number, or one for the reward and one per cost."""
-    minimum: float = Field(default=1e-4, gt=0.0)
-    """a_min, the least rate."""
-    maximum: float = Field(default=1e3, gt=0.0)
-    """a_max, the largest rate."""
-    step_size: float = Field(default=0.5, gt=0.0)
-    """Step size of ogd on log alpha."""
-    schedule: Schedule = "dynamic"
-    """Step sizes of ogd: static divides by sqrt(t); dynamic is constant."""
-    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the sums of ftl, once a round; 1 remembers every task alike."""
-    regularizer: float = Field(default=1e-6, gt=0.0)
-    """eps, added to both sums of ftl."""
-    curvature: Literal["measured", "measured_shared", "worst_case"] = "measured"
-    """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
-
-    @model_validator(mode="after")
-    def _in_range(self) -> LearningRateSettings:
-        if self.minimum >= self.maximum:
-            raise ValueError(f"minimum {self.minimum} must be less than maximum {self.maximum}")
-        rates = self.initial if isinstance(self.initial, tuple) else (self.initial,)
-        if not all(self.minimum <= rate <= self.maximum for rate in rates):
-            raise ValueError(f"initial {self.initial} must lie between {self.minimum} and {self.maximum}")
-        return self
-
-    def initial_rates(self, num_costs: int) -> FloatArray:
-        """alpha_1 as an array [1+p].
-
-        Raises:
-            ValueError: a tuple of another length.
-        """
-        if isinstance(self.initial, tuple):
-            if len(self.initial) != 1 + num_costs:
-                raise ValueError(
-                    f"meta.learning_rates.initial: {len(self.initial)} rates given; "
-                    f"1 + {num_costs} are needed (reward, then costs)"
-                )
-            return np.array(self.initial, dtype=np.float64)
-        return np.full(1 + num_costs, self.initial)
-
-
-class GroupSettings(BaseModel):
-    """How tasks and several initialisations find each other: the ``meta.groups`` section of a run file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    selection: Selection = "probe"
-    """Which start a new task takes: probe, the best after a short rollout of each; round_robin, in turn."""
-    probe_episodes: int | None = Field(default=None, gt=0)
-    """Episodes of that rollout, for each start; empty takes as many as an iteration has. None with exact values."""
-    split_after: int = Field(default=4, ge=0)
-    """Rounds that the first initialisation learns from alone, so that tasks are told apart once solved well."""
-    restart_after: int = Field(default=8, gt=0)
-    """Rounds without a task after which an initialisation begins anew, at the task farthest from all others."""
 
 
 def scheduled_step(step_size: float, schedule: MixedSchedule, count: int) -> float:
@@ -139,7 +21,7 @@ def scheduled_step(step_size: float, schedule: MixedSchedule, count: int) -> flo
     return step_size / math.sqrt(count) if schedule == "static" else step_size
 
 
-def project_to_shrunk_simplex(points: FloatArray, shrinkage: float) -> FloatArray:
+def project_to_shrunk_simplex(points: Float[FloatArray, "*any A"], shrinkage: float) -> Float[FloatArray, "*any A"]:
     """Euclidean projection of each row [..., A] onto {phi : sum phi = 1, phi >= rho_min / A}; exact, by sorting.
 
     Duchi et al. 2008 (algorithm 1) after shifting by the lower bound.
@@ -156,17 +38,19 @@ def project_to_shrunk_simplex(points: FloatArray, shrinkage: float) -> FloatArra
     return np.asarray(np.maximum(shifted - threshold, 0.0) + lower)
 
 
-def shrink(policy: FloatArray, shrinkage: float) -> FloatArray:
+def shrink(policy: Float[FloatArray, "*any A"], shrinkage: float) -> Float[FloatArray, "*any A"]:
     """(1 - rho_min) policy + rho_min uniform: into the shrunk simplex, keeping the order of the actions."""
     return (1.0 - shrinkage) * policy + shrinkage / policy.shape[-1]
 
 
-def initialization_gradient(occupancy: FloatArray, policy: FloatArray, initialization: FloatArray) -> FloatArray:
+def initialization_gradient(
+    occupancy: Float[FloatArray, " S"], policy: Float[FloatArray, "S A"], initialization: Float[FloatArray, "S A"]
+) -> Float[FloatArray, "S A"]:
     """Gradient of f_hat in phi: -nu(s) pi(a|s) / phi(a|s), [S, A]."""
     return -occupancy[:, None] * policy / initialization
 
 
-def leader(policy_sum: FloatArray, prior_weight: float) -> FloatArray:
+def leader(policy_sum: Float[FloatArray, "S A"], prior_weight: float) -> Float[FloatArray, "S A"]:
     """Follow the leader: phi(a|s) = sum_t nu_t(s) pi_t(a|s) / sum_t nu_t(s), with a uniform prior. [S, A] -> [S, A].
 
     ``policy_sum`` is sum_t nu_t(s) pi_t(a|s); a state that no task weighs keeps the uniform policy. Without the prior
@@ -177,16 +61,95 @@ def leader(policy_sum: FloatArray, prior_weight: float) -> FloatArray:
 
 
 def leading_rates(
-    loss_sum: FloatArray, curvature_sum: FloatArray, num_iterations: int, regularizer: float
-) -> FloatArray:
+    loss_sum: Float[FloatArray, " objectives"],
+    curvature_sum: Float[FloatArray, " objectives"],
+    num_iterations: int,
+    regularizer: float,
+) -> Float[FloatArray, " objectives"]:
     """Follow the leader on rates: a_i = sqrt((eps + sum f_hat) / (M (eps + sum b_i))), [1+p]."""
     return np.sqrt((regularizer + loss_sum) / (num_iterations * (regularizer + curvature_sum)))
 
 
-def log_rate_gradient(loss: float, rates: FloatArray, num_iterations: int, curvature: FloatArray) -> FloatArray:
+def log_rate_gradient(
+    loss: float,
+    rates: Float[FloatArray, " objectives"],
+    num_iterations: int,
+    curvature: Float[FloatArray, " objectives"],
+) -> Float[FloatArray, " objectives"]:
     """d log U_i / d log a_i = (a b_i - f / (a M)) / (a b_i + f / (a M)), in [-1, 1], [1+p]; NaN where b_i is NaN.
 
     The gradient of log U: U itself varies over orders of magnitude between tasks, log U has the same minimiser.
     """
     pull, push = loss / (rates * num_iterations), rates * curvature
     return (push - pull) / np.maximum(push + pull, np.finfo(np.float64).tiny)
+
+
+@runtime_checkable
+class RateState(Protocol):
+    """The part of a state that learning rates are learned from."""
+
+    @property
+    def num_rounds(self) -> int:
+        """Updates so far."""
+
+    @property
+    def learning_rates(self) -> FloatArray:
+        """alpha, [1+p]."""
+
+    @property
+    def loss_sum(self) -> FloatArray:
+        """[1+p], of ftl."""
+
+    @property
+    def curvature_sum(self) -> FloatArray:
+        """[1+p], of ftl."""
+
+
+@runtime_checkable
+class RateItem(Protocol):
+    """The part of a contribution that learning rates are learned from."""
+
+    @property
+    def loss(self) -> float:
+        """f_hat_t(phi_t)."""
+
+    @property
+    def curvature(self) -> FloatArray:
+        """b_t, [1+p]."""
+
+    @property
+    def weight(self) -> float:
+        """In [0, 1]."""
+
+
+def rate_sums(
+    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings
+) -> tuple[FloatArray, FloatArray]:
+    """ftl's sums of losses and curvatures with a round's tasks added; objectives that were not measured add nothing."""
+    loss_sum, curvature_sum = settings.forgetting * state.loss_sum, settings.forgetting * state.curvature_sum
+    for item in ordered:
+        measured = np.isfinite(item.curvature)
+        loss_sum = loss_sum + np.where(measured, item.weight * max(item.loss, 0.0), 0.0)
+        curvature_sum = curvature_sum + np.where(measured, item.weight * item.curvature, 0.0)
+    return loss_sum, curvature_sum
+
+
+def next_rates(
+    state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings, num_iterations: int
+) -> FloatArray:
+    """alpha after a round whose sums are in ``state`` already (see :func:`rate_sums`)."""
+    rates = state.learning_rates
+    if settings.method == "fixed":
+        return rates
+    if settings.method == "ftl":
+        led = leading_rates(state.loss_sum, state.curvature_sum, num_iterations, settings.regularizer)
+        return np.clip(np.where(state.curvature_sum > 0.0, led, rates), settings.minimum, settings.maximum)
+    gradient, weight = np.zeros(rates.size), np.zeros(rates.size)
+    for item in ordered:
+        slope = log_rate_gradient(max(item.loss, 0.0), rates, num_iterations, item.curvature)
+        measured = np.isfinite(slope)
+        gradient = gradient + np.where(measured, item.weight * np.nan_to_num(slope), 0.0)
+        weight = weight + item.weight * measured
+    step = scheduled_step(settings.step_size, settings.schedule, state.num_rounds + 1)
+    mean = gradient / np.maximum(weight, 1.0)
+    return np.clip(rates * np.exp(-step * mean), settings.minimum, settings.maximum)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from meta.measuring.measures import Interval, interval
+from meta.measuring.intervals import Interval, interval
 from tasks.contract.tabular_model import FloatArray
 
 Strata = Sequence[FloatArray]

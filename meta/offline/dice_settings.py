@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Estimator = Literal[
-    "dualdice_tabular", "dualdice_linear", "dualdice_neural", "gendice", "bestdice", "importance", "none"
-]
+ESTIMATORS: dict[str, str] = {
+    "dualdice_tabular": "meta.estimators.dualdice_tabular:dualdice_tabular",
+    "dualdice_linear": "meta.estimators.dualdice_linear:dualdice_linear",
+    "dualdice_neural": "meta.estimators.neural_dice:dualdice_neural",
+    "gendice": "meta.estimators.neural_dice:gendice",
+    "bestdice": "meta.estimators.neural_dice:bestdice",
+    "importance": "meta.estimators.importance:importance",
+    "none": "meta.estimators.uniform:uniform",
+}
+"""Every estimator and the function that it is: the one place where a new one is entered."""
 
-NEURAL_DEFAULT: Estimator = "dualdice_linear"
+NEURAL_DEFAULT = "dualdice_linear"
 """What an empty ``dice.estimator`` stands for where policies are networks."""
 
 
@@ -68,7 +75,7 @@ class DICESettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    estimator: Estimator | None = None
+    estimator: str | None = None
     """none: all samples weigh alike; empty: dualdice_tabular, or dualdice_linear for neural policies."""
     drop_iterations: int = Field(default=0, ge=0)
     """CRPO's first iterations that are left out of the data."""
@@ -92,6 +99,13 @@ class DICESettings(BaseModel):
     """How dualdice_neural, gendice and bestdice work."""
     failed_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     """Weight in the meta-update of a task whose estimate failed its diagnostics; 0 leaves it out."""
+
+    @field_validator("estimator")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in ESTIMATORS:
+            raise ValueError(f"must be one of {', '.join(map(repr, ESTIMATORS))}")
+        return name
 
     def resolved(self, *, neural: bool) -> DICESettings:
         """With the estimator that an empty one stands for."""

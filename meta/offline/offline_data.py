@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings
-from meta.offline.target_policy import TableTarget, TargetPolicy
+from meta.offline.target_policy import TargetPolicy
 from policies.common.transition_sample import TransitionSample
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import BoolArray, Float32Array
@@ -53,7 +53,7 @@ class OfflineData:
     @property
     def is_tabular(self) -> bool:
         """Whether observations hold the number of a state."""
-        return isinstance(self.target, TableTarget)
+        return self.target.state_table is not None
 
     def inputs(self, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
         """(s, a) as one vector, [K, d + A]: the observation as it is, discrete actions as indicators."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from policies.neural.distributions import LOG_STD, distribution_of
+from policies.networks.distributions import LOG_STD, distribution_of
 from policies.neural.policy_state import PolicyState
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
 
 
+@runtime_checkable
 class TargetPolicy(Protocol):
     """A policy that estimators can sample and whose density they can evaluate."""
+
+    @property
+    def state_table(self) -> FloatArray | None:
+        """Probabilities [S, A] where observations hold the number of a state; None for a network."""
+
+    @property
+    def network(self) -> PolicyState | None:
+        """The network; None for a table."""
 
     @property
     def num_actions(self) -> int | None:
@@ -37,6 +46,16 @@ class TableTarget:
     """A table of probabilities [S, A]; observations [K, 1] hold the number of the state."""
 
     table: FloatArray
+
+    @property
+    def state_table(self) -> FloatArray:
+        """The table itself."""
+        return self.table
+
+    @property
+    def network(self) -> None:
+        """None."""
+        return
 
     @property
     def num_actions(self) -> int | None:
@@ -68,6 +87,16 @@ class NeuralTarget:
     """A neural policy."""
 
     policy: PolicyState
+
+    @property
+    def state_table(self) -> None:
+        """None."""
+        return
+
+    @property
+    def network(self) -> PolicyState:
+        """The policy itself."""
+        return self.policy
 
     @property
     def num_actions(self) -> int | None:

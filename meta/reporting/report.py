@@ -18,10 +18,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from meta.judging.held_out import HeldOut
 from meta.learning.groups import GroupedState
-from meta.learning.kinds import State
-from meta.measuring.measures import Similarity, failure_signature
-from meta.methods.baselines import HeldOut
+from meta.learning.online import State
+from meta.measuring.intervals import failure_signature
+from meta.measuring.similarity import Similarity
 from meta.training.records import Row, column, cost_columns
 from tasks.contract.tabular_model import FloatArray
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from meta.learning.bounds import initialization_loss, measured_curvature, shared_curvature
-from meta.learning.kinds import Item, State
-from meta.learning.tabular import Contribution, MetaSettings
+from meta.learning.bounds import chosen_curvature, initialization_loss, measured_curvature
+from meta.learning.kinds import Item
+from meta.learning.online import State
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import Contribution
 from meta.training.pool import Done, Learner, Pending
-from policies.common.results import table_of
-from policies.solving.solve_task import TaskDataset
+from policies.common.policy import table_of
+from policies.tabular.solving import TaskDataset
 from tasks.contract.tabular_model import FloatArray
 
 _NOISE_STREAM, _BIAS_STREAM = 51, 52
@@ -50,11 +52,12 @@ def disturbed(
     wrong = np.maximum(item.occupancy, 0.0) * factor
     occupancy = wrong * (item.occupancy.sum() / wrong.sum()) if wrong.sum() > 0.0 else wrong
     rates, solution = dataset.start.learning_rates, dataset.solution
-    curvature = item.curvature
-    if settings.learning_rates.curvature != "worst_case":
-        curvature = measured_curvature(solution.log_normalizers, solution.branches, rates, occupancy)
-        if settings.learning_rates.curvature == "measured_shared":
-            curvature = shared_curvature(curvature, solution.branches)
+    curvature = chosen_curvature(
+        settings.learning_rates.curvature,
+        measured_curvature(solution.log_normalizers, solution.branches, rates, occupancy),
+        solution.branches,
+        lambda: float(item.curvature[0]),
+    )
     loss = initialization_loss(occupancy, item.policy, table_of(dataset.start.initialization))
     return dataclasses.replace(item, occupancy=occupancy, loss=loss, curvature=curvature)
 
@@ -72,9 +75,9 @@ class DisturbedLearner:
     def estimate(self, dataset: Any, label: str) -> Pending:
         """The learner's estimate, disturbed."""
         item = self._learner.estimate(dataset, label).result()
-        if not isinstance(item, Contribution):
+        if item.KIND != Contribution.KIND:
             raise TypeError("corrections are disturbed for tabular tasks only")
-        return Done(disturbed(item, dataset, self._disturbance, self._settings))
+        return Done(disturbed(cast("Contribution", item), dataset, self._disturbance, self._settings))
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask
-
-Method = Literal[
-    "random",
-    "pretrained",
-    "simple_average",
-    "fal",
-    "meta_srl",
-    "oracle",
-    "reptile",
-    "maml_penalty",
-    "multitask",
-]
-GRADIENT_METHODS: tuple[Method, ...] = ("reptile", "maml_penalty", "multitask")
-"""Baselines beyond the paper; `compare` runs them, `train` does not."""
+MethodName = str
+"""Name of a method in the registry :mod:`meta.methods.registry`."""
 
 
 class GridPoint(BaseModel):
@@ -41,26 +27,14 @@ class GridPoint(BaseModel):
     """Safety margin on the training tasks; empty: within_task.safety_margin. Held-out tasks keep their own."""
 
 
-_USED: dict[str, tuple[str, ...]] = {
-    "random": ("rate",),
-    "oracle": ("rate",),
-    "reptile": ("rate", "step", "margin"),
-    "maml_penalty": ("rate", "step", "penalty", "margin"),
-    "meta_srl": ("rate", "step", "forgetting", "margin"),
-}
-_TRAINED = ("rate", "margin")
-"""What a method that learns from training tasks has at least."""
-_DEFAULTS: dict[str, dict[str, float]] = {"reptile": {"step": 0.5}, "maml_penalty": {"step": 0.1, "penalty": 1.0}}
-
-
 class EvaluationSettings(BaseModel):
     """How starts are judged: the ``evaluation`` section of a run file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    methods: tuple[Method, ...] | None = Field(default=None, min_length=1)
+    methods: tuple[MethodName, ...] | None = Field(default=None, min_length=1)
     """Methods that `train` evaluates; empty: random, fal, oracle, meta_srl, or random, meta_srl for neural policies."""
-    compared: tuple[Method, ...] | None = Field(default=None, min_length=1)
+    compared: tuple[MethodName, ...] | None = Field(default=None, min_length=1)
     """Methods that `compare` runs; empty: all that the within-task algorithm and the family have."""
     num_test_tasks: int = Field(default=20, gt=0)
     """Held-out tasks, for each seed."""
@@ -76,7 +50,7 @@ class EvaluationSettings(BaseModel):
     """Learning rates from which every baseline gets the best one on training tasks."""
     grid_tasks: int = Field(default=24, gt=0)
     """Training tasks (the first ones) on which the rate is chosen; in `compare`, from which a grid point learns."""
-    grids: dict[Method, tuple[GridPoint, ...]] = Field(default={})
+    grids: dict[MethodName, tuple[GridPoint, ...]] = Field(default={})
     """Hyper-parameters that `compare` tries, by method, as many for each; a method not named gets `rate_grid`."""
     tuning_seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(90,), min_length=1)
     """Seeds on whose training tasks `compare` chooses among the points of a grid; none of `seeds`."""
@@ -92,66 +66,4 @@ class EvaluationSettings(BaseModel):
         sizes = {method: len(grid) for method, grid in self.grids.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"grids must have equally many points for every method, got {sizes}")
-        for method, grid in self.grids.items():
-            used = _USED.get(method, _TRAINED)
-            for point in grid:
-                unused = [name for name in GridPoint.model_fields if getattr(point, name) is not None]
-                unused = [name for name in unused if name not in used]
-                if unused:
-                    raise ValueError(f"grids.{method}: {unused[0]} has no effect there; {method} has {', '.join(used)}")
         return self
-
-    def grid(self, method: Method) -> tuple[GridPoint, ...]:
-        """The points of ``method``: its own grid, else one for each rate of ``rate_grid`` (meta_srl: as configured)."""
-        if method in self.grids:
-            defaults = _DEFAULTS.get(method, {}) | ({} if method == "meta_srl" else {"rate": self.rate_grid[0]})
-            return tuple(GridPoint(**(defaults | point.model_dump(exclude_none=True))) for point in self.grids[method])
-        if method == "meta_srl":
-            return (GridPoint(),)
-        return tuple(GridPoint(rate=rate, **_DEFAULTS.get(method, {})) for rate in self.rate_grid)
-
-
-TABULAR_METHODS: tuple[Method, ...] = tuple(name for name in get_args(Method) if name not in GRADIENT_METHODS)
-NEURAL_METHODS: tuple[Method, ...] = ("random", "pretrained", "simple_average", "fal", "meta_srl")
-"""All but the oracle, which needs an exact model."""
-
-
-def compared_methods(evaluation: EvaluationSettings, within: WithinTask, *, has_model: bool) -> tuple[Method, ...]:
-    """The methods of `compare`.
-
-    A table has ``maml_penalty`` and ``multitask`` for exact evaluation only, and ``oracle`` where there is a model.
-
-    Raises:
-        ValueError: one that was asked for has no form here.
-    """
-    if isinstance(within, NeuralSettings):
-        allowed = (*NEURAL_METHODS, *GRADIENT_METHODS)
-    else:
-        exact = has_model and within.evaluation == "exact"
-        allowed = (*TABULAR_METHODS, "reptile", *(("maml_penalty", "multitask") if exact else ()))
-        allowed = tuple(name for name in allowed if has_model or name != "oracle")
-    if evaluation.compared is None:
-        return tuple(name for name in get_args(Method) if name in allowed)
-    for method in evaluation.compared:
-        if method not in allowed:
-            raise ValueError(f"evaluation.compared: {method} has no form here; allowed: {', '.join(allowed)}")
-    return evaluation.compared
-
-
-def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[Method, ...]:
-    """The methods that `train` evaluates.
-
-    Raises:
-        ValueError: one of them has no form for the within-task algorithm.
-    """
-    neural = isinstance(within, NeuralSettings)
-    if evaluation.methods is None:
-        return ("random", "meta_srl") if neural else ("random", "fal", "oracle", "meta_srl")
-    allowed = NEURAL_METHODS if neural else TABULAR_METHODS
-    for method in evaluation.methods:
-        if method not in allowed:
-            raise ValueError(
-                f"evaluation.methods: {method} has no form for within_task.algorithm {within.algorithm}; "
-                f"allowed: {', '.join(allowed)}"
-            )
-    return evaluation.methods

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meta.learning.kinds import Item, State
+from meta.learning.kinds import Item
+from meta.learning.online import State
 from meta.training.pool import Learner, Pool, solve_and_estimate
 from meta.training.records import Row, task_row, with_groups
 from policies.common.results import TaskResult
-from policies.solving.solve_task import WithinTask
+from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task
 
 

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits
 
-from meta.learning.kinds import Item, State, contribute, step
-from meta.learning.tabular import MetaSettings
+from meta.learning.kinds import Item
+from meta.learning.online import State, contribute, step
+from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.solve_task import Dataset, WithinTask, reference_solution, solve_task
+from policies.solving.algorithms import Dataset, WithinTask
+from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.memory import return_freed_memory
 from tasks.contract.task import Split, Task

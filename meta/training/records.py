@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from meta.learning.groups import GroupedState
-from meta.learning.kinds import Item, State
-from meta.measuring.measures import gap_bound, inexactness, measure
+from meta.learning.kinds import Item
+from meta.learning.online import State
+from meta.measuring.measures import Measures, gap_bound, inexactness, measure
 from meta.offline.diagnostics import UNKNOWN
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import TaskResult
-from policies.tabular.crpo import REWARD_BRANCH
 
 Value = float | int | str | bool
 Row = dict[str, Value]
@@ -42,17 +42,10 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         "env_steps": result.env_steps,
         "seconds": result.seconds,
     }
-    for i, limit in enumerate(task.limits):
-        row |= {
-            f"limit_{i + 1}": limit,
-            f"cost_start_{i + 1}": float(result.values[0, 1 + i]),
-            f"cost_{i + 1}": float(result.values[result.output, 1 + i]),
-            f"violation_{i + 1}": float(measures.violation[i]),
-            f"violation_during_{i + 1}": float(measures.violation_during[i]),
-        }
+    row |= _cost_columns(result, measures)
     for i, curvature in enumerate(item.curvature):
         row |= {f"curvature_{i}": float(curvature), f"learning_rate_{i}": float(start.learning_rates[i])}
-    if isinstance(state, GroupedState):
+    if state.assigned is not None:
         row |= {"start": result.start_index, "probe_steps": result.probe_steps}
     row |= result.facts
     if result.episodic is not None:
@@ -67,9 +60,22 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
     return row
 
 
+def _cost_columns(result: TaskResult, measures: Measures) -> Row:
+    row: Row = {}
+    for i, limit in enumerate(result.task.limits):
+        row |= {
+            f"limit_{i + 1}": limit,
+            f"cost_start_{i + 1}": float(result.values[0, 1 + i]),
+            f"cost_{i + 1}": float(result.values[result.output, 1 + i]),
+            f"violation_{i + 1}": float(measures.violation[i]),
+            f"violation_during_{i + 1}": float(measures.violation_during[i]),
+        }
+    return row
+
+
 def with_groups(rows: Sequence[Row], state: State) -> list[Row]:
     """The rows of a round with the group that each task was assigned to, where ``state`` after it has groups."""
-    if not isinstance(state, GroupedState):
+    if state.assigned is None:
         return list(rows)
     return [{**row, "group": int(group)} for row, group in zip(rows, state.assigned, strict=True)]
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from policies.checking.family_form import Check, ok, warning
 from policies.checking.recording import random_actions
-from policies.common.results import Policy, Start
+from policies.common.policy import Policy
+from policies.common.results import Start
 from policies.exact.solver import ExactModel, cost_range
-from policies.neural.crpo import fresh_policy
 from policies.neural.update import NeuralSettings
-from policies.solving.solve_task import WithinTask, solve_task
+from policies.solving.algorithms import WithinTask, kind_of
+from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.rollouts import TabularRollouts
 from tasks.contract.tabular_model import FloatArray
@@ -118,7 +119,7 @@ def probe(family: TaskFamily, task: Task, copies: int, deadline: float) -> Probe
         settings = WithinTaskSettings(
             num_iterations=_CHUNK, evaluation="sampled", episodes_per_iteration=2 * copies, num_copies=copies
         )
-    fresh = _fresh(family, task, settings)
+    fresh = kind_of(settings).fresh(family, task, settings, _SEED)
     policy, nearest, iterations, reached = fresh, random.mean(axis=0), 0, False
     half = time.monotonic() + 0.6 * (deadline - time.monotonic())
     while not reached and iterations < _MOST and (iterations == 0 or time.monotonic() < half):
@@ -155,18 +156,6 @@ def _further(
     task = dataclasses.replace(task, seed=task.seed + done)
     result, _ = solve_task(family, task, Start(policy, ones), settings, collect=False)
     return result.policy, result.values[result.output, 1:], result.feasible
-
-
-def _fresh(family: TaskFamily, task: Task, settings: WithinTask) -> Policy:
-    if isinstance(settings, NeuralSettings):
-        batch = make_batch(family, task, 1)
-        try:
-            return fresh_policy(batch, settings, _SEED)
-        finally:
-            batch.close()
-    rollouts = TabularRollouts(family, task, 1)
-    rollouts.close()
-    return np.full((rollouts.num_states, rollouts.num_actions), 1.0 / rollouts.num_actions)
 
 
 def _uniform_costs(family: TaskFamily, task: Task, episodes: int) -> FloatArray:

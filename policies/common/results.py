@@ -1,34 +1,19 @@
-"""What goes into solving a task and what comes out, for tabular and neural policies alike."""
+"""What solving a task takes and returns, for every kind of policy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy import int64
 from numpy.typing import NDArray
 
+from policies.common.policy import Policy
 from policies.exact.solver import OptimalPolicy
-from policies.neural.policy_state import PolicyState
-from policies.tabular.crpo import Solution
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task
-
-Policy = FloatArray | PolicyState
-"""A policy: probabilities [S, A] where it is tabular, else all of a neural one."""
-
-
-def table_of(policy: Policy) -> FloatArray:
-    """The probabilities [S, A] of a tabular policy.
-
-    Raises:
-        TypeError: it is a neural one.
-    """
-    if isinstance(policy, PolicyState):
-        raise TypeError("a neural policy is no table of probabilities")
-    return policy
+from tasks.contract.task import Task, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +22,14 @@ class Start:
 
     initialization: Policy
     learning_rates: FloatArray
+
+    selection: ClassVar[Literal["only"]] = "only"
+    probe_episodes: ClassVar[None] = None
+
+    @property
+    def starts(self) -> tuple[Start, ...]:
+        """The start itself: the choice that a task has, as of :class:`Candidates`."""
+        return (self,)
 
 
 Selection = Literal["probe", "round_robin"]
@@ -64,9 +57,41 @@ Starts = Start | Candidates
 """What is broadcast to the workers."""
 
 
-def candidates_of(starts: Starts) -> tuple[Start, ...]:
-    """The starts that a task may be solved from."""
-    return starts.starts if isinstance(starts, Candidates) else (starts,)
+def require_rates(task: Task, start: Start) -> None:
+    """Check that ``start`` has a rate for the reward and one for each cost of ``task``.
+
+    Raises:
+        TaskError: it has another number of rates.
+    """
+    objectives = 1 + len(task.limits)
+    if start.learning_rates.shape != (objectives,):
+        raise TaskError(
+            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {objectives - 1} objectives"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a tabular solver did on one task in M iterations.
+
+    ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
+    the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
+    ``output`` is the index of the chosen iterate and ``feasible`` says whether any iterate kept every limit (within
+    its tolerance); where none did, the output is the iterate of smallest violation.
+    """
+
+    iterates: FloatArray
+    values: FloatArray
+    branches: NDArray[np.int64]
+    steps: FloatArray
+    log_normalizers: FloatArray
+    output: int
+    feasible: bool
+
+    @property
+    def logits(self) -> FloatArray:
+        """Logits [S, A] of pi_hat."""
+        return np.asarray(self.iterates[self.output])
 
 
 @dataclass(frozen=True, slots=True)

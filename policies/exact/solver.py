@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy import sparse
 from scipy.optimize import linprog
 from scipy.sparse.linalg import splu
@@ -54,11 +55,11 @@ class ExactModel:
 class Evaluation:
     """Exact evaluation of one policy. ``values`` [1+p]; ``state_values`` [1+p, S]; ``action_values`` [1+p, S, A]."""
 
-    values: FloatArray
-    state_values: FloatArray
-    action_values: FloatArray
+    values: Float[FloatArray, " objectives"]
+    state_values: Float[FloatArray, "objectives S"]
+    action_values: Float[FloatArray, "objectives S A"]
 
-    def advantages(self) -> FloatArray:
+    def advantages(self) -> Float[FloatArray, "objectives S A"]:
         """A_i(s,a) = Q_i(s,a) - V_i(s), shape [1+p, S, A]."""
         return self.action_values - self.state_values[..., None]
 
@@ -67,9 +68,9 @@ class Evaluation:
 class OptimalPolicy:
     """Solution of the occupancy linear programme: ``policy`` [S, A], ``occupancy`` [S] (nu*), ``values`` [1+p]."""
 
-    policy: FloatArray
-    occupancy: FloatArray
-    values: FloatArray
+    policy: Float[FloatArray, "S A"]
+    occupancy: Float[FloatArray, " S"]
+    values: Float[FloatArray, " objectives"]
 
 
 def policy_transitions(model: ExactModel, policy: FloatArray) -> Any:
@@ -93,7 +94,7 @@ def _bellman_matrix(model: ExactModel, policy: FloatArray) -> Any:
     return sparse.identity(states, format="csr") - model.tabular.discount * policy_transitions(model, policy)
 
 
-def evaluate(model: ExactModel, policy: FloatArray) -> Evaluation:
+def evaluate(model: ExactModel, policy: Float[FloatArray, "S A"]) -> Evaluation:
     """Exact J_i, V_i and Q_i of every objective: V = (I - gamma P^pi)^{-1} c^pi, Q = c + gamma P V."""
     states, actions = model.shape
     expected = np.einsum("sa,isa->si", policy, model.objectives)
@@ -103,14 +104,17 @@ def evaluate(model: ExactModel, policy: FloatArray) -> Evaluation:
     return Evaluation(state_values @ model.tabular.initial, state_values, action_values)
 
 
-def occupancy(model: ExactModel, policy: FloatArray) -> FloatArray:
+def occupancy(model: ExactModel, policy: Float[FloatArray, "S A"]) -> Float[FloatArray, " S"]:
     """Discounted state distribution nu = (1 - gamma) (I - gamma P^pi)^{-T} rho, shape [S]."""
     start = (1.0 - model.tabular.discount) * model.tabular.initial
     return _solve(_bellman_matrix(model, policy), start, transpose=True)
 
 
 def optimal_policy(
-    model: ExactModel, limits: FloatArray | None = None, objective: int = 0, least_reward: float | None = None
+    model: ExactModel,
+    limits: Float[FloatArray, " p"] | None = None,
+    objective: int = 0,
+    least_reward: float | None = None,
 ) -> OptimalPolicy:
     """Solve the occupancy linear programme with HiGHS (Altman 1999, ch. 3).
 
@@ -164,8 +168,8 @@ class CostRange:
     """Between what each limit can bind: ``least`` [p] reachable costs; ``unconstrained`` [p] costs of the cheapest
     reward-optimal policy (ties between reward-optimal policies are broken for each cost)."""
 
-    least: FloatArray
-    unconstrained: FloatArray
+    least: Float[FloatArray, " p"]
+    unconstrained: Float[FloatArray, " p"]
 
 
 def cost_range(model: ExactModel) -> CostRange:

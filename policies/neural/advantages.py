@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from policies.neural.networks import Array
+from policies.networks.mlp import Array
 from tasks.contract.tabular_model import FloatArray
 
 BoolArray = NDArray[np.bool_]
 
 
 def generalized_advantages(
-    signals: Array,
-    values: Array,
-    final_values: Array,
-    terminated: BoolArray,
-    truncated: BoolArray,
+    signals: Float[Array, "T n h"],
+    values: Float[Array, "T n h"],
+    final_values: Float[Array, "T n h"],
+    terminated: Bool[BoolArray, "T n"],
+    truncated: Bool[BoolArray, "T n"],
     discount: float,
-    trace: FloatArray,
-) -> Array:
+    trace: Float[FloatArray, " h"],
+) -> Float[Array, "T n h"]:
     """A_t = sum_l (gamma lambda)^l delta_{t+l} within each episode, [T, n, h] (Schulman et al. 2016, eq. 16).
 
     delta_t = c_t + gamma V(s_{t+1}) - V(s_t). Where an episode terminated, V(s_{t+1}) = 0; where it was truncated, or
@@ -45,7 +46,7 @@ def generalized_advantages(
     return advantages
 
 
-def episode_ages(ended: BoolArray) -> NDArray[np.int64]:
+def episode_ages(ended: Bool[BoolArray, "T n"]) -> Int[NDArray[np.int64], "T n"]:
     """How many steps each step [T, n] lies after the start of its episode; every copy starts one at time 0."""
     times = np.arange(len(ended))[:, None]
     starts = np.zeros(ended.shape, dtype=np.int64)
@@ -53,7 +54,9 @@ def episode_ages(ended: BoolArray) -> NDArray[np.int64]:
     return np.asarray(times - np.maximum.accumulate(starts, axis=0))
 
 
-def complete_returns(signals: Array, ended: BoolArray, discount: float) -> FloatArray:
+def complete_returns(
+    signals: Float[Array, "T n h"], ended: Bool[BoolArray, "T n"], discount: float
+) -> Float[FloatArray, "episodes h"]:
     """sum_k gamma^k c_k of every episode that ended within the batch, [E, h]; ``signals`` [T, n, h]."""
     ages = episode_ages(ended)
     copies = np.broadcast_to(np.arange(ended.shape[1]), ended.shape)
@@ -69,7 +72,9 @@ def complete_returns(signals: Array, ended: BoolArray, discount: float) -> Float
     return np.stack(sums, axis=1, dtype=np.float64)[finished]
 
 
-def life_table_returns(signals: Array, ended: BoolArray, discount: float, horizon: int) -> FloatArray:
+def life_table_returns(
+    signals: Float[Array, "T n h"], ended: Bool[BoolArray, "T n"], discount: float, horizon: int
+) -> Float[FloatArray, " h"]:
     """J_i = sum_{k < horizon} gamma^k E[c_i at age k], each expectation from every episode begun early enough, [h].
 
     An episode that began at time s shows its age k iff s + k < T, whatever happens in it, so nothing that is counted
@@ -91,7 +96,7 @@ def life_table_returns(signals: Array, ended: BoolArray, discount: float, horizo
     return np.array([np.bincount(ages, weights=column, minlength=length)[:length] @ factors for column in flat])
 
 
-def explained_variance(predicted: Array, targets: Array) -> FloatArray:
+def explained_variance(predicted: Float[Array, "N h"], targets: Float[Array, "N h"]) -> Float[FloatArray, " h"]:
     """1 - var(target - predicted) / var(target) per column [h]; 0 where the target does not vary."""
     difference: Any = (targets - predicted).astype(np.float64)
     spread = targets.astype(np.float64).var(axis=0)

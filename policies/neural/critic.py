@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.neural.adam import Adam
-from policies.neural.networks import Array, Network, linearize
+from policies.networks.adam import Adam
+from policies.networks.mlp import Array, Network, linearize
 from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters
 
 _LEAST_SCALE = 1e-6

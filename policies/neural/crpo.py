@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.common.branches import choose_output
 from policies.neural.policy_state import PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import NeuralSettings, NonFiniteError, Problem, UpdateReport, estimate_returns, improve
-from policies.tabular.crpo import choose_output
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import TaskError
 from tasks.stepping.batch import BatchEnvironment

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.neural.distributions import LOG_STD, distribution_of, extra_of
-from policies.neural.kronecker import kronecker_preconditioner
-from policies.neural.networks import Array, Linearization, Network, apply, linearize
+from policies.networks.distributions import LOG_STD, distribution_of, extra_of
+from policies.networks.kronecker import kronecker_preconditioner
+from policies.networks.mlp import Array, Linearization, Network, apply, linearize
 
 Cap = Literal["none", "trust_region", "satisfied_cost", "refused"]
 """What shortened a step: nothing, KL <= delta_max, a cost that had to stay satisfied; refused: no step was taken."""
@@ -79,13 +80,13 @@ class Samples:
     (shares of the state-action distribution; they sum to 1).
     """
 
-    inputs: Array
-    actions: NDArray[Any]
-    advantages: Array
-    weights: Array
+    inputs: Float[Array, "N d"]
+    actions: Shaped[NDArray[Any], "N ..."]
+    advantages: Float[Array, "N objectives"]
+    weights: Float[Array, " N"]
 
 
-def equal_weights(inputs: Array) -> Array:
+def equal_weights(inputs: Float[Array, "N d"]) -> Float[Array, " N"]:
     """1 / N for every row."""
     return np.full(len(inputs), 1.0 / len(inputs), dtype=inputs.dtype)
 
@@ -111,7 +112,9 @@ class StepReport:
     surrogate: Array
 
 
-def policy_gradient(network: Network, linear: Linearization, samples: Samples, column: int) -> Array:
+def policy_gradient(
+    network: Network, linear: Linearization, samples: Samples, column: int
+) -> Float[Array, " parameters"]:
     """g_i = E[A_i(s,a) grad log pi(a|s)], [num_parameters]; the factor 1 / (1 - gamma) is the caller's."""
     weights = samples.weights * samples.advantages[:, column]
     extra = extra_of(network, linear.vector)
@@ -119,7 +122,9 @@ def policy_gradient(network: Network, linear: Linearization, samples: Samples, c
     return _with_extras(network, linear.pullback(outputs), extras)
 
 
-def fisher_product(network: Network, linear: Linearization, weights: Array, direction: Array) -> Array:
+def fisher_product(
+    network: Network, linear: Linearization, weights: Float[Array, " N"], direction: Float[Array, " parameters"]
+) -> Float[Array, " parameters"]:
     """F v = E_s[ J' F_out J v ] for ``direction`` v [num_parameters]; exact, as F_out is the KL's Hessian too."""
     extra, moved_extra = extra_of(network, linear.vector), extra_of(network, direction)
     outputs, extras = distribution_of(network).fisher(
@@ -140,11 +145,11 @@ def _identity(vector: Array) -> Array:
 
 def conjugate_gradient(
     product: Callable[[Array], Array],
-    right: Array,
+    right: Float[Array, " parameters"],
     iterations: int,
     residual: float,
     precondition: Callable[[Array], Array] = _identity,
-) -> tuple[Array, int, float]:
+) -> tuple[Float[Array, " parameters"], int, float]:
     """Solve F x = ``right`` for a symmetric positive F, from x = 0 (Hestenes, Stiefel 1952; Saad 2003, algorithm 9.1).
 
     Returns x, the products used and the last |right - F x| / |right| (from the recurrence). Stops at ``residual``.
@@ -212,14 +217,14 @@ def natural_gradient_direction(
 
 def natural_gradient_step(
     network: Network,
-    vector: Array,
+    vector: Float[Array, " parameters"],
     samples: Samples,
     branch: int,
     rate: float,
     discount: float,
     settings: TrustRegionSettings,
     constraints: Constraints = Constraints((), ()),
-) -> tuple[Array, StepReport]:
+) -> tuple[Float[Array, " parameters"], StepReport]:
     """theta + rate / (1 - gamma) F^{-1} g_i, shortened where a cap asks for it; rate > 0 ascends, < 0 descends.
 
     With one-hot inputs and a linear network this is :func:`policies.exact.softmax.natural_gradient_step`. The

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from policies.neural.distributions import LOG_STD, extra_of
-from policies.neural.networks import Array, Network, apply, initialize, network_of
+from policies.networks.distributions import LOG_STD, extra_of
+from policies.networks.mlp import Array, Network, apply, initialize, network_of
 from tasks.contract.tabular_model import FloatArray
 
 _LEAST_VARIANCE = 1e-6
-_CLIP = 10.0
+CLIP = 10.0
+"""Normalised observations are clipped to +-CLIP."""
 TARGET_MEAN, TARGET_SCALE = "target_mean", "target_scale"
 
 
@@ -42,8 +43,8 @@ class ObservationStatistics:
         def normalize(observations: Array) -> Array:
             centred = observations - mean
             centred *= scale
-            np.maximum(centred, -_CLIP, out=centred)
-            return np.asarray(np.minimum(centred, _CLIP, out=centred))
+            np.maximum(centred, -CLIP, out=centred)
+            return np.asarray(np.minimum(centred, CLIP, out=centred))
 
         return normalize
 
@@ -210,3 +211,10 @@ def new_policy(
     return PolicyState(
         Parameters(actor, actor_vector), Parameters(critic, critic_vector), no_observations(observation_size)
     )
+
+
+def moved(parameters: Parameters, targets: Sequence[Array], step: float) -> Parameters:
+    """theta + eps * mean_t (theta_t - theta)."""
+    mean = np.mean(np.array(targets, np.float64), axis=0)
+    vector = parameters.vector + step * (mean - parameters.vector)
+    return Parameters(parameters.network, vector.astype(parameters.vector.dtype))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.neural.distributions import distribution_of, extra_of
-from policies.neural.networks import apply
+from policies.common.transition_sample import TransitionSample
+from policies.networks.distributions import distribution_of, extra_of
+from policies.networks.mlp import apply
 from policies.neural.policy_state import PolicyState
 from tasks.contract.task import TaskError
 from tasks.stepping.batch import BatchEnvironment, Float32Array
@@ -181,3 +182,38 @@ def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]
     if (half == 1.0).all() and (centre == 0.0).all():
         return lambda actions: np.clip(actions, low, high)
     return lambda actions: np.clip(centre + half * actions, low, high)
+
+
+def sample_of(data: NeuralTransitions, num_copies: int, iteration: int, first_episode: int) -> TransitionSample:
+    """The whole paths of the first ``num_copies`` copies, copy by copy; an own copy of the arrays.
+
+    A path ends with the batch: its last step is truncated where it ended no episode. ``log_probabilities`` are NaN
+    until they are computed.
+    """
+    steps = len(data.observations)
+    following = np.empty_like(data.observations[:, :num_copies])
+    following[:-1] = data.observations[1:, :num_copies]
+    kept = data.final_steps[:, 1] < num_copies
+    time, copy = data.final_steps[kept].T
+    following[time, copy] = data.final_observations[kept]
+    terminated, truncated = (part[:, :num_copies].T.copy() for part in (data.terminated, data.truncated))
+    truncated[:, -1] |= ~terminated[:, -1]
+    starts = np.ones((num_copies, steps), dtype=np.bool_)
+    starts[:, 1:] = (terminated | truncated)[:, :-1]
+    moment = np.broadcast_to(np.arange(steps), starts.shape)
+    begin = np.maximum.accumulate(np.where(starts, moment, 0), axis=1)
+
+    def flat(array: NDArray[Any]) -> NDArray[Any]:
+        return array.swapaxes(0, 1).reshape(num_copies * steps, *array.shape[2:]).copy()
+
+    return TransitionSample(
+        observations=flat(data.observations[:, :num_copies]),
+        actions=flat(data.actions[:, :num_copies]),
+        next_observations=flat(following),
+        terminated=terminated.ravel(),
+        truncated=truncated.ravel(),
+        iterations=np.full(num_copies * steps, iteration, np.int32),
+        episodes=(first_episode + np.cumsum(starts.ravel()) - 1).astype(np.int32),
+        ages=(moment - begin).ravel().astype(np.int32),
+        log_probabilities=np.full(num_copies * steps, np.nan),
+    )

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.common.results import Start, TaskResult
-from policies.common.transition_sample import TransitionSample, concatenate_samples, sample_of
+from policies.common.policy import Policy
+from policies.common.results import Start, TaskResult, require_rates
+from policies.common.transition_sample import TransitionSample, concatenate_samples
+from policies.networks.distributions import distribution_of
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
-from policies.neural.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations
-from policies.neural.rollouts import NeuralTransitions
+from policies.neural.rollouts import NeuralTransitions, sample_of
 from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -104,13 +105,8 @@ def solve_neural_task(
         TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
     """
     began = time.perf_counter()
-    limits, policy = np.array(task.limits), start.initialization
-    if not isinstance(policy, PolicyState):
-        raise TaskError(f"task {task.label}: neural_crpo needs a neural start, got a table of probabilities")
-    if start.learning_rates.shape != (1 + limits.size,):
-        raise TaskError(
-            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
-        )
+    limits, policy = np.array(task.limits), state_of(start.initialization, task.label)
+    require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
     shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
@@ -136,9 +132,13 @@ def solve_neural_task(
     finally:
         batch.close()
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
-    if not collect:
-        return result, None
-    return result, NeuralDataset(
+    return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
+
+
+def _dataset(
+    task: Task, start: Start, solution: NeuralSolution, collector: _Collector, discount: float, horizon: int
+) -> NeuralDataset:
+    return NeuralDataset(
         task_index=task.index,
         observations=np.concatenate(collector.observations),
         statistics=collector.statistics,
@@ -147,9 +147,20 @@ def solve_neural_task(
         branches=solution.branches,
         divergences=np.array([update.step.requested_kl for update in solution.updates], np.float64),
         sample=collector.sample(solution.iterates),
-        discount=family.discount,
+        discount=discount,
         horizon=horizon,
     )
+
+
+def state_of(policy: Policy, label: str) -> PolicyState:
+    """``policy``, which must be a network; ``label`` names the task in the error.
+
+    Raises:
+        TaskError: it is a table.
+    """
+    if not isinstance(policy, PolicyState):
+        raise TaskError(f"task {label}: neural_crpo needs a neural start, got a table of probabilities")
+    return policy
 
 
 def _paths(settings: NeuralSettings) -> NDArray[np.int64]:

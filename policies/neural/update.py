@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from policies.common.branches import REWARD_BRANCH, choose_branch, tolerance_of_each
+from policies.networks.mlp import Array
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.natural_gradient import (
@@ -21,10 +23,8 @@ from policies.neural.natural_gradient import (
     equal_weights,
     natural_gradient_step,
 )
-from policies.neural.networks import Array
 from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
 from policies.neural.rollouts import NeuralTransitions
-from policies.tabular.crpo import REWARD_BRANCH, choose_branch, tolerance_of_each
 from tasks.contract.tabular_model import FloatArray
 
 Tolerance = Annotated[float, Field(ge=0.0)]
@@ -87,6 +87,21 @@ class NeuralSettings(BaseModel):
             )
         return self
 
+    @property
+    def evaluation(self) -> Literal["sampled"]:
+        """Values of neural policies are estimates from rollouts."""
+        return "sampled"
+
+    @property
+    def final_batches(self) -> int:
+        """Batches that evaluate the last iterate."""
+        return int(self.evaluate_last)
+
+    @property
+    def steps_of_batch(self) -> int:
+        """Environment steps of one iteration."""
+        return self.steps_per_iteration
+
     def at(self, iteration: int) -> NeuralSettings:
         """The settings of one iteration: those of its trust region."""
         return self.model_copy(update={"trust_region": self.trust_region.at(iteration, self.num_iterations)})
@@ -117,7 +132,7 @@ class UpdateReport:
 
     ``values`` [1+p] are the estimates of J_i that chose the branch, ``num_episodes`` the complete ones among the data.
     ``predicted_variance`` [1+p] is the critic's explained variance on this batch before it was fitted to it (held-out
-    data of the newest policy), ``fitted_variance`` after.
+    data of the newest policy).
     """
 
     branch: int
@@ -125,7 +140,6 @@ class UpdateReport:
     num_episodes: int
     step: StepReport
     predicted_variance: FloatArray
-    fitted_variance: FloatArray
     update_seconds: float
     critic_seconds: float
 
@@ -184,32 +198,72 @@ def improve(
     values = estimate_returns(data, problem, settings)
     branch = choose_branch(values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
     fresh = policy.statistics.count == 0.0
-    if fresh:
-        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
-    if is_fresh(policy.critic):
-        policy = with_first_critic(policy, data, problem.discount, settings, rng)
-    trace = np.full(len(values), settings.cost_trace)
-    trace[0] = settings.reward_trace
-    estimates = estimate_advantages(policy, data, problem.discount, trace)
-    require_finite(values=values, advantages=estimates.advantages)
+    policy, estimates = prepare(policy, data, problem.discount, settings, rng)
+    require_finite(values=values)
     vector, step = _step(policy, data, estimates, values, branch, problem, settings)
     middle = time.perf_counter()
-    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
-    require_finite(actor=vector, critic=critic.vector)
-    statistics = policy.statistics
-    if settings.update_statistics and not fresh:
-        statistics = statistics.merged(data.flat(data.observations))
+    improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     report = UpdateReport(
         branch=branch,
         values=values,
         num_episodes=int(data.ended.sum()),
         step=step,
         predicted_variance=explained_variance(estimates.predicted, estimates.targets),
-        fitted_variance=explained_variance(critic_values(critic, estimates.inputs), estimates.targets),
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
     )
-    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics), report
+    return improved, report
+
+
+def prepare(
+    policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
+) -> tuple[PolicyState, Estimates]:
+    """The policy with statistics and a critic of its own, if it had none, and the advantages of every head.
+
+    Raises:
+        NonFiniteError: an advantage is not finite.
+    """
+    if policy.statistics.count == 0.0:
+        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+    if is_fresh(policy.critic):
+        policy = with_first_critic(policy, data, discount, settings, rng)
+    trace = np.full(policy.num_objectives, settings.cost_trace)
+    trace[0] = settings.reward_trace
+    estimates = estimate_advantages(policy, data, discount, trace)
+    require_finite(advantages=estimates.advantages)
+    return policy, estimates
+
+
+def learned_from(
+    policy: PolicyState,
+    vector: Array,
+    data: NeuralTransitions,
+    estimates: Estimates,
+    settings: NeuralSettings,
+    rng: np.random.Generator,
+    *,
+    merge_statistics: bool,
+) -> PolicyState:
+    """The policy after an update: the actor ``vector``, the critic fitted to the batch, the statistics merged with it.
+
+    Args:
+        policy: before the update.
+        vector: parameters of its actor after the step.
+        data: the batch.
+        estimates: of :func:`prepare`.
+        settings: of the critic and of the statistics.
+        rng: of the critic's minibatches.
+        merge_statistics: False where they come from this batch already.
+
+    Raises:
+        NonFiniteError: a parameter is not finite.
+    """
+    critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
+    require_finite(actor=vector, critic=critic.vector)
+    statistics = policy.statistics
+    if settings.update_statistics and merge_statistics:
+        statistics = statistics.merged(data.flat(data.observations))
+    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics)
 
 
 def is_fresh(critic: Parameters) -> bool:

@@ -1,79 +1,24 @@
-"""Solve one task from a given start and measure it: what a worker does, without knowing of workers."""
+"""Solve one task from a given start, or from the best of several, with whatever algorithm the settings name."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from policies.common.results import Candidates, Start, Starts, TaskResult
-from policies.exact.softmax import logits_of
-from policies.exact.solver import Evaluation, ExactModel, OptimalPolicy, evaluate, occupancy, optimal_policy
-from policies.neural.policy_state import PolicyState
-from policies.neural.solving import NeuralDataset, solve_neural_task
-from policies.neural.update import NeuralSettings
+from policies.common.results import Starts, TaskResult
+from policies.exact.solver import ExactModel, OptimalPolicy, optimal_policy
+from policies.solving.algorithms import Dataset, WithinTask, kind_of
 from policies.solving.probing import choose_start
-from policies.tabular.crpo import ExactEvaluator, Solution, WithinTaskSettings, solve
-from policies.tabular.empirical import TransitionCounts, evaluate_empirical
-from policies.tabular.rollouts import TabularRollouts, Transitions, concatenate
-from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task, TaskError, TaskFamily
-
-_CHOICE_STREAM = 7
-WithinTask = WithinTaskSettings | NeuralSettings
-"""How one task is solved: the ``within_task`` section, by its ``algorithm``."""
-NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled"
+from tasks.contract.task import Task, TaskFamily
 
 
 def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
     """The linear programme's optimum of ``task`` (pi*, nu*, J*), or None without an exact model."""
     model = family.model(task.parameters)
     return None if model is None else optimal_policy(ExactModel(model), np.array(task.limits))
-
-
-@dataclass(frozen=True, slots=True)
-class TaskDataset:
-    """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""
-
-    task_index: int
-    transitions: Transitions
-    policy: FloatArray
-    start: Start
-    solution: Solution
-    discount: float
-    horizon: int
-
-
-Dataset = TaskDataset | NeuralDataset
-
-
-@dataclass(slots=True)
-class _Collector:
-    """Evaluates iterates for CRPO while keeping every transition seen."""
-
-    rollouts: TabularRollouts
-    settings: WithinTaskSettings
-    exact: ExactModel | None
-    discount: float
-    on_iteration: Callable[[int], None]
-    counts: TransitionCounts
-    batches: list[Transitions]
-
-    def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
-        self.on_iteration(iteration)
-        self.batches.append(self.rollouts.collect(policy, iteration, self.settings.episodes_per_iteration))
-        if self.exact is None:
-            self.counts.add(self.batches[-1])
-        return self.evaluate_last(policy)
-
-    def evaluate_last(self, policy: FloatArray) -> Evaluation:
-        if self.exact is not None:
-            return evaluate(self.exact, policy)
-        return evaluate_empirical(self.counts.model(self.discount), policy)
 
 
 def solve_task(
@@ -85,120 +30,31 @@ def solve_task(
     collect: bool,
     on_iteration: Callable[[int], None] = lambda iteration: None,
 ) -> tuple[TaskResult, Dataset | None]:
-    """Solve ``task`` from ``start``, or the best of several, with the algorithm that ``settings`` are of.
+    """Solve ``task`` from ``start`` with the algorithm of ``settings``.
 
-    With ``collect`` also return the dataset for the meta-learner. ``on_iteration`` is told what is being worked on.
+    Args:
+        family: makes the environment.
+        task: what is solved.
+        start: one start, or several of which the task takes the best (:func:`policies.solving.probing.choose_start`).
+        settings: the ``within_task`` section.
+        collect: also return the dataset for the meta-learner.
+        on_iteration: called with the number of each iteration before it begins.
 
     Raises:
         TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
+        ValueError: no kind of policy has the algorithm of ``settings``.
     """
-    if isinstance(start, Candidates):
-        began = time.perf_counter()
-        index, steps = choose_start(family, task, start, settings)
-        spent = time.perf_counter() - began
-        result, dataset = solve_task(
-            family, task, start.starts[index], settings, collect=collect, on_iteration=on_iteration
-        )
-        return dataclasses.replace(
-            result,
-            start_index=index,
-            probe_steps=steps,
-            env_steps=result.env_steps + steps,
-            seconds=result.seconds + spent,
-        ), dataset
-    solver: Any = solve_neural_task if isinstance(settings, NeuralSettings) else solve_tabular_task
-    solved: tuple[TaskResult, Dataset | None] = solver(
-        family, task, start, settings, collect=collect, on_iteration=on_iteration
-    )
-    return solved
-
-
-def solve_tabular_task(
-    family: TaskFamily,
-    task: Task,
-    start: Start,
-    settings: WithinTaskSettings,
-    *,
-    collect: bool,
-    on_iteration: Callable[[int], None] = lambda iteration: None,
-) -> tuple[TaskResult, TaskDataset | None]:
-    """Solve ``task`` from ``start`` with a tabular policy; see :func:`solve_task`.
-
-    Raises:
-        TaskError: the environment breaks its contract, or exact evaluation is asked of a family without a model.
-    """
+    kind = kind_of(settings)
     began = time.perf_counter()
-    tabular = family.model(task.parameters)
-    exact = None if tabular is None else ExactModel(tabular)
-    if settings.evaluation == "exact" and exact is None:
-        raise TaskError(f"task {task.label}: {NO_MODEL}")
-    rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
-    initialization = _table(task, start)
-    if exact is not None:
-        _require_shape(task, exact.shape, initialization)
-    limits, logits = np.array(task.limits), logits_of(initialization)
-    if start.learning_rates.shape != (1 + limits.size,):
-        raise TaskError(
-            f"task {task.label}: {start.learning_rates.size} learning rates for 1 + {limits.size} objectives"
-        )
-    batches: list[Transitions] = []
-    if settings.evaluation == "exact" and not collect:
-        assert exact is not None
-        solution = solve(ExactEvaluator(exact), logits, start.learning_rates, limits, settings, family.discount, rng)
-    else:
-        rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
-        try:
-            _require_shape(task, (rollouts.num_states, rollouts.num_actions), initialization)
-            known = exact if settings.evaluation == "exact" else None
-            counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
-            collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
-            solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
-        finally:
-            rollouts.close()
-    result = _measure(task, exact, solution, settings, sum(map(len, batches)), time.perf_counter() - began)
-    if not collect:
-        return result, None
-    return result, TaskDataset(
-        task.index, concatenate(batches), np.exp(solution.logits), start, solution, family.discount, family.horizon
+    index, steps = choose_start(family, task, start, settings)
+    spent = time.perf_counter() - began
+    chosen = start.starts[index]
+    result, dataset = kind.solve(family, task, chosen, settings, collect=collect, on_iteration=on_iteration)
+    result = dataclasses.replace(
+        result,
+        start_index=index,
+        probe_steps=steps,
+        env_steps=result.env_steps + steps,
+        seconds=result.seconds + spent,
     )
-
-
-def _measure(
-    task: Task,
-    exact: ExactModel | None,
-    solution: Solution,
-    settings: WithinTaskSettings,
-    env_steps: int,
-    seconds: float,
-) -> TaskResult:
-    values = solution.values
-    if exact is not None and settings.evaluation == "sampled":
-        values = np.array([evaluate(exact, np.exp(logits)).values for logits in solution.iterates])
-    policy = np.exp(solution.logits)
-    return TaskResult(
-        task=task,
-        policy=policy,
-        values=values,
-        branches=solution.branches,
-        output=solution.output,
-        feasible=solution.feasible,
-        env_steps=env_steps,
-        seconds=seconds,
-        reference=None if exact is None else optimal_policy(exact, np.array(task.limits)),
-        occupancy=None if exact is None else occupancy(exact, policy),
-        solution=solution,
-    )
-
-
-def _table(task: Task, start: Start) -> FloatArray:
-    if isinstance(start.initialization, PolicyState):
-        raise TaskError(f"task {task.label}: crpo needs a table of probabilities as its start, got a neural policy")
-    return start.initialization
-
-
-def _require_shape(task: Task, shape: tuple[int, int], initialization: FloatArray) -> None:
-    if initialization.shape != shape:
-        raise TaskError(
-            f"task {task.label}: the environment has {shape[0]} states and {shape[1]} actions, "
-            f"the policy start was learned for {initialization.shape}"
-        )
+    return result, dataset

@@ -1,26 +1,28 @@
-"""CRPO: constraint-rectified policy optimisation of one task (Xu, Liang, Lan 2021, algorithm 1; THEORY section 2)."""
+"""CRPO: constraint-rectified policy optimisation of one task (Xu, Liang, Lan 2021, algorithm 1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.common.branches import REWARD_BRANCH, choose_branch, choose_output, tolerance_of_each
+from policies.common.results import Solution
 from policies.exact.softmax import log_normalizer, log_policy, natural_gradient_step
 from policies.exact.solver import Evaluation, ExactModel, evaluate
 from tasks.contract.tabular_model import FloatArray
-
-REWARD_BRANCH = 0
-"""A branch is the index of the objective that a step was taken on: 0 the reward, i >= 1 cost i."""
 
 
 class WithinTaskSettings(BaseModel):
     """How one task is solved: the ``within_task`` section of a run file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    final_batches: ClassVar[int] = 0
+    """Batches that evaluate the last iterate: none, the data of the earlier ones serve."""
+    steps_of_batch: ClassVar[int] = 0
+    """Environment steps of one iteration: 0, since episodes decide how many there are."""
 
     algorithm: Literal["crpo"] = "crpo"
     """The within-task algorithm."""
@@ -50,19 +52,6 @@ class WithinTaskSettings(BaseModel):
         return tolerance_of_each(self.tolerance, num_costs)
 
 
-def tolerance_of_each(tolerance: float | tuple[float, ...], num_costs: int) -> FloatArray:
-    """eta as an array [p], from one number for all costs or one per cost.
-
-    Raises:
-        ValueError: a tuple of another length.
-    """
-    if isinstance(tolerance, tuple):
-        if len(tolerance) != num_costs:
-            raise ValueError(f"within_task.tolerance: {len(tolerance)} numbers given for {num_costs} cost(s)")
-        return np.array(tolerance, dtype=np.float64)
-    return np.full(num_costs, tolerance)
-
-
 class Evaluator(Protocol):
     """Where the values of an iterate come from."""
 
@@ -87,30 +76,6 @@ class ExactEvaluator:
     def evaluate_last(self, policy: FloatArray) -> Evaluation:
         """Exact values."""
         return evaluate(self.model, policy)
-
-
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """What CRPO did on one task, M iterations of it.
-
-    ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
-    the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
-    ``output`` is the index of the chosen iterate and ``feasible`` says whether any iterate kept every limit (within
-    its tolerance); where none did, the output is the iterate of smallest violation.
-    """
-
-    iterates: FloatArray
-    values: FloatArray
-    branches: NDArray[np.int64]
-    steps: FloatArray
-    log_normalizers: FloatArray
-    output: int
-    feasible: bool
-
-    @property
-    def logits(self) -> FloatArray:
-        """Logits [S, A] of pi_hat."""
-        return np.asarray(self.iterates[self.output])
 
 
 def solve(
@@ -148,44 +113,3 @@ def solve(
     return Solution(
         np.array(iterates), all_values, all_branches, np.array(steps), np.array(normalizers), output, feasible
     )
-
-
-def relative_violations(values: FloatArray, limits: FloatArray) -> FloatArray:
-    """(J_i - d_i) / d_i of every cost (J_i - d_i where the limit is 0); ``values`` [..., 1+p] gives [..., p]."""
-    scale = np.where(limits > 0.0, limits, 1.0)
-    return np.asarray((values[..., 1:] - limits) / scale)
-
-
-def choose_branch(
-    values: FloatArray, limits: FloatArray, tolerance: FloatArray, rule: str, rng: np.random.Generator
-) -> int:
-    """The objective of the next step: 0 if J_i <= d_i + eta_i for every cost, else the index of a violated one."""
-    violated = np.flatnonzero(values[1:] > limits + tolerance)
-    if violated.size == 0:
-        return REWARD_BRANCH
-    if rule == "first":
-        return 1 + int(violated[0])
-    if rule == "random":
-        return 1 + int(rng.choice(violated))
-    return 1 + int(violated[np.argmax(relative_violations(values, limits)[violated])])
-
-
-def choose_output(
-    values: FloatArray,
-    branches: NDArray[np.int64],
-    limits: FloatArray,
-    tolerance: FloatArray,
-    rule: str,
-    rng: np.random.Generator,
-) -> tuple[int, bool]:
-    """Index of pi_hat among the iterates, and whether any candidate was feasible (see :func:`solve`)."""
-    feasible = np.flatnonzero((values[:, 1:] <= limits + tolerance).all(axis=1))
-    if rule == "uniform":
-        feasible = np.flatnonzero(branches == REWARD_BRANCH)
-    if feasible.size == 0:
-        return int(np.argmin(relative_violations(values, limits).max(axis=1))), False
-    if rule == "uniform":
-        return int(rng.choice(feasible)), True
-    if rule == "last":
-        return int(feasible[-1]), True
-    return int(feasible[np.argmax(values[feasible, 0])]), True

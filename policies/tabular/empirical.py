@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from policies.exact.solver import Evaluation, ExactModel, evaluate
-from policies.tabular.rollouts import Transitions
+from policies.tabular.transitions import Transitions
 from tasks.contract.tabular_model import FloatArray, TabularModel
 
 

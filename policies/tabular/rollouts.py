@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,52 +10,65 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.tabular.transitions import BoolArray, IndexArray, Transitions
 from tasks.contract import returned
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import Again, step_seconds, time_limit
-
-IndexArray = NDArray[np.int32]
-BoolArray = NDArray[np.bool_]
 
 
 class EnvironmentContractError(TaskError):
     """An environment that breaks its contract; the message names task, step and what would be right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transitions:
-    """N transitions in the order (iteration, episode, step).
+_Running = tuple[Any, int]
+"""An environment and the number of the episode that runs in it."""
 
-    ``states``, ``actions``, ``next_states``, ``episodes``, ``iterations`` [N]; ``reward`` [N]; ``costs`` [N, p];
-    ``terminated`` (the environment ended the episode) and ``truncated`` (the horizon did) [N].
-    """
+
+@dataclass(frozen=True, slots=True)
+class _Episodes:
+    """What E episodes of at most H steps show, [E, H, ...], as it comes in; ``lengths`` [E] of them is filled."""
 
     states: IndexArray
+    next_states: IndexArray
     actions: IndexArray
     reward: FloatArray
     costs: FloatArray
-    next_states: IndexArray
     terminated: BoolArray
-    truncated: BoolArray
-    episodes: IndexArray
-    iterations: IndexArray
+    uniforms: FloatArray
+    lengths: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return int(self.states.shape[0])
+    @staticmethod
+    def empty(num_episodes: int, horizon: int, num_costs: int) -> _Episodes:
+        """Room for the episodes, nothing filled in."""
+        shape = (num_episodes, horizon)
+        states, next_states, actions = (np.zeros(shape, dtype=np.int32) for _ in range(3))
+        return _Episodes(
+            states,
+            next_states,
+            actions,
+            reward=np.zeros(shape),
+            costs=np.zeros((*shape, num_costs)),
+            terminated=np.zeros(shape, dtype=np.bool_),
+            uniforms=np.empty(shape),
+            lengths=np.zeros(num_episodes, dtype=np.int64),
+        )
 
-    @property
-    def episode_starts(self) -> BoolArray:
-        """[N], true on the first transition of each episode."""
-        starts = np.ones(len(self), dtype=np.bool_)
-        starts[1:] = (np.diff(self.episodes) != 0) | (np.diff(self.iterations) != 0)
-        return starts
-
-
-def concatenate(parts: list[Transitions]) -> Transitions:
-    """Join batches in the given order."""
-    names = Transitions.__slots__
-    return Transitions(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def transitions(self, iteration: int) -> Transitions:
+        """The steps that were taken, episode after episode."""
+        time = np.arange(self.states.shape[1])
+        taken, last = time < self.lengths[:, None], time == self.lengths[:, None] - 1
+        return Transitions(
+            states=self.states[taken],
+            actions=self.actions[taken],
+            reward=self.reward[taken],
+            costs=self.costs[taken],
+            next_states=self.next_states[taken],
+            terminated=self.terminated[taken],
+            truncated=(last & ~self.terminated)[taken],
+            episodes=np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths),
+            iterations=np.full(int(self.lengths.sum()), iteration, dtype=np.int32),
+        )
 
 
 class TabularRollouts:
@@ -94,69 +108,69 @@ class TabularRollouts:
             return self._collect(policy, iteration, num_episodes, again)
 
     def _collect(self, policy: FloatArray, iteration: int, num_episodes: int, again: Again) -> Transitions:
-        horizon, costs = self._horizon, len(self._cost_names)
         cumulative = np.cumsum(policy, axis=1)[:, :-1]
-        states = np.zeros((num_episodes, horizon), dtype=np.int32)
-        next_states, actions = np.zeros_like(states), np.zeros_like(states)
-        reward, cost = np.zeros((num_episodes, horizon)), np.zeros((num_episodes, horizon, costs))
-        terminated = np.zeros((num_episodes, horizon), dtype=np.bool_)
-        lengths = np.zeros(num_episodes, dtype=np.int64)
-        uniforms = np.empty((num_episodes, horizon))
-        running: list[tuple[Any, int]] = []
+        seen = _Episodes.empty(num_episodes, self._horizon, len(self._cost_names))
+        running: list[_Running] = []
         waiting = iter(range(num_episodes))
         for env in self._envs:
             again()
-            self._begin(env, waiting, iteration, uniforms, states, running)
+            self._begin(env, waiting, iteration, seen, running)
         while running:
             again()
             episodes = np.array([episode for _, episode in running])
-            times = lengths[episodes]
-            here = states[episodes, times]
-            chosen = (uniforms[episodes, times, None] >= cumulative[here]).sum(axis=1)
-            actions[episodes, times] = chosen
-            still: list[tuple[Any, int]] = []
-            for (env, episode), time, action in zip(running, times.tolist(), chosen.tolist(), strict=True):
-                self._at = (iteration, episode, time, "step")
-                try:
-                    result = env.step(action)
-                except TaskError:
-                    raise
-                except Exception as error:
-                    raise self._raised(error) from error
-                observation, gain, ended, cut, info = returned.step_values(result, self._here)
-                observation = self._state_of(observation, "step", iteration, episode, time)
-                next_states[episode, time] = observation
-                reward[episode, time] = self._reward_of(gain, iteration, episode, time)
-                cost[episode, time] = self._costs_of(info, iteration, episode, time)
-                terminated[episode, time] = ended
-                lengths[episode] = time + 1
-                if ended or cut or time + 1 == horizon:
-                    self._begin(env, waiting, iteration, uniforms, states, still)
-                else:
-                    states[episode, time + 1] = observation
-                    still.append((env, episode))
-            running = still
-        self._check(reward, cost, iteration)
-        taken = np.arange(horizon) < lengths[:, None]
-        last = np.arange(horizon) == lengths[:, None] - 1
-        return Transitions(
-            states=states[taken],
-            actions=actions[taken],
-            reward=reward[taken],
-            costs=cost[taken],
-            next_states=next_states[taken],
-            terminated=terminated[taken],
-            truncated=(last & ~terminated)[taken],
-            episodes=np.repeat(np.arange(num_episodes, dtype=np.int32), lengths),
-            iterations=np.full(int(lengths.sum()), iteration, dtype=np.int32),
-        )
+            times = seen.lengths[episodes]
+            here = seen.states[episodes, times]
+            chosen = (seen.uniforms[episodes, times, None] >= cumulative[here]).sum(axis=1)
+            seen.actions[episodes, times] = chosen
+            running = self._step(running, times.tolist(), chosen.tolist(), iteration, waiting, seen)
+        self._check(seen.reward, seen.costs, iteration)
+        return seen.transitions(iteration)
+
+    def _step(
+        self,
+        running: list[_Running],
+        times: list[int],
+        actions: list[int],
+        iteration: int,
+        waiting: Iterator[int],
+        seen: _Episodes,
+    ) -> list[_Running]:
+        """Step every running copy once; returns what runs on, new episodes included."""
+        still: list[_Running] = []
+        for (env, episode), time, action in zip(running, times, actions, strict=True):
+            self._at = (iteration, episode, time, "step")
+            try:
+                result = env.step(action)
+            except TaskError:
+                raise
+            except Exception as error:
+                raise self._raised(error) from error
+            observation, gain, ended, cut, info = returned.step_values(result, self._here)
+            observation = self._state_of(observation, "step", iteration, episode, time)
+            seen.next_states[episode, time] = observation
+            seen.reward[episode, time] = self._reward_of(gain, iteration, episode, time)
+            seen.costs[episode, time] = self._costs_of(info, iteration, episode, time)
+            seen.terminated[episode, time] = ended
+            seen.lengths[episode] = time + 1
+            if ended or cut or time + 1 == self._horizon:
+                self._begin(env, waiting, iteration, seen, still)
+            else:
+                seen.states[episode, time + 1] = observation
+                still.append((env, episode))
+        return still
 
     def _raised(self, error: Exception) -> EnvironmentContractError:
         return EnvironmentContractError(f"{self._here()}: {self._at[3]} raised {type(error).__name__}: {error}")
 
     def _begin(
-        self, env: gymnasium.Env[Any, Any], waiting: Any, iteration: int, uniforms: Any, states: Any, running: Any
+        self,
+        env: gymnasium.Env[Any, Any],
+        waiting: Iterator[int],
+        iteration: int,
+        seen: _Episodes,
+        running: list[_Running],
     ) -> None:
+        """Reset ``env`` for the next waiting episode, if there is one, and let it run."""
         episode = next(waiting, None)
         if episode is None:
             return
@@ -171,8 +185,8 @@ class TabularRollouts:
         returned.space_stays(env.observation_space, self._spaces[0], self._here)
         returned.space_stays(env.action_space, self._spaces[1], self._here)
         observation = returned.first_observation(result, self._here)
-        uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
-        states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
+        seen.uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
+        seen.states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
         running.append((env, episode))
 
     def _state_of(self, observation: Any, call: str, iteration: int, episode: int, time: int) -> int:

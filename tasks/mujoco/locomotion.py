@@ -19,9 +19,11 @@ Limits are on the expected discounted cost of an episode from its start. docs/fa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as Sequence_
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tasks.contract.tabular_model import TabularModel
@@ -135,6 +137,22 @@ class Locomotion(BaseModel):
             label=label or self.robot,
         )
 
+    def mixed_batch(
+        self, parameters: Sequence_[Parameters], copies_of_each: int, label: str | None = None
+    ) -> MujocoBatch | None:
+        """Copies of several tasks in one batch; None for the variant body, whose tasks have models of their own."""
+        if self.variant == "body":
+            return None
+        return MujocoBatch(
+            self._robot,
+            compile_model(self._robot, None),
+            len(parameters) * copies_of_each,
+            objective=self._mixed_objective(parameters, copies_of_each),
+            num_costs=1,
+            horizon=self.horizon,
+            label=label or self.robot,
+        )
+
     def model(self, parameters: Parameters) -> TabularModel | None:
         """None: there is no exact model."""
         del parameters
@@ -158,6 +176,22 @@ class Locomotion(BaseModel):
     @property
     def _cost(self) -> CostKind:
         return "overspeed" if self.variant == "speed_limit" else self.body_cost
+
+    def _mixed_objective(self, parameters: Sequence_[Parameters], copies_of_each: int) -> Objective:
+        """The objective of every copy, computed for all copies at once."""
+
+        def repeated(values: list[Any]) -> Any:
+            return np.repeat(np.array(values, np.float64), copies_of_each, axis=0)
+
+        if self.variant == "velocity":
+            return objectives.target_speed(
+                repeated([float(one["target_speed"]) for one in parameters]), self._robot.healthy is not None
+            )
+        if self.variant == "direction":
+            weights = repeated([list(one["weights"]) for one in parameters])
+            return objectives.heading((weights[:, 0], weights[:, 1]))
+        limits = repeated([float(one["speed_limit"]) for one in parameters])
+        return objectives.own_reward_with_speed_limit(limits, both_axes=self.robot in ("ant", "humanoid"))
 
     def _objective(self, parameters: Parameters) -> Objective:
         if self.variant == "velocity":

@@ -16,6 +16,8 @@ from tasks.mujoco.robots import Robot
 from tasks.stepping.batch import FloatArray
 
 EFFORT_WEIGHT = 0.1
+Number = float | FloatArray
+"""One number for all copies, or one for each copy [n]."""
 
 
 def control_effort(actions: NDArray[np.float32]) -> FloatArray:
@@ -23,7 +25,7 @@ def control_effort(actions: NDArray[np.float32]) -> FloatArray:
     return np.asarray(EFFORT_WEIGHT * np.add.reduce(np.square(actions, dtype=np.float64), axis=-1))
 
 
-def overspeed(velocity: FloatArray, limit: float, both_axes: bool) -> FloatArray:
+def overspeed(velocity: FloatArray, limit: Number, both_axes: bool) -> FloatArray:
     """1 where the speed of ``velocity`` [n, 2] is above ``limit`` (m/s), else 0; [n].
 
     The speed is the velocity along x (as in Safety-Gymnasium) or, with ``both_axes``, the norm of the velocity.
@@ -32,7 +34,7 @@ def overspeed(velocity: FloatArray, limit: float, both_axes: bool) -> FloatArray
     return np.asarray(speed > limit, dtype=np.float64)
 
 
-def target_speed_reward(forward: FloatArray, survival: FloatArray, target: float) -> FloatArray:
+def target_speed_reward(forward: FloatArray, survival: FloatArray, target: Number) -> FloatArray:
     """-|v - v*| [n], plus (healthy reward + v*) on healthy steps of a robot whose episodes can end early.
 
     Without the bonus, a robot that can fall would earn most by falling at once. With it, standing still earns the
@@ -42,12 +44,12 @@ def target_speed_reward(forward: FloatArray, survival: FloatArray, target: float
     return np.asarray((survival > 0.0) * target + survival - distance)
 
 
-def heading_reward(velocity: FloatArray, survival: FloatArray, weights: tuple[float, float]) -> FloatArray:
+def heading_reward(velocity: FloatArray, survival: FloatArray, weights: tuple[Number, Number]) -> FloatArray:
     """w_x v_x + w_y v_y + healthy reward, [n]."""
     return np.asarray(weights[0] * velocity[:, 0] + weights[1] * velocity[:, 1] + survival)
 
 
-def target_speed(target: float, can_fall: bool) -> Objective:
+def target_speed(target: Number, can_fall: bool) -> Objective:
     """Variant ``velocity``: reward :func:`target_speed_reward`, cost :func:`control_effort`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:
@@ -58,7 +60,7 @@ def target_speed(target: float, can_fall: bool) -> Objective:
     return objective
 
 
-def heading(weights: tuple[float, float]) -> Objective:
+def heading(weights: tuple[Number, Number]) -> Objective:
     """Variant ``direction``: reward :func:`heading_reward`, cost :func:`control_effort`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:
@@ -76,7 +78,7 @@ def own_reward_with_effort() -> Objective:
     return objective
 
 
-def own_reward_with_speed_limit(limit: float, both_axes: bool) -> Objective:
+def own_reward_with_speed_limit(limit: Number, both_axes: bool) -> Objective:
     """Gymnasium's own reward, cost :func:`overspeed`."""
 
     def objective(values: StepValues) -> tuple[FloatArray, FloatArray]:

@@ -13,6 +13,7 @@ from benchmarks.paper.experiments import QUICK_SETTINGS, SETTINGS, configs, main
 from benchmarks.paper.paper_page import family_section, verdicts
 from benchmarks.paper.paper_theory import BoundBrokenError, bounds_section, noticed_by
 from distributed.jobs.comparison_cells import Comparison, methods_of
+from meta.methods.registry import grid_of
 from meta.training.evaluation_settings import GridPoint
 from tests.distributed.helpers import parsed, tiny
 
@@ -109,7 +110,7 @@ def test_the_run_files_are_fair() -> None:
     for config in configs(SETTINGS, "local", 1, quick=False):
         evaluation = config.evaluation
         methods = methods_of(config)
-        assert len({len(evaluation.grid(method)) for method in methods}) == 1
+        assert len({len(grid_of(evaluation, method)) for method in methods}) == 1
         assert evaluation.pretrain_iterations is None
         lake = config.family.name == "frozen_lake"
         assert len(methods) == (9 if lake else 8)

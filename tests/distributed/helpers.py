@@ -21,7 +21,7 @@ import yaml
 from distributed.cli.main import main
 from distributed.settings.run_file import RunConfig, parse_config
 from distributed.storage.run_directory import RunDirectory
-from meta.learning.kinds import State
+from meta.learning.online import State
 from meta.training.experiment import draw
 from meta.training.loop import Position, Tracker, TrainingPlan, train
 from meta.training.pool import Learner, LocalLearner, LocalPool, Pool

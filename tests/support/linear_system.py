@@ -23,6 +23,9 @@ class LinearPolicy:
     offset: float
     std: float
 
+    state_table = None
+    network = None
+
     @property
     def num_actions(self) -> int | None:
         """None: actions are continuous."""

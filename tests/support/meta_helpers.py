@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.common.results import Solution
 from policies.exact.drawing import draw_task
 from policies.exact.softmax import logits_of
 from policies.exact.solver import ExactModel, OptimalPolicy, optimal_policy
-from policies.tabular.crpo import ExactEvaluator, Solution, WithinTaskSettings, solve
-from policies.tabular.rollouts import Transitions, concatenate
+from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
+from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray, TabularModel
 from tasks.lakes.frozen_lake import FrozenLake
 from tests.support.problems import PROBLEMS, dense_transitions, interior_limits, random_cmdp, tabular, uniform_policy

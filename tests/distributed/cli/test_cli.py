@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import yaml
 
 from distributed.settings.console import Console
 from distributed.storage.run_directory import load_run_config
-from meta.training.evaluation_settings import Method
+from meta.methods.registry import METHODS
 from tasks.contract import rendering
 from tasks.lakes.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
@@ -346,7 +346,7 @@ def test_compare_runs_all_methods_for_every_seed(workplace: Path, capsys: pytest
     summary = summary_of(run)
     assert summary["schema_version"] == 1
     assert summary["seeds"] == [3, 4]
-    assert set(summary["test"]) == set(get_args(Method))
+    assert set(summary["test"]) == set(METHODS)
     cells = [json.loads((run / "seeds" / f"{seed}.json").read_text())["methods"] for seed in (3, 4)]
     assert cells[0]["meta_srl"]["meta_state_sha256"] == undisturbed_sha()
     assert cells[1]["meta_srl"]["meta_state_sha256"] == undisturbed_sha(seed=4)

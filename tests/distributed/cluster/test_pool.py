@@ -25,8 +25,8 @@ from meta.training.loop import Finished
 from meta.training.pool import Pending
 from meta.training.records import Row
 from policies.common.results import Start, TaskResult
-from policies.solving.solve_task import TaskDataset
 from policies.tabular.rollouts import EnvironmentContractError
+from policies.tabular.solving import TaskDataset
 from tasks.contract.task import TaskError
 from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until

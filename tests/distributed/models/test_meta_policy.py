@@ -20,7 +20,7 @@ from distributed.settings.run_file import ConfigurationError, FamilySettings
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from distributed.storage.inspection import inspect
 from meta.training.experiment import draw
-from policies.common.results import Candidates, Start, candidates_of
+from policies.common.results import Candidates, Start
 from policies.neural.policy_state import PolicyState, new_policy
 from policies.neural.rollouts import to_bounds
 from policies.solving.acting import act
@@ -48,7 +48,7 @@ def start_of(raw: Raw, seed: int = 1) -> MetaPolicy:
         drawn.test[0],
         {"test": {"random": {"learning_rates": [0.1] * (1 + drawn.num_costs)}}},
     )
-    (start,) = candidates_of(policy.starts)
+    (start,) = policy.starts.starts
     return dataclasses.replace(policy, starts=Start(_arbitrary(start.initialization, rng), start.learning_rates))
 
 
@@ -99,7 +99,7 @@ def test_a_start_is_read_back_bit_for_bit(tmp_path: Path, raw: Raw) -> None:
     found = load_meta_policy(tmp_path)
     assert (found.settings, found.spaces, found.cost_names) == (policy.settings, policy.spaces, policy.cost_names)
     assert found.random_rates == policy.random_rates
-    ours, theirs = candidates_of(policy.starts)[0], candidates_of(found.starts)[0]
+    ours, theirs = policy.starts.starts[0], found.starts.starts[0]
     np.testing.assert_array_equal(ours.learning_rates, theirs.learning_rates)
     if isinstance(ours.initialization, PolicyState):
         assert isinstance(theirs.initialization, PolicyState)
@@ -112,7 +112,7 @@ def test_a_start_is_read_back_bit_for_bit(tmp_path: Path, raw: Raw) -> None:
 
 def test_several_starts_stay_several(tmp_path: Path) -> None:
     policy = start_of(tiny())
-    one = candidates_of(policy.starts)[0]
+    one = policy.starts.starts[0]
     other = Start(np.asarray(one.initialization)[::-1].copy(), 2.0 * one.learning_rates)
     save_meta_policy(tmp_path, dataclasses.replace(policy, starts=Candidates((one, other), "round_robin", 5)))
     found = load_meta_policy(tmp_path)
@@ -220,7 +220,7 @@ def test_a_start_that_says_something_else_than_it_holds_is_refused(
 
 def test_rates_and_probabilities_must_be_such(tmp_path: Path) -> None:
     policy = start_of(tiny())
-    (start,) = candidates_of(policy.starts)
+    (start,) = policy.starts.starts
     table = np.asarray(start.initialization).copy()
     table[3] *= 1.5
     for wrong in (Start(table, start.learning_rates), Start(start.initialization, -start.learning_rates)):

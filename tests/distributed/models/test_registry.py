@@ -19,7 +19,7 @@ from distributed.settings.console import Console
 from distributed.settings.run_file import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.run_directory import RunDirectory, load_run_config
-from policies.common.results import Start, candidates_of
+from policies.common.results import Start
 from tests.distributed.helpers import Raw, command, exit_code, free_port, only_run, run_file, tiny
 from tests.distributed.models.test_meta_policy import load_model
 
@@ -78,8 +78,8 @@ def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, c
     assert "Learned on 8 tasks of `frozen_lake`" in version.description
     found = resolve(client, "models:/lakes@champion")
     assert (found.name, found.version) == ("lakes", "1")
-    ours = candidates_of(load_meta_policy(trained.run / STEM).starts)[0]
-    np.testing.assert_array_equal(candidates_of(found.policy.starts)[0].initialization, ours.initialization)
+    ours = load_meta_policy(trained.run / STEM).starts.starts[0]
+    np.testing.assert_array_equal(found.policy.starts.starts[0].initialization, ours.initialization)
     run = client.get_run(version.run_id)
     (output,) = run.outputs.model_outputs
     assert client.get_logged_model(output.model_id).artifact_location == version.source

@@ -9,7 +9,7 @@ from meta.estimators.closed_form import Corrections, estimate
 from meta.offline.dice_settings import DICESettings
 from policies.exact.solver import ExactModel, occupancy
 from policies.tabular.empirical import empirical_model
-from policies.tabular.rollouts import Transitions, concatenate
+from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray, TabularModel
 from tests.support.meta_helpers import empirical_occupancy, ending_cmdp, random_rows, sample, sample_mixture
 from tests.support.problems import random_cmdp, tabular

@@ -10,9 +10,10 @@ from meta.estimators.estimation import estimate_corrections
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings, LinearDICESettings
 from meta.offline.target_policy import NeuralTarget, TableTarget
-from policies.common.transition_sample import TransitionSample, tabular_sample
+from policies.common.transition_sample import TransitionSample
 from policies.exact.solver import ExactModel, occupancy
 from policies.neural.policy_state import new_policy
+from policies.tabular.transitions import tabular_sample
 from tasks.contract.tabular_model import FloatArray
 from tests.support.linear_system import HORIZON, LinearSystem
 from tests.support.meta_helpers import ending_cmdp, random_rows, sample_mixture

@@ -9,9 +9,9 @@ from meta.estimators.estimation import estimate_corrections
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings
 from meta.offline.target_policy import TableTarget
-from policies.common.transition_sample import TransitionSample, tabular_sample
+from policies.common.transition_sample import TransitionSample
 from policies.exact.solver import ExactModel, occupancy
-from policies.tabular.rollouts import Transitions
+from policies.tabular.transitions import Transitions, tabular_sample
 from tasks.contract.tabular_model import FloatArray
 from tests.support.meta_helpers import ending_cmdp, random_rows, sample
 from tests.support.problems import random_cmdp

@@ -10,10 +10,11 @@ from meta.estimators.estimation import estimate_corrections
 from meta.estimators.neural_dice import bestdice_loss, dualdice_loss, gendice_loss
 from meta.estimators.saddle_point import Objective, Values
 from meta.offline.diagnostics import EstimateError
-from meta.offline.dice_settings import DICESettings, Estimator, NeuralDICESettings
+from meta.offline.dice_settings import DICESettings, NeuralDICESettings
 from meta.offline.target_policy import NeuralTarget, TableTarget
-from policies.common.transition_sample import TransitionSample, tabular_sample
+from policies.common.transition_sample import TransitionSample
 from policies.neural.policy_state import new_policy
+from policies.tabular.transitions import tabular_sample
 from tasks.contract.tabular_model import FloatArray
 from tests.support.linear_system import HORIZON, LinearSystem
 from tests.support.meta_helpers import ending_cmdp, random_rows, sample_mixture
@@ -60,7 +61,7 @@ def distance(settings: DICESettings, *, ends: bool = False) -> float:
     ids=["solved", "trained", "gendice", "bestdice"],
 )
 def test_networks_come_near_the_closed_form(
-    estimator: Estimator, neural: NeuralDICESettings, bound: float, ends: bool
+    estimator: str, neural: NeuralDICESettings, bound: float, ends: bool
 ) -> None:
     assert distance(DICESettings(estimator=estimator, neural=neural), ends=ends) < bound
     assert distance(DICESettings(estimator="none"), ends=ends) > 0.5
@@ -74,7 +75,7 @@ def test_the_exponent_changes_nu_but_not_the_ratio() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["dualdice_neural", "gendice", "bestdice"])
-def test_the_same_seed_gives_the_same_bits(estimator: Estimator) -> None:
+def test_the_same_seed_gives_the_same_bits(estimator: str) -> None:
     rows, target = problem()
     settings = DICESettings(estimator=estimator, neural=NeuralDICESettings(steps=50))
     first, again, other = (
@@ -85,7 +86,7 @@ def test_the_same_seed_gives_the_same_bits(estimator: Estimator) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["gendice", "bestdice"])
-def test_ratios_are_positive_and_normalised(estimator: Estimator) -> None:
+def test_ratios_are_positive_and_normalised(estimator: str) -> None:
     rows, target = problem(ends=True)
     found = estimate_corrections(rows, TableTarget(target), DISCOUNT, 30, DICESettings(estimator=estimator), seed=0)
     assert (found.mass > 0.0).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meta.judging.promotion import Verdict, judge
-from meta.measuring.measures import Interval
+from meta.measuring.intervals import Interval
 from meta.training.pool import LocalPool
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from meta.judging.protocol import choose, describe, drawn_tasks, judge, point_scores, solve, tune
 from meta.judging.task_numbers import Numbers, bound_checks
-from meta.learning.tabular import MetaSettings
-from meta.methods.methods import with_point
+from meta.learning.settings import MetaSettings
+from meta.methods.meta_srl import with_point
+from meta.methods.registry import METHODS, grid_of
 from meta.offline.dice_settings import DICESettings
-from meta.training.evaluation_settings import EvaluationSettings, GridPoint, Method
+from meta.training.evaluation_settings import EvaluationSettings, GridPoint, MethodName
 from meta.training.experiment import Experiment
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
@@ -29,13 +29,13 @@ EXPERIMENT = Experiment(
 )
 
 
-def fitting(method: Method) -> GridPoint:
-    return EXPERIMENT.evaluation.grid(method)[-1]
+def fitting(method: MethodName) -> GridPoint:
+    return grid_of(EXPERIMENT.evaluation, method)[-1]
 
 
 @pytest.fixture(scope="module")
 def judged() -> dict[str, Numbers]:
-    return {method: judge(EXPERIMENT, method, fitting(method)) for method in get_args(Method)}
+    return {method: judge(EXPERIMENT, method, fitting(method)) for method in METHODS}
 
 
 def test_every_method_spends_the_same_iterations_on_the_same_held_out_tasks(judged: dict[str, Numbers]) -> None:
@@ -113,11 +113,11 @@ def test_the_point_of_least_score_is_chosen() -> None:
 
 
 def test_a_grid_point_changes_what_it_names() -> None:
-    meta = with_point(MetaSettings(), GridPoint(rate=0.5, step=0.25, forgetting=0.9), neural=True)
+    meta = with_point(MetaSettings(), GridPoint(rate=0.5, step=0.25, forgetting=0.9), "neural")
     assert (meta.neural.step_size, meta.neural.forgetting) == (0.25, 0.9)
     assert meta.learning_rates.initial == 0.5
     assert meta.initialization == MetaSettings().initialization
-    assert with_point(MetaSettings(), GridPoint(), neural=False) == MetaSettings()
+    assert with_point(MetaSettings(), GridPoint(), "initialization") == MetaSettings()
 
 
 def test_a_margin_is_kept_on_training_tasks_alone() -> None:

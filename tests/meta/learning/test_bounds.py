@@ -17,9 +17,10 @@ from meta.learning.bounds import (
     upper_bound,
     worst_case_curvature,
 )
+from policies.common.branches import REWARD_BRANCH
+from policies.common.results import Solution
 from policies.exact.softmax import kl_divergence
 from policies.exact.solver import evaluate, occupancy
-from policies.tabular.crpo import REWARD_BRANCH, Solution
 from tasks.contract.tabular_model import FloatArray
 from tests.support.meta_helpers import ExactTask, exact_tasks, random_rows, random_task, run_crpo
 from tests.support.problems import uniform_policy

@@ -11,15 +11,16 @@ import pytest
 
 from meta.learning.bounds import initialization_loss
 from meta.learning.groups import GroupedState, assign, is_whole, split, update_groups
-from meta.learning.kinds import STATES, first_state, step, step_alone
 from meta.learning.neural import NeuralContribution, neural_update
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, update
-from meta.learning.updates import (
+from meta.learning.online import STATES, first_state, step
+from meta.learning.settings import (
     GroupSettings,
     InitializationSettings,
     LearningRateSettings,
+    MetaSettings,
     NeuralInitializationSettings,
 )
+from meta.learning.tabular import Contribution, MetaState, update
 from meta.reporting.report import groups_json
 from policies.common.results import Candidates, Start
 from policies.neural.policy_state import no_observations
@@ -78,7 +79,7 @@ def first(chosen: MetaSettings) -> GroupedState:
 def after(chosen: MetaSettings, *rounds: list[Contribution], state: GroupedState | None = None) -> GroupedState:
     state = first(chosen) if state is None else state
     for batch in rounds:
-        state = update_groups(state, batch, chosen, ITERATIONS, step_alone)
+        state = update_groups(state, batch, chosen, ITERATIONS)
     return state
 
 

@@ -9,25 +9,22 @@ import pytest
 
 from meta.estimators.closed_form import estimate
 from meta.learning.bounds import initialization_loss, worst_case_curvature
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, contribution, initial_state, update
-from meta.learning.updates import (
-    InitializationSettings,
-    LearningRateSettings,
-    leader,
-    project_to_shrunk_simplex,
-    shrink,
-)
+from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
+from meta.learning.tabular import Contribution, MetaState, initial_state, update
+from meta.learning.tabular_contribution import contribution
+from meta.learning.updates import leader, project_to_shrunk_simplex, shrink
 from meta.offline.diagnostics import Diagnostics
-from meta.offline.dice_settings import DICESettings, Estimator
+from meta.offline.dice_settings import DICESettings
 from meta.training.loop import Finished, Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool
 from meta.training.records import Row, column
 from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, occupancy
-from policies.solving.solve_task import TaskDataset, solve_task
+from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
-from policies.tabular.rollouts import Transitions
+from policies.tabular.solving import TaskDataset
+from policies.tabular.transitions import Transitions
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import TabularModel
 from tasks.lakes.frozen_lake import FrozenLake
@@ -438,9 +435,7 @@ def solved() -> tuple[TabularModel, TaskDataset]:
 @pytest.mark.parametrize(
     ("estimator", "bound"), [("dualdice_tabular", 0.05), ("dualdice_linear", 0.05), ("importance", 0.15)]
 )
-def test_a_table_may_have_any_estimator(
-    estimator: Estimator, bound: float, solved: tuple[TabularModel, TaskDataset]
-) -> None:
+def test_a_table_may_have_any_estimator(estimator: str, bound: float, solved: tuple[TabularModel, TaskDataset]) -> None:
     """Their nu_hat is the exact occupancy up to noise; with plain weights it is far from it."""
     model, dataset = solved
     exact, live = occupancy(ExactModel(model), dataset.policy), ~model.absorbing
@@ -455,7 +450,7 @@ def test_a_table_may_have_any_estimator(
 
 
 @pytest.mark.parametrize("estimator", ["dualdice_tabular", "importance"])
-def test_an_empty_dataset_leaves_a_task_out(estimator: Estimator, solved: tuple[TabularModel, TaskDataset]) -> None:
+def test_an_empty_dataset_leaves_a_task_out(estimator: str, solved: tuple[TabularModel, TaskDataset]) -> None:
     dataset = solved[1]
     nothing = Transitions(*(getattr(dataset.transitions, name)[:0] for name in Transitions.__slots__))
     empty = dataclasses.replace(dataset, transitions=nothing)

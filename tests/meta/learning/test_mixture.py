@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from meta.learning.mixture import Experts, alike, average, heaviest, next_weights, step_size_grid
-from meta.learning.tabular import Contribution, MetaSettings, MetaState, initial_state, loss_of, update
-from meta.learning.updates import InitializationSettings, LearningRateSettings, project_to_shrunk_simplex, shrink
+from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
+from meta.learning.tabular import Contribution, MetaState, initial_state, loss_of, update
+from meta.learning.updates import project_to_shrunk_simplex, shrink
 from tasks.contract.tabular_model import FloatArray
 from tests.meta.learning.test_learner import SOUND, contributions
 

@@ -12,8 +12,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from meta.estimators.estimation import estimate_corrections
-from meta.learning.distillation import distill
-from meta.learning.kinds import contribute, first_state, step
+from meta.learning.distillation import Targets, distill, joined
 from meta.learning.neural import (
     NeuralContribution,
     NeuralMetaState,
@@ -23,10 +22,9 @@ from meta.learning.neural import (
     task_targets,
 )
 from meta.learning.neural_contribution import neural_contribution, systematic_draw
-from meta.learning.reservoir import Targets, joined
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import LearningRateSettings, NeuralInitializationSettings
-from meta.offline.dice_settings import DICESettings, Estimator
+from meta.learning.online import contribute, first_state, step
+from meta.learning.settings import LearningRateSettings, MetaSettings, NeuralInitializationSettings
+from meta.offline.dice_settings import DICESettings
 from meta.offline.target_policy import NeuralTarget
 from policies.common.results import Start
 from policies.common.transition_sample import TransitionSample
@@ -381,7 +379,7 @@ def path(seed: int = 0, num_episodes: int = 10) -> TransitionSample:
 
 
 @pytest.mark.parametrize("estimator", ["dualdice_linear", "importance"])
-def test_a_contribution_weighs_its_samples_by_their_corrections(estimator: Estimator) -> None:
+def test_a_contribution_weighs_its_samples_by_their_corrections(estimator: str) -> None:
     dice = DICESettings(estimator=estimator, max_flow_residual=2.0, min_effective_sample_size=1e-6)
     data = dataset((0.5, 0.1), (0, 1), (0.3, 0.02), path(num_episodes=40))
     assert data.sample is not None

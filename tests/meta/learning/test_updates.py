@@ -5,9 +5,8 @@ import pytest
 from scipy.optimize import minimize
 
 from meta.learning.bounds import initialization_loss, upper_bound
+from meta.learning.settings import InitializationSettings, LearningRateSettings
 from meta.learning.updates import (
-    InitializationSettings,
-    LearningRateSettings,
     initialization_gradient,
     leader,
     leading_rates,

@@ -9,23 +9,19 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from meta.learning.bounds import initialization_loss
-from meta.learning.tabular import MetaSettings, contribution
-from meta.measuring.measures import (
-    Interval,
-    failure_signature,
-    gap_bound,
-    inexactness,
-    interval,
-    measure,
-    ratio_interval,
-    similarity,
-)
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular_contribution import contribution
+from meta.measuring.intervals import Interval, failure_signature, interval, ratio_interval
+from meta.measuring.measures import gap_bound, inexactness, measure
+from meta.measuring.similarity import similarity
 from meta.offline.dice_settings import DICESettings
+from policies.common.branches import REWARD_BRANCH
 from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.solve_task import TaskDataset, solve_task
-from policies.tabular.crpo import REWARD_BRANCH, WithinTaskSettings
+from policies.solving.solve_task import solve_task
+from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from meta.learning.tabular import MetaSettings
+from meta.judging.held_out import compare_starts, hold_out
+from meta.judging.tuned_starts import starts_of, tuned_start
+from meta.learning.settings import MetaSettings
 from meta.learning.updates import shrink
-from meta.methods.baselines import Bench, fal_start, hold_out, make_starts, mean_score, simple_average_start
+from meta.methods.registry import METHODS
+from meta.methods.workbench import Workbench, mean_score
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
-from meta.training.experiment import Drawn, Experiment, compare_starts, draw, measure_similarity
+from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalLearner, LocalPool
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
@@ -36,53 +41,63 @@ def drawn(pool: LocalPool) -> Drawn:
 
 
 @pytest.fixture(scope="module")
-def bench(pool: LocalPool, drawn: Drawn) -> Bench:
-    return Bench(
-        pool,
-        LEARNER,
-        drawn.train,
-        EXPERIMENT.within,
-        EXPERIMENT.evaluation,
-        MetaSettings(),
-        drawn.fresh,
-        drawn.num_costs,
-    )
+def bench(pool: LocalPool, drawn: Drawn) -> Workbench:
+    return Workbench(pool, LEARNER, EXPERIMENT.dice, EXPERIMENT, drawn, drawn.train)
 
 
-def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Bench) -> None:
-    scores = {rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.fresh, rate))) for rate in (0.1, 1.0)}
+def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Workbench) -> None:
+    scores = {
+        rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(bench.drawn.fresh, rate))) for rate in (0.1, 1.0)
+    }
     assert scores[0.1] != scores[1.0]
     start = bench.random
     np.testing.assert_array_equal(start.initialization, 0.25)
     np.testing.assert_array_equal(start.learning_rates, min(scores, key=lambda rate: scores[rate]))
 
 
-def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Bench, drawn: Drawn) -> None:
+def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Workbench, drawn: Drawn) -> None:
     policies = [result.policy for result in bench.solve(drawn.train, bench.random)]
-    np.testing.assert_allclose(simple_average_start(bench, 4).initialization, shrink(np.mean(policies, axis=0), 0.01))
+    np.testing.assert_allclose(
+        tuned_start(METHODS["simple_average"], bench).initialization, shrink(np.mean(policies, axis=0), 0.01)
+    )
 
 
-def test_fal_follows_the_average_of_the_policies_so_far(bench: Bench, drawn: Drawn) -> None:
-    start = fal_start(bench, tasks_per_round=4)
+def test_fal_follows_the_average_of_the_policies_so_far(bench: Workbench, drawn: Drawn) -> None:
+    start = tuned_start(METHODS["fal"], bench)
     rate = float(start.learning_rates[0])
-    first = bench.solve(drawn.train[:4], bench.fixed(bench.fresh, rate))
+    first = bench.solve(drawn.train[:4], bench.fixed(bench.drawn.fresh, rate))
     average = shrink(np.mean([result.policy for result in first], axis=0), 0.01)
     second = bench.solve(drawn.train[4:], bench.fixed(average, rate))
     expected = np.mean([result.policy for result in [*first, *second]], axis=0)
     np.testing.assert_allclose(start.initialization, shrink(expected, 0.01))
 
 
-def test_oracle_starts_from_the_minimiser_of_the_task_similarity(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+def test_oracle_starts_from_the_minimiser_of_the_task_similarity(
+    pool: LocalPool, drawn: Drawn, bench: Workbench
+) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     assert similar is not None
-    meta_srl = Start(bench.fresh, np.ones(2))
-    starts = make_starts(("oracle", "meta_srl"), bench, 4, similar.comparator, lambda: meta_srl)
-    np.testing.assert_allclose(starts["oracle"].initialization, shrink(similar.comparator, 0.01))
+    meta_srl = Start(bench.drawn.fresh, np.ones(2))
+    starts = starts_of(("oracle", "meta_srl"), replace(bench, similar=similar), meta_srl)
+    (oracle,) = starts["oracle"].starts
+    np.testing.assert_allclose(oracle.initialization, shrink(similar.comparator, 0.01))
     assert starts["meta_srl"] is meta_srl
-    assert list(make_starts(("oracle", "random"), bench, 4, None, lambda: meta_srl)) == ["random"]
 
 
-def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+def test_the_oracle_is_left_out_where_there_is_no_model(bench: Workbench) -> None:
+    without = replace(
+        bench,
+        experiment=replace(
+            EXPERIMENT,
+            family=FamilySpec(
+                "tests.support.user_families:CourierFamily", 1, 8, {"with_model": False, "limit": [5.0, 5.0]}
+            ),
+        ),
+    )
+    assert list(starts_of(("oracle", "random"), without, bench.random)) == ["random"]
+
+
+def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, drawn: Drawn, bench: Workbench) -> None:
     similar = measure_similarity(pool, EXPERIMENT, drawn)
     methods = ("random", "pretrained", "simple_average", "fal", "meta_srl", "oracle")
     found = compare_starts(pool, LEARNER, EXPERIMENT, drawn, methods, bench.random, similar)
@@ -93,7 +108,7 @@ def test_every_method_is_judged_on_the_same_held_out_tasks(pool: LocalPool, draw
     assert found["oracle"].gap.mean < found["random"].gap.mean
 
 
-def test_held_out_numbers_are_means_over_the_tasks(pool: LocalPool, drawn: Drawn, bench: Bench) -> None:
+def test_held_out_numbers_are_means_over_the_tasks(pool: LocalPool, drawn: Drawn, bench: Workbench) -> None:
     held_out = hold_out(pool, drawn.test, bench.random, EXPERIMENT.within)
     results = bench.solve(drawn.test, bench.random)
     np.testing.assert_allclose(held_out.reward_curve, np.mean([result.values[:, 0] for result in results], axis=0))

@@ -7,14 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from meta.methods.gradient_baselines import (
-    PenaltyLearner,
-    mixture,
-    multitask_policy,
-    penalized_gradient,
-    reptile_step,
-    task_groups,
-)
+from meta.methods.maml_penalty import PenaltyLearner, penalized_gradient
+from meta.methods.multitask import mixture, multitask_policy, task_groups
+from meta.methods.reptile import reptile_step
 from policies.exact.softmax import log_policy, probabilities
 from policies.exact.solver import ExactModel, evaluate, occupancy
 from policies.tabular.crpo import WithinTaskSettings

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from meta.learning.neural import NeuralContribution, neural_update
-from meta.learning.tabular import Contribution, MetaSettings
-from meta.learning.updates import NeuralInitializationSettings
-from meta.methods.baselines import Bench, fal_start, mean_score, simple_average_start
-from meta.methods.neural_baselines import average_leader, average_policy, first_leader, follow_leader, neural_items
+from meta.judging.tuned_starts import tuned_start
+from meta.learning.neural import neural_update
+from meta.learning.settings import MetaSettings, NeuralInitializationSettings
+from meta.methods.fal import average_leader, first_leader, follow_leader
+from meta.methods.registry import METHODS
+from meta.methods.simple_average import average_policy
+from meta.methods.workbench import Workbench, mean_score
 from meta.offline.dice_settings import DICESettings
-from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.evaluation_settings import EvaluationSettings, GridPoint
+from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import LocalLearner, LocalPool
 from policies.exact.drawing import draw_task
 from policies.neural.crpo import fresh_policy
@@ -28,21 +32,16 @@ META = MetaSettings(neural=NeuralInitializationSettings(steps=20, minibatch=64))
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[Workbench]:
     spec = FamilySpec("tests.support.point_batch:PointFamily", 0, 8, {})
     pool, family = LocalPool(spec), spec.make()
     task = draw_task(family, spec.name, 0, "train", 0)
     batch = make_batch(family, task, 1)
-    yield Bench(
-        pool=pool,
-        learner=LocalLearner(META, DICESettings(), WITHIN.num_iterations),
-        tasks=pool.draw("train", range(8)),
-        within=WITHIN,
-        evaluation=EvaluationSettings(grid_tasks=4, rate_grid=(0.01, 0.1)),
-        meta=META,
-        fresh=fresh_policy(batch, WITHIN, 0),
-        num_costs=1,
-    )
+    evaluation = EvaluationSettings(grid_tasks=4, rate_grid=(0.01, 0.1))
+    experiment = Experiment(spec, 4, WITHIN, DICESettings(), META, evaluation)
+    drawn = Drawn(pool.draw("train", range(8)), (), fresh_policy(batch, WITHIN, 0), 1)
+    learner = LocalLearner(META, DICESettings(), WITHIN.num_iterations)
+    yield Workbench(pool, learner, DICESettings(), experiment, drawn, drawn.train)
     batch.close()
 
 
@@ -73,32 +72,29 @@ def test_following_the_leader_is_the_meta_update_with_every_task_alike_and_a_fix
     assert (settings.neural.method, settings.neural.forgetting) == ("ftl", 1.0)
 
 
-def test_tabular_tasks_have_no_network_to_average() -> None:
-    item: NeuralContribution | Contribution = contributions(1, 1)[0]
-    table = object.__new__(Contribution)
-    with pytest.raises(TypeError, match="tabular task"):
-        neural_items([item, table])
+def test_a_method_without_a_form_for_the_kind_of_policy_is_refused(bench: Workbench) -> None:
+    with pytest.raises(ValueError, match="oracle has no form for policies of the kind neural"):
+        METHODS["oracle"].learn(bench, GridPoint(rate=0.1))
 
 
-@pytest.mark.parametrize("make", [simple_average_start, fal_start])
-def test_averages_of_neural_policies_start_better_than_a_fresh_network(bench: Bench, make: object) -> None:
+@pytest.mark.parametrize("name", ["simple_average", "fal"])
+def test_averages_of_neural_policies_start_better_than_a_fresh_network(bench: Workbench, name: str) -> None:
     """At once, without any update: the mean score (less is better) of the first iterates on the training tasks."""
-    assert callable(make)
-    start = make(bench, 4)
+    start = tuned_start(METHODS[name], bench)
     assert isinstance(start.initialization, PolicyState)
-    assert start.learning_rates[0] in bench.evaluation.rate_grid
+    assert start.learning_rates[0] in bench.experiment.evaluation.rate_grid
     once = WITHIN.model_copy(update={"num_iterations": 1, "output": "last", "evaluate_last": False})
     rewards = {
         name: np.mean([result.values[0, 0] for result in bench.solve(bench.tasks, chosen, once)])
-        for name, chosen in (("average", start), ("fresh", bench.fixed(bench.fresh, 0.1)))
+        for name, chosen in (("average", start), ("fresh", bench.fixed(bench.drawn.fresh, 0.1)))
     }
     assert rewards["average"] > rewards["fresh"] + 0.5
 
 
-def test_the_rate_of_the_leader_is_chosen_on_the_later_half_of_the_grid_tasks(bench: Bench) -> None:
-    start = fal_start(bench, 2)
+def test_the_rate_of_the_leader_is_chosen_on_the_later_half_of_the_grid_tasks(bench: Workbench) -> None:
+    start = tuned_start(METHODS["fal"], replace(bench, experiment=replace(bench.experiment, tasks_per_round=2)))
     scores = {}
-    for rate in bench.evaluation.rate_grid:
+    for rate in bench.experiment.evaluation.rate_grid:
         state = first_leader(fresh_of(bench), META, rate)
         for begin in (0, 2):
             results, items = bench.estimate(bench.grid_tasks[begin : begin + 2], state.start)
@@ -107,6 +103,6 @@ def test_the_rate_of_the_leader_is_chosen_on_the_later_half_of_the_grid_tasks(be
     assert start.learning_rates[0] == min(scores, key=lambda rate: scores[rate])
 
 
-def fresh_of(bench: Bench) -> PolicyState:
-    assert isinstance(bench.fresh, PolicyState)
-    return bench.fresh
+def fresh_of(bench: Workbench) -> PolicyState:
+    assert isinstance(bench.drawn.fresh, PolicyState)
+    return bench.drawn.fresh

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
 
-from meta.learning.tabular import MetaSettings
-from meta.methods.neural_baselines import neural_items
-from meta.methods.neural_gradient_baselines import (
-    NeuralPenaltyLearner,
-    adapt,
-    as_start,
-    multitask_network,
-    penalized_policy_gradient,
-    reptile_policy,
-    side_by_side,
-)
+from meta.learning.neural import NeuralContribution
+from meta.learning.settings import MetaSettings
+from meta.methods.maml_penalty import NeuralPenaltyLearner, adapt, penalized_policy_gradient
+from meta.methods.multitask import multitask_network, side_by_side
+from meta.methods.reptile import reptile_policy
 from meta.offline.dice_settings import DICESettings
 from meta.training.pool import LocalLearner, LocalPool
+from policies.common.branches import tolerance_of_each
+from policies.common.results import Start
 from policies.neural.crpo import fresh_policy, iterate_neural
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
 from policies.neural.update import NeuralSettings, Problem, estimate_advantages
-from policies.tabular.crpo import tolerance_of_each
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 from tasks.stepping.batch import make_batch
@@ -38,6 +35,10 @@ def tasks() -> list[Task]:
     return LocalPool(SPEC).draw("train", range(4))
 
 
+def as_start(policy: PolicyState, rate: float) -> Start:
+    return Start(policy, np.full(policy.num_objectives, rate))
+
+
 def fresh(task: Task) -> PolicyState:
     batch = make_batch(FAMILY, task, 1)
     try:
@@ -50,7 +51,7 @@ def test_reptile_with_one_task_and_a_whole_step_acts_as_that_tasks_policy(tasks:
     pool, start = LocalPool(SPEC), fresh(tasks[0])
     learner = LocalLearner(MetaSettings(), DICESettings(estimator="none"), 3)
     (solved,) = pool.solve(tasks[:1], as_start(start, 0.1), WITHIN, collect=True)
-    items = neural_items([learner.estimate(solved.dataset, "task").result()])
+    items = [cast("NeuralContribution", learner.estimate(solved.dataset, "task").result())]
     found = reptile_policy(start, items, 1.0)
     rows = items[0].observations
     for mine, others in zip(found.act(rows), items[0].policy.act(rows), strict=True):

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.learning.tabular import MetaSettings, MetaState
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import MetaState
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Drawn, Experiment, draw

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from meta.learning.bounds import initialization_loss
-from meta.learning.tabular import Contribution, MetaSettings
+from meta.learning.settings import MetaSettings
+from meta.learning.tabular import Contribution
 from meta.offline.dice_settings import DICESettings
 from meta.training.disturbance import Disturbance, DisturbedLearner, disturbed
 from meta.training.pool import LocalLearner, LocalPool
 from policies.common.results import Start
-from policies.solving.solve_task import TaskDataset
 from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from policies.networks.mlp import Array, linearize
 from policies.neural.advantages import explained_variance
 from policies.neural.critic import CriticSettings, fit_critic, solve_last_layer
-from policies.neural.networks import Array, linearize
 from policies.neural.policy_state import Parameters, critic_values, new_policy
 
 

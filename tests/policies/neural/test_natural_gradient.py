@@ -10,8 +10,9 @@ import torch
 from policies.exact.softmax import log_policy
 from policies.exact.softmax import natural_gradient_step as tabular_step
 from policies.exact.solver import ExactModel, evaluate, occupancy
-from policies.neural.distributions import distribution_of, extra_of
-from policies.neural.kronecker import kronecker_preconditioner
+from policies.networks.distributions import distribution_of, extra_of
+from policies.networks.kronecker import kronecker_preconditioner
+from policies.networks.mlp import Array, Network, initialize, linearize
 from policies.neural.natural_gradient import (
     Constraints,
     Samples,
@@ -23,8 +24,7 @@ from policies.neural.natural_gradient import (
     natural_gradient_step,
     policy_gradient,
 )
-from policies.neural.networks import Array, Network, initialize, linearize
-from tests.policies.neural.test_networks import torch_network
+from tests.policies.networks.test_networks import torch_network
 from tests.support.problems import random_cmdp
 
 ACTORS = {

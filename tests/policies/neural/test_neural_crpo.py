@@ -8,9 +8,9 @@ import numpy as np
 import pydantic
 import pytest
 
+from policies.networks.mlp import Array
 from policies.neural.crpo import NeuralSolution, fresh_policy, iterate_neural, solve_neural
 from policies.neural.natural_gradient import TrustRegionSettings
-from policies.neural.networks import Array
 from policies.neural.policy_state import ObservationStatistics, Parameters
 from policies.neural.rollouts import NeuralTransitions
 from policies.neural.update import NeuralSettings, Problem, estimate_returns, room_of_satisfied

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.neural.networks import Array
+from policies.networks.mlp import Array
 from policies.neural.policy_state import ObservationStatistics, PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from tasks.contract.task import TaskError

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from policies.common.results import Start, TaskResult, table_of
+from policies.common.policy import table_of
+from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
+from policies.networks.distributions import distribution_of
 from policies.neural.crpo import fresh_policy
-from policies.neural.distributions import distribution_of
 from policies.neural.solving import NeuralDataset
 from policies.neural.update import NeuralSettings
 from policies.solving.solve_task import solve_task

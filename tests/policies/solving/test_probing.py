@@ -166,5 +166,5 @@ def test_neural_starts_are_probed_and_the_better_one_is_taken() -> None:
 def test_starts_of_the_wrong_kind_are_refused_by_name() -> None:
     family, task, settings = neural()
     table = good_and_bad()[1]
-    with pytest.raises(TaskError, match=r"points/train/0: neural_crpo needs neural starts"):
+    with pytest.raises(TaskError, match=r"points/train/0: neural_crpo needs a neural start, got a table"):
         choose_start(family, task, candidates(table, table), settings)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies.common.results import Start
+from policies.common.results import Solution, Start
 from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, evaluate, occupancy, optimal_policy
 from policies.solving.solve_task import reference_solution, solve_task
-from policies.tabular.crpo import Solution, WithinTaskSettings
+from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.rollouts import EnvironmentContractError
 from tasks.contract.task import TaskError
 from tasks.lakes.frozen_lake import FrozenLake

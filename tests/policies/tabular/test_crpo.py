@@ -8,18 +8,11 @@ import numpy as np
 import pydantic
 import pytest
 
+from policies.common.branches import REWARD_BRANCH, choose_branch, choose_output, relative_violations
+from policies.common.results import Solution
 from policies.exact.softmax import kl_divergence, log_policy
 from policies.exact.solver import Evaluation, ExactModel, evaluate, optimal_policy
-from policies.tabular.crpo import (
-    REWARD_BRANCH,
-    ExactEvaluator,
-    Solution,
-    WithinTaskSettings,
-    choose_branch,
-    choose_output,
-    relative_violations,
-    solve,
-)
+from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
 from tasks.contract.tabular_model import FloatArray
 from tests.support.problems import PROBLEMS, Problem, interior_limits, random_cmdp, uniform_policy
 

@@ -5,7 +5,7 @@ import pytest
 
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.empirical import TransitionCounts, empirical_model, evaluate_empirical
-from policies.tabular.rollouts import Transitions, concatenate
+from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray, TabularModel
 from tests.support.problems import dense_transitions, random_cmdp, random_policy, tabular
 

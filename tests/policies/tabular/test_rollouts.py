@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from policies.exact.solver import ExactModel, evaluate, occupancy
-from policies.tabular.rollouts import (
-    EnvironmentContractError,
-    TabularRollouts,
-    Transitions,
-    concatenate,
-    discrete_shape,
-)
+from policies.tabular.rollouts import EnvironmentContractError, TabularRollouts, discrete_shape
+from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.lakes.frozen_lake import FrozenLake

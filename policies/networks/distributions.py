@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from policies.neural.networks import Array, Network
+from policies.networks.mlp import Array, Network
 
 LOG_STD = "log_std"
 """Name of the Gaussian's extra parameters; a network that has them is a Gaussian actor."""

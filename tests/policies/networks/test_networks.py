@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.neural.networks import Array, Network, apply, initialize, linearize, network_of
+from policies.networks.mlp import Array, Network, apply, initialize, linearize, network_of
 
 NETWORK = Network((5, 7, 6, 3), (("log_std", 3),))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.neural.networks import Array
+from policies.networks.mlp import Array
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from meta.learning.distillation import Reservoir, Targets, joined, offer
 from meta.learning.neural import NeuralMetaState, initial_neural_state, neural_update
-from meta.learning.reservoir import Reservoir, Targets, joined, offer
-from meta.learning.tabular import MetaSettings
-from meta.learning.updates import NeuralInitializationSettings
+from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from tasks.contract.tabular_model import FloatArray
 from tests.meta.learning.test_neural_learner import contributions, fresh
 

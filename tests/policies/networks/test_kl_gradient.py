@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from policies.neural.distributions import Categorical, DiagonalGaussian, Distribution
-from policies.neural.networks import Array
+from policies.networks.distributions import Categorical, DiagonalGaussian, Distribution
+from policies.networks.mlp import Array
 
 ROWS, SIZE, WIDTH = 7, 3, 1e-6
 Case = tuple[Distribution, Array, Array, Array, Array, Array]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from policies.neural.distributions import LOG_STD, distribution_of, extra_of
-from policies.neural.networks import Array, Linearization
+from policies.networks.distributions import LOG_STD, distribution_of, extra_of
+from policies.networks.mlp import Array, Linearization
 
 _SEED = 0
 """The factors are estimated with these fixed random actions; a solution only depends on them through its residual."""

@@ -1,0 +1,94 @@
+"""Starts on held-out tasks: solve them, and summarise what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from meta.judging.tuned_starts import starts_of
+from meta.measuring.intervals import Interval, interval
+from meta.measuring.measures import measure
+from meta.measuring.similarity import Similarity
+from meta.methods.workbench import Workbench
+from meta.training.evaluation_settings import MethodName
+from meta.training.experiment import Drawn, Experiment
+from meta.training.pool import Learner, Pool
+from policies.common.results import Starts
+from policies.solving.algorithms import WithinTask
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A start on held-out tasks. Intervals are over tasks; curves [M+1] and [M+1, p] are means over tasks.
+
+    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
+    is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
+    ``learning_rates`` are those of every start that tasks could choose from, ``starts_used`` how many tasks chose each,
+    and ``env_steps`` the mean of a task, choosing included.
+    """
+
+    gap: Interval
+    reward: Interval
+    violation: Interval
+    violation_during: Interval
+    learning_rates: tuple[tuple[float, ...], ...]
+    reward_curve: FloatArray
+    cost_curve: FloatArray
+    episodic_curve: FloatArray | None
+    score: float
+    env_steps: float
+    starts_used: tuple[int, ...]
+
+
+def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
+    """Solve held-out ``tasks`` from ``start`` and summarise."""
+    results = sorted(
+        (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
+    )
+    measures = [measure(result) for result in results]
+    values = np.mean([result.values for result in results], axis=0)
+    episodic = [result.episodic for result in results]
+    return HeldOut(
+        gap=interval([item.gap for item in measures]),
+        reward=interval([float(result.values[result.output, 0]) for result in results]),
+        violation=interval([float(item.violation.mean()) for item in measures]),
+        violation_during=interval([float(item.violation_during.mean()) for item in measures]),
+        learning_rates=tuple(tuple(map(float, one.learning_rates)) for one in start.starts),
+        reward_curve=values[:, 0],
+        cost_curve=values[:, 1:],
+        episodic_curve=None if any(curve is None for curve in episodic) else np.mean(np.array(episodic), axis=0),
+        score=float(np.mean([item.score for item in measures])),
+        env_steps=float(np.mean([result.env_steps for result in results])),
+        starts_used=tuple(
+            np.bincount([result.start_index for result in results], minlength=len(start.starts)).tolist()
+        ),
+    )
+
+
+def compare_starts(
+    pool: Pool,
+    learner: Learner,
+    experiment: Experiment,
+    drawn: Drawn,
+    methods: Sequence[MethodName],
+    meta_srl: Starts,
+    similar: Similarity | None,
+) -> dict[MethodName, HeldOut]:
+    """Make the start of each method and try it on the held-out tasks.
+
+    Args:
+        pool: solves tasks.
+        learner: estimates, for the methods that average policies.
+        experiment: the settings.
+        drawn: training and held-out tasks.
+        methods: names in the registry; one that needs an exact model is left out where there is none.
+        meta_srl: the start that this run has learned.
+        similar: D*^2 and its comparator; None without an exact model.
+    """
+    bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.train, similar=similar)
+    starts = starts_of(methods, bench, meta_srl)
+    return {name: hold_out(pool, drawn.test, start, experiment.held_out_within) for name, start in starts.items()}

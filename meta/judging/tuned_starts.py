@@ -1,0 +1,49 @@
+"""The starts that a training run compares: each method's with a rate chosen on the run's own training tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from meta.methods.registry import METHODS, OURS
+from meta.methods.workbench import Method, Workbench, mean_score
+from meta.training.evaluation_settings import GridPoint, MethodName
+from policies.common.results import Start, Starts
+
+
+def starts_of(methods: Sequence[MethodName], bench: Workbench, meta_srl: Starts) -> dict[MethodName, Starts]:
+    """The start of every method; ``meta_srl`` is the run's own.
+
+    A method that needs an exact model is left out where there is none.
+    """
+    starts: dict[MethodName, Starts] = {}
+    for name in methods:
+        method = METHODS[name]
+        if name == OURS:
+            starts[name] = meta_srl
+        elif not method.needs_model or bench.task_similarity is not None:
+            starts[name] = tuned_start(method, bench)
+    return starts
+
+
+def tuned_start(method: Method, bench: Workbench) -> Start:
+    """The start that ``method`` learns from all training tasks.
+
+    It learns at the rate that is best for the fresh policy, and its start then gets the grid's best rate; a method with
+    an ``own_rate`` gets the rate of least mean score in the later half of its own run over the grid tasks.
+    """
+    if method.own_rate:
+        grid, half = bench.experiment.evaluation.rate_grid, len(bench.grid_tasks) // 2
+        small = replace(bench, tasks=bench.grid_tasks)
+        scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
+        (start,) = method.learn(bench, _point(method, grid[int(np.argmin(scores))])).start.starts
+        return start
+    point = _point(method, float(bench.random.learning_rates[0]))
+    (start,) = method.learn(bench, point).start.starts
+    return bench.best_rate(start.initialization)
+
+
+def _point(method: Method, rate: float) -> GridPoint:
+    return GridPoint(rate=rate, **method.defaults)

@@ -1,0 +1,151 @@
+"""How a start is learned: the ``meta`` section of a run file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from policies.common.results import Selection
+from tasks.contract.tabular_model import FloatArray
+
+Schedule = Literal["static", "dynamic"]
+MixedSchedule = Literal["static", "dynamic", "mixture"]
+Curvature = Literal["measured", "measured_shared", "worst_case"]
+Part = Literal["actor", "critic", "statistics"]
+PARTS: tuple[Part, ...] = get_args(Part)
+Rate = Annotated[float, Field(gt=0.0)]
+
+
+class InitializationSettings(BaseModel):
+    """How phi is learned: the ``meta.initialization`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Literal["ftl", "ogd", "fal", "fixed"] = "ftl"
+    """ftl: occupancy-weighted average of the policies; ogd: online gradient descent; fal: plain average; fixed."""
+    step_size: float = Field(default=3.0, gt=0.0)
+    """beta of ogd."""
+    schedule: MixedSchedule = "static"
+    """Of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic constant, for a drifting one; or a mixture."""
+    num_experts: int = Field(default=7, ge=2)
+    """Step sizes that `mixture` mixes by exponential weights: beta times powers of 2, beta in the middle."""
+    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
+    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on what ftl and fal remember, once a round; 1 remembers every task alike."""
+    shrinkage: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """rho_min: every action keeps at least the probability rho_min / |A|."""
+    prior_weight: float = Field(default=1e-3, gt=0.0)
+    """Weight of the uniform policy in the average of ftl, in units of one task's occupancy."""
+
+
+class NeuralInitializationSettings(BaseModel):
+    """How phi is learned where policies are neural: the ``meta.neural`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Literal["ogd", "ftl", "fixed"] = "ogd"
+    """ogd: Adam steps on the newest round's tasks; ftl: on a sample of all tasks; fixed: the fresh policy stays."""
+    reservoir: int = Field(default=20_000, gt=0)
+    """Observations that ftl remembers of all tasks, whatever their number."""
+    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the weight of what ftl remembers, once a round; 1 remembers every task alike."""
+    steps: int = Field(default=40, gt=0)
+    """Adam steps of a round."""
+    step_size: float = Field(default=1e-3, gt=0.0)
+    """Adam's step size, beta."""
+    minibatch: int = Field(default=512, gt=0)
+    """Observations of one Adam step, of all tasks of the round."""
+    schedule: MixedSchedule = "dynamic"
+    """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one; or a mixture."""
+    num_experts: int = Field(default=5, ge=2)
+    """Step sizes that `mixture` tries side by side, beta times powers of 2; the one of least loss is used."""
+    switching: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
+    learned: tuple[Part, ...] = PARTS
+    """What of the start is learned; the rest of a task's start stays fresh. For ablations."""
+    critic_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """How far the critic's start moves towards the mean critic of a round's tasks."""
+
+
+class LearningRateSettings(BaseModel):
+    """How alpha is learned: the ``meta.learning_rates`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    method: Literal["ftl", "ogd", "fixed"] = "ftl"
+    """ftl: minimiser of the summed bounds; ogd: gradient steps on log alpha; fixed."""
+    initial: Rate | tuple[Rate, ...] = 1.0
+    """alpha before the first task: one number, or one for the reward and one per cost."""
+    minimum: float = Field(default=1e-4, gt=0.0)
+    """a_min, the least rate."""
+    maximum: float = Field(default=1e3, gt=0.0)
+    """a_max, the largest rate."""
+    step_size: float = Field(default=0.5, gt=0.0)
+    """Step size of ogd on log alpha."""
+    schedule: Schedule = "dynamic"
+    """Step sizes of ogd: static divides by sqrt(t); dynamic is constant."""
+    forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the sums of ftl, once a round; 1 remembers every task alike."""
+    regularizer: float = Field(default=1e-6, gt=0.0)
+    """eps, added to both sums of ftl."""
+    curvature: Curvature = "measured"
+    """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> LearningRateSettings:
+        if self.minimum >= self.maximum:
+            raise ValueError(f"minimum {self.minimum} must be less than maximum {self.maximum}")
+        rates = self.initial if isinstance(self.initial, tuple) else (self.initial,)
+        if not all(self.minimum <= rate <= self.maximum for rate in rates):
+            raise ValueError(f"initial {self.initial} must lie between {self.minimum} and {self.maximum}")
+        return self
+
+    def initial_rates(self, num_costs: int) -> FloatArray:
+        """alpha_1 as an array [1+p].
+
+        Raises:
+            ValueError: a tuple of another length.
+        """
+        if isinstance(self.initial, tuple):
+            if len(self.initial) != 1 + num_costs:
+                raise ValueError(
+                    f"meta.learning_rates.initial: {len(self.initial)} rates given; "
+                    f"1 + {num_costs} are needed (reward, then costs)"
+                )
+            return np.array(self.initial, dtype=np.float64)
+        return np.full(1 + num_costs, self.initial)
+
+
+class GroupSettings(BaseModel):
+    """How tasks and several initialisations find each other: the ``meta.groups`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    selection: Selection = "probe"
+    """Which start a new task takes: probe, the best after a short rollout of each; round_robin, in turn."""
+    probe_episodes: int | None = Field(default=None, gt=0)
+    """Episodes of that rollout, for each start; empty takes as many as an iteration has. None with exact values."""
+    split_after: int = Field(default=4, ge=0)
+    """Rounds that the first initialisation learns from alone, so that tasks are told apart once solved well."""
+    restart_after: int = Field(default=8, gt=0)
+    """Rounds without a task after which an initialisation begins anew, at the task farthest from all others."""
+
+
+class MetaSettings(BaseModel):
+    """How the start of a task is learned: the ``meta`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    initialization: InitializationSettings = InitializationSettings()
+    """The initialisation phi of tabular policies."""
+    neural: NeuralInitializationSettings = NeuralInitializationSettings()
+    """The initialisation phi of neural policies."""
+    learning_rates: LearningRateSettings = LearningRateSettings()
+    """The learning rates alpha."""
+    num_initializations: int = Field(default=1, gt=0)
+    """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
+    groups: GroupSettings = GroupSettings()
+    """How tasks find their initialisation where there are several."""

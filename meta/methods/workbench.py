@@ -1,0 +1,236 @@
+"""What a method learns its start with: a pool, a learner that estimates, the training tasks and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from meta.learning.kinds import AnyLearning, Item, learning_of
+from meta.learning.online import State
+from meta.measuring.measures import measure
+from meta.measuring.similarity import Similarity
+from meta.offline.dice_settings import DICESettings
+from meta.training.disturbance import Disturbance
+from meta.training.evaluation_settings import GridPoint
+from meta.training.experiment import Drawn, Experiment, measure_similarity
+from meta.training.pool import Learner, LocalLearner, Pool, solve_and_estimate
+from meta.training.records import Row
+from policies.common.policy import Policy
+from policies.common.results import Start, Starts, TaskResult
+from policies.exact.solver import ExactModel
+from policies.solving.algorithms import WithinTask
+from tasks.contract.task import Task, TaskError, TaskFamily
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A start and what it took.
+
+    ``updates`` counts CRPO iterations, each on one task's data. ``results`` are the training tasks of methods that
+    solve them from what they have learned so far; ``rows`` and ``state`` are those of meta_srl.
+    """
+
+    start: Starts
+    updates: int
+    env_steps: int
+    results: Sequence[TaskResult] = ()
+    rows: Sequence[Row] = ()
+    state: State | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a method may use.
+
+    ``dice`` is how ``learner`` estimates; ``tasks`` are the training tasks, or the first of them; ``disturbance``
+    makes meta_srl's corrections wrong by a known amount, for studies; ``similar`` is D*^2 where it is known already.
+    """
+
+    pool: Pool
+    learner: Learner
+    dice: DICESettings
+    experiment: Experiment
+    drawn: Drawn
+    tasks: Sequence[Task]
+    disturbance: Disturbance | None = None
+    similar: Similarity | None = None
+
+    @property
+    def kind(self) -> AnyLearning:
+        """The meta-learner of the kind of policy that is learned."""
+        return learning_of(self.experiment.within)
+
+    @cached_property
+    def family(self) -> TaskFamily:
+        """The family of the tasks."""
+        return self.experiment.family.make()
+
+    @cached_property
+    def within(self) -> WithinTask:
+        """How a training task is solved."""
+        return replace(self.experiment, dice=self.dice).training_within
+
+    @cached_property
+    def task_similarity(self) -> Similarity | None:
+        """D*^2 of the tasks with its comparator; None without an exact model."""
+        if self.similar is not None:
+            return self.similar
+        return measure_similarity(self.pool, self.experiment, replace(self.drawn, train=self.tasks))
+
+    @cached_property
+    def random(self) -> Start:
+        """The policy that has learned nothing, with the grid's best rate."""
+        return self._with_best_rate(self.drawn.fresh)
+
+    @property
+    def grid_tasks(self) -> Sequence[Task]:
+        """The training tasks on which rates are chosen."""
+        return self.tasks[: self.experiment.evaluation.grid_tasks]
+
+    @property
+    def rounds(self) -> list[Sequence[Task]]:
+        """The training tasks in rounds of B."""
+        size = self.experiment.tasks_per_round
+        return [self.tasks[begin : begin + size] for begin in range(0, len(self.tasks), size)]
+
+    def under(self, point: GridPoint) -> Workbench:
+        """The same with the training tasks solved under the point's safety margin."""
+        if point.margin is None:
+            return self
+        within = self.experiment.within.model_copy(update={"safety_margin": point.margin})
+        return replace(self, experiment=replace(self.experiment, within=within))
+
+    def supported(self, policy: Policy) -> Policy:
+        """``policy`` as a start: every action keeps a positive probability."""
+        kept: Policy = self.kind.with_support(policy, self.experiment.meta)
+        return kept
+
+    def fixed(self, policy: Policy, rate: float) -> Start:
+        """``policy`` with one rate for every objective."""
+        return Start(policy, np.full(1 + self.drawn.num_costs, rate))
+
+    def start(self, policy: Policy, point: GridPoint) -> Start:
+        """``policy`` with the point's rate for every objective."""
+        assert point.rate is not None
+        return self.fixed(policy, point.rate)
+
+    def best_rate(self, policy: Policy) -> Start:
+        """``policy`` with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
+        return self.random if policy is self.drawn.fresh else self._with_best_rate(policy)
+
+    def _with_best_rate(self, policy: Policy) -> Start:
+        grid = self.experiment.evaluation.rate_grid
+        scores = [mean_score(self.solve(self.grid_tasks, self.fixed(policy, rate))) for rate in grid]
+        return self.fixed(policy, grid[int(np.argmin(scores))])
+
+    def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
+        """Solve tasks without collecting datasets; results in task order."""
+        solved = self.pool.solve(tasks, start, within or self.within, collect=False)
+        return sorted((item.result for item in solved), key=lambda result: result.task.index)
+
+    def estimate(self, tasks: Sequence[Task], start: Start) -> tuple[list[TaskResult], list[Item]]:
+        """Solve tasks and estimate each; results and contributions in task order."""
+        found = solve_and_estimate(self.pool, self.learner, tasks, start, self.within)
+        pairs = sorted(found, key=lambda pair: pair[0].task.index)
+        return [result for result, _ in pairs], [item for _, item in pairs]
+
+    def learned(self, policy: Policy, point: GridPoint, updates: int | None = None, **more: Any) -> Learned:
+        """``policy`` as a start; by default all training tasks were solved for it once."""
+        within = self.experiment.within
+        steps = 0
+        if updates != 0:
+            steps = len(self.tasks) * (within.num_iterations + within.final_batches) * within.steps_of_batch
+        if updates is None:
+            updates = len(self.tasks) * within.num_iterations
+        return Learned(self.start(policy, point), updates, steps, **more)
+
+    def exact_models(self, tasks: Sequence[Task], method: str) -> list[ExactModel]:
+        """The models of ``tasks``.
+
+        Raises:
+            TaskError: one has none; tabular ``method`` needs them.
+        """
+        found = []
+        for task in tasks:
+            model = self.family.model(task.parameters)
+            if model is None:
+                raise TaskError(f"task {task.label}: {method} needs an exact model where within_task.algorithm is crpo")
+            found.append(ExactModel(model))
+        return found
+
+
+def averaging_bench(
+    pool: Pool,
+    experiment: Experiment,
+    drawn: Drawn,
+    tasks: Sequence[Task],
+    disturbance: Disturbance | None = None,
+) -> Workbench:
+    """A bench on which the methods that average policies weigh all samples alike.
+
+    Args:
+        pool: solves tasks.
+        experiment: the settings; its own estimator is meta_srl's.
+        drawn: all tasks and the fresh policy.
+        tasks: the training tasks to learn from.
+        disturbance: of meta_srl's corrections.
+    """
+    dice = learning_of(experiment.within).averaging_dice(experiment.dice)
+    learner = LocalLearner(experiment.meta, dice, experiment.within.num_iterations)
+    return Workbench(pool, learner, dice, experiment, drawn, tasks, disturbance)
+
+
+def mean_score(results: Sequence[TaskResult]) -> float:
+    """Mean score of solved tasks: the one number by which rates are chosen (:mod:`policies.common.score`).
+
+    Raises:
+        ValueError: there are no tasks to judge by.
+    """
+    if not results:
+        raise ValueError("evaluation.grid_tasks: no task is left to judge a rate by; set it to at least 1 (fal: 1 too)")
+    return float(np.mean([measure(result).score for result in results]))
+
+
+Learn = Callable[[Workbench, GridPoint], Learned]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that learns a start: everything that any part of the library asks about it.
+
+    ``forms``: how it learns, by kind of policy. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
+    with ``defaults`` for those that a grid leaves out. ``place``: its place in tables. ``colour`` and ``marker``: in
+    plots. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``: whether ``train`` can evaluate
+    it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is empty. ``own_rate``: the rate
+    is chosen by the method's own run over the grid tasks instead of by solving them from its start.
+    """
+
+    name: str
+    label: str
+    place: int
+    colour: str
+    marker: str
+    forms: Mapping[str, Learn]
+    uses: tuple[str, ...] = ("rate", "margin")
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    needs_model: bool = False
+    exact_forms: frozenset[str] = frozenset()
+    in_training: bool = False
+    default_for: frozenset[str] = frozenset()
+    own_rate: bool = False
+
+    def learn(self, bench: Workbench, point: GridPoint) -> Learned:
+        """The start that the method learns with the hyper-parameters of ``point``.
+
+        Raises:
+            ValueError: the method has no form for this kind of policy.
+        """
+        form = self.forms.get(bench.kind.name)
+        if form is None:
+            raise ValueError(f"{self.name} has no form for policies of the kind {bench.kind.name}")
+        return form(bench.under(point), point)

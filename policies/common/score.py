@@ -1,0 +1,35 @@
+"""The score by which starts, rates and settings are compared: relative loss of reward plus relative violation.
+
+All of the library compares with these functions. Smaller scores are better.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.contract.tabular_model import FloatArray
+
+_LEAST_SCALE = 1e-12
+
+
+def relative_loss(reward: FloatArray | float, reference: float) -> FloatArray | float:
+    """(J_ref - J_0) / |J_ref|: the share of the reference's reward that is missing; negative where it is exceeded.
+
+    ``reference`` is the optimum where it is known, else a policy's reward that the caller compares with.
+    """
+    return (reference - reward) / max(abs(reference), _LEAST_SCALE)
+
+
+def limit_scale(limits: FloatArray) -> FloatArray:
+    """d_i [p], the unit of cost i; 1 where the limit is 0."""
+    return np.where(limits > 0.0, limits, 1.0)
+
+
+def relative_excess(excess: FloatArray, limits: FloatArray) -> FloatArray:
+    """Mean over the costs of ``excess`` [..., p] in units of ``limits`` [p]."""
+    return np.asarray((excess / limit_scale(limits)).mean(axis=-1))
+
+
+def score(loss: float, violation: float) -> float:
+    """max(loss, 0) + violation, both relative: a reward above the reference does not pay for a violation."""
+    return max(loss, 0.0) + violation

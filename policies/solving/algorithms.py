@@ -1,0 +1,64 @@
+"""The registry of within-task algorithms: which kind of policy each one solves with.
+
+A new algorithm is a folder under ``policies/`` with a class of :class:`policies.common.kind.PolicyKind`, and one line
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from policies.common.kind import PolicyKind
+from policies.common.policy import Policy
+from policies.neural.kind import NEURAL
+from policies.neural.solving import NeuralDataset
+from policies.neural.update import NeuralSettings
+from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.kind import TABULAR
+from policies.tabular.solving import TaskDataset
+
+WithinTask = WithinTaskSettings | NeuralSettings
+"""How one task is solved: the ``within_task`` section, by its ``algorithm``."""
+Dataset = TaskDataset | NeuralDataset
+"""What the meta-learner gets of a solved task."""
+AnyKind = PolicyKind[Any, Any, Any]
+
+ALGORITHMS: Mapping[str, AnyKind] = {"crpo": TABULAR, "neural_crpo": NEURAL}
+"""Kind of policy by ``within_task.algorithm``."""
+
+
+def kind_of(settings: WithinTask) -> AnyKind:
+    """The kind of policy that the algorithm of ``settings`` solves with.
+
+    Raises:
+        ValueError: no such algorithm is registered.
+    """
+    found = ALGORITHMS.get(settings.algorithm)
+    if found is None:
+        raise ValueError(f"within_task.algorithm: must be one of {', '.join(ALGORITHMS)}, got {settings.algorithm!r}")
+    return found
+
+
+def kind_named(name: str) -> AnyKind:
+    """The kind that files call ``name``.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    kinds = {kind.name: kind for kind in ALGORITHMS.values()}
+    if name not in kinds:
+        raise ValueError(f"the kind of a policy must be one of {', '.join(kinds)}, got {name!r}")
+    return kinds[name]
+
+
+def kind_of_policy(policy: Policy) -> AnyKind:
+    """The kind that ``policy`` is of.
+
+    Raises:
+        TypeError: it is of none.
+    """
+    for kind in ALGORITHMS.values():
+        if kind.owns(policy):
+            return kind
+    raise TypeError(f"a {type(policy).__name__} is no policy of a known kind ({', '.join(ALGORITHMS)})")

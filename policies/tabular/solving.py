@@ -1,0 +1,152 @@
+"""Solve one task with a tabular policy, and keep what the meta-learner needs of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.common.policy import table_of
+from policies.common.results import Solution, Start, TaskResult, require_rates
+from policies.exact.softmax import logits_of
+from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy, optimal_policy
+from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
+from policies.tabular.empirical import TransitionCounts, evaluate_empirical
+from policies.tabular.rollouts import TabularRollouts
+from policies.tabular.transitions import Transitions, concatenate
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task, TaskError, TaskFamily
+
+_CHOICE_STREAM = 7
+NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDataset:
+    """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""
+
+    task_index: int
+    transitions: Transitions
+    policy: FloatArray
+    start: Start
+    solution: Solution
+    discount: float
+    horizon: int
+
+
+@dataclass(slots=True)
+class _Collector:
+    """Evaluates iterates for CRPO while keeping every transition seen."""
+
+    rollouts: TabularRollouts
+    settings: WithinTaskSettings
+    exact: ExactModel | None
+    discount: float
+    on_iteration: Callable[[int], None]
+    counts: TransitionCounts
+    batches: list[Transitions]
+
+    def evaluate(self, policy: FloatArray, iteration: int) -> Evaluation:
+        self.on_iteration(iteration)
+        self.batches.append(self.rollouts.collect(policy, iteration, self.settings.episodes_per_iteration))
+        if self.exact is None:
+            self.counts.add(self.batches[-1])
+        return self.evaluate_last(policy)
+
+    def evaluate_last(self, policy: FloatArray) -> Evaluation:
+        if self.exact is not None:
+            return evaluate(self.exact, policy)
+        return evaluate_empirical(self.counts.model(self.discount), policy)
+
+
+def solve_tabular_task(
+    family: TaskFamily,
+    task: Task,
+    start: Start,
+    settings: WithinTaskSettings,
+    *,
+    collect: bool,
+    on_iteration: Callable[[int], None] = lambda iteration: None,
+) -> tuple[TaskResult, TaskDataset | None]:
+    """Solve ``task`` from ``start`` with a tabular policy; with ``collect`` also return the meta-learner's dataset.
+
+    Raises:
+        TaskError: the environment breaks its contract, or exact evaluation is asked of a family without a model.
+    """
+    began = time.perf_counter()
+    tabular = family.model(task.parameters)
+    exact = None if tabular is None else ExactModel(tabular)
+    if settings.evaluation == "exact" and exact is None:
+        raise TaskError(f"task {task.label}: {NO_MODEL}")
+    rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
+    initialization = _table(task, start)
+    if exact is not None:
+        _require_shape(task, exact.shape, initialization)
+    limits, logits = np.array(task.limits), logits_of(initialization)
+    require_rates(task, start)
+    batches: list[Transitions] = []
+    if settings.evaluation == "exact" and not collect:
+        assert exact is not None
+        solution = solve(ExactEvaluator(exact), logits, start.learning_rates, limits, settings, family.discount, rng)
+    else:
+        rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
+        try:
+            _require_shape(task, (rollouts.num_states, rollouts.num_actions), initialization)
+            known = exact if settings.evaluation == "exact" else None
+            counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
+            collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
+            solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
+        finally:
+            rollouts.close()
+    result = _measure(task, exact, solution, settings, sum(map(len, batches)), time.perf_counter() - began)
+    if not collect:
+        return result, None
+    return result, TaskDataset(
+        task.index, concatenate(batches), np.exp(solution.logits), start, solution, family.discount, family.horizon
+    )
+
+
+def _measure(
+    task: Task,
+    exact: ExactModel | None,
+    solution: Solution,
+    settings: WithinTaskSettings,
+    env_steps: int,
+    seconds: float,
+) -> TaskResult:
+    values = solution.values
+    if exact is not None and settings.evaluation == "sampled":
+        values = np.array([evaluate(exact, np.exp(logits)).values for logits in solution.iterates])
+    policy = np.exp(solution.logits)
+    return TaskResult(
+        task=task,
+        policy=policy,
+        values=values,
+        branches=solution.branches,
+        output=solution.output,
+        feasible=solution.feasible,
+        env_steps=env_steps,
+        seconds=seconds,
+        reference=None if exact is None else optimal_policy(exact, np.array(task.limits)),
+        occupancy=None if exact is None else occupancy(exact, policy),
+        solution=solution,
+    )
+
+
+def _table(task: Task, start: Start) -> FloatArray:
+    try:
+        return table_of(start.initialization)
+    except TypeError:
+        raise TaskError(
+            f"task {task.label}: crpo needs a table of probabilities as its start, got a neural policy"
+        ) from None
+
+
+def _require_shape(task: Task, shape: tuple[int, int], initialization: FloatArray) -> None:
+    if initialization.shape != shape:
+        raise TaskError(
+            f"task {task.label}: the environment has {shape[0]} states and {shape[1]} actions, "
+            f"the policy start was learned for {initialization.shape}"
+        )

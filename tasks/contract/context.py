@@ -1,0 +1,149 @@
+"""Contexts: what is known of a task, as a vector of named numbers that a start can depend on.
+
+By default the context holds the numbers of the task's parameters, and on request its limits. A family may define its
+own: a method ``context(parameters)`` that returns numbers by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task, TaskError, TaskFamily
+
+Distance = Literal["differing", "euclidean"]
+"""How far two contexts are apart: the number of entries that differ, or the length of their scaled difference."""
+
+
+class ContextError(TaskError):
+    """A context that cannot be used; the message names the entry."""
+
+
+def raw_context(family: TaskFamily, task: Task, *, limits: bool) -> dict[str, float]:
+    """The context of ``task`` by entry: the family's own, or the numbers of its parameters; with ``limits`` d_i too.
+
+    Raises:
+        ContextError: an entry is not a finite number, or the task has no numbers.
+    """
+    own = getattr(family, "context", None)
+    parts = dict(own(task.parameters)) if own is not None else dict(_numbers(task.parameters))
+    if limits:
+        parts |= {f"limit of {name}": limit for name, limit in zip(family.cost_names, task.limits, strict=True)}
+    if not parts:
+        raise ContextError(
+            f"{task.label}: its parameters hold no numbers to make a context of; give the family a method "
+            "context(parameters), or set meta.context to learned or none"
+        )
+    found: dict[str, float] = {}
+    for name, value in parts.items():
+        if isinstance(value, bool | str) or not isinstance(value, int | float | np.number):
+            raise ContextError(f"{task.label}: the context's entry {name} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ContextError(f"{task.label}: the context's entry {name} is {value}; it must be finite")
+        found[name] = float(value)
+    return found
+
+
+def _numbers(parameters: Mapping[str, Any]) -> Sequence[tuple[str, float]]:
+    """The numbers among parameters: a name for each, lists with their positions."""
+    found: list[tuple[str, float]] = []
+    for name, value in parameters.items():
+        entries = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
+        for place, entry in entries:
+            if isinstance(entry, int | float) and not isinstance(entry, bool):
+                found.append((name if place is None else f"{name}[{place}]", entry))
+    return found
+
+
+def context_distance(family: TaskFamily) -> Distance:
+    """How contexts of the family are compared: its own ``context_distance``, else by their scaled difference."""
+    return getattr(family, "context_distance", "euclidean")
+
+
+@dataclass(frozen=True)
+class ContextSpace:
+    """The contexts of a family's training tasks: names [k] of the entries, and what normalises them.
+
+    ``mean`` and ``scale`` [k] are taken over tasks, not over steps; ``low`` and ``high`` [k] are the training range.
+    ``limits``: whether the limits are part of it.
+    """
+
+    names: tuple[str, ...]
+    mean: FloatArray
+    scale: FloatArray
+    low: FloatArray
+    high: FloatArray
+    limits: bool
+
+    @property
+    def size(self) -> int:
+        """k."""
+        return len(self.names)
+
+    def of(self, family: TaskFamily, task: Task) -> FloatArray:
+        """The normalised context [k] of ``task``.
+
+        Raises:
+            ContextError: it has other entries than the training tasks.
+        """
+        return self.normalized(raw_context(family, task, limits=self.limits), task.label)
+
+    def normalized(self, entries: Mapping[str, float], label: str) -> FloatArray:
+        """(c - mean) / scale [k].
+
+        Raises:
+            ContextError: an entry is missing or unknown; the message names it.
+        """
+        missing = [name for name in self.names if name not in entries]
+        unknown = [name for name in entries if name not in self.names]
+        if missing or unknown:
+            what = f"lacks {', '.join(missing)}" if missing else f"has the unknown entry {', '.join(unknown)}"
+            raise ContextError(f"{label}: its context {what}; training tasks have {', '.join(self.names)}")
+        values = np.array([entries[name] for name in self.names])
+        return np.asarray((values - self.mean) * self.scale)
+
+    def outside(self, context: FloatArray) -> list[str]:
+        """The entries of a normalised ``context`` [k] outside the training range, each with value and range."""
+        values = context / self.scale + self.mean
+        slack = 1e-9 * np.maximum(np.abs(self.low), np.abs(self.high))
+        wrong = (values < self.low - slack) | (values > self.high + slack)
+        return [
+            f"{name} {value:.6g} (trained on {low:.6g} to {high:.6g})"
+            for name, value, low, high, out in zip(self.names, values, self.low, self.high, wrong, strict=True)
+            if out
+        ]
+
+
+def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) -> tuple[ContextSpace, FloatArray]:
+    """The space of the training ``tasks``, and their normalised contexts [T, k].
+
+    Raises:
+        ContextError: tasks have different entries, or an entry is the same in all of them.
+    """
+    raw = [raw_context(family, task, limits=limits) for task in tasks]
+    names = tuple(raw[0])
+    for task, entries in zip(tasks, raw, strict=True):
+        if tuple(entries) != names:
+            raise ContextError(
+                f"{task.label}: its context has {len(entries)} entries ({', '.join(entries)}), {tasks[0].label} has "
+                f"{len(names)} ({', '.join(names)}); all tasks of a family need the same"
+            )
+    values = np.array([list(entries.values()) for entries in raw])
+    spread = values.std(axis=0)
+    constant = spread <= 1e-12 * np.maximum(1.0, np.abs(values).max(axis=0))
+    own = getattr(family, "context_distance", None)
+    if constant.any() and own is None:
+        name = names[int(np.flatnonzero(constant)[0])]
+        raise ContextError(
+            f"{tasks[0].family}: the context's entry {name} is {values[0, int(np.flatnonzero(constant)[0])]:g} in all "
+            f"{len(tasks)} training tasks, so nothing can be learned of it; leave it out of context(parameters), "
+            "vary it, or set meta.context to none"
+        )
+    scale = np.where(constant, 1.0, 1.0 / np.where(constant, 1.0, spread))
+    space = ContextSpace(names, values.mean(axis=0), scale, values.min(axis=0), values.max(axis=0), limits)
+    return space, np.asarray((values - space.mean) * space.scale)

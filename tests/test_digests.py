@@ -1,0 +1,83 @@
+"""What is learned stays the same to the last bit: digests of small runs of every kind, recorded once.
+
+Bits depend on the processor and on the linear algebra libraries. The digests are recorded for one kind of machine
+(:func:`fingerprint`); elsewhere the tests are skipped, and ``python -m tests.test_digests`` prints what to record.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from distributed.settings.run_file import load_config
+from meta.training.experiment import draw
+from meta.training.loop import Position, TrainingPlan, train
+from meta.training.pool import LocalLearner, LocalPool
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = Path(__file__).parent / "data" / "digests.json"
+SHORT = {
+    "within_task.num_iterations": "2",
+    "within_task.steps_per_iteration": "800",
+    "within_task.num_copies": "4",
+    "cluster.tasks_per_round": "2",
+}
+CASES: dict[str, tuple[str, dict[str, str]]] = {
+    "exact lakes": ("frozen_lake", {"family.num_tasks": "24"}),
+    "sampled lakes": ("frozen_lake", {"family.num_tasks": "8", "within_task.evaluation": "sampled"}),
+    "networks": (
+        "half_cheetah_velocity",
+        {**SHORT, "family.num_tasks": "4", "meta.learning_rates.method": "ftl"},
+    ),
+    "networks that remember": (
+        "half_cheetah_velocity",
+        {**SHORT, "family.num_tasks": "4", "meta.neural.method": "ftl"},
+    ),
+    "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
+    "main job": ("frozen_lake", {}),
+}
+SLOW = {"main job"}
+
+
+def fingerprint() -> str:
+    """The kind of machine that bits depend on."""
+    blas = sorted(f"{one['internal_api']} {one['version']} {one.get('architecture', '')}" for one in threadpool_info())
+    return "; ".join([platform.machine(), f"numpy {np.__version__}", *dict.fromkeys(blas)])
+
+
+def digest(case: str) -> str:
+    """Digest of the meta-learner's state after training, in this process."""
+    name, overrides = CASES[case]
+    config = load_config(ROOT / "deploy" / "runs" / f"{name}.yaml", list(overrides.items()))
+    experiment = config.experiment
+    pool = LocalPool(experiment.family)
+    learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
+    with threadpool_limits(1):
+        drawn = draw(pool, experiment)
+        plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
+        return train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
+
+
+def recorded() -> dict[str, Any]:
+    """The digests of this kind of machine; the test is skipped where there are none."""
+    known: dict[str, dict[str, Any]] = json.loads(FILE.read_text())
+    if fingerprint() not in known:
+        pytest.skip(f"no digests are recorded for {fingerprint()!r}; python -m tests.test_digests prints them")
+    return known[fingerprint()]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
+def test_the_learned_state_is_the_recorded_one(case: str) -> None:
+    assert digest(case) == recorded()[case]
+
+
+if __name__ == "__main__":
+    print(json.dumps({fingerprint(): {case: digest(case) for case in CASES}}, indent=1))
