@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 
 from benchmarks.page import RESULTS, header, table
-from distributed.jobs.training_job import workplace
+from distributed.cluster.workplace import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
 from meta.estimators.estimation import estimate_corrections

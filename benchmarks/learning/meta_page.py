@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.page import header, table
-from distributed.settings.run_file import RunConfig
+from distributed.settings.run_config import RunConfig
 from meta.measuring.measures import Interval, interval
 from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray

@@ -24,7 +24,8 @@ from matplotlib import pyplot as plt
 from benchmarks.learning.meta_learning import kept, told
 from benchmarks.page import RESULTS, header, table, write
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.measuring.measures import interval, measure
 from meta.training.experiment import draw
 from meta.training.loop import Finished, Position, TrainingPlan, train

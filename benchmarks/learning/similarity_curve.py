@@ -14,9 +14,10 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from benchmarks.page import RESULTS, header, table, write
-from distributed.jobs.training_job import Workplace, workplace
+from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.measuring.measures import interval
 from meta.training.experiment import compare_starts, draw, measure_similarity
 from meta.training.loop import Position, TrainingPlan, train

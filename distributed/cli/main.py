@@ -12,7 +12,10 @@ from threadpoolctl import threadpool_limits
 
 import distributed
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig, dotted_fields, load_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings, RunConfig
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_file import load_config
 
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 _EPILOG = "Every key of the run file can be given as --dotted.key value: " + ", ".join(
@@ -98,9 +101,9 @@ def sweep(
     """Choose hyper-parameters of the meta-learner with Ray Tune, by the training tasks' score."""
     from typing import cast, get_args
 
-    from distributed.jobs.search_space import parse_space
-    from distributed.jobs.sweep import Search, SweepSettings
-    from distributed.jobs.sweep import sweep as run_sweep
+    from distributed.tuning.search_space import parse_space
+    from distributed.tuning.trials import Search, SweepSettings
+    from distributed.tuning.sweep import sweep as run_sweep
 
     config = load_config(run_file, _overrides(context))
     if search not in get_args(Search):
@@ -454,7 +457,7 @@ def main(arguments: list[str] | None = None) -> None:
         console.say("interrupted")
         sys.exit(INTERRUPTED_EXIT_CODE)
     except BaseException as error:
-        from distributed.jobs.training_job import STOPPED_EXIT_CODE, Stopped, leave
+        from distributed.settings.stopping import STOPPED_EXIT_CODE, Stopped, leave
 
         if not isinstance(error, Stopped):
             raise

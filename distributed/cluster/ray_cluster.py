@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 
-from distributed.settings.run_file import ClusterSettings, ConfigurationError
+from distributed.settings.run_config import ClusterSettings
+from distributed.settings.errors import ConfigurationError
 
 _SECONDS_TO_ANSWER = 5.0
 

@@ -12,7 +12,8 @@ from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.model_registry import FIRST_NEW_INDEX, connect, is_model_uri, resolve
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
 from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import fetch, load_final_state, load_run_config, load_summary

@@ -25,10 +25,11 @@ from distributed.cluster.ray_cluster import cluster
 from distributed.cluster.ray_pool import LOST, WorkerLostError
 from distributed.jobs.cell_progress import CellProgress
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
-from distributed.tracking.mlflow_tracker import git_commit
+from distributed.settings.provenance import git_commit
 from meta.judging.protocol import CELLS
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint, Method

@@ -11,12 +11,12 @@ import numpy as np
 
 from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all, methods_of
-from distributed.jobs.training_job import stop_on_sigterm
+from distributed.settings.stopping import stop_on_sigterm
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig
+from distributed.settings.run_config import RunConfig
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.run_directory import RunDirectory
-from distributed.tracking.mlflow_tracker import git_commit
+from distributed.settings.provenance import git_commit
 from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
 from meta.measuring.measures import Interval, interval
 from meta.reporting.report import SCHEMA_VERSION, plot_adaptation, plot_held_out

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distributed.jobs.cells import Cell, CellRunner, Result
-from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
 from meta.judging.protocol import choose, point_scores
 from meta.training.evaluation_settings import GridPoint, Method, compared_methods
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distributed.settings.run_file import RunConfig
-from distributed.tracking.mlflow_tracker import environment_tags
+from distributed.settings.run_config import RunConfig
+from distributed.settings.provenance import environment_tags
 from meta.reporting.page import Page, write_page
 from meta.training.records import Row
 

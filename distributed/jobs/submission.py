@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import ray
 
-from distributed.settings.run_file import ConfigurationError, load_config
-from distributed.tracking.mlflow_tracker import COMMIT_VARIABLE, git_commit
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_file import load_config
+from distributed.settings.provenance import COMMIT_VARIABLE, git_commit
 
 EXCLUDES = (
     *("/runs", "/mlruns", "/mlflow.db", "/build", "/dist", "/docs", "/tests", "/benchmarks"),

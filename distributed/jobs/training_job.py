@@ -26,8 +26,10 @@ from distributed.models.meta_policy import STEM, load_meta_policy, meta_policy_o
 from distributed.models.mlflow_model import build_model
 from distributed.models.model_registry import connect, require_name
 from distributed.models.model_registry import register as register_start
-from distributed.settings.console import Console, ProgressTracker
-from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.settings.console import Console
+from distributed.tracking.progress_bar import ProgressTracker
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
 from distributed.storage.object_store import Mirror
 from distributed.storage.run_directory import RunDirectory, url_of
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks

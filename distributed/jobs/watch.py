@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
 from meta.training.pool import LocalPool
 from policies.common.results import Policy

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig, parse_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings, RunConfig
+from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from meta.learning.kinds import State
 from policies.common.results import Candidates, Policy, Start, Starts, candidates_of

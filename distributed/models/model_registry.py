@@ -16,8 +16,9 @@ import numpy as np
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig
-from distributed.tracking.mlflow_tracker import hide_password, tracking_uri
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
+from distributed.settings.tracking_uri import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.experiment import fresh_policy
 from meta.training.pool import LocalPool
@@ -205,7 +206,7 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
 
 def _own_family(policy: MetaPolicy) -> Any:
     """The family of one's own run, whose code one has run already."""
-    from distributed.settings.run_file import FamilySettings
+    from distributed.settings.run_config import FamilySettings
 
     return FamilySettings.model_validate(policy.settings["family"])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distributed.models.meta_policy import MetaPolicy
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from policies.neural.policy_state import PolicyState
 
 _OPSET = 17

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, load_arrays
 
 _LONGEST = 100

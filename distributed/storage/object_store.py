@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, write_atomically
 from meta.learning.kinds import State
 from meta.training.loop import Finished

@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from distributed.settings.run_file import ConfigurationError, RunConfig, parse_config, read_yaml
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import parse_config, read_yaml
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
 from meta.learning.kinds import State
@@ -271,7 +273,7 @@ def _csv(rows: list[Row]) -> str:
 
 
 def _differences(first: RunConfig, second: RunConfig) -> list[str]:
-    from distributed.tracking.mlflow_tracker import flatten
+    from distributed.settings.keys import flatten
 
     a, b = (dict(flatten(config.model_dump(mode="json"))) for config in (first, second))
     ignored = ("tracking.", "output.", "evaluation.", "name")

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from distributed.settings.run_file import RunConfig, TrackingSettings
+from distributed.settings.run_config import RunConfig, TrackingSettings
 from distributed.tracking.outbox import Event, Outbox, RefusedError
 from meta.learning.kinds import State
 from meta.training.loop import Finished

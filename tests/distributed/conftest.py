@@ -17,7 +17,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 def ray_cluster() -> Iterator[str]:
     """A cluster on this machine, with more CPUs declared than any one test uses."""
     from distributed.cluster.ray_cluster import cluster
-    from distributed.settings.run_file import ClusterSettings
+    from distributed.settings.run_config import ClusterSettings
 
     with cluster(ClusterSettings(num_workers=6, dashboard=False, object_store_mb=100)) as where:
         yield where

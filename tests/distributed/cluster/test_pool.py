@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool, WorkerLostError
 from distributed.cluster.worker import CRPOWorker
-from distributed.tracking.mlflow_tracker import environment_tags
+from distributed.settings.provenance import environment_tags
 from meta.learning.tabular import MetaState
 from meta.training.loop import Finished
 from meta.training.pool import Pending

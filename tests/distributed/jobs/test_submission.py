@@ -12,7 +12,7 @@ from ray.exceptions import AuthenticationError
 
 from distributed.jobs import submission
 from distributed.jobs.submission import Submission, connect, follow, job_options, job_rows, require_known, require_small
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.tracking import mlflow_tracker as tracking
 from tests.distributed.helpers import exit_code, run_file, tiny
 

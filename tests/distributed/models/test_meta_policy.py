@@ -16,7 +16,8 @@ import pytest
 from distributed.models.meta_policy import STEM, MetaPolicy, Spaces, load_meta_policy, meta_policy_of, save_meta_policy
 from distributed.models.mlflow_model import build_model, input_example
 from distributed.models.onnx_export import export_onnx
-from distributed.settings.run_file import ConfigurationError, FamilySettings
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from distributed.storage.inspection import inspect
 from meta.training.experiment import draw

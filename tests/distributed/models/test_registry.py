@@ -16,7 +16,7 @@ import pytest
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
 from distributed.models.model_registry import connect, register, resolve
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.run_directory import RunDirectory, load_run_config
 from policies.common.results import Start, candidates_of

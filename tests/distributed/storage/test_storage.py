@@ -13,8 +13,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from distributed.jobs.training_job import Stopped
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.stopping import Stopped
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.object_store import (
     MANIFEST,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distributed.models.model_registry import connect
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from tests.distributed.helpers import command, parsed, run_file, summary_of, tiny, undisturbed_sha
 from tests.support.servers import POSTGRES_PASSWORD as PASSWORD
 from tests.support.servers import NotInstalledError, postgres

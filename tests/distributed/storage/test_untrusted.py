@@ -17,7 +17,7 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage import checkpoints
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, _facts_sha256
 from distributed.storage.run_directory import RunDirectory, load_run_config

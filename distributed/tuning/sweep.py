@@ -27,13 +27,18 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from distributed.cluster.ray_cluster import cluster
-from distributed.jobs.search_space import Varied, with_values
+from distributed.tuning.search_space import Varied, with_values
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig, parse_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import RunDirectory, read_rows
-from distributed.tracking.mlflow_tracker import NOTE_TAG, MLflowSender, environment_tags, flatten
+from distributed.tracking.events import NOTE_TAG
+from distributed.tracking.mlflow_sender import MLflowSender
+from distributed.settings.provenance import environment_tags
+from distributed.settings.keys import flatten
 from distributed.tracking.outbox import Event, Outbox
 from meta.learning.kinds import State
 from meta.training.loop import Finished

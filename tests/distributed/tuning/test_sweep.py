@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from distributed.jobs.search_space import parse_space, with_values
-from distributed.jobs.sweep import Trial, half_score, plot_trials, trials_table
-from distributed.settings.run_file import ConfigurationError, parse_config, read_yaml
+from distributed.tuning.search_space import parse_space, with_values
+from distributed.tuning.trials import Trial, half_score
+from distributed.tuning.sweep_report import plot_trials, trials_table
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_file import parse_config, read_yaml
 from tests.distributed.helpers import Raw, command, exit_code, parsed, run_file, started, tiny, wait_until
 from tests.distributed.tracking.test_tracking import Store
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import yaml
 
-from distributed.settings.run_file import ConfigurationError, RunConfig, dotted_fields, parse_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_file import parse_config
 
 SECTIONS = ("meta.", "dice.", "within_task.")
 """What may be varied: how a start is learned. The tasks themselves must stay what they are."""
