@@ -1,7 +1,7 @@
-"""What MLflow runs for a registered start: ``mlflow.pyfunc.load_model(URI).predict(observations)`` gives actions.
+"""The code of an MLflow model: ``mlflow.pyfunc.load_model(URI).predict(observations)`` returns actions.
 
-MLflow copies this one file into the model (models from code), so it needs numpy, safetensors and mlflow, and nothing of
-metasrl; tests hold its actions to those of ``policies.solving.acting``.
+MLflow copies this single file into the model, so it imports numpy, safetensors and mlflow only. Tests compare its
+actions with those of ``policies.solving.acting``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _CLIP, _LEAST_VARIANCE = 10.0, 1e-6
 
 
 class Actions:
-    """Actions of a learned start, read from its folder.
+    """Maps observations to actions of the learned start in ``folder``.
 
-    Observations are states [N] (a table) or rows [N, d] (a network); actions are indices [N] or vectors [N, k] within
-    the environment's bounds. Parameters: ``start`` (which initialisation, 0 by default), ``stochastic`` (draw from the
-    policy instead of taking its mode; False) and ``seed`` of what is drawn (0).
+    Observations are states [N] (a table) or vectors [N, d] (a network); actions are indices [N] or vectors [N, k]
+    within the environment's bounds. Parameters: ``start`` (index of the initialisation, default 0), ``stochastic``
+    (sample from the policy instead of taking its mode, default False) and ``seed`` of the samples (default 0).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Actions:
         return _drawn(table[states.astype(np.int64)], rng)
 
     def _bounded(self, outputs: Any) -> Any:
-        """Actions from units of half the range about its centre; where there is no bound, as they are."""
+        """Scale outputs from [-1, 1] to the action bounds; unbounded components stay unchanged."""
         spaces = self._facts["spaces"]
         low = np.array([-np.inf if value is None else value for value in spaces["low"]], np.float32)
         high = np.array([np.inf if value is None else value for value in spaces["high"]], np.float32)
@@ -66,7 +66,7 @@ class Actions:
 
 
 def _network(arrays: dict[str, Any], observations: Any) -> Any:
-    """Outputs [N, k] of the actor: normalised observations through tanh layers."""
+    """Outputs [N, k] of the actor: normalised observations [N, d] through tanh layers."""
     mean = arrays["statistics.mean"].astype(np.float32)
     scale = (1.0 / np.sqrt(np.maximum(arrays["statistics.variance"], _LEAST_VARIANCE))).astype(np.float32)
     if observations.ndim != 2 or observations.shape[1] != mean.size:

@@ -27,8 +27,8 @@ class Stopped(BaseException):
 def stop_on_sigterm() -> Iterator[None]:
     """Raise :class:`Stopped` on SIGTERM, and exit the process if cleanup exceeds the time that a Ray job is given.
 
-    A separate thread, woken by the signal's wakeup descriptor, starts the deadline: the main thread may be inside a long
-    call, and Ray installs its own signal handler during start-up.
+    A separate thread, woken by the signal's wakeup descriptor, starts the deadline: the main thread may be inside a
+    long call, and Ray installs its own signal handler during start-up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -73,6 +73,7 @@ class Panel:
     series: tuple[Series, ...] = ()
     bars: tuple[Bar, ...] = ()
     limit: float | None = None
+    limit_label: str = "mean limit"
     scale: Literal["linear", "log", "symlog"] = "linear"
     linear_below: float = _LINEAR_BELOW
     whole_x: bool = False
@@ -114,16 +115,25 @@ def adaptation(
     curves: Mapping[str, Adapted],
     limits: Sequence[float],
     title: str = "Held-out tasks: means after each policy update; dashed: the mean limit",
+    limit_label: str = "mean limit",
 ) -> Figure:
-    """Reward and every cost after 0..M updates, a line a method; ``limits`` [p] are drawn dashed."""
+    """Reward and every cost after 0..M updates, one line a method.
+
+    Args:
+        curves: Curves by method.
+        limits: Limit of each cost, [p]; drawn dashed.
+        title: Title of the figure.
+        limit_label: Name of the limits in the legend.
+    """
     rewards = {name: np.array(entry.reward_curve, np.float64) for name, entry in curves.items()}
     costs = {name: np.array(entry.cost_curve, np.float64) for name, entry in curves.items()}
     panels = [_updates("reward", "expected discounted reward J₀", rewards, None)]
     for number, limit in enumerate(limits):
         chosen = {name: values[:, number] for name, values in costs.items()}
-        panels.append(
-            _updates(_cost_name(number, len(limits)), f"expected discounted cost J{_low(number + 1)}", chosen, limit)
+        panel = _updates(
+            _cost_name(number, len(limits)), f"expected discounted cost J{_low(number + 1)}", chosen, limit
         )
+        panels.append(replace(panel, limit_label=limit_label))
     return Figure("adaptation", title, tuple(panels))
 
 

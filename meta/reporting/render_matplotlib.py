@@ -35,14 +35,16 @@ _LEGEND_COLUMNS = 2
 
 def save_figures(folder: Path, figures: Sequence[Figure]) -> list[Path]:
     """Write ``<name>.png`` for every figure; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for figure in figures:
-        paths.append(folder / f"{figure.name}.png")
-        canvas = draw(figure)
-        canvas.savefig(paths[-1], dpi=120, bbox_inches="tight")
-        plt.close(canvas)
-    return paths
+    return [save_figure(folder / f"{figure.name}.png", figure) for figure in figures]
+
+
+def save_figure(path: Path, figure: Figure) -> Path:
+    """Write one figure; return ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas = draw(figure)
+    canvas.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(canvas)
+    return path
 
 
 def draw(figure: Figure) -> Canvas:
@@ -68,7 +70,7 @@ def _draw_panel(axis: Axes, panel: Panel, legend: dict[str, Artist], *, first: b
     if panel.bars:
         _draw_bars(axis, panel, labels=first)
     if panel.limit is not None:
-        legend["mean limit"] = axis.axhline(panel.limit, color="black", linestyle="--", linewidth=1)
+        legend[panel.limit_label] = axis.axhline(panel.limit, color="black", linestyle="--", linewidth=1)
     if panel.scale == "symlog":
         axis.set_yscale("symlog", linthresh=panel.linear_below)
     elif panel.scale == "log":

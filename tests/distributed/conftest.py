@@ -33,6 +33,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw at the end of a run in this process."""
-    monkeypatch.setattr("distributed.jobs.training_job.write_plots", lambda *arguments: [])
+    monkeypatch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
     monkeypatch.setattr("distributed.jobs.training_job.write_run_page", lambda *arguments: 0)
-    monkeypatch.setattr("distributed.jobs.training_job.build_model", lambda folder, *arguments: folder)
+    monkeypatch.setattr("distributed.tracking.mlflow_tracker.build_model", lambda folder, *arguments: folder)

@@ -12,8 +12,8 @@ from ray.exceptions import AuthenticationError
 
 from distributed.jobs import submission
 from distributed.jobs.submission import Submission, connect, follow, job_options, job_rows, require_known, require_small
+from distributed.settings import provenance
 from distributed.settings.errors import ConfigurationError
-from distributed.tracking import mlflow_tracker as tracking
 from tests.distributed.helpers import exit_code, run_file, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -115,7 +115,7 @@ def test_what_is_shipped(project: Path) -> None:
     }
     require_small(project)
     with pytest.raises(
-        ConfigurationError, match=r"0 MB would be shipped, at most 0.002 MB may be.*data/large.bin \(0.0"
+        ConfigurationError, match=r"0 MB would be uploaded, the maximum is 0.002 MB.*data/large.bin \(0.0"
     ):
         require_small(project, 0.002)
 
@@ -131,7 +131,7 @@ def test_bad_submissions_are_told_before_anything_is_sent(project: Path, tmp_pat
     with pytest.raises(ConfigurationError, match="--secret: A, C not set in this shell"):
         options_of(project, {"B": "x", "C": ""}, secrets=["A", "B", "C"])
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    with pytest.raises(ConfigurationError, match="must be in the directory that is shipped"):
+    with pytest.raises(ConfigurationError, match="must be in the uploaded directory"):
         job_options(Submission(run_file(elsewhere, tiny())), project, {})
     with pytest.raises(ConfigurationError, match="seed"):
         options_of(project, overrides=[("seed", "many")])
@@ -229,10 +229,10 @@ def test_a_job_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*arguments: Any, **options: Any) -> None:
         raise subprocess.CalledProcessError(128, "git")
 
-    monkeypatch.setattr(tracking.subprocess, "run", no_git)
-    assert tracking.git_commit() == "unknown"
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.git_commit() == "unknown"
     monkeypatch.setenv("METASRL_GIT_COMMIT", "abc")
-    assert tracking.git_commit() == "abc"
+    assert provenance.git_commit() == "abc"
 
 
 def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
@@ -244,5 +244,5 @@ def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
             return super().submit_job(**options)
 
     assert submission.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
-    with pytest.raises(ConfigurationError, match="refuses the job: Request failed with status code 500: No available"):
+    with pytest.raises(ConfigurationError, match="rejects the job: Request failed with status code 500: No available"):
         submission.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)

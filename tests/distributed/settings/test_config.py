@@ -9,11 +9,10 @@ import pytest
 import yaml
 
 from distributed.settings.errors import ConfigurationError
+from distributed.settings.keys import dotted_fields, flatten
 from distributed.settings.run_config import RunConfig
-from distributed.settings.keys import dotted_fields
 from distributed.settings.run_file import load_config, parse_config
 from distributed.storage.run_directory import RunDirectory, load_run_config
-from distributed.settings.keys import flatten
 from tests.distributed.helpers import ROOT, Raw, courier, noted, parsed, run_file, tiny
 
 RUN_FILES = sorted((ROOT / "deploy" / "runs").glob("*.yaml"))

@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(
         patch.setattr(checkpoints.os, "fsync", full)
         assert exit_code("train", run_file(workplace, tiny())) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device; what was there before is whole: free some space" in told
+    assert "No space left on device; the previous content is intact: free some space" in told
     assert "Traceback" not in told
     run = only_run(workplace)
     assert not list(run.rglob("*.tmp"))

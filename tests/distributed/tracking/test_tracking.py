@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from distributed.settings.keys import flatten
+from distributed.settings.provenance import git_commit
 from distributed.settings.stopping import Stopped
+from distributed.settings.tracking_uri import hide_password
 from distributed.storage.run_directory import RunDirectory, load_run_config, read_rows
 from distributed.tracking.mlflow_sender import MLflowSender
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
-from distributed.settings.keys import flatten
-from distributed.settings.provenance import git_commit
-from distributed.settings.tracking_uri import hide_password
 from distributed.tracking.outbox import Event
 from tasks.contract.task import Task
 from tests.distributed.helpers import (
