@@ -30,9 +30,9 @@ class FamilySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
-    """A built-in family, or package.module:ClassName or path/to/file.py:ClassName of your own."""
+    """A built-in family, or your own as package.module:ClassName or path/to/file.py:ClassName."""
     num_tasks: int = Field(default=96, gt=0)
-    """Training tasks."""
+    """Number of training tasks."""
 
 
 class ClusterSettings(BaseModel):
@@ -43,21 +43,21 @@ class ClusterSettings(BaseModel):
     pool: Literal["local", "ray"] = "ray"
     """local: everything in this process; ray: actors on a Ray cluster, by default one started on this machine."""
     num_workers: int = Field(default=2, gt=0)
-    """CRPO workers."""
+    """Number of CRPO workers."""
     tasks_per_round: int = Field(default=4, gt=0)
     """B, tasks that start from the same (phi, alpha); one meta-update follows each round."""
     address: str | None = None
-    """Ray cluster to connect to; empty starts one on this machine, or uses the one that runs this job."""
+    """Ray cluster to connect to; null starts one on this machine, or uses the one that runs this job."""
     dashboard: bool = True
-    """Start Ray's dashboard with a local cluster (on loopback)."""
+    """Start Ray's dashboard with a local cluster, on the loopback interface."""
     dashboard_port: int | None = Field(default=None, ge=1, le=65535)
-    """Port of the dashboard; empty takes 8265 or the next free one."""
+    """Port of the dashboard; null takes 8265 or the next free one."""
     object_store_mb: int = Field(default=256, ge=80)
-    """Object store of a local cluster, in MiB."""
+    """Size of a local cluster's object store in MiB."""
     task_retries: int = Field(default=3, ge=0)
-    """How often a task is run again after its worker died before the run gives up."""
+    """Number of times a task is rerun after its worker died, before the run fails."""
     start_timeout_seconds: float = Field(default=120.0, gt=0.0)
-    """How long to wait for the cluster to start the workers."""
+    """Maximum time for the cluster to start the workers, in seconds."""
 
 
 class TrackingSettings(BaseModel):
@@ -68,13 +68,13 @@ class TrackingSettings(BaseModel):
     enabled: bool = True
     """Log to MLflow."""
     uri: str | None = None
-    """MLflow tracking URI; empty takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
     experiment: str = "metasrl"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     task_runs: bool = True
-    """A nested run per training task; false for very many short tasks, whose tracking would cost more than they do."""
+    """Log a nested run for each training task; false saves time if there are very many short tasks."""
     flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
-    """How long to wait at the end for a slow tracking server; what is not sent is kept and sent on resume."""
+    """Maximum time at the end to send events to the server, in seconds; a resume sends unsent ones."""
 
     @field_validator("uri")
     @classmethod
@@ -82,7 +82,7 @@ class TrackingSettings(BaseModel):
         if uri is not None and re.search(r"://[^/@]*:[^/@]+@", uri):
             raise PydanticCustomError(
                 "password",
-                "must hold no password: it would be kept with the run and shown in MLflow; give the whole URI as the "
+                "must hold no password: it would be stored with the run and shown in MLflow; give the full URI as the "
                 "environment variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
         return uri
@@ -96,11 +96,11 @@ class OutputSettings(BaseModel):
     run_dir: str = "runs"
     """Parent of the run directories, a path or URL (s3://bucket/runs); a run writes to <run_dir>/<name>/<timestamp>."""
     local_dir: str = "runs"
-    """Where the run directory is while it is worked on, if run_dir is a URL: it is copied there as it grows."""
+    """Local parent of the run directory if run_dir is a URL; the run copies it there as it grows."""
     flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
-    """How long to wait at the end for a slow object store, if run_dir is a URL."""
+    """Maximum time at the end to copy the run directory, in seconds, if run_dir is a URL."""
     keep_checkpoints: int = Field(default=3, ge=2)
-    """Newest checkpoints kept; at least two, so that a damaged newest one has one before it."""
+    """Number of newest checkpoints to keep; at least two, as a fallback for a damaged one."""
 
 
 def _algorithm(value: object) -> str:
@@ -124,9 +124,9 @@ class RunConfig(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: letters, digits, dot, dash and underscore."""
     seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
+    """Seed of every random number."""
     family: FamilySettings
-    """Which tasks."""
+    """The tasks."""
     within_task: WithinTaskSection = WithinTaskSettings()
     """How one task is solved: tabular (algorithm crpo) or with a network (neural_crpo)."""
     dice: DICESettings = DICESettings()
@@ -134,13 +134,13 @@ class RunConfig(BaseModel):
     meta: MetaSettings = MetaSettings()
     """How the start is learned."""
     cluster: ClusterSettings = ClusterSettings()
-    """Where it runs."""
+    """Where the run executes."""
     tracking: TrackingSettings = TrackingSettings()
     """Experiment tracking."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """How starts are judged."""
+    """How starts are evaluated."""
     output: OutputSettings = OutputSettings()
-    """Where results go."""
+    """Where results are written."""
 
     @model_validator(mode="after")
     def _sections_belong_together(self) -> RunConfig:
