@@ -75,7 +75,7 @@ _Actor: Any = MetaLearner
 class _Estimate:
     """A running estimate; a :class:`meta.training.pool.Pending`."""
 
-    def __init__(self, reference: Any, spent: list[float]) -> None:
+    def __init__(self, reference: ray.ObjectRef[tuple[Item, float]], spent: list[float]) -> None:
         self._reference, self._spent = reference, spent
 
     def ready(self) -> bool:
@@ -117,16 +117,30 @@ class RayLearner:
         self._state = state
         ray.get(self.actor.restore.remote(state))
 
-    def estimate(self, dataset: Any, label: str) -> Pending:
+    def estimate(self, dataset: ray.ObjectRef[Dataset], label: str) -> Pending:
         """Start an estimate on the dataset behind an object reference; the data do not pass through this process."""
         task: Any = _estimate
         reference = task.options(name=f"estimate {label}", max_retries=self._retries).remote(dataset, *self._settings)
         return _Estimate(reference, self._spent)
 
     def update(self, contributions: Sequence[Item]) -> State:
-        """Take one online step and return the new state."""
-        self._state = self._call("update", list(contributions))
-        return self._state
+        """Take one online step and return the new state, on a new actor if the current one died."""
+        for attempt in range(self._retries + 1):
+            try:
+                call = self.actor.update.options(name="MetaLearner.update").remote(list(contributions))
+                state: State = ray.get(call)
+            except RayTaskError as error:
+                raise error.cause from error
+            except LOST:
+                if attempt == self._retries:
+                    raise
+                self.actor = self._make()
+                if self._state is not None:
+                    ray.get(self.actor.restore.remote(self._state))
+            else:
+                self._state = state
+                return state
+        raise AssertionError("unreachable")
 
     def busy_seconds(self) -> float:
         """Seconds spent on estimates and updates."""
@@ -138,17 +152,3 @@ class RayLearner:
 
     def _make(self) -> Any:
         return _Actor.remote(*self._arguments)
-
-    def _call(self, method: str, argument: Any) -> Any:
-        for attempt in range(self._retries + 1):
-            try:
-                return ray.get(getattr(self.actor, method).options(name=f"MetaLearner.{method}").remote(argument))
-            except RayTaskError as error:
-                raise error.cause from error
-            except LOST:
-                if attempt == self._retries:
-                    raise
-                self.actor = self._make()
-                if self._state is not None:
-                    ray.get(self.actor.restore.remote(self._state))
-        raise AssertionError("unreachable")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from distributed.cluster.worker import CRPOWorker
@@ -19,6 +20,7 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 
 _Worker: Any = CRPOWorker
+Reference = ray.ObjectRef[Any]
 _WATCH_SECONDS = 0.1
 
 
@@ -26,7 +28,7 @@ LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 """Errors for a dead process; one killed by Ray's memory monitor raises no RayActorError."""
 
 
-def wait_for(references: list[Any], count: int, seconds: float | None) -> tuple[list[Any], list[Any]]:
+def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
     """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
     try:
         return ray.wait(references, num_returns=count, timeout=seconds)
@@ -48,10 +50,11 @@ class _Call:
     method: Literal["draw", "reference", "solve"]
     arguments: tuple[Any, ...]
 
-    def send(self, worker: Any, family: FamilySpec) -> ray.ObjectRef[Any]:
+    def send(self, worker: ActorHandle[Any], family: FamilySpec) -> Reference:
         """Make the call on ``worker``; return the reference to its result."""
-        methods = {"draw": worker.draw, "reference": worker.reference, "solve": worker.solve}
-        return methods[self.method].options(name=self.name).remote(family, *self.arguments)
+        methods: dict[str, Any] = {"draw": worker.draw, "reference": worker.reference, "solve": worker.solve}
+        reference: Reference = methods[self.method].options(name=self.name).remote(family, *self.arguments)
+        return reference
 
 
 class RayPool:
@@ -72,7 +75,7 @@ class RayPool:
         self._spec, self._retries, self._say = family, retries, say
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
-        started = [worker.pid.remote() for worker in self._workers]
+        started: list[Reference] = [worker.pid.remote() for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -88,7 +91,7 @@ class RayPool:
         return len(self._workers)
 
     @property
-    def workers(self) -> list[Any]:
+    def workers(self) -> list[ActorHandle[Any]]:
         """The actors' handles."""
         return list(self._workers)
 
@@ -123,7 +126,7 @@ class RayPool:
         broadcast = ray.put(start)
         return [_Call(f"task {task.label}", "solve", (task, broadcast, settings, collect)) for task in tasks]
 
-    def _make_worker(self) -> Any:
+    def _make_worker(self) -> ActorHandle[Any]:
         self._made += 1
         return _Worker.remote(self._made - 1)
 
@@ -139,7 +142,7 @@ class RayPool:
     def _watched(self, calls: Sequence[_Call], watch: Callable[[], bool] | None) -> Iterator[tuple[int, Any] | None]:
         """As :meth:`_run`; yields None whenever ``watch``, polled while waiting, returns True."""
         waiting, failures = deque(range(len(calls))), [0] * len(calls)
-        running: dict[Any, tuple[int, int]] = {}
+        running: dict[Reference, tuple[int, int]] = {}
         idle = deque(range(len(self._workers)))
         while waiting or running:
             while waiting and idle:

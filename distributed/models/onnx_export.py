@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from distributed.models.meta_policy import MetaPolicy, Spaces
 from distributed.settings.errors import ConfigurationError
 from policies.common.results import Policy
 from policies.neural.policy_state import PolicyState
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
 
 _OPSET = 17
 _CLIP = 10.0
@@ -33,7 +36,7 @@ def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
         raise ConfigurationError("export: needs the package onnx; pip install 'metasrl[onnx]'") from error
     if not 0 <= start < len(policy.policies):
         raise ConfigurationError(f"--start: must be from 0 to {len(policy.policies) - 1}, got {start}")
-    spaces, graph = policy.spaces, _Graph(helper)
+    spaces, graph = policy.spaces, _Graph()
     _add_policy(graph, policy.policies[start], spaces)
     taken = (TensorProto.INT64, ["N"]) if spaces.tabular else (TensorProto.FLOAT, ["N", spaces.observation])
     given = (TensorProto.INT64, ["N"]) if spaces.actions else (TensorProto.FLOAT, ["N", len(spaces.low)])
@@ -66,19 +69,20 @@ def _add_policy(graph: _Graph, policy: Policy, spaces: Spaces) -> None:
 class _Graph:
     """Collects nodes and constants; each call returns the name of the new value."""
 
-    def __init__(self, helper: Any) -> None:
-        self._helper = helper
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
 
-    def constant(self, name: str, value: Any) -> str:
+    def constant(self, name: str, value: np.ndarray[Any, Any] | np.generic) -> str:
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(self._helper.make_node(kind, inputs, [output], name=output, **attributes))
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
 

@@ -19,6 +19,8 @@ from tasks.contract.tabular_model import FloatArray
 
 _TASK, _BOUND = "#999999", "#4c78a8"
 _LINEAR_BELOW = 1e-2
+_MOST_MARKERS = 60
+"""Points of a line up to which each has a marker."""
 _DIAGNOSTICS = {
     "mean_correction": "circle",
     "effective_sample_size": "square",
@@ -260,7 +262,7 @@ def _labelled(rows: list[Row], prefix: str, names: Mapping[str, str]) -> tuple[S
             index,
             column(rows, f"{prefix}{name}"),
             objective_colour(position),
-            "marked",
+            "marked" if len(rows) <= _MOST_MARKERS else "line",
             marker=marker,
         )
         for position, (name, marker) in enumerate(names.items())
