@@ -39,7 +39,7 @@ format: setup
 	$(BIN)/ruff format .
 
 reference: setup ## the tables of docs/configuration.md, from the settings
-	$(BIN)/python -m distributed.settings.reference
+	$(BIN)/python -m distributed.settings.configuration_page
 
 schemas: setup ## docs/schemas: JSON schemas of the files that a run writes
 	$(BIN)/python -m meta.reporting.summary

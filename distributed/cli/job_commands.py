@@ -31,14 +31,14 @@ def submit(
     detach: Annotated[bool, typer.Option(help="Do not follow the log.")] = False,
 ) -> None:
     """Submit `train` to a Ray cluster, upload the checkout, and follow the log; exits with the job's exit code."""
-    from distributed.jobs import submission
+    from distributed.jobs import submission, upload
 
     console, root = Console(), Path.cwd()
     wanted = submission.Submission(
         run_file, overrides_of(context), resume, secret or (), package or (), num_cpus, register=register
     )
     options = submission.job_options(wanted, root, os.environ)
-    submission.require_small(root)
+    upload.require_small(root)
     client = submission.connect(address)
     job_id = submission.send(client, options)
     console.say(f"job {job_id}; metasrl logs {job_id} follows it, metasrl stop {job_id} stops it")

@@ -111,14 +111,32 @@ class RayPool:
             yield from self._in_order([_Call(f"reference {task.label}", "reference", (task,)) for task in part])
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
-        """Solve tasks, yielding each as it finishes. The start is stored in the object store once."""
+        """Solve tasks, yielding each as it finishes. The start is stored in the object store once.
+
+        Args:
+            tasks: The tasks.
+            start: The start of all of them.
+            settings: Settings of CRPO.
+            collect: Also collect datasets.
+
+        Raises:
+            WorkerLostError: The worker of a task died too often.
+            TaskError: An environment violates the contract.
+        """
         for _, (result, dataset) in self._run(self._tasks(tasks, start, settings, collect=collect)):
             yield Solved(result, dataset)
 
     def solve_and_watch(
         self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
     ) -> Iterator[Solved | None]:
-        """As :meth:`solve` with datasets. Polls ``watch`` while waiting and yields None whenever it returns True."""
+        """As :meth:`solve` with datasets, yielding None between results on request.
+
+        Args:
+            tasks: The tasks.
+            start: The start of all of them.
+            settings: Settings of CRPO.
+            watch: Polled while the pool waits; None is yielded whenever it returns True.
+        """
         for found in self._watched(self._tasks(tasks, start, settings, collect=True), watch):
             yield None if found is None else Solved(*found[1])
 

@@ -49,6 +49,13 @@ class CRPOWorker:
         """Solve one task; return its result and a reference to its dataset.
 
         The dataset stays in this node's object store; the reference is None if none was collected.
+
+        Args:
+            spec: Family of the task.
+            task: The task.
+            start: One start, or candidates of which the task takes one.
+            settings: Settings of CRPO.
+            collect: Also collect a dataset.
         """
 
         def at(iteration: int) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
+from distributed.jobs.upload import EXCLUDES
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import COMMIT_VARIABLE, git_commit
 from distributed.settings.run_file import load_config
@@ -22,24 +21,6 @@ from distributed.settings.stopping import STOPPED_EXIT_CODE
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobStatus
 
-EXCLUDES = (
-    *("/runs", "/mlruns", "/mlflow.db", "/build", "/dist", "/docs", "/tests", "/benchmarks"),
-    *(
-        ".git",
-        ".venv",
-        "venv",
-        "__pycache__",
-        "*.egg-info",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".hypothesis",
-    ),
-    *("secrets", ".env"),
-)
-"""Patterns of files that are not uploaded; a leading slash restricts a pattern to the root, as in a .gitignore."""
-MOST_MEGABYTES = 100.0
-"""Largest working directory that is uploaded; Ray itself rejects 500 MB, but only after packing it."""
 STOP_SECONDS = 30
 """Seconds between SIGTERM and SIGKILL when a job is stopped; a checkpoint takes less."""
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
@@ -121,42 +102,6 @@ def connect(address: str) -> Client:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def shipped_files(root: Path) -> Iterator[tuple[Path, int]]:
-    """Files under ``root`` that would be uploaded, with their sizes in bytes."""
-    for folder, names, files in os.walk(root):
-        at_root = Path(folder) == root
-        names[:] = [name for name in sorted(names) if not excluded(name, at_root=at_root)]
-        for name in sorted(files):
-            path = Path(folder) / name
-            if not excluded(name, at_root=at_root) and path.is_file():
-                yield path, path.stat().st_size
-
-
-def excluded(name: str, *, at_root: bool) -> bool:
-    """Whether a file or folder of that name is not uploaded."""
-    return any(
-        fnmatch.fnmatch(name, pattern.removeprefix("/"))
-        for pattern in EXCLUDES
-        if at_root or not pattern.startswith("/")
-    )
-
-
-def require_small(root: Path, most_megabytes: float = MOST_MEGABYTES) -> None:
-    """Check the size of the upload.
-
-    Raises:
-        ConfigurationError: It is too large; the message names the largest files.
-    """
-    files = sorted(shipped_files(root), key=lambda entry: entry[1], reverse=True)
-    megabytes = sum(size for _, size in files) / 1e6
-    if megabytes > most_megabytes:
-        largest = ", ".join(f"{path.relative_to(root)} ({size / 1e6:.1f} MB)" for path, size in files[:5])
-        raise ConfigurationError(
-            f"working directory {root}: {megabytes:.0f} MB would be uploaded, the maximum is {most_megabytes:g} MB; "
-            f"the largest files: {largest}. Move them out, or put them on storage that the cluster can access"
-        )
 
 
 def job_options(submission: Submission, root: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -260,15 +205,12 @@ def follow(
         try:
             status = str(client.get_job_status(job_id))
             log = client.get_job_logs(job_id)
-        except Exception as error:  # whatever the connection raises: requests, Ray, the socket
+        except Exception as error:  # requests, Ray and sockets raise their own types
             now = time.monotonic()
             if lost_since is None:
                 lost_since = now
                 say(f"connection lost ({_first_line(error)}); reconnecting, the job continues")
-            if now - lost_since > patience_seconds:
-                raise ConfigurationError(
-                    f"the cluster has not answered for {patience_seconds:g} s; `metasrl logs {job_id}` tries again"
-                ) from error
+            _require_patience(job_id, now - lost_since, patience_seconds, error)
             time.sleep(every_seconds)
             continue
         if lost_since is not None:
@@ -279,6 +221,13 @@ def follow(
         if status in _ENDS:
             return exit_code(client, job_id, status)
         time.sleep(every_seconds)
+
+
+def _require_patience(job_id: str, lost_seconds: float, patience_seconds: float, error: Exception) -> None:
+    if lost_seconds > patience_seconds:
+        raise ConfigurationError(
+            f"the cluster has not answered for {patience_seconds:g} s; `metasrl logs {job_id}` tries again"
+        ) from error
 
 
 def exit_code(client: Client, job_id: str, status: str) -> int:

@@ -59,12 +59,8 @@ def run(
         require_name(register)
         connect(config.tracking.uri)
     if resume == LATEST:
-        resume = RunDirectory.latest(config)
-        message = "no earlier run with these settings: starting a new one"
-        console.say(message if resume is None else f"continuing {resume}")
-    directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
-    url = url_of(config, directory.path)
-    console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
+        resume = _latest(config, console)
+    directory = _directory(config, resume, console)
     try:
         summary = _tracked(RunContext(config, directory, console), trackers)
     except ConfigurationError:
@@ -78,6 +74,20 @@ def run(
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
         console.say(register_start(client, directory.path, register, run_id, console))
     return summary
+
+
+def _latest(config: RunConfig, console: Console) -> Path | None:
+    found = RunDirectory.latest(config)
+    message = "no earlier run with these settings: starting a new one"
+    console.say(message if found is None else f"continuing {found}")
+    return found
+
+
+def _directory(config: RunConfig, resume: Path | None, console: Console) -> RunDirectory:
+    directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
+    url = url_of(config, directory.path)
+    console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
+    return directory
 
 
 def _tracked(context: RunContext, more: Sequence[RunTracker]) -> RunSummary:

@@ -19,8 +19,13 @@ from tasks.contract.task import Task, TaskFamily
 def watch(run_dir: Path, task_index: int, output: Path | None, console: Console) -> str:
     """Solve held-out task ``task_index`` from the newest start of a run, film both policies, and return Markdown.
 
-    Writes the video to ``output``, by default ``adapt/test-<index>.mp4`` in the run directory, and a sheet of frames
-    to the same folder.
+    A sheet of frames goes to the folder of the video.
+
+    Args:
+        run_dir: The run directory.
+        task_index: Index of the held-out task.
+        output: The video; None: ``adapt/test-<index>.mp4`` in the run directory.
+        console: Shows progress and file names.
 
     Raises:
         ConfigurationError: The directory is not a run, or this machine cannot render.

@@ -16,7 +16,14 @@ PAGE = "report.html"
 
 
 def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Sequence[Row]) -> int:
-    """Write ``report.html`` into the run directory, with the videos of ``adapt/``; return its size in bytes."""
+    """Write ``report.html`` with the videos of ``adapt/``; return its size in bytes.
+
+    Args:
+        path: The run directory.
+        config: Settings of the run.
+        summary: Its summary.
+        rows: Rows of ``tasks.csv``.
+    """
     environment = {"python": platform.python_version(), "machine": platform.machine(), **environment_tags()}
     commit = environment["git_commit"].removesuffix("-dirty")
     commands = [

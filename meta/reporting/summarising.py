@@ -66,7 +66,7 @@ def run_summary(
         wall_seconds: Wall-clock time of the run.
     """
     gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
-    during, half = cost_columns(rows, "violation_during").mean(axis=1), len(rows) // 2
+    half = len(rows) // 2
     return RunSummary(
         **dataclasses.asdict(facts),
         num_tasks=len(rows),
@@ -80,14 +80,19 @@ def run_summary(
         groups=groups_summary(rows, state),
         env_steps=int(column(rows, "env_steps").sum()),
         estimates=estimates_summary(rows),
-        failure_signature=FailureSummary(
-            gap=_trend(failure_signature(gaps, facts.tasks_per_round)),
-            violation_during_adaptation=_trend(failure_signature(during, facts.tasks_per_round)),
-        ),
+        failure_signature=_failure(rows, facts.tasks_per_round),
         similarity=_similarity(similar),
         limits_mean=tuple(limits.mean(axis=0).tolist()),
         wall_seconds=wall_seconds,
         test={name: method_summary(entry) for name, entry in held_out.items()},
+    )
+
+
+def _failure(rows: list[Row], first_round: int) -> FailureSummary:
+    during = cost_columns(rows, "violation_during").mean(axis=1)
+    return FailureSummary(
+        gap=_trend(failure_signature(column(rows, "gap"), first_round)),
+        violation_during_adaptation=_trend(failure_signature(during, first_round)),
     )
 
 

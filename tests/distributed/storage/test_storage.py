@@ -132,7 +132,7 @@ def test_commands_take_the_url_of_a_run(
     shutil.rmtree(workplace / "here")
     url = only_url(memory)
     assert exit_code("inspect", url) == 0
-    assert "whole" in capsys.readouterr().out
+    assert "intact" in capsys.readouterr().out
     assert exit_code("adapt", url, "--task-index", "1") == 0
     assert exit_code("report", url) == 0
     assert "| `meta_srl` |" in capsys.readouterr().out

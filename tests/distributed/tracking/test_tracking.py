@@ -189,7 +189,7 @@ def test_the_run_page_is_for_people(tracked: Tracked) -> None:
     tags = tracked.store.runs()[parent]
     assert "| `meta_srl` |" in tags["mlflow.note.content"]
     assert "report.html" in tags["mlflow.note.content"]
-    assert tags["mlflow.source.name"] == "distributed/jobs/training_job.py"
+    assert tags["mlflow.source.name"] == "distributed/train.py"
     assert tags["family"] == "frozen_lake"
     datasets = tracked.store.rows("SELECT name, digest, dataset_profile FROM datasets ORDER BY name")
     assert [name for name, _, _ in datasets] == ["frozen_lake-held-out", "frozen_lake-training"]

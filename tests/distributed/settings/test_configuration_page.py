@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import Field
 
 from distributed.settings.keys import dotted_fields
-from distributed.settings.reference import PAGE, describe, rendered, tables
+from distributed.settings.configuration_page import PAGE, describe, rendered, tables
 
 ROOT = Path(__file__).resolve().parents[3]
 
