@@ -44,8 +44,9 @@ class RunTracker:
     """Base of all trackers; a :class:`meta.training.loop.Tracker` with a life cycle.
 
     The order of calls: ``of``, ``started``, then ``task_finished`` and ``round_finished``, and exactly one of
-    ``finished``, ``failed`` and ``interrupted`` (without ``started`` if the run ends before). Every hook does nothing
-    by default, so that a tracker defines only those it needs. ``distributed.jobs.trackers`` lists the classes.
+    ``finished``, ``failed`` and ``interrupted`` (without ``started`` if the run ends before; with ``failed`` too if
+    ``finished`` raises). Every hook does nothing by default, so that a tracker defines only those it needs.
+    ``distributed.jobs.trackers`` lists the classes.
     """
 
     @classmethod

@@ -9,8 +9,8 @@ import pytest
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import Field
 
-from distributed.settings.keys import dotted_fields
 from distributed.settings.configuration_page import PAGE, describe, rendered, tables
+from distributed.settings.keys import dotted_fields
 
 ROOT = Path(__file__).resolve().parents[3]
 
