@@ -242,5 +242,5 @@ def _start(arrays: Arrays, number: int, spaces: Spaces, num_costs: int) -> Start
     if table.shape != (spaces.observation, spaces.actions):
         raise ValueError(f"{prefix}probabilities must have the shape [{spaces.observation}, {spaces.actions}]")
     if not (table >= 0.0).all() or not np.allclose(table.sum(axis=1), 1.0):
-        raise ValueError(f"{prefix}probabilities must hold one distribution a state")
+        raise ValueError(f"{prefix}probabilities must be probabilities, one row a state")
     return Start(table, rates)

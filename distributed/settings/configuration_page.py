@@ -1,4 +1,4 @@
-"""Generate the tables of docs/configuration.md from the settings: ``python -m distributed.settings.configuration_page``.
+"""Generate the tables of docs/configuration.md: ``python -m distributed.settings.configuration_page``.
 
 The page is written by hand except for the lines between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
