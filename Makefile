@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format bench bench-corrections bench-dice bench-operations tour curves paper results results-neural lock audit sbom clean
+.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations tour curves paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -37,6 +37,12 @@ lint: setup ## linter, formatter, strict type checker
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup ## the tables of docs/configuration.md, from the settings
+	$(BIN)/python -m distributed.settings.configuration_page
+
+schemas: setup ## docs/schemas: JSON schemas of the files that a run writes
+	$(BIN)/python -m meta.reporting.summary
 
 bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed.lakes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from distributed.tracking.mlflow_tracker import git_commit
+from distributed.settings.provenance import git_commit
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 

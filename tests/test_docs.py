@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from distributed.settings.run_file import dotted_fields, load_config
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_file import load_config
 from distributed.storage.run_directory import read_rows
 from policies.checking.family_check import NAMES, check_family, table
 from policies.exact.drawing import draw_task

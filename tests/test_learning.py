@@ -10,7 +10,8 @@ import pytest
 from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.judging.claims import DURING, GAP, seed_means
 from meta.judging.protocol import judge
 from meta.measuring.intervals import Interval, ratio_interval

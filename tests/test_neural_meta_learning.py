@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distributed.settings.run_file import RunConfig, parse_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import parse_config
 from meta.judging.protocol import judge
 from meta.judging.task_numbers import Numbers
 from meta.training.evaluation_settings import GridPoint

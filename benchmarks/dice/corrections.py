@@ -28,7 +28,7 @@ from benchmarks.dice.correction_errors import (
     lake_errors,
 )
 from benchmarks.result_page import RESULTS, header, table
-from distributed.jobs.training_job import workplace
+from distributed.cluster.workplace import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge

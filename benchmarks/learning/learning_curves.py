@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.learning.curve_page import write_page
 from benchmarks.learning.curve_tasks import TASKS, CurveTask, solver_limits
 from benchmarks.result_page import RESULTS
-from distributed.tracking.mlflow_tracker import git_commit
+from distributed.settings.provenance import git_commit
 from policies.common.branches import REWARD_BRANCH
 from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
 from policies.neural.policy_state import PolicyState

@@ -10,9 +10,10 @@ import ray
 from benchmarks.learning.kept_rows import Rows
 from benchmarks.result_page import header, table, write
 from distributed.cluster.meta_learner import RayLearner
-from distributed.jobs.training_job import Workplace, workplace
+from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.learning.settings import LearningRateSettings
 from meta.measuring.intervals import interval
 from meta.training.experiment import draw

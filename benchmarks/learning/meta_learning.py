@@ -27,9 +27,10 @@ from benchmarks.learning.meta_page import (
     varies_in_one_number,
 )
 from benchmarks.result_page import RESULTS, write
-from distributed.jobs.training_job import Workplace, workplace
+from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from distributed.storage.checkpoints import write_atomically
 from meta.methods.workbench import Workbench
 from meta.training.experiment import Drawn, draw

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.result_page import header, table
-from distributed.settings.run_file import RunConfig
+from distributed.settings.run_config import RunConfig
 from meta.measuring.intervals import Interval, interval
 from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray

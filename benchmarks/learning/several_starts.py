@@ -25,7 +25,8 @@ from benchmarks.learning.meta_learning import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
 from meta.measuring.measures import measure
 from meta.training.experiment import draw

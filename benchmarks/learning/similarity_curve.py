@@ -15,9 +15,10 @@ from scipy import stats
 
 from benchmarks.learning.kept_rows import Rows
 from benchmarks.result_page import RESULTS, header, table, write
-from distributed.jobs.training_job import Workplace, workplace
+from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
 from meta.judging.held_out import compare_starts
 from meta.measuring.intervals import interval
 from meta.training.experiment import draw, measure_similarity

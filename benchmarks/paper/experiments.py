@@ -29,9 +29,10 @@ from benchmarks.paper.paper_theory import (
 from benchmarks.result_page import RESULTS, header
 from distributed.jobs.cells import cell_runner, sources_digest
 from distributed.jobs.comparison_cells import Comparison, compare_all
-from distributed.jobs.training_job import stop_on_sigterm
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig, load_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
+from distributed.settings.stopping import stop_on_sigterm
 
 RUN_FILES = Path("deploy/runs/paper")
 SETTINGS = (

@@ -20,7 +20,7 @@ from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import RELATIVE_DURING, RELATIVE_GAP, REWARD, profile, seed_means
 from meta.measuring.intervals import interval
 from meta.measuring.statistics import linear_trend
-from meta.reporting.report import COLOURS
+from meta.reporting.colours import COLOURS
 from tasks.contract.tabular_model import FloatArray
 
 Array = np.ndarray[Any, Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distributed.jobs.cells import Cell, CellRunner, Result
 from distributed.jobs.comparison_cells import Comparison, with_seed
-from distributed.settings.run_file import RunConfig
+from distributed.settings.run_config import RunConfig
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import MethodName
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -173,7 +174,7 @@ def memory() -> list[str]:
     samples: dict[str, dict[int, float]] = {}
     with workplace(setting, 2) as (pool, learner):
         drawn = draw(pool, setting)
-        pids = {f"worker {i}": ray.get(worker.pid.remote()) for i, worker in enumerate(pool.workers)}
+        pids: dict[str, Any] = {f"worker {i}": ray.get(worker.pid.remote()) for i, worker in enumerate(pool.workers)}
         pids |= {"meta-learner": ray.get(learner.actor.pid.remote()), "driver": "self"}
 
         def sample(num_tasks: int) -> None:

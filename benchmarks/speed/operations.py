@@ -51,7 +51,7 @@ class Cost:
 def child(file: str, words: Sequence[str]) -> Cost:
     """Train in this process and time the tracking; :func:`tracked` starts it."""
     from distributed.cli.main import main
-    from distributed.tracking.mlflow_tracker import MLflowSender
+    from distributed.tracking.mlflow_sender import MLflowSender
     from distributed.tracking.outbox import Outbox
 
     clocks = {"cpu": 0.0, "waited": 0.0, "unsent": 0}

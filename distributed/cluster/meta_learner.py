@@ -1,4 +1,4 @@
-"""The meta-learner: one thin actor around :mod:`meta.learning.kinds`, tasks that estimate, and the loop's view."""
+"""The meta-learner on Ray: an actor that updates the state, Ray tasks that estimate, and their common interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.contract.memory import return_freed_memory
 
 @ray.remote(num_cpus=0)
 def _estimate(dataset: Dataset, dice: DICESettings, meta: MetaSettings) -> tuple[Item, float]:
-    """Estimate on one dataset, in whatever process of the node that holds it; also the seconds it took."""
+    """Estimate on one dataset, on the node that holds it; return the contribution and the seconds it took."""
     began = time.perf_counter()
     with threadpool_limits(1):
         item = contribute(dataset, dice, meta)
@@ -34,9 +34,9 @@ def _estimate(dataset: Dataset, dice: DICESettings, meta: MetaSettings) -> tuple
 
 @ray.remote(num_cpus=0)
 class MetaLearner:
-    """Takes the online steps. Estimates are tasks of their own, so that it is free and they run where the data are.
+    """Updates the state. Estimates are separate Ray tasks, which run on the nodes of the datasets.
 
-    Declared with no CPU, like them: they work in the pauses of the workers (their busy share is in ``make bench``).
+    The actor and the estimates request no CPU: they run while workers wait (``make bench`` measures their share).
     """
 
     def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int) -> None:
@@ -44,7 +44,7 @@ class MetaLearner:
         self._tasks, self._rounds, self._busy = 0, 0, 0.0
 
     def __repr__(self) -> str:
-        """Name of the actor. Ray reads it once, at creation."""
+        """Name of the actor. Ray reads it at creation only."""
         return f"MetaLearner(round={self._rounds}, tasks={self._tasks})" if self._tasks else "MetaLearner"
 
     def pid(self) -> int:
@@ -52,16 +52,16 @@ class MetaLearner:
         return os.getpid()
 
     def busy_seconds(self) -> float:
-        """Seconds spent updating."""
+        """Seconds spent on updates."""
         return self._busy
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._learner.restore(state)
         self._rounds, self._tasks = state.num_rounds, state.num_tasks
 
     def update(self, contributions: list[Item]) -> State:
-        """One online step."""
+        """Take one online step and return the new state."""
         began = time.perf_counter()
         state = self._learner.update(contributions)
         self._rounds, self._tasks = state.num_rounds, state.num_tasks
@@ -74,20 +74,20 @@ _Actor: Any = MetaLearner
 
 
 class _Estimate:
-    """An estimate under way; a :class:`meta.training.pool.Pending`."""
+    """A running estimate; a :class:`meta.training.pool.Pending`."""
 
-    def __init__(self, reference: Any, spent: list[float]) -> None:
+    def __init__(self, reference: ray.ObjectRef[tuple[Item, float]], spent: list[float]) -> None:
         self._reference, self._spent = reference, spent
 
     def ready(self) -> bool:
-        """Whether the task is over, well or not."""
+        """Whether the task has ended, successfully or not."""
         return bool(wait_for([self._reference], 1, 0.0)[0])
 
     def result(self) -> Item:
-        """The contribution; Ray has run the task again where its process died.
+        """Wait for the contribution. Ray reruns the task if its process died.
 
         Raises:
-            DatasetLostError: the dataset is gone.
+            DatasetLostError: The dataset no longer exists.
         """
         try:
             item, seconds = ray.get(self._reference)
@@ -103,7 +103,7 @@ class _Estimate:
 
 
 class RayLearner:
-    """The loop's meta-learner on Ray. If its actor dies, a new one goes on from the last state."""
+    """A :class:`meta.training.pool.Learner` on Ray. If its actor dies, a new one continues from the last state."""
 
     def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int, retries: int) -> None:
         self._arguments = (meta, dice, num_iterations)
@@ -114,36 +114,22 @@ class RayLearner:
         self.actor: Any = self._make()
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._state = state
         ray.get(self.actor.restore.remote(state))
 
-    def estimate(self, dataset: Any, label: str) -> Pending:
-        """Begin to estimate on the dataset behind an object reference; it does not pass through this process."""
+    def estimate(self, dataset: ray.ObjectRef[Dataset], label: str) -> Pending:
+        """Start an estimate on the dataset behind an object reference; the data do not pass through this process."""
         task: Any = _estimate
         reference = task.options(name=f"estimate {label}", max_retries=self._retries).remote(dataset, *self._settings)
         return _Estimate(reference, self._spent)
 
     def update(self, contributions: Sequence[Item]) -> State:
-        """One online step."""
-        self._state = self._call("update", list(contributions))
-        return self._state
-
-    def busy_seconds(self) -> float:
-        """Seconds that estimates and updates took."""
-        return sum(self.seconds())
-
-    def seconds(self) -> tuple[float, float]:
-        """Seconds of estimates and of updates (those of the actor at hand)."""
-        return sum(self._spent), float(ray.get(self.actor.busy_seconds.remote()))
-
-    def _make(self) -> Any:
-        return _Actor.remote(*self._arguments)
-
-    def _call(self, method: str, argument: Any) -> Any:
+        """Take one online step and return the new state, on a new actor if the current one died."""
         for attempt in range(self._retries + 1):
             try:
-                return ray.get(getattr(self.actor, method).options(name=f"MetaLearner.{method}").remote(argument))
+                call = self.actor.update.options(name="MetaLearner.update").remote(list(contributions))
+                state: State = ray.get(call)
             except RayTaskError as error:
                 raise error.cause from error
             except LOST:
@@ -152,4 +138,18 @@ class RayLearner:
                 self.actor = self._make()
                 if self._state is not None:
                     ray.get(self.actor.restore.remote(self._state))
+            else:
+                self._state = state
+                return state
         raise AssertionError("unreachable")
+
+    def busy_seconds(self) -> float:
+        """Seconds spent on estimates and updates."""
+        return sum(self.seconds())
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds spent on estimates, and on updates by the current actor."""
+        return sum(self._spent), float(ray.get(self.actor.busy_seconds.remote()))
+
+    def _make(self) -> Any:
+        return _Actor.remote(*self._arguments)

@@ -1,4 +1,4 @@
-"""Start or join a Ray cluster, with errors that name the setting."""
+"""Start or join a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,42 +12,30 @@ from typing import Any
 
 import ray
 
-from distributed.settings.run_file import ClusterSettings, ConfigurationError
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import ClusterSettings
 
 _SECONDS_TO_ANSWER = 5.0
 
 
 @contextmanager
 def cluster(settings: ClusterSettings) -> Iterator[str]:
-    """Join ``settings.address`` (or the cluster that runs this job), else start one on this machine.
+    """Join ``settings.address`` (or the cluster that runs this job), else start a cluster on this machine.
 
-    Yields a line that says where it is. A cluster that was started here is stopped on leaving; a joined one is left.
+    Yields a description of the cluster. On exit, a cluster that was started here is stopped; a joined one keeps
+    running.
 
     Raises:
-        ConfigurationError: the dashboard's port is taken, or the address does not answer.
+        ConfigurationError: The dashboard's port is taken, or the address does not answer.
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is not None:
         _require_answer(address)
-    if address is None and settings.dashboard and settings.dashboard_port is not None:
+    elif settings.dashboard and settings.dashboard_port is not None:
         _require_free(settings.dashboard_port)
-    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
-    if address is not None:
-        options |= {"address": address}
-    else:
-        options |= {
-            "address": "local",
-            "num_cpus": settings.num_workers,
-            "object_store_memory": settings.object_store_mb * 2**20,
-            "include_dashboard": settings.dashboard,
-            "dashboard_host": "127.0.0.1",
-            "_node_ip_address": "127.0.0.1",
-        }
-        if settings.dashboard_port is not None:
-            options |= {"dashboard_port": settings.dashboard_port}
     try:
         with _own_sigterm_handler():
-            context = ray.init(**options)
+            context = ray.init(**_options(settings, address))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
@@ -60,14 +48,30 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         ray.shutdown()
 
 
+def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
+    """Arguments of ``ray.init``."""
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
+    if address is not None:
+        return options | {"address": address}
+    options |= {
+        "address": "local",
+        "num_cpus": settings.num_workers,
+        "object_store_memory": settings.object_store_mb * 2**20,
+        "include_dashboard": settings.dashboard,
+        "dashboard_host": "127.0.0.1",
+        "_node_ip_address": "127.0.0.1",
+    }
+    return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
+
+
 def _require_answer(address: str) -> None:
-    """Ray itself tries for minutes and then aborts the process: ask first whether anybody listens."""
+    """Check that something listens at ``address``: Ray itself retries for minutes and then aborts the process."""
     if address in ("auto", "local"):
         return
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not host or not port.isdigit():
         raise ConfigurationError(
-            f"cluster.address: {address!r} is no address; give host:port, ray://host:port, auto, or nothing"
+            f"cluster.address: {address!r} is not an address; give host:port, ray://host:port, auto, or nothing"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
@@ -80,7 +84,7 @@ def _require_answer(address: str) -> None:
 
 @contextmanager
 def _own_sigterm_handler() -> Iterator[None]:
-    """Ray puts a SIGTERM handler of its own in place when it starts; put ours back."""
+    """Restore our SIGTERM handler, which Ray replaces during start-up."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,14 +1,17 @@
-"""Numbers of a run for Prometheus, through Ray: every node exports them on its metrics port as ``ray_<name>``."""
+"""Metrics of a run for Prometheus: Ray exports them as ``ray_<name>`` on the metrics port of every node."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Self
 
 import numpy as np
 from ray.util.metrics import Counter, Gauge
 
+from distributed.cluster.meta_learner import RayLearner
+from distributed.cluster.ray_pool import RayPool
+from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker
 from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column, cost_columns
@@ -17,7 +20,7 @@ from policies.common.results import TaskResult
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A metric: its name without Ray's prefix (and without the ``_total`` of counters), what it says and its tags."""
+    """A metric: its name without Ray's prefix (and a counter's suffix ``_total``), its description and its tags."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -26,7 +29,7 @@ class Exported:
 
     @property
     def prometheus(self) -> str:
-        """The name that Prometheus sees."""
+        """The name in Prometheus."""
         return f"ray_{self.name}_total" if self.kind == "counter" else f"ray_{self.name}"
 
 
@@ -47,34 +50,50 @@ EXPORTED = (
     Exported("metasrl_violation_during", "gauge", "mean violation during adaptation in the round", ("cost",)),
     Exported("metasrl_learning_rate", "gauge", "learned rate of the next round", ("objective",)),
 )
-"""Every metric; all have the tag ``run`` too."""
+"""Every metric; each has the tag ``run`` as well."""
 PHASES = ("rollout", "update", "critic", "solve", "estimation", "meta_update")
-"""Values of the tag ``phase``; ``solve`` is a tabular task, whose parts are not measured apart."""
+"""Values of the tag ``phase``; ``solve`` is a tabular task, which is measured as one phase."""
 
 
-class RayMetricsTracker:
-    """Feeds the metrics from the driver as the run goes; a :class:`meta.training.loop.Tracker`. Ray must be running."""
+class RayMetricsTracker(RunTracker):
+    """Updates the metrics while the run trains. Ray must be running once :meth:`follow` is called."""
 
-    def __init__(
-        self,
-        run: str,
-        tasks_per_round: int,
-        retried: Callable[[], int],
-        meta_seconds: Callable[[], tuple[float, float]],
-    ) -> None:
-        """``retried`` counts tasks run again so far; ``meta_seconds`` are those of estimates and of updates so far."""
-        made: dict[str, Any] = {}
-        for metric in EXPORTED:
-            kind = Counter if metric.kind == "counter" else Gauge
-            made[metric.name] = kind(metric.name, metric.description, tag_keys=(*metric.tags, "run"))
-            made[metric.name].set_default_tags({"run": run})
-        self._metrics, self._size = made, tasks_per_round
-        self._retried, self._meta_seconds = retried, meta_seconds
-        self._told_retries, self._told_seconds = 0, (0.0, 0.0)
+    def __init__(self, run: str, tasks_per_round: int) -> None:
+        self._run, self._size = run, tasks_per_round
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._pool: RayPool | None = None
+        self._learner: RayLearner | None = None
+        self._counted_retries, self._counted_seconds = 0, (0.0, 0.0)
         self._in_round, self._gaps = 0, list[float]()
 
+    @classmethod
+    def of(cls, context: RunContext) -> Self | None:
+        """None unless the pool is Ray."""
+        config = context.config
+        return cls(config.name, config.cluster.tasks_per_round) if config.cluster.pool == "ray" else None
+
+    def started(self, start: RunStart) -> None:
+        """Register the metrics."""
+        assert isinstance(start.pool, RayPool)
+        assert isinstance(start.learner, RayLearner)
+        self.follow(start.pool, start.learner)
+
+    def follow(self, pool: RayPool, learner: RayLearner) -> None:
+        """Register the metrics of a pool and a meta-learner."""
+        self._pool, self._learner = pool, learner
+        for metric in EXPORTED:
+            keys = (*metric.tags, "run")
+            if metric.kind == "counter":
+                self._counters[metric.name] = Counter(metric.name, metric.description, tag_keys=keys)
+                self._counters[metric.name].set_default_tags({"run": self._run})
+            else:
+                self._gauges[metric.name] = Gauge(metric.name, metric.description, tag_keys=keys)
+                self._gauges[metric.name].set_default_tags({"run": self._run})
+
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        """Count the task, its steps and where its time went."""
+        """Count the task, its environment steps and its seconds by phase."""
+        assert self._pool is not None
         self._in_round += 1
         self._add("metasrl_tasks_done", 1.0)
         self._add("metasrl_tasks_left_out", float(finished.contribution.weight == 0.0))
@@ -85,18 +104,19 @@ class RayMetricsTracker:
         for phase, seconds in parts.items():
             self._add("metasrl_seconds", seconds, phase=phase)
         self._set("metasrl_queue_depth", float(max(0, self._size - self._in_round)))
-        self._add("metasrl_tasks_retried", float(self._retried() - self._told_retries))
-        self._told_retries = self._retried()
+        self._add("metasrl_tasks_retried", float(self._pool.retried - self._counted_retries))
+        self._counted_retries = self._pool.retried
 
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
-        """What the round showed."""
+        """Export the measures of the round."""
+        assert self._learner is not None
         self._in_round = 0
         self._set("metasrl_round", float(state.num_rounds))
         self._set("metasrl_staleness", 0.0)
-        spent = self._meta_seconds()
-        for phase, now, before in zip(("estimation", "meta_update"), spent, self._told_seconds, strict=True):
+        spent = self._learner.seconds()
+        for phase, now, before in zip(("estimation", "meta_update"), spent, self._counted_seconds, strict=True):
             self._add("metasrl_seconds", max(0.0, now - before), phase=phase)
-        self._told_seconds = spent
+        self._counted_seconds = spent
         given = list(rows)
         self._gaps += column(given, "gap").tolist()
         self._set("metasrl_taog", float(np.mean(self._gaps)))
@@ -111,8 +131,8 @@ class RayMetricsTracker:
 
     def _add(self, name: str, value: float, **tags: str) -> None:
         if value > 0.0:
-            self._metrics[name].inc(value, tags=tags)
+            self._counters[name].inc(value, tags=tags)
 
     def _set(self, name: str, value: float, **tags: str) -> None:
         if np.isfinite(value):
-            self._metrics[name].set(value, tags=tags)
+            self._gauges[name].set(value, tags=tags)

@@ -1,12 +1,14 @@
-"""The pool of Ray workers: hands out tasks, replaces workers that die, runs their tasks again."""
+"""The pool of Ray workers: assigns tasks, replaces workers that die, and reruns their tasks."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from distributed.cluster.worker import CRPOWorker
@@ -18,15 +20,16 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 
 _Worker: Any = CRPOWorker
+Reference = ray.ObjectRef[Any]
 _WATCH_SECONDS = 0.1
 
 
 LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
-"""What Ray raises when a process is gone; one killed by its memory monitor is no RayActorError."""
+"""Errors for a dead process; one killed by Ray's memory monitor raises no RayActorError."""
 
 
-def wait_for(references: list[Any], count: int, seconds: float | None) -> tuple[list[Any], list[Any]]:
-    """``ray.wait``, out of which comes what a signal's handler raises: Ray may wrap it in a SystemError."""
+def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
+    """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
     try:
         return ray.wait(references, num_returns=count, timeout=seconds)
     except SystemError as error:
@@ -36,11 +39,30 @@ def wait_for(references: list[Any], count: int, seconds: float | None) -> tuple[
 
 
 class WorkerLostError(RuntimeError):
-    """A task whose workers kept dying."""
+    """The workers of a task kept dying, or workers did not start."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a worker's method, without the family, which every method takes first."""
+
+    name: str
+    method: Literal["draw", "reference", "solve"]
+    arguments: tuple[Any, ...]
+
+    def send(self, worker: ActorHandle[Any], family: FamilySpec) -> Reference:
+        """Make the call on ``worker``; return the reference to its result."""
+        methods: dict[str, Any] = {"draw": worker.draw, "reference": worker.reference, "solve": worker.solve}
+        reference: Reference = methods[self.method].options(name=self.name).remote(family, *self.arguments)
+        return reference
 
 
 class RayPool:
-    """CRPO workers as actors. Each holds one task at a time, so a death costs one task, which is run again."""
+    """CRPO workers as actors; a :class:`meta.training.pool.Pool`.
+
+    Each worker holds one task at a time, so a crash costs one task, which is rerun up to ``retries`` times.
+    ``retried`` counts reruns.
+    """
 
     def __init__(
         self,
@@ -53,7 +75,7 @@ class RayPool:
         self._spec, self._retries, self._say = family, retries, say
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
-        started = [worker.pid.remote() for worker in self._workers]
+        started: list[Reference] = [worker.pid.remote() for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -65,94 +87,112 @@ class RayPool:
 
     @property
     def num_workers(self) -> int:
-        """Tasks solved at the same time."""
+        """Number of tasks solved at the same time."""
         return len(self._workers)
 
     @property
-    def workers(self) -> list[Any]:
+    def workers(self) -> list[ActorHandle[Any]]:
         """The actors' handles."""
         return list(self._workers)
 
     def use(self, family: FamilySpec) -> None:
-        """Turn to another family."""
+        """Switch to another family."""
         self._spec = family
 
     def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
         """Draw tasks on the workers."""
-        calls = [(f"draw {split} {i}", lambda worker, i=i: worker.draw, (split, i)) for i in indices]
-        return self._in_order(calls)
+        return self._in_order([_Call(f"draw {split} {i}", "draw", (split, i)) for i in indices])
 
     def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
         """Exact solutions in the order of ``tasks``, a few at a time."""
         width = 8 * self.num_workers
         for begin in range(0, len(tasks), width):
             part = tasks[begin : begin + width]
-            calls = [(f"reference {task.label}", lambda worker: worker.reference, (task,)) for task in part]
-            yield from self._in_order(calls)
+            yield from self._in_order([_Call(f"reference {task.label}", "reference", (task,)) for task in part])
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
-        """Solve tasks, yielding each as it finishes. The start is put into the object store once."""
+        """Solve tasks, yielding each as it finishes. The start is stored in the object store once.
+
+        Args:
+            tasks: The tasks.
+            start: The start of all of them.
+            settings: Settings of CRPO.
+            collect: Also collect datasets.
+
+        Raises:
+            WorkerLostError: The worker of a task died too often.
+            TaskError: An environment violates the contract.
+        """
         for _, (result, dataset) in self._run(self._tasks(tasks, start, settings, collect=collect)):
             yield Solved(result, dataset)
 
     def solve_and_watch(
         self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
     ) -> Iterator[Solved | None]:
-        """As :meth:`solve` with datasets; None whenever ``watch``, asked a few times a second, says so."""
+        """As :meth:`solve` with datasets, yielding None between results on request.
+
+        Args:
+            tasks: The tasks.
+            start: The start of all of them.
+            settings: Settings of CRPO.
+            watch: Polled while the pool waits; None is yielded whenever it returns True.
+        """
         for found in self._watched(self._tasks(tasks, start, settings, collect=True), watch):
             yield None if found is None else Solved(*found[1])
 
-    def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[Any]:
+    def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[_Call]:
         broadcast = ray.put(start)
-        return [
-            (f"task {task.label}", lambda worker: worker.solve, (task, broadcast, settings, collect)) for task in tasks
-        ]
+        return [_Call(f"task {task.label}", "solve", (task, broadcast, settings, collect)) for task in tasks]
 
-    def _make_worker(self) -> Any:
+    def _make_worker(self) -> ActorHandle[Any]:
         self._made += 1
         return _Worker.remote(self._made - 1)
 
-    def _in_order(self, calls: list[Any]) -> list[Any]:
+    def _in_order(self, calls: Sequence[_Call]) -> list[Any]:
         return [value for _, value in sorted(self._run(calls), key=lambda item: item[0])]
 
-    def _run(self, calls: list[Any]) -> Iterator[tuple[int, Any]]:
-        """Run (name, method of a worker, arguments) calls, one at a time on each worker; yield (position, value)."""
+    def _run(self, calls: Sequence[_Call]) -> Iterator[tuple[int, Any]]:
+        """Run calls, one at a time on each worker; yield (position, value) as they finish."""
         for found in self._watched(calls, None):
             assert found is not None
             yield found
 
-    def _watched(self, calls: list[Any], watch: Callable[[], bool] | None) -> Iterator[tuple[int, Any] | None]:
-        waiting = deque(enumerate(calls))
-        failures = [0] * len(calls)
-        running: dict[Any, tuple[int, int]] = {}
+    def _watched(self, calls: Sequence[_Call], watch: Callable[[], bool] | None) -> Iterator[tuple[int, Any] | None]:
+        """As :meth:`_run`; yields None whenever ``watch``, polled while waiting, returns True."""
+        waiting, failures = deque(range(len(calls))), [0] * len(calls)
+        running: dict[Reference, tuple[int, int]] = {}
         idle = deque(range(len(self._workers)))
         while waiting or running:
             while waiting and idle:
-                slot, (position, call) = idle.popleft(), waiting.popleft()
-                name, method, arguments = call
-                reference = method(self._workers[slot]).options(name=name).remote(self._spec, *arguments)
-                running[reference] = (slot, position)
+                slot, position = idle.popleft(), waiting.popleft()
+                running[calls[position].send(self._workers[slot], self._spec)] = (slot, position)
             finished, _ = wait_for(list(running), 1, None if watch is None else _WATCH_SECONDS)
             if not finished:
                 if watch is not None and watch():
                     yield None
                 continue
-            done = finished[0]
-            slot, position = running.pop(done)
+            slot, position = running.pop(finished[0])
             try:
-                value = ray.get(done)
+                value = ray.get(finished[0])
             except RayTaskError as error:
                 raise error.cause from error
             except LOST as error:
                 failures[position] += 1
-                self.retried += 1
-                name = calls[position][0]
-                self._workers[slot] = self._make_worker()
+                self._replace(slot, calls[position].name, failures[position], error)
                 idle.append(slot)
-                if failures[position] > self._retries:
-                    raise WorkerLostError(f"{name}: its worker died {failures[position]} times; giving up") from error
-                self._say(f"the worker of {name} died; a new one runs it again")
-                waiting.appendleft((position, calls[position]))
+                waiting.appendleft(position)
                 continue
             idle.append(slot)
             yield position, value
+
+    def _replace(self, slot: int, name: str, failures: int, error: Exception) -> None:
+        """Make a new worker for a call whose worker died.
+
+        Raises:
+            WorkerLostError: The call has failed too often.
+        """
+        self.retried += 1
+        self._workers[slot] = self._make_worker()
+        if failures > self._retries:
+            raise WorkerLostError(f"{name}: its worker died {failures} times; giving up") from error
+        self._say(f"the worker of {name} died; a new one reruns it")

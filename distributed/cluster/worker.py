@@ -1,9 +1,8 @@
-"""The CRPO worker: a thin actor around :func:`policies.solving.solve_task.solve_task`."""
+"""The CRPO worker: an actor around :func:`policies.solving.solve_task.solve_task`."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import ray
 from threadpoolctl import threadpool_limits
@@ -11,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
-from policies.solving.algorithms import WithinTask
+from policies.solving.algorithms import Dataset, WithinTask
 from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.memory import return_freed_memory
@@ -20,7 +19,7 @@ from tasks.contract.task import Split, Task, TaskFamily
 
 @ray.remote(num_cpus=1)
 class CRPOWorker:
-    """Solves one task at a time. Holds nothing that a new worker could not make again from the broadcast."""
+    """Solves one task at a time. Its state can be rebuilt from the arguments of any call, so it is replaceable."""
 
     def __init__(self, worker_id: int) -> None:
         threadpool_limits(1)
@@ -30,7 +29,7 @@ class CRPOWorker:
         self._at = ""
 
     def __repr__(self) -> str:
-        """Name of the actor. Ray reads it once, at creation; the task at hand is in the names of the calls."""
+        """Name of the actor. Ray reads it at creation only; the names of the calls contain the current task."""
         return f"CRPOWorker(id={self._worker_id}{self._at})"
 
     def pid(self) -> int:
@@ -42,13 +41,23 @@ class CRPOWorker:
         return draw_task(self._made(spec), spec.name, spec.seed, split, index)
 
     def reference(self, spec: FamilySpec, task: Task) -> OptimalPolicy | None:
-        """Solve the linear programme of one task."""
+        """Solve the linear program of one task; None without an exact model."""
         return reference_solution(self._made(spec), task)
 
     def solve(
         self, spec: FamilySpec, task: Task, start: Starts, settings: WithinTask, collect: bool
-    ) -> tuple[TaskResult, Any]:
-        """Solve one task. The dataset stays in this node's object store: only its reference is returned."""
+    ) -> tuple[TaskResult, ray.ObjectRef[Dataset] | None]:
+        """Solve one task; return its result and a reference to its dataset.
+
+        The dataset stays in this node's object store; the reference is None if none was collected.
+
+        Args:
+            spec: Family of the task.
+            task: The task.
+            start: One start, or candidates of which the task takes one.
+            settings: Settings of CRPO.
+            collect: Also collect a dataset.
+        """
 
         def at(iteration: int) -> None:
             self._at = f", task={task.label}, iteration={iteration}"

@@ -1,4 +1,4 @@
-"""``metasrl adapt``: solve an unseen task from a learned start, beside the random start."""
+"""``metasrl adapt``: solve an unseen task from a learned start, and from a random start for comparison."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.model_registry import FIRST_NEW_INDEX, connect, is_model_uri, resolve
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
 from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import fetch, load_final_state, load_run_config, load_summary
 from meta.measuring.measures import measure
-from meta.reporting.report import plot_adaptation
+from meta.reporting.figures import adaptation
+from meta.reporting.render_matplotlib import save_figure
 from meta.training.pool import LocalPool
 from policies.common.branches import REWARD_BRANCH
-from policies.common.policy import Policy
+from policies.common.policy import Policy, table_of
 from policies.common.results import Start, Starts, TaskResult
-from policies.neural.policy_state import PolicyState
-from policies.solving.algorithms import kind_of
+from policies.solving.algorithms import kind_of, kind_of_policy
 from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import Task, TaskFamily
 
 
 @dataclass(frozen=True)
 class Source:
-    """A learned start with the run file that new tasks are solved under; ``folder`` takes what is written."""
+    """A learned start and the settings for new tasks.
+
+    ``random_rates`` [1+p]: rates of the random start, None if unknown. ``folder`` receives the results. ``policy`` is
+    None for the start of a run directory.
+    """
 
     label: str
     config: RunConfig
@@ -39,15 +44,28 @@ class Source:
     policy: MetaPolicy | None
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """J_0 [M+1] and J_1..J_p [M+1, p] after 0..M updates."""
+
+    reward_curve: list[float]
+    cost_curve: list[list[float]]
+
+
 def adapt(
     source: Source, task_index: int | None, task_seed: int | None, console: Console, *, video: bool = False
 ) -> str:
-    """Solve the task in this process; write the curve to the source's folder; return a Markdown table.
+    """Solve a task in this process, write its plot and policy, and return a Markdown table.
 
-    With ``video`` also film the learned start and the policy that was adapted from it.
+    Args:
+        source: The learned start.
+        task_index: Index of a held-out task; 0 if both are None.
+        task_seed: Seed of a new task instead.
+        console: Shows progress and file names.
+        video: Also film the learned start and the adapted policy.
 
     Raises:
-        ConfigurationError: the start does not fit the family, or nothing can be drawn on this machine.
+        ConfigurationError: The start does not fit the family, or this machine cannot render.
     """
     experiment = source.config.experiment
     pool = LocalPool(experiment.family)
@@ -58,24 +76,11 @@ def adapt(
         source.policy.require_fit(family, task, source.label)
     if video:
         require_pictures(family, task)
-    starts: dict[str, Starts] = {}
-    if source.random_rates is not None:
-        fresh = kind_of(source.config.within_task).fresh(family, task, source.config.within_task, source.config.seed)
-        starts["random"] = Start(fresh, source.random_rates)
-    starts["meta_srl"] = source.starts
     results = {
         name: next(iter(pool.solve([task], start, experiment.held_out_within, collect=False))).result
-        for name, start in starts.items()
+        for name, start in _starts(source, family, task).items()
     }
-    curves = {
-        name: {"reward_curve": result.values[:, 0].tolist(), "cost_curve": result.values[:, 1:].tolist()}
-        for name, result in results.items()
-    }
-    source.folder.mkdir(parents=True, exist_ok=True)
-    figure = plot_adaptation(curves, task.limits[0])
-    path = source.folder / f"{task.split}-{task.index}.png"
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    path = _write_plot(source, task, results)
     policy = _write_policy(source.folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
@@ -86,13 +91,17 @@ def adapt(
 
 
 def find_source(given: str, family: FamilySettings | None, tracking_uri: str | None, console: Console) -> Source:
-    """What ``given`` names: a run directory, a folder with a meta-policy, or ``models:/NAME@alias`` of the registry.
+    """The learned start that ``given`` names: a run directory, a folder with a start, or ``models:/NAME@alias``.
 
-    ``family`` replaces the one that the start was learned on.
+    Args:
+        given: Path, URL of a run directory, or URI of a registered model.
+        family: Family of the new tasks; None for the start's own.
+        tracking_uri: Tracking server of the registry; None for the default.
+        console: Shows progress.
 
     Raises:
-        ConfigurationError: there is no such thing; the message says what there is.
-        DamagedFileError: its files are damaged.
+        ConfigurationError: There is no such start; the message names the alternatives.
+        DamagedFileError: Its files are damaged.
     """
     if is_url(given) and not is_model_uri(given):
         given = str(fetch(given, "runs"))
@@ -107,11 +116,11 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
 
 
 def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple[str, MetaPolicy]:
-    """The learned start that ``given`` names, as for :func:`find_source`, with what to call it.
+    """The learned start that ``given`` names, as for :func:`find_source`, with a label for messages.
 
     Raises:
-        ConfigurationError: there is no such thing; the message says what there is.
-        DamagedFileError: its files are damaged.
+        ConfigurationError: There is no such start; the message names the alternatives.
+        DamagedFileError: Its files are damaged.
     """
     if is_model_uri(given):
         with console.status(f"looking up {given}"):
@@ -134,21 +143,40 @@ def _of_policy(label: str, policy: MetaPolicy, family: FamilySettings | None, fo
 def _of_run(run_dir: Path, console: Console) -> Source:
     config = load_run_config(run_dir)
     state = load_final_state(run_dir, config, console.say)
-    random = load_summary(run_dir)["test"].get("random")
+    random = load_summary(run_dir).test.get("random")
     if random is None:
         raise ConfigurationError(
             f"{run_dir}: evaluation.methods had no random start to compare with; add it and resume"
         )
-    rates = np.array(random["learning_rates"])
+    rates = np.array(random.learning_rates, np.float64)
     return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None)
 
 
+def _starts(source: Source, family: TaskFamily, task: Task) -> dict[str, Starts]:
+    """The starts to compare, by method."""
+    if source.random_rates is None:
+        return {"meta_srl": source.starts}
+    within = source.config.within_task
+    fresh = kind_of(within).fresh(family, task, within, source.config.seed)
+    return {"random": Start(fresh, source.random_rates), "meta_srl": source.starts}
+
+
+def _write_plot(source: Source, task: Task, results: dict[str, TaskResult]) -> Path:
+    curves = {
+        name: _Curves(result.values[:, 0].tolist(), result.values[:, 1:].tolist()) for name, result in results.items()
+    }
+    path = source.folder / f"{task.split}-{task.index}.png"
+    title = f"Task {task.label}: after each policy update; dashed: the limit"
+    return save_figure(path, adaptation(curves, task.limits, title, limit_label="limit"))
+
+
 def _write_policy(stem: Path, policy: Policy) -> Path:
-    """A table of probabilities as CSV, a row a state; a neural policy as safetensors."""
-    if isinstance(policy, PolicyState):
-        save_arrays(stem, policy.to_arrays(), {"kind": "neural"})
+    """Write a table of probabilities as CSV, one row a state; a neural policy as safetensors."""
+    kind = kind_of_policy(policy)
+    if kind.name != "tabular":
+        save_arrays(stem, kind.to_arrays(policy), {"kind": kind.name})
         return stem.with_suffix(".safetensors")
-    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in policy)
+    rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in table_of(policy))
     write_atomically(stem.with_suffix(".csv"), f"{rows}\n".encode())
     return stem.with_suffix(".csv")
 
@@ -158,25 +186,26 @@ def _table(results: dict[str, TaskResult]) -> str:
     lines = [f"Task {task.label}, limits {[round(limit, 4) for limit in task.limits]}", ""]
     lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
     lines.append("|---" * (1 + 3 * len(results)) + "|")
-    count = len(next(iter(results.values())).values)
-    for iteration in range(count):
+    for iteration in range(len(next(iter(results.values())).values)):
         cells = [str(iteration)]
         for result in results.values():
             cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
             cells += [f"{result.values[iteration, 0]:.4f}", cost, _step(result, iteration)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
-    for name, result in results.items():
-        measures = measure(result)
-        known = f"reward {result.values[result.output, 0]:.4f}"
-        if result.reference is not None:
-            known = f"gap {measures.gap:.4f}"
-        chosen = f"start {result.start_index}, " if result.probe_steps or result.start_index else ""
-        lines.append(
-            f"- {name} ({chosen}output: iterate {result.output}): {known}, violation of the output "
-            f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items())])
+
+
+def _line(name: str, result: TaskResult) -> str:
+    """The measures of one result as an item of a list."""
+    measures = measure(result)
+    value = f"reward {result.values[result.output, 0]:.4f}"
+    if result.reference is not None:
+        value = f"gap {measures.gap:.4f}"
+    chosen = f"start {result.start_index}, " if result.probe_steps or result.start_index else ""
+    return (
+        f"- {name} ({chosen}output: iterate {result.output}): {value}, violation of the output "
+        f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
+    )
 
 
 def _step(result: TaskResult, iteration: int) -> str:

@@ -1,10 +1,10 @@
-"""How far a comparison is: cells done, and about how long the others will take."""
+"""Progress of a comparison: finished cells and an estimate of the remaining time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,22 +12,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distributed.settings.console import Console
 
 Seconds = Mapping[tuple[str, ...], Sequence[float]]
+"""Computing times by group."""
 
 
 class Grouped(Protocol):
-    """A cell, as its progress sees it."""
+    """The part of a cell that the progress display uses."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name in messages."""
 
     @property
     def group(self) -> tuple[str, ...]:
-        """Cells that take about as long as each other."""
+        """Cells of a group take similar times; groups with a common prefix are related."""
 
 
 def expected_seconds(group: tuple[str, ...], seconds: Seconds) -> float | None:
-    """Mean of the finished cells of the same group, else of those most like it; None where there are none."""
+    """Mean time of finished cells of ``group``, else of the most closely related groups; None without any."""
     for length in range(len(group), -1, -1):
         similar = [value for key, values in seconds.items() if key[:length] == group[:length] for value in values]
         if similar:
@@ -36,7 +37,16 @@ def expected_seconds(group: tuple[str, ...], seconds: Seconds) -> float | None:
 
 
 class CellProgress:
-    """A progress bar over cells; a line a cell where standard error is no terminal."""
+    """A progress bar over cells; outside a terminal, a line for every cell.
+
+    Args:
+        console: Where progress is shown.
+        what: Name of the work.
+        missing: Cells to compute.
+        known: Number of cells that are finished already.
+        seconds: Computing times by group; the caller may extend it.
+        num_workers: Cells computed at the same time.
+    """
 
     def __init__(
         self,
@@ -55,15 +65,17 @@ class CellProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[note]}"),
             console=console.error,
             disable=not console.error.is_terminal,
         )
         total = known + len(self._left)
-        self._bar: Any = self._progress.add_task(what, total=total, completed=known, told=self.left())
+        self._bar = self._progress.add_task(what, total=total, completed=known, note=self.remaining())
 
     def __enter__(self) -> Self:
-        self._console.say(f"{self._what}: {self._known} cells are there, {len(self._left)} to compute{self.left()}")
+        self._console.say(
+            f"{self._what}: {self._known} cells are finished, {len(self._left)} to compute{self.remaining()}"
+        )
         self._progress.start()
         return self
 
@@ -72,8 +84,8 @@ class CellProgress:
     ) -> None:
         self._progress.stop()
 
-    def left(self) -> str:
-        """About how long the cells that are left will take, in words."""
+    def remaining(self) -> str:
+        """The estimated remaining time as text; empty if unknown."""
         guesses = [expected_seconds(cell.group, self._seconds) for cell in self._left]
         if not self._left or None in guesses:
             return ""
@@ -81,10 +93,10 @@ class CellProgress:
         return f", about {minutes:.1f} min left"
 
     def finished(self, cell: Grouped, seconds: float) -> None:
-        """One cell further."""
+        """Advance by one cell."""
         self._left.remove(cell)
         self._done += 1
-        self._progress.update(self._bar, advance=1, told=self.left())
+        self._progress.update(self._bar, advance=1, note=self.remaining())
         if not self._console.error.is_terminal:
             total = self._done + len(self._left)
-            self._console.say(f"{self._what} {self._done}/{total}: {cell.name} in {seconds:.1f} s{self.left()}")
+            self._console.say(f"{self._what} {self._done}/{total}: {cell.name} in {seconds:.1f} s{self.remaining()}")

@@ -1,7 +1,7 @@
-"""Comparisons cut into cells: one method on one seed of one run file, kept in a file, computed on the Ray cluster.
+"""Comparisons divided into cells: one method on one seed of one run file, computed on Ray and stored in a file.
 
-A cell's file is named by a digest of all settings that decide its result, so that a comparison that was stopped goes on
-where it stood, and two comparisons share what they have in common (docs/decisions/0032).
+The file's name contains a digest of all settings that determine the result. A stopped comparison therefore resumes, and
+comparisons share common cells (docs/decisions/0032-cells.md).
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from distributed.cluster.ray_cluster import cluster
 from distributed.cluster.ray_pool import LOST, WorkerLostError
 from distributed.jobs.cell_progress import CellProgress
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.provenance import git_commit
+from distributed.settings.run_config import RunConfig
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
-from distributed.tracking.mlflow_tracker import git_commit
 from meta.judging.protocol import CELLS
 from meta.methods.registry import grid_of
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint, MethodName
 
 CELL_VERSION = 2
-"""Part of every digest; raised where the code of a cell comes to compute something else under the same settings."""
+"""Part of every digest; increased when a change of the code changes results under the same settings."""
 _DECIDES = ("num_test_tasks", "num_iterations", "safety_margin", "num_segments", "pretrain_iterations")
 _DECIDES_TUNING = ("num_iterations", "safety_margin", "pretrain_iterations", "grid_tasks", "tuning_tasks")
 Result = dict[str, Any]
@@ -53,13 +54,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name in messages and files."""
         parts = [self.config.name, self.kind, self.method, self._wrong, str(self.config.seed)]
         return "-".join(part for part in parts if part)
 
     @property
     def group(self) -> tuple[str, ...]:
-        """Cells that take about as long as each other."""
+        """Cells of a group take similar times."""
         return (self.config.name, self.kind, self.method or "")
 
     @property
@@ -69,7 +70,7 @@ class Cell:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything in the settings that decides the result."""
+        """SHA-256 of all settings that determine the result."""
         evaluation = self.config.evaluation
         tuning = self.kind == "tune"
         parts: dict[str, Any] = {
@@ -86,20 +87,20 @@ class Cell:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def compute(self) -> Result:
-        """The result, in this process."""
+        """Compute the result in this process."""
         experiment = self.config.experiment
         given = [item for item in (self.method, self.point, self.disturbance) if item is not None]
         return CELLS[self.kind](experiment, *given)
 
 
 def vars_of(disturbance: Disturbance) -> dict[str, float]:
-    """A disturbance as plain values."""
+    """A disturbance as a JSON object."""
     return {"noise": disturbance.noise, "bias": disturbance.bias, "seed": disturbance.seed}
 
 
 @functools.cache
 def sources_digest() -> str:
-    """Digest of the source of the rooms that compute; every cell keeps it, so that a page can tell stale ones."""
+    """Digest of the source code of tasks, policies and meta; stored with every cell to recognise stale ones."""
     root, digest = Path(__file__).resolve().parent.parent.parent, hashlib.sha256()
     for room in ("tasks", "policies", "meta"):
         for path in sorted((root / room).rglob("*.py")):
@@ -113,17 +114,17 @@ def _commit() -> str:
 
 
 class CellFolder:
-    """Finished cells on disk, a JSON file each."""
+    """Finished cells on disk, one JSON file each."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
 
     def file(self, cell: Cell) -> Path:
-        """Where a cell is kept."""
+        """Path of a cell's file."""
         return self.path / cell.config.name / f"{cell.name}-{cell.digest[:16]}.json"
 
     def load(self, cell: Cell, say: Callable[[str], None]) -> Result | None:
-        """A finished cell with what is known about it, or None; a damaged file is told and passed over."""
+        """A finished cell, or None; a damaged file is reported to ``say`` and ignored."""
         path = self.file(cell)
         if not path.is_file():
             return None
@@ -133,12 +134,12 @@ class CellFolder:
                 return dict(found)
         except (ValueError, KeyError, TypeError):
             pass
-        say(f"{path}: is no whole cell; it is computed again")
+        say(f"{path}: is damaged; the cell is computed again")
         return None
 
     def save(self, cell: Cell, result: Result, seconds: float) -> Result:
-        """Keep a result; returns it with what is known about it."""
-        told = {
+        """Write a finished cell; return its content."""
+        content = {
             "digest": cell.digest,
             "name": cell.name,
             "commit": _commit(),
@@ -148,8 +149,8 @@ class CellFolder:
         }
         path = self.file(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(told, allow_nan=False).encode())
-        return told
+        write_atomically(path, json.dumps(content, allow_nan=False).encode())
+        return content
 
 
 def _timed(cell: Cell) -> tuple[Result, float]:
@@ -162,7 +163,7 @@ _remote: Any = ray.remote(num_cpus=1, max_retries=0)(_timed)
 
 @dataclass
 class CellRunner:
-    """Computes cells that are not on disk yet, ``num_workers`` at a time on Ray (0: in this process)."""
+    """Computes the cells that are not on disk, ``num_workers`` at a time on Ray; 0: in this process."""
 
     folder: CellFolder
     console: Console
@@ -171,7 +172,11 @@ class CellRunner:
     seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], what: str) -> dict[str, Result]:
-        """Results by digest, each with its ``name``, ``commit``, ``sources`` and ``seconds``."""
+        """Contents of the cells' files by digest: ``result``, ``name``, ``commit``, ``sources`` and ``seconds``.
+
+        Raises:
+            WorkerLostError: The worker of a cell died too often.
+        """
         found: dict[str, Result] = {}
         missing: dict[str, Cell] = {}
         for cell in cells:
@@ -196,7 +201,7 @@ class CellRunner:
             yield (cell, *_timed(cell))
 
     def _on_ray(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
-        """One cell on each worker; a cell whose worker died is computed again."""
+        """Compute one cell on each worker; if the worker dies, compute the cell again."""
         waiting, running = deque((cell, 0) for cell in cells), dict[Any, tuple[Cell, int]]()
         while waiting or running:
             while waiting and len(running) < self.num_workers:
@@ -211,7 +216,7 @@ class CellRunner:
             except LOST as error:
                 if failures == self.retries:
                     raise WorkerLostError(f"{cell.name}: its worker died {failures + 1} times; giving up") from error
-                self.console.say(f"the worker of {cell.name} died; it is computed again")
+                self.console.say(f"the worker of {cell.name} died; the cell is computed again")
                 waiting.appendleft((cell, failures + 1))
                 continue
             yield cell, result, seconds
@@ -219,7 +224,11 @@ class CellRunner:
 
 @contextlib.contextmanager
 def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
-    """A runner on the cluster that ``config`` asks for; cells are kept in ``<output.run_dir>/cells``."""
+    """A runner on the cluster of ``config``, with its cells in ``<output.run_dir>/cells``.
+
+    Raises:
+        ConfigurationError: ``output.run_dir`` is a URL, or the cluster does not start.
+    """
     if is_url(config.output.run_dir):
         raise ConfigurationError("output.run_dir: a comparison keeps its cells on a path (or NFS), not at a URL")
     folder, settings = CellFolder(Path(config.output.run_dir) / "cells"), config.cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,46 @@ import numpy as np
 
 from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all, methods_of
-from distributed.jobs.training_job import stop_on_sigterm
 from distributed.settings.console import Console
-from distributed.settings.run_file import RunConfig
+from distributed.settings.provenance import git_commit
+from distributed.settings.run_config import RunConfig
+from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.run_directory import RunDirectory
-from distributed.tracking.mlflow_tracker import git_commit
-from meta.judging.claims import MEASURES, line, main_measure, measures_of
-from meta.measuring.intervals import Interval, interval
-from meta.methods.registry import OURS
-from meta.reporting.report import SCHEMA_VERSION, plot_adaptation, plot_held_out
+from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
+from meta.measuring.intervals import interval
+from meta.reporting.figures import adaptation, held_out
+from meta.reporting.render_matplotlib import save_figures
+from meta.reporting.summary import SCHEMA_VERSION, IntervalSummary
+
+_ABSENT = IntervalSummary(mean=None, ci95=(None, None), n=0)
+
+
+@dataclass(frozen=True)
+class ComparedMethod:
+    """What the plots show of a method: means over seeds with intervals, and curves over the policy updates."""
+
+    gap: IntervalSummary
+    reward: IntervalSummary
+    violation: IntervalSummary
+    violation_during_adaptation: IntervalSummary
+    reward_curve: list[float]
+    cost_curve: list[list[float]]
 
 
 def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
-    """Run the comparison; returns its tables as Markdown.
+    """Run the comparison and return its tables as Markdown.
 
-    Finished cells are kept in ``<output.run_dir>/cells``: the same command goes on where it was stopped.
+    Finished cells stay in ``<output.run_dir>/cells``, so the same command resumes a stopped comparison.
+
+    Args:
+        config: Settings of the comparison.
+        console: Shows progress.
+        results: Also write the page and its plots here; None does not.
+        command: Shell command for the page.
+
+    Raises:
+        ConfigurationError: The settings do not permit a comparison.
     """
     methods_of(config)
     with stop_on_sigterm(), cell_runner(config, console) as runner:
@@ -39,7 +64,7 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
         cell["methods"] = {method: cells[position] for method, cells in found.judged.items()}
         write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
     summary = summarise(found)
-    directory.write_summary(summary)
+    write_atomically(directory.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     _plot(summary, directory.path / "plots")
     page = _page(found, summary, command)
     if results is not None:
@@ -51,7 +76,7 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
 
 
 def summarise(found: Comparison) -> dict[str, Any]:
-    """``summary.json``: statistics over the seeds, by method."""
+    """The content of the comparison's ``summary.json``: statistics over the seeds by method."""
     config = found.config
     similarities = [item["similarity"] for item in found.described if item["similarity"] is not None]
     test: dict[str, Any] = {}
@@ -80,37 +105,36 @@ def summarise(found: Comparison) -> dict[str, Any]:
     }
 
 
-def plotted(test: Mapping[str, Any]) -> dict[str, Any]:
-    """``test`` of a comparison's summary in the form of a training run's, which the plots take."""
-    absent = Interval(np.nan, np.nan, np.nan, 0).as_json()
+def plotted(test: Mapping[str, Any]) -> dict[str, ComparedMethod]:
+    """The entries of a comparison's summary in the form that the plots take."""
+
+    def mean_of(entry: Mapping[str, Any], key: str) -> IntervalSummary:
+        return IntervalSummary.model_validate(entry[key]["mean"]) if key in entry else _ABSENT
+
     return {
-        method: {
-            **entry,
-            "gap": entry.get("gap", {"mean": absent})["mean"],
-            "reward": entry["reward"]["mean"],
-            "violation": entry["violation"]["mean"],
-            "violation_during_adaptation": entry["violation_during"]["mean"],
-        }
+        method: ComparedMethod(
+            gap=mean_of(entry, "gap"),
+            reward=mean_of(entry, "reward"),
+            violation=mean_of(entry, "violation"),
+            violation_during_adaptation=mean_of(entry, "violation_during"),
+            reward_curve=entry["reward_curve"],
+            cost_curve=entry["cost_curve"],
+        )
         for method, entry in test.items()
     }
 
 
-def _plot(summary: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _plot(summary: Mapping[str, Any], folder: Path) -> None:
     test = plotted(summary["test"])
-    for name, figure in (
-        ("held_out", plot_held_out(test)),
-        ("adaptation", plot_adaptation(test, summary["limits_mean"][0])),
-    ):
-        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+    save_figures(folder, [held_out(test), adaptation(test, summary["limits_mean"])])
 
 
-def _page(found: Comparison, summary: dict[str, Any], command: str) -> str:
+def _page(found: Comparison, summary: Mapping[str, Any], command: str) -> str:
     config = found.config
     known = summary["task_similarity"]["mean"] is not None
-    similar = f"D*^2 = {told(summary['task_similarity'])}. " if known else ""
-    updates, held_out = summary["num_iterations"], config.experiment.held_out_within.num_iterations
-    more = "" if held_out == updates else f" ({held_out} on held-out tasks)"
+    similar = f"D*^2 = {format_interval_json(summary['task_similarity'])}. " if known else ""
+    updates, held_out_updates = summary["num_iterations"], config.experiment.held_out_within.num_iterations
+    more = "" if held_out_updates == updates else f" ({held_out_updates} on held-out tasks)"
     lines = [
         f"# {config.name}: all methods on the same held-out tasks",
         "",
@@ -131,13 +155,13 @@ def means_table(found: Comparison) -> list[str]:
     measures = measures_of(found.judged)
     lines = [f"| method | {' | '.join(measure.title for measure in measures)} |", "|---" * (1 + len(measures)) + "|"]
     for method in found.judged:
-        cells = [told(line(found.judged, method, measure).mean.as_json()) for measure in measures]
+        cells = [format_interval_json(line(found.judged, method, measure).mean.as_json()) for measure in measures]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 def difference_table(found: Comparison) -> list[str]:
-    """meta_srl's result minus every other method's, paired by seed, and the probability that it is the better one."""
+    """meta_srl minus every other method, paired by seed, and the probability that meta_srl is better."""
     if OURS not in found.judged or len(found.judged) == 1:
         return []
     measures = [main_measure(found.judged), *(m for m in MEASURES if m.key.startswith("violation"))]
@@ -147,15 +171,18 @@ def difference_table(found: Comparison) -> list[str]:
     for method in found.judged:
         if method != OURS:
             found_lines = [line(found.judged, method, measure) for measure in measures]
-            cells = [told(None if one.difference is None else one.difference.as_json()) for one in found_lines]
+            cells = [
+                format_interval_json(None if one.difference is None else one.difference.as_json())
+                for one in found_lines
+            ]
             better = found_lines[0].improvement
-            cells.append(told(None if better is None else better.as_json(), 2))
+            cells.append(format_interval_json(None if better is None else better.as_json(), 2))
             lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def told(entry: Mapping[str, Any] | None, digits: int = 4) -> str:
-    """``mean [low, high]`` of an interval's JSON."""
+def format_interval_json(entry: Mapping[str, Any] | None, digits: int = 4) -> str:
+    """``mean [low, high]`` of an interval's JSON; a dash for an unknown mean."""
     if entry is None or entry["mean"] is None:
         return "–"
     low, high = entry["ci95"]

@@ -1,72 +1,61 @@
-"""Submit runs to a Ray cluster through its Jobs API, and look after them: submit, jobs, logs, stop."""
+"""Submit runs to a Ray cluster through its Jobs API: submit, list, follow and stop."""
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
-from distributed.settings.run_file import ConfigurationError, load_config
-from distributed.tracking.mlflow_tracker import COMMIT_VARIABLE, git_commit
+from distributed.jobs.upload import EXCLUDES
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.provenance import COMMIT_VARIABLE, git_commit
+from distributed.settings.run_file import load_config
+from distributed.settings.stopping import STOPPED_EXIT_CODE
 
-EXCLUDES = (
-    *("/runs", "/mlruns", "/mlflow.db", "/build", "/dist", "/docs", "/tests", "/benchmarks"),
-    *(
-        ".git",
-        ".venv",
-        "venv",
-        "__pycache__",
-        "*.egg-info",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".hypothesis",
-    ),
-    *("secrets", ".env"),
-)
-"""What is not shipped to the cluster, as in a .gitignore: with a slash at the root alone, else anywhere in the tree."""
-MOST_MEGABYTES = 100.0
-"""Largest working directory that is shipped; Ray itself refuses 500 MB after having packed it."""
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobStatus
+
 STOP_SECONDS = 30
-"""Between SIGTERM and SIGKILL when a job is stopped: what a checkpoint needs, with room."""
+"""Seconds between SIGTERM and SIGKILL when a job is stopped; a checkpoint takes less."""
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 _ENDS = (SUCCEEDED, FAILED, STOPPED)
-STOPPED_JOB_EXIT_CODE = 143
 
 
 class Client(Protocol):
-    """The part of Ray's ``JobSubmissionClient`` that is used."""
+    """The part of Ray's ``JobSubmissionClient`` that is used here."""
 
     def submit_job(self, **options: Any) -> str:
-        """Submit; the id."""
+        """Submit a job; return its id."""
 
-    def get_job_status(self, job_id: str) -> Any:
+    def get_job_status(self, job_id: str) -> JobStatus:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
 
-    def get_job_info(self, job_id: str) -> Any:
-        """Details."""
+    def get_job_info(self, job_id: str) -> JobDetails:
+        """Details of a job."""
 
     def get_job_logs(self, job_id: str) -> str:
-        """All that the job has written so far."""
+        """The log so far."""
 
-    def list_jobs(self) -> list[Any]:
+    def list_jobs(self) -> list[JobDetails]:
         """Details of every job."""
 
     def stop_job(self, job_id: str) -> bool:
-        """Ask it to stop; False where it has ended."""
+        """Request a stop; return False if the job has ended already."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted. ``secrets`` name variables of this shell that the job gets; ``packages`` is a pip list."""
+    """A run to submit.
+
+    ``secrets``: names of environment variables to pass to the job. ``packages``: pip requirements. ``num_cpus`` and
+    ``resources``: requests of the driver. ``register``: model of which the start becomes a version.
+    """
 
     run_file: Path
     overrides: Sequence[tuple[str, str]] = ()
@@ -82,9 +71,9 @@ def connect(address: str) -> Client:
     """A client of the cluster whose dashboard is at ``address`` (http://host:8265).
 
     Raises:
-        ConfigurationError: nobody answers, the token is wrong, or the cluster runs another version of Ray.
+        ConfigurationError: Nothing answers, the token is wrong, or the cluster runs another version of Ray.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)  # else: a line for every .gitignore that it honours
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs a line for every .gitignore
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -115,68 +104,27 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def shipped_files(root: Path) -> Iterator[tuple[Path, int]]:
-    """Files under ``root`` that would be shipped, with their sizes in bytes."""
-    for folder, names, files in os.walk(root):
-        at_root = Path(folder) == root
-        names[:] = [name for name in sorted(names) if not excluded(name, at_root=at_root)]
-        for name in sorted(files):
-            path = Path(folder) / name
-            if not excluded(name, at_root=at_root) and path.is_file():
-                yield path, path.stat().st_size
-
-
-def excluded(name: str, *, at_root: bool) -> bool:
-    """Whether a file or folder of that name stays at home."""
-    return any(
-        fnmatch.fnmatch(name, pattern.removeprefix("/"))
-        for pattern in EXCLUDES
-        if at_root or not pattern.startswith("/")
-    )
-
-
-def require_small(root: Path, most_megabytes: float = MOST_MEGABYTES) -> None:
-    """Check the size of what would be shipped.
-
-    Raises:
-        ConfigurationError: it is too large; the largest files are named.
-    """
-    files = sorted(shipped_files(root), key=lambda entry: entry[1], reverse=True)
-    megabytes = sum(size for _, size in files) / 1e6
-    if megabytes > most_megabytes:
-        largest = ", ".join(f"{path.relative_to(root)} ({size / 1e6:.1f} MB)" for path, size in files[:5])
-        raise ConfigurationError(
-            f"working directory {root}: {megabytes:.0f} MB would be shipped, at most {most_megabytes:g} MB may be; the "
-            f"largest files: {largest}. Move them out, or put them on storage that the cluster sees"
-        )
-
-
 def job_options(submission: Submission, root: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of ``submit_job``. No value of a secret is in the entry point or in the metadata.
+    """The arguments of ``submit_job``. Neither the entry point nor the metadata contains a secret's value.
+
+    Args:
+        submission: The run.
+        root: Working directory to upload.
+        environment: Environment variables of this process.
 
     Raises:
-        ConfigurationError: the run file is wrong or outside ``root``, or a secret is not set.
+        ConfigurationError: The run file is invalid or outside ``root``, or a secret is not set.
     """
     file = submission.run_file.resolve()
     if not file.is_relative_to(root.resolve()):
-        raise ConfigurationError(f"{submission.run_file}: must be in the directory that is shipped, {root}")
+        raise ConfigurationError(f"{submission.run_file}: must be in the uploaded directory, {root}")
     config = load_config(file, submission.overrides)
-    missing = [name for name in submission.secrets if not environment.get(name)]
-    if missing:
-        raise ConfigurationError(f"--secret: {', '.join(missing)} not set in this shell; export it, then submit again")
-    variables = {
-        name: environment[name] for name in ("MLFLOW_TRACKING_URI", *submission.secrets) if name in environment
-    }
-    variables |= {COMMIT_VARIABLE: git_commit(), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-    words = ["python", "-m", "distributed.train", str(file.relative_to(root.resolve()))]
-    words += [word for key, value in submission.overrides for word in (f"--{key}", value)]
-    words += ["--resume", submission.resume] if submission.resume else []
-    words += ["--register", submission.register] if submission.register else []
+    variables = _variables(submission, environment)
     runtime: dict[str, Any] = {"working_dir": str(root), "excludes": list(EXCLUDES), "env_vars": variables}
     if submission.packages:
         runtime["pip"] = list(submission.packages)
     return {
-        "entrypoint": shlex.join(words),
+        "entrypoint": shlex.join(_words(submission, str(file.relative_to(root.resolve())))),
         "runtime_env": runtime,
         "metadata": {"name": config.name, "family": config.family.name, "git_commit": variables[COMMIT_VARIABLE]},
         "entrypoint_num_cpus": submission.num_cpus,
@@ -184,13 +132,37 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
     }
 
 
+def _variables(submission: Submission, environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of the job: tracking server, secrets, commit."""
+    missing = [name for name in submission.secrets if not environment.get(name)]
+    if missing:
+        raise ConfigurationError(f"--secret: {', '.join(missing)} not set in this shell; export it, then submit again")
+    names = ("MLFLOW_TRACKING_URI", *submission.secrets)
+    passed = {name: environment[name] for name in names if name in environment}
+    return passed | {COMMIT_VARIABLE: git_commit(), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+
+
+def _words(submission: Submission, run_file: str) -> list[str]:
+    """The command of the job."""
+    words = ["python", "-m", "distributed.train", run_file]
+    words += [word for key, value in submission.overrides for word in (f"--{key}", value)]
+    words += ["--resume", submission.resume] if submission.resume else []
+    return words + (["--register", submission.register] if submission.register else [])
+
+
 def send(
     client: Client, options: Mapping[str, Any], *, patience_seconds: float = 60.0, every_seconds: float = 1.0
 ) -> str:
-    """Submit; the job's id. A cluster that has just been started has no agent to run a job yet: that is waited for.
+    """Submit a job and return its id. A cluster that has just started has no agent yet; wait for one.
+
+    Args:
+        client: Client of the cluster.
+        options: Arguments of ``submit_job``.
+        patience_seconds: How long to wait for an agent.
+        every_seconds: Seconds between attempts.
 
     Raises:
-        ConfigurationError: the cluster refuses the job.
+        ConfigurationError: The cluster rejects the job.
     """
     deadline = time.monotonic() + patience_seconds
     while True:
@@ -198,7 +170,7 @@ def send(
             return client.submit_job(**options)
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ConfigurationError(f"the cluster refuses the job: {_last_line(error)}") from error
+                raise ConfigurationError(f"the cluster rejects the job: {_last_line(error)}") from error
         time.sleep(every_seconds)
 
 
@@ -215,25 +187,30 @@ def follow(
     patience_seconds: float = 300.0,
     every_seconds: float = 1.0,
 ) -> int:
-    """Write a job's log as it grows until it ends; the job's exit code. A lost connection is tried again.
+    """Follow a job's log until the job ends; return its exit code. Reconnects after a lost connection.
+
+    Args:
+        client: Client of the cluster.
+        job_id: Id of the job.
+        write: Receives new text of the log.
+        say: Receives messages about the connection.
+        patience_seconds: How long a lost connection is tolerated.
+        every_seconds: Seconds between polls.
 
     Raises:
-        ConfigurationError: the cluster did not answer for ``patience_seconds``.
+        ConfigurationError: The cluster did not answer for ``patience_seconds``.
     """
     written, lost_since = 0, None
     while True:
         try:
             status = str(client.get_job_status(job_id))
             log = client.get_job_logs(job_id)
-        except Exception as error:  # whatever the connection raises: requests, Ray, the socket
+        except Exception as error:  # requests, Ray and sockets raise their own types
             now = time.monotonic()
             if lost_since is None:
                 lost_since = now
-                say(f"connection lost ({_first_line(error)}); trying again, the job goes on")
-            if now - lost_since > patience_seconds:
-                raise ConfigurationError(
-                    f"the cluster has not answered for {patience_seconds:g} s; `metasrl logs {job_id}` looks again"
-                ) from error
+                say(f"connection lost ({_first_line(error)}); reconnecting, the job continues")
+            _require_patience(job_id, now - lost_since, patience_seconds, error)
             time.sleep(every_seconds)
             continue
         if lost_since is not None:
@@ -246,17 +223,24 @@ def follow(
         time.sleep(every_seconds)
 
 
+def _require_patience(job_id: str, lost_seconds: float, patience_seconds: float, error: Exception) -> None:
+    if lost_seconds > patience_seconds:
+        raise ConfigurationError(
+            f"the cluster has not answered for {patience_seconds:g} s; `metasrl logs {job_id}` tries again"
+        ) from error
+
+
 def exit_code(client: Client, job_id: str, status: str) -> int:
-    """0 for a job that succeeded, 143 for one that was stopped, else its driver's code (1 where that is not known)."""
+    """0 for a job that succeeded, 143 for one that was stopped, else its driver's exit code (1 if unknown)."""
     if status == SUCCEEDED:
         return 0
     if status == STOPPED:
-        return STOPPED_JOB_EXIT_CODE
+        return STOPPED_EXIT_CODE
     return int(getattr(client.get_job_info(job_id), "driver_exit_code", None) or 1)
 
 
 def job_rows(client: Client) -> list[list[str]]:
-    """Id, name, status, when it began and how long it took, newest first; runs of metasrl only."""
+    """Id, name, status, start time and duration of metasrl's jobs, newest first."""
     rows = []
     for job in client.list_jobs():
         metadata = job.metadata or {}
@@ -270,10 +254,10 @@ def job_rows(client: Client) -> list[list[str]]:
 
 
 def require_known(client: Client, job_id: str) -> None:
-    """Check that there is such a job.
+    """Check that a job exists.
 
     Raises:
-        ConfigurationError: there is none; those that there are are named.
+        ConfigurationError: It does not; the message lists the existing jobs.
     """
     known = [row[0] for row in job_rows(client)]
     if job_id not in known:

@@ -1,4 +1,4 @@
-"""``metasrl watch``: an episode of the learned start and one of the adapted policy, side by side."""
+"""``metasrl watch``: film an episode of the learned start and one of the adapted policy, side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
 from meta.training.pool import LocalPool
 from policies.common.policy import Policy
@@ -17,13 +17,18 @@ from tasks.contract.task import Task, TaskFamily
 
 
 def watch(run_dir: Path, task_index: int, output: Path | None, console: Console) -> str:
-    """Solve held-out task ``task_index`` from the newest start of a run and film both policies; returns Markdown.
+    """Solve held-out task ``task_index`` from the newest start of a run, film both policies, and return Markdown.
 
-    The video goes to ``output``, by default ``adapt/test-<index>.mp4`` in the run directory, and a sheet of frames
-    beside it.
+    A sheet of frames goes to the folder of the video.
+
+    Args:
+        run_dir: The run directory.
+        task_index: Index of the held-out task.
+        output: The video; None: ``adapt/test-<index>.mp4`` in the run directory.
+        console: Shows progress and file names.
 
     Raises:
-        ConfigurationError: the directory holds no run, or nothing can be drawn on this machine.
+        ConfigurationError: The directory is not a run, or this machine cannot render.
     """
     path = output or run_dir / "adapt" / f"test-{task_index}.mp4"
     require_video(path)
@@ -40,13 +45,21 @@ def watch(run_dir: Path, task_index: int, output: Path | None, console: Console)
 
 
 def require_video(path: Path) -> None:
-    """Raise ConfigurationError unless ``path`` has the suffix of a video."""
+    """Check that ``path`` has the suffix of a video.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
     if path.suffix not in SUFFIXES:
         raise ConfigurationError(f"--output: {path} must end in {' or '.join(SUFFIXES)}")
 
 
 def require_pictures(family: TaskFamily, task: Task) -> None:
-    """Raise ConfigurationError where this machine can draw no pictures of ``task``, before any work is done."""
+    """Check that this machine can render ``task``, before any work is done.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
     try:
         renderable(family, task).close()  # type: ignore[no-untyped-call]
     except NoGraphicsError as error:
@@ -54,7 +67,15 @@ def require_pictures(family: TaskFamily, task: Task) -> None:
 
 
 def film(family: TaskFamily, task: Task, policies: Mapping[str, Policy], path: Path, console: Console) -> str:
-    """Film one episode of each policy, all from the task's seed; write video and sheet; returns Markdown."""
+    """Film one episode of each policy, write the video and a sheet of frames, and return Markdown.
+
+    Args:
+        family: Family of the task.
+        task: The task; every episode uses its seed.
+        policies: Policies by title.
+        path: Path of the video.
+        console: Shows progress and file names.
+    """
     films = []
     for title, policy in policies.items():
         with console.status(f"filming {title}"):

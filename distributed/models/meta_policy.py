@@ -1,78 +1,38 @@
-"""A learned start as files of its own, apart from the run: what is shared, registered and exported. Runs no code."""
+"""A learned start as two files that are shared, registered and exported; reading them executes no code."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distributed.settings.run_file import ConfigurationError, FamilySettings, RunConfig, parse_config
-from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings, RunConfig
+from distributed.settings.run_file import parse_config
+from distributed.storage.checkpoints import Arrays, DamagedFileError, load_arrays, save_arrays
 from meta.learning.online import State
+from policies.common.kind import Spaces
 from policies.common.policy import Policy
 from policies.common.results import Candidates, Start, Starts
-from policies.neural.policy_state import PolicyState, policy_from_arrays
-from policies.tabular.rollouts import discrete_shape
+from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
 from tasks.contract.family_registry import BUILT_IN
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.stepping.batch import make_batch
 
 STEM = "meta_policy"
 KIND = "meta_policy"
 _SECTIONS = ("name", "seed", "family", "within_task", "evaluation")
-"""What of a run file goes with the start; where it ran and who tracked it does not."""
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What a policy takes and gives.
-
-    ``observation``: number of states (tabular) or of numbers in an observation. ``actions``: number of actions, 0 where
-    they are vectors within ``low`` and ``high`` [k] (None: not bounded).
-    """
-
-    tabular: bool
-    observation: int
-    actions: int
-    low: tuple[float | None, ...] = ()
-    high: tuple[float | None, ...] = ()
-
-    def __str__(self) -> str:
-        taken = f"{self.observation} states" if self.tabular else f"observations of {self.observation} numbers"
-        return f"{taken}, " + (f"{self.actions} actions" if self.actions else f"actions of {len(self.low)} numbers")
-
-
-def spaces_of(family: TaskFamily, task: Task, *, tabular: bool) -> Spaces:
-    """The spaces of a family's tasks.
-
-    Raises:
-        TaskError: they are not of the kind that the algorithm needs.
-    """
-    if tabular:
-        states, actions = discrete_shape(family, task)
-        return Spaces(tabular=True, observation=states, actions=actions)
-    batch = make_batch(family, task, 1)
-    try:
-        if batch.num_actions is not None:
-            return Spaces(tabular=False, observation=batch.observation_size, actions=batch.num_actions)
-        assert batch.action_low is not None
-        assert batch.action_high is not None
-        low, high = (
-            tuple(float(value) if np.isfinite(value) else None for value in bound)
-            for bound in (batch.action_low, batch.action_high)
-        )
-        return Spaces(tabular=False, observation=batch.observation_size, actions=0, low=low, high=high)
-    finally:
-        batch.close()
+"""Sections of the run file that are stored with the start; cluster, tracking and output are not."""
 
 
 @dataclass(frozen=True)
 class MetaPolicy:
-    """``starts`` (one, or several to choose from), the part of the run file that new tasks are solved under
-    (``settings``), the ``spaces`` and costs they fit, the rates [1+p] of the random start where they are known, and
-    ``facts`` for people: commit, run, results.
+    """A learned start with everything that solving a new task needs.
+
+    ``starts``: one start, or several candidates. ``settings``: the sections of the run file for new tasks.
+    ``random_rates`` [1+p]: rates of the random start, None if unknown. ``facts``: results, for information only.
     """
 
     starts: Starts
@@ -84,14 +44,15 @@ class MetaPolicy:
 
     @property
     def policies(self) -> tuple[Policy, ...]:
-        """The initialisations, one a start."""
+        """The initialisation of each start."""
         return tuple(start.initialization for start in self.starts.starts)
 
     def config(self, family: FamilySettings | None = None, source: str = "the model") -> RunConfig:
-        """The run file under which new tasks are solved, of the start's own family or of another.
+        """The settings for new tasks, of the start's own family or of ``family``.
 
         Raises:
-            ConfigurationError: its own family is somebody's code (it must be named by who trusts it), or does not fit.
+            ConfigurationError: The start's own family is external code, which the user must name explicitly; or the
+                settings are invalid.
         """
         raw = {name: self.settings[name] for name in _SECTIONS if name in self.settings}
         name = str(raw["family"].get("name"))
@@ -99,20 +60,22 @@ class MetaPolicy:
             raw["family"] = family.model_dump(mode="json")
         elif name not in BUILT_IN:
             raise ConfigurationError(
-                f"{source}: was learned on the family {name}, which is code: say by --family path/to/file.py:Class (or "
-                "package.module:Class) which one to run"
+                f"{source}: was learned on the family {name}, which is code: choose by --family "
+                "path/to/file.py:Class (or package.module:Class) which one to run"
             )
         return parse_config(raw, source)
 
     def require_fit(self, family: TaskFamily, task: Task, source: str) -> None:
-        """Raise ConfigurationError unless the start fits the tasks of ``family``."""
-        tabular = not isinstance(self.policies[0], PolicyState)
+        """Check that the start fits the tasks of ``family``.
+
+        Raises:
+            ConfigurationError: Spaces or number of costs differ.
+        """
         try:
-            found = spaces_of(family, task, tabular=tabular)
+            found = kind_of_policy(self.policies[0]).spaces(family, task)
         except TaskError as error:
             raise ConfigurationError(f"{source}: was learned on {self.spaces}, which does not fit: {error}") from error
-        sizes = (found.tabular, found.observation, found.actions, len(found.low))
-        if sizes != (self.spaces.tabular, self.spaces.observation, self.spaces.actions, len(self.spaces.low)):
+        if found.sizes != self.spaces.sizes:
             raise ConfigurationError(
                 f"{source}: was learned on {self.spaces}; tasks of {task.family} have {found}: adapt it to a family "
                 "with the same spaces, or train a start on this one"
@@ -124,103 +87,106 @@ class MetaPolicy:
             )
 
 
-def meta_policy_of(config: RunConfig, state: State, task: Task, summary: dict[str, Any]) -> MetaPolicy:
-    """What a finished run leaves to others."""
+def meta_policy_of(
+    config: RunConfig,
+    state: State,
+    task: Task,
+    random_rates: tuple[float, ...] | None,
+    facts: dict[str, Any],
+) -> MetaPolicy:
+    """The learned start of a finished run.
+
+    Args:
+        config: Settings of the run.
+        state: The learned state.
+        task: Any task of the family; it determines the spaces.
+        random_rates: Rates [1+p] of the random start; None if they were not chosen.
+        facts: JSON object with results, for information only.
+    """
     family = config.experiment.family.make()
-    random = summary["test"].get("random")
-    facts = ("taog", "mean_reward", "tacv", "num_tasks", "meta_state_sha256", "similarity", "test")
-    tabular = not isinstance(state.start.starts[0].initialization, PolicyState)
     return MetaPolicy(
         starts=state.start,
         settings={name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS},
-        spaces=spaces_of(family, task, tabular=tabular),
+        spaces=kind_of(config.within_task).spaces(family, task),
         cost_names=tuple(family.cost_names),
-        random_rates=None if random is None else tuple(random["learning_rates"]),
-        facts={name: summary[name] for name in facts if name in summary},
+        random_rates=random_rates,
+        facts=facts,
     )
 
 
 def save_meta_policy(folder: Path, policy: MetaPolicy) -> tuple[Path, Path]:
-    """Write ``meta_policy.safetensors`` and ``meta_policy.json`` with their checksums."""
+    """Write ``meta_policy.safetensors`` and ``meta_policy.json``; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {}
-    for number, start in enumerate(policy.starts.starts):
-        arrays[f"start_{number}.learning_rates"] = start.learning_rates
-        initial = start.initialization
-        parts = initial.to_arrays() if isinstance(initial, PolicyState) else {"probabilities": initial}
-        arrays |= {f"start_{number}.{name}": value for name, value in parts.items()}
-    spaces = policy.spaces
-    several = policy.starts if isinstance(policy.starts, Candidates) else None
-    told = {
+    several = len(policy.starts.starts) > 1
+    content = {
         "kind": KIND,
         "num_starts": len(policy.starts.starts),
-        "selection": several and several.selection,
-        "probe_episodes": several and several.probe_episodes,
+        "selection": policy.starts.selection if several else None,
+        "probe_episodes": policy.starts.probe_episodes,
         "settings": policy.settings,
-        "spaces": {
-            "tabular": spaces.tabular,
-            "observation": spaces.observation,
-            "actions": spaces.actions,
-            "low": list(spaces.low),
-            "high": list(spaces.high),
-        },
+        "spaces": dataclasses.asdict(policy.spaces),
         "cost_names": list(policy.cost_names),
         "random_rates": None if policy.random_rates is None else list(policy.random_rates),
         "facts": policy.facts,
     }
     stem = folder / STEM
-    save_arrays(stem, arrays, told)
+    save_arrays(stem, _arrays_of(policy), content)
     return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
 
+def _arrays_of(policy: MetaPolicy) -> Arrays:
+    """The arrays of every start, named ``start_<number>.<name>``."""
+    arrays: Arrays = {}
+    for number, start in enumerate(policy.starts.starts):
+        arrays[f"start_{number}.learning_rates"] = start.learning_rates
+        parts = kind_of_policy(start.initialization).to_arrays(start.initialization)
+        arrays |= {f"start_{number}.{name}": value for name, value in parts.items()}
+    return arrays
+
+
 def load_meta_policy(folder: Path) -> MetaPolicy:
-    """Read what :func:`save_meta_policy` wrote; shapes are checked, no code is run.
+    """Read the files of :func:`save_meta_policy` and validate every shape. Reading executes no code.
 
     Raises:
-        DamagedFileError: a file is missing, damaged, or does not describe a start.
+        DamagedFileError: A file is missing, damaged, or does not describe a start.
     """
     stem = folder / STEM
-    arrays, told = load_arrays(stem)
+    arrays, content = load_arrays(stem)
     try:
-        if told["kind"] != KIND:
-            raise ValueError(f"its kind is {told['kind']!r}, not {KIND!r}")
-        spaces = _spaces(**told["spaces"])
-        starts = tuple(_start(arrays, number, spaces, len(told["cost_names"])) for number in range(told["num_starts"]))
+        if content["kind"] != KIND:
+            raise ValueError(f"its kind is {content['kind']!r}, not {KIND!r}")
+        spaces = _spaces(**content["spaces"])
+        starts = tuple(
+            _start(arrays, number, spaces, len(content["cost_names"])) for number in range(content["num_starts"])
+        )
         if not starts:
             raise ValueError("it holds no start")
-        several = Candidates(starts, told["selection"], told["probe_episodes"]) if len(starts) > 1 else None
-        rates = told["random_rates"]
+        several = Candidates(starts, content["selection"], content["probe_episodes"]) if len(starts) > 1 else None
+        rates = content["random_rates"]
         return MetaPolicy(
             starts=several or starts[0],
-            settings=dict(told["settings"]),
+            settings=dict(content["settings"]),
             spaces=spaces,
-            cost_names=tuple(map(str, told["cost_names"])),
+            cost_names=tuple(map(str, content["cost_names"])),
             random_rates=None if rates is None else tuple(map(float, rates)),
-            facts=dict(told["facts"]),
+            facts=dict(content["facts"]),
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{stem}.json: does not describe a learned start ({error!r})") from error
 
 
-def _spaces(tabular: bool, observation: int, actions: int, low: list[Any], high: list[Any]) -> Spaces:
+def _spaces(tabular: bool, observation: int, actions: int, low: list[float | None], high: list[float | None]) -> Spaces:
     return Spaces(tabular, observation, actions, tuple(low), tuple(high))
 
 
-def _start(arrays: dict[str, Any], number: int, spaces: Spaces, num_costs: int) -> Start:
+def _start(arrays: Arrays, number: int, spaces: Spaces, num_costs: int) -> Start:
     prefix = f"start_{number}."
     parts = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
     rates = parts.pop("learning_rates")
     if rates.shape != (1 + num_costs,) or not (np.isfinite(rates) & (rates > 0.0)).all():
         raise ValueError(f"{prefix}learning_rates must be {1 + num_costs} positive numbers")
-    if not spaces.tabular:
-        policy = policy_from_arrays(parts)
-        outputs = spaces.actions or len(spaces.low)
-        if (policy.actor.network.sizes[0], policy.actor.network.sizes[-1]) != (spaces.observation, outputs):
-            raise ValueError(f"{prefix}actor does not map {spaces.observation} numbers to {outputs}")
-        return Start(policy, rates)
-    table = parts["probabilities"]
-    if table.shape != (spaces.observation, spaces.actions):
-        raise ValueError(f"{prefix}probabilities must have the shape [{spaces.observation}, {spaces.actions}]")
-    if not (table >= 0.0).all() or not np.allclose(table.sum(axis=1), 1.0):
-        raise ValueError(f"{prefix}probabilities must be probabilities, a row a state")
-    return Start(table, rates)
+    try:
+        policy = kind_named("tabular" if spaces.tabular else "neural").from_arrays(parts, spaces)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from error
+    return Start(policy, rates)

@@ -1,7 +1,7 @@
-"""What MLflow runs for a registered start: ``mlflow.pyfunc.load_model(URI).predict(observations)`` gives actions.
+"""The code of an MLflow model: ``mlflow.pyfunc.load_model(URI).predict(observations)`` returns actions.
 
-MLflow copies this one file into the model (models from code), so it needs numpy, safetensors and mlflow, and nothing of
-metasrl; tests hold its actions to those of ``policies.solving.acting``.
+MLflow copies this single file into the model, so it imports numpy, safetensors and mlflow only. Tests compare its
+actions with those of ``policies.solving.acting``.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import numpy as np
 from mlflow.pyfunc.model import PythonModel
 from safetensors.numpy import load_file
 
+Array = np.ndarray[Any, Any]
 _CLIP, _LEAST_VARIANCE = 10.0, 1e-6
 
 
 class Actions:
-    """Actions of a learned start, read from its folder.
+    """Maps observations to actions of the learned start in ``folder``.
 
-    Observations are states [N] (a table) or rows [N, d] (a network); actions are indices [N] or vectors [N, k] within
-    the environment's bounds. Parameters: ``start`` (which initialisation, 0 by default), ``stochastic`` (draw from the
-    policy instead of taking its mode; False) and ``seed`` of what is drawn (0).
+    Observations are states [N] (a table) or vectors [N, d] (a network); actions are indices [N] or vectors [N, k]
+    within the environment's bounds. Parameters: ``start`` (index of the initialisation, default 0), ``stochastic``
+    (sample from the policy instead of taking its mode, default False) and ``seed`` of the samples (default 0).
     """
 
     def __init__(self, folder: Path) -> None:
         self._arrays = load_file(folder / "meta_policy.safetensors")
         self._facts = json.loads((folder / "meta_policy.json").read_text(encoding="utf-8"))
 
-    def __call__(self, model_input: Any, params: dict[str, Any] | None) -> Any:
+    def __call__(self, model_input: object, params: dict[str, Any] | None) -> Array:
         """Actions for observations."""
         given = {"start": 0, "stochastic": False, "seed": 0, **(params or {})}
         if not 0 <= given["start"] < self._facts["num_starts"]:
@@ -44,17 +45,19 @@ class Actions:
         if self._facts["spaces"]["actions"]:
             return _drawn(_softmax(outputs), rng)
         if rng is not None:
-            outputs = outputs + np.exp(arrays["actor.log_std"]) * rng.standard_normal(outputs.shape).astype(np.float32)
+            outputs = outputs + np.exp(arrays["actor.log_std"]) * np.asarray(
+                rng.standard_normal(outputs.shape), np.float32
+            )
         return self._bounded(outputs)
 
-    def _of_table(self, table: Any, states: Any, rng: Any) -> Any:
+    def _of_table(self, table: Array, states: Array, rng: np.random.Generator | None) -> Array:
         states = states.reshape(-1)
         if not ((states >= 0) & (states < len(table))).all():
             raise ValueError(f"observations: states must be from 0 to {len(table) - 1}")
         return _drawn(table[states.astype(np.int64)], rng)
 
-    def _bounded(self, outputs: Any) -> Any:
-        """Actions from units of half the range about its centre; where there is no bound, as they are."""
+    def _bounded(self, outputs: Array) -> Array:
+        """Scale outputs from [-1, 1] to the action bounds; unbounded components stay unchanged."""
         spaces = self._facts["spaces"]
         low = np.array([-np.inf if value is None else value for value in spaces["low"]], np.float32)
         high = np.array([np.inf if value is None else value for value in spaces["high"]], np.float32)
@@ -65,8 +68,8 @@ class Actions:
         return np.clip(centre + half * outputs, low, high)
 
 
-def _network(arrays: dict[str, Any], observations: Any) -> Any:
-    """Outputs [N, k] of the actor: normalised observations through tanh layers."""
+def _network(arrays: dict[str, Array], observations: Array) -> Array:
+    """Outputs [N, k] of the actor: normalised observations [N, d] through tanh layers."""
     mean = arrays["statistics.mean"].astype(np.float32)
     scale = (1.0 / np.sqrt(np.maximum(arrays["statistics.variance"], _LEAST_VARIANCE))).astype(np.float32)
     if observations.ndim != 2 or observations.shape[1] != mean.size:
@@ -80,13 +83,13 @@ def _network(arrays: dict[str, Any], observations: Any) -> Any:
     return hidden
 
 
-def _softmax(outputs: Any) -> Any:
+def _softmax(outputs: Array) -> Array:
     powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _drawn(probabilities: Any, rng: Any) -> Any:
-    """Indices [N]: the most probable ones, or drawn."""
+def _drawn(probabilities: Array, rng: np.random.Generator | None) -> Array:
+    """Indices [N]: the most probable ones, or samples if ``rng`` is given."""
     if rng is None:
         return probabilities.argmax(axis=1).astype(np.int64)
     cumulative = np.cumsum(probabilities, axis=1)[:, :-1]
@@ -94,14 +97,14 @@ def _drawn(probabilities: Any, rng: Any) -> Any:
 
 
 class MetaPolicyModel(PythonModel):
-    """What MLflow loads."""
+    """The model class that MLflow loads."""
 
     def load_context(self, context: Any) -> None:
         """Read the start."""
         self._actions = Actions(Path(context.artifacts["meta_policy"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow takes hints for a schema
-        """Actions for observations, see :class:`Actions`."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow reads type hints as a schema
+        """Actions for observations; see :class:`Actions`."""
         del context
         return self._actions(model_input, params)
 

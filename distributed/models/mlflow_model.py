@@ -1,4 +1,4 @@
-"""A learned start as an MLflow model: safetensors and code, no pickle; logged to a run and put into the registry."""
+"""A learned start as an MLflow model of safetensors and code, without pickle."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distributed.models.meta_policy import STEM, MetaPolicy
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.types import TensorSpec
 
 MODEL_NAME = "meta_policy"
 CODE = Path(__file__).with_name("mlflow_code.py")
@@ -22,14 +26,17 @@ _REQUIREMENTS = ("mlflow", "numpy", "safetensors")
 
 
 def input_example(policy: MetaPolicy) -> np.ndarray[Any, Any]:
-    """Two observations of the right shape: the first states, or rows of zeros."""
+    """Two valid observations: the first states [2], or zeros [2, d]."""
     if policy.spaces.tabular:
         return np.arange(2, dtype=np.int64) % policy.spaces.observation
     return np.zeros((2, policy.spaces.observation), np.float32)
 
 
 def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
-    """Write an MLflow model with signature and input example to ``folder``; ``policy_folder`` holds the start."""
+    """Write an MLflow model with signature and input example to ``folder``; return ``folder``.
+
+    ``policy_folder`` contains the files of ``policy``.
+    """
     spaces = policy.spaces
     defaults = (("start", "long", 0), ("stochastic", "boolean", False), ("seed", "long", 0))
     shutil.rmtree(folder, ignore_errors=True)
@@ -53,8 +60,16 @@ def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
     return folder
 
 
-def log_model(client: Any, experiment_id: str, run_id: str | None, folder: Path, step: int) -> tuple[str, str]:
-    """Log an MLflow model's folder as a model of a run (or of nobody); (model id, where its files are)."""
+def log_model(client: MlflowClient, experiment_id: str, run_id: str | None, folder: Path, step: int) -> tuple[str, str]:
+    """Log the MLflow model in ``folder``; return (model id, location of its files).
+
+    Args:
+        client: An ``mlflow.MlflowClient``.
+        experiment_id: Experiment of the model.
+        run_id: Run that produced the model; None without one.
+        folder: The model, as :func:`build_model` wrote it.
+        step: Step of the run at which the model was made.
+    """
     from mlflow.entities import LoggedModelOutput
 
     logged = client.create_logged_model(experiment_id, name=STEM, source_run_id=run_id, model_type="meta_policy")
@@ -66,7 +81,7 @@ def log_model(client: Any, experiment_id: str, run_id: str | None, folder: Path,
     return str(logged.model_id), str(logged.artifact_location)
 
 
-def _tensor(shape: tuple[int, ...], *, whole: bool) -> Any:
+def _tensor(shape: tuple[int, ...], *, whole: bool) -> TensorSpec:
     from mlflow.types import TensorSpec
 
     return TensorSpec(np.dtype(np.int64 if whole else np.float32), (-1, *shape))
@@ -74,7 +89,7 @@ def _tensor(shape: tuple[int, ...], *, whole: bool) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without MLflow's remarks and bars on standard error, which would tear a progress bar."""
+    """Suppress MLflow's log lines and progress bars on standard error, which would disrupt our own."""
     logger, bar = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     level, earlier = logger.level, os.environ.get(bar)
     logger.setLevel(logging.ERROR)

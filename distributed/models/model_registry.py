@@ -1,4 +1,4 @@
-"""The model registry of MLflow: learned starts by name and version, and the alias ``champion``."""
+"""MLflow's model registry: learned starts by name and version, and the alias ``champion``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,31 +16,41 @@ import numpy as np
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig
-from distributed.tracking.mlflow_tracker import hide_password, tracking_uri
+from distributed.settings.errors import ConfigurationError, first_line
+from distributed.settings.run_config import FamilySettings
+from distributed.settings.tracking_uri import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.pool import LocalPool
 from policies.common.results import Start
 from policies.solving.algorithms import kind_of
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 CHAMPION = "champion"
 FIRST_NEW_INDEX = 2**20
-"""Tasks drawn to judge starts, or by a seed, have indices from here on, so that they are none of a run's own."""
+"""First index of tasks drawn for judging or by a seed, so that they differ from every task of a run."""
 _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))$")
 _SECONDS_TO_ANSWER = 5.0
+_PORTS = {"https": 443, "http": 80, "postgresql": 5432, "mysql": 3306}
 _UNTRACKED = "metasrl"
-"""Experiment of models whose run was not tracked."""
+"""Experiment of models from untracked runs."""
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_MODEL_DESCRIPTION = (
+    "Policy initialisations and learning rates that metasrl learned: they solve a new task of the family in a few "
+    f"updates. The alias `{CHAMPION}` moves to a new version only if that version is better on new tasks with a 95 % "
+    "interval in the gap (or reward) or in the violation during adaptation, and worse in neither."
+)
 
 
 def is_model_uri(source: str) -> bool:
-    """Whether it names a registered model rather than a folder."""
+    """Whether ``source`` names a registered model rather than a folder."""
     return source.startswith("models:")
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry with what it holds."""
+    """A model version and its start."""
 
     name: str
     version: str
@@ -50,11 +60,11 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def connect(uri: str | None) -> Any:
-    """A client of the registry at ``uri``, by default where runs are tracked.
+def connect(uri: str | None) -> MlflowClient:
+    """A client of the registry at ``uri``, by default the tracking server.
 
     Raises:
-        ConfigurationError: nobody answers there.
+        ConfigurationError: No server answers there.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -68,26 +78,26 @@ def connect(uri: str | None) -> Any:
         client.search_registered_models(max_results=1)
     except Exception as error:
         raise ConfigurationError(
-            f"tracking.uri: no MLflow server answers at {hide_password(where)} ({_first_line(error)}); start one, or "
+            f"tracking.uri: no MLflow server answers at {hide_password(where)} ({first_line(error)}); start one, or "
             "give --tracking-uri or MLFLOW_TRACKING_URI"
         ) from error
     return client
 
 
 def _require_listener(uri: str) -> None:
-    """Ask first whether anybody listens there: MLflow itself tries a database for minutes. Raises OSError."""
+    """Check that something listens at ``uri``: MLflow itself retries a database for minutes. Raises OSError."""
     place = urlsplit(uri)
-    port = place.port or {"https": 443, "http": 80, "postgresql": 5432, "mysql": 3306}.get(place.scheme.split("+")[0])
+    port = place.port or _PORTS.get(place.scheme.split("+")[0])
     if place.hostname is not None and port is not None:
         socket.create_connection((place.hostname, port), timeout=_SECONDS_TO_ANSWER).close()
 
 
-def resolve(client: Any, source: str) -> Registered:
-    """Find ``models:/NAME@alias`` or ``models:/NAME/VERSION`` and read its start; nothing of the model is executed.
+def resolve(client: MlflowClient, source: str) -> Registered:
+    """Look up ``models:/NAME@alias`` or ``models:/NAME/VERSION`` and read its start, without executing its code.
 
     Raises:
-        ConfigurationError: no such model, version or alias; the message lists what there is.
-        DamagedFileError: it is no start of metasrl, or damaged.
+        ConfigurationError: There is no such model, version or alias; the message lists the existing ones.
+        DamagedFileError: The model is not a start of metasrl, or is damaged.
     """
     from mlflow.exceptions import MlflowException
 
@@ -98,7 +108,7 @@ def resolve(client: Any, source: str) -> Registered:
         )
     name, version, alias = found["name"], found["version"], found["alias"]
     try:
-        model = client.get_registered_model(name)
+        aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
         known = ", ".join(sorted(entry.name for entry in client.search_registered_models())) or "none yet"
         raise ConfigurationError(
@@ -106,21 +116,21 @@ def resolve(client: Any, source: str) -> Registered:
             "registers a run's start"
         ) from error
     if alias is not None:
-        if alias not in model.aliases:
+        if alias not in aliases:
             versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
             raise ConfigurationError(
-                f"{source}: {name} has no alias {alias}; aliases: {', '.join(sorted(model.aliases)) or 'none'}, "
+                f"{source}: {name} has no alias {alias}; aliases: {', '.join(sorted(aliases)) or 'none'}, "
                 f"versions: {', '.join(map(str, versions))} (models:/{name}/VERSION)"
             )
-        version = str(model.aliases[alias])
+        version = str(aliases[alias])
     try:
         return Registered(name, version, _download(name, version))
     except MlflowException as error:
-        raise ConfigurationError(f"models:/{name}/{version}: {_first_line(error)}") from error
+        raise ConfigurationError(f"models:/{name}/{version}: {first_line(error)}") from error
 
 
 def _download(name: str, version: str) -> MetaPolicy:
-    """The two files of a start and nothing else of the model, so that no name in it can lead anywhere."""
+    """Download only the two files of a start, so that no path inside the model can point elsewhere."""
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -131,31 +141,34 @@ def _download(name: str, version: str) -> MetaPolicy:
         return load_meta_policy(Path(folder))
 
 
-def register(client: Any, run_dir: Path, name: str, run_id: str | None, console: Console, num_tasks: int = 20) -> str:
-    """Register a finished run's start as a new version of ``name`` and judge it against the champion.
+def register(
+    client: MlflowClient, run_dir: Path, name: str, run_id: str | None, console: Console, num_tasks: int = 20
+) -> str:
+    """Register a finished run's start as a new version of ``name`` and compare it with the champion.
 
-    Where there is no champion, against the random start. Returns what was decided, as Markdown.
+    Without a champion the random start is the opponent. The alias moves if the new version is better.
+
+    Args:
+        client: Client of the registry.
+        run_dir: Directory of the finished run.
+        name: Name of the model.
+        run_id: MLflow run of the run directory; None if it was not tracked.
+        console: Shows progress.
+        num_tasks: New tasks for the comparison.
+
+    Returns:
+        The decision in Markdown.
 
     Raises:
-        ConfigurationError: the name is not one, or the run has no start yet.
+        ConfigurationError: The name is invalid, or the run has no start yet.
     """
-    from mlflow.exceptions import MlflowException
-
     require_name(name)
     if not (run_dir / STEM / f"{STEM}.json").is_file():
         raise ConfigurationError(
             f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
         )
     policy = load_meta_policy(run_dir / STEM)
-    try:
-        client.create_registered_model(name, description=_MODEL_DESCRIPTION)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    model_id, source = _logged(client, run_dir, run_id, policy)
-    with quiet():
-        version = client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version
-    told = f"models:/{name}/{version} registered"
+    version = _new_version(client, run_dir, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
     against = "the random start" if rival is None else str(rival)
@@ -165,28 +178,46 @@ def register(client: Any, run_dir: Path, name: str, run_id: str | None, console:
     client.set_model_version_tag(name, version, "verdict", str(verdict))
     if verdict.better:
         client.set_registered_model_alias(name, CHAMPION, version)
-    moved = f"{CHAMPION} is version {version} now" if verdict.better else f"{CHAMPION} stays {_who(rival)}"
+    moved = f"{CHAMPION} is now version {version}" if verdict.better else f"{CHAMPION} stays {_remaining(rival)}"
     client.update_model_version(name, version, description=_description(policy, against, verdict))
-    return f"{told}; minus {against}: {verdict}; {moved}"
+    return f"models:/{name}/{version} registered; minus {against}: {verdict}; {moved}"
 
 
-def _who(rival: Registered | None) -> str:
+def _new_version(client: MlflowClient, run_dir: Path, name: str, run_id: str | None, policy: MetaPolicy) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=_MODEL_DESCRIPTION)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model_id, source = _logged(client, run_dir, run_id, policy)
+    with quiet():
+        return str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
+
+
+def _remaining(rival: Registered | None) -> str:
     return "unset: not shown to be better than the random start" if rival is None else f"version {rival.version}"
 
 
 def require_name(name: str) -> None:
-    """Raise ConfigurationError unless ``name`` can be a model's."""
+    """Check that ``name`` is valid for a model.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
     if not NAME.match(name):
         raise ConfigurationError(f"register: {name!r} must be letters, digits, dot, dash and underscore")
 
 
 def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) -> Verdict:
-    """``policy`` and a rival (None: a policy that has learned nothing, at its own rate) on new tasks of its family.
+    """Compare ``policy`` with a rival on new tasks of its family; None stands for the random start.
 
     Raises:
-        ConfigurationError: the rival does not fit these tasks, or there is no random start to compare with.
+        ConfigurationError: The rival does not fit these tasks, or the random start has no learning rates.
     """
-    config: RunConfig = policy.config(_own_family(policy), "the run")
+    own = FamilySettings.model_validate(policy.settings["family"])  # the user has already run this family's code
+    config = policy.config(own, "the run")
     pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
     tasks = pool.draw("test", range(FIRST_NEW_INDEX, FIRST_NEW_INDEX + num_tasks))
     if rival is not None:
@@ -204,15 +235,8 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
     return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within)
 
 
-def _own_family(policy: MetaPolicy) -> Any:
-    """The family of one's own run, whose code one has run already."""
-    from distributed.settings.run_file import FamilySettings
-
-    return FamilySettings.model_validate(policy.settings["family"])
-
-
-def _logged(client: Any, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
-    """The MLflow model of a run: what its tracking has logged, or logged now; (model id, where its files are)."""
+def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
+    """The MLflow model that the run logged, or a newly logged one; returns (model id, location of its files)."""
     folder = run_dir / "model"
     if not (folder / "MLmodel").is_file():
         build_model(folder, run_dir / STEM, policy)
@@ -229,13 +253,6 @@ def _logged(client: Any, run_dir: Path, run_id: str | None, policy: MetaPolicy) 
     return log_model(client, experiment_id, run_id, folder, 0)
 
 
-_MODEL_DESCRIPTION = (
-    "Policy initialisations and learning rates that metasrl learned: a new task of the family is solved from them in a "
-    f"few updates. The alias `{CHAMPION}` moves to a new version only where it is better on new tasks with a 95 % "
-    "interval in the gap (or reward) or in the violation during adaptation, and worse in neither."
-)
-
-
 def _description(policy: MetaPolicy, against: str, verdict: Verdict) -> str:
     family = policy.settings["family"]["name"]
     return (
@@ -244,7 +261,3 @@ def _description(policy: MetaPolicy, against: str, verdict: Verdict) -> str:
         "Adapt it to a new task: `metasrl adapt models:/NAME/VERSION`. Actions for observations: "
         "`mlflow.pyfunc.load_model`."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

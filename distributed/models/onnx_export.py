@@ -1,15 +1,20 @@
-"""A learned start as ONNX: observations in, actions out, for runtimes without Python."""
+"""Export a learned start as ONNX, for runtimes without Python."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from distributed.models.meta_policy import MetaPolicy
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
+from policies.common.kind import Spaces
+from policies.common.policy import Policy, table_of
 from policies.neural.policy_state import PolicyState
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
 
 _OPSET = 17
 _CLIP = 10.0
@@ -17,13 +22,13 @@ _IR_VERSION = 9
 
 
 def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
-    """Write the mode of one of the starts to ``path``.
+    """Write a graph that maps observations to the modes of initialisation ``start``.
 
     ``observations`` are states int64 [N] (a table) or float32 [N, d]; ``actions`` are int64 [N] or float32 [N, k]
     within the environment's bounds.
 
     Raises:
-        ConfigurationError: there is no such start, or the package onnx is not installed.
+        ConfigurationError: There is no such start, or the package onnx is not installed.
     """
     try:
         import onnx
@@ -32,17 +37,8 @@ def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
         raise ConfigurationError("export: needs the package onnx; pip install 'metasrl[onnx]'") from error
     if not 0 <= start < len(policy.policies):
         raise ConfigurationError(f"--start: must be from 0 to {len(policy.policies) - 1}, got {start}")
-    initial, spaces = policy.policies[start], policy.spaces
-    graph = _Graph(helper)
-    if isinstance(initial, PolicyState):
-        outputs = _network(graph, initial)
-        if spaces.actions:
-            graph.node("ArgMax", [outputs], "actions", axis=1, keepdims=0)
-        else:
-            _bounded(graph, outputs, spaces.low, spaces.high)
-    else:
-        rows = graph.node("Gather", [graph.constant("probabilities", initial), "observations"], "rows", axis=0)
-        graph.node("ArgMax", [rows], "actions", axis=1, keepdims=0)
+    spaces, graph = policy.spaces, _Graph()
+    _add_policy(graph, policy.policies[start], spaces)
     taken = (TensorProto.INT64, ["N"]) if spaces.tabular else (TensorProto.FLOAT, ["N", spaces.observation])
     given = (TensorProto.INT64, ["N"]) if spaces.actions else (TensorProto.FLOAT, ["N", len(spaces.low)])
     made = helper.make_graph(
@@ -58,22 +54,36 @@ def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
     onnx.save_model(model, str(path))
 
 
+def _add_policy(graph: _Graph, policy: Policy, spaces: Spaces) -> None:
+    """Add the nodes from ``observations`` to ``actions``."""
+    if not spaces.tabular:
+        outputs = _network(graph, cast("PolicyState", policy))
+        if spaces.actions:
+            graph.node("ArgMax", [outputs], "actions", axis=1, keepdims=0)
+        else:
+            _bounded(graph, outputs, spaces.low, spaces.high)
+    else:
+        rows = graph.node("Gather", [graph.constant("probabilities", table_of(policy)), "observations"], "rows", axis=0)
+        graph.node("ArgMax", [rows], "actions", axis=1, keepdims=0)
+
+
 class _Graph:
-    """Nodes and constants as they are added; each call returns the name of what it made."""
+    """Collects nodes and constants; each call returns the name of the new value."""
 
-    def __init__(self, helper: Any) -> None:
-        self._helper = helper
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
 
-    def constant(self, name: str, value: Any) -> str:
+    def constant(self, name: str, value: np.ndarray[Any, Any] | np.generic) -> str:
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(self._helper.make_node(kind, inputs, [output], name=output, **attributes))
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
 
@@ -95,7 +105,7 @@ def _network(graph: _Graph, policy: PolicyState) -> str:
 
 
 def _bounded(graph: _Graph, outputs: str, low: tuple[float | None, ...], high: tuple[float | None, ...]) -> None:
-    """Actions from units of half the range about its centre, as :func:`policies.neural.rollouts.to_bounds`."""
+    """Scale outputs to the action bounds, as :func:`policies.neural.rollouts.to_bounds` does."""
     both = [None not in bounds for bounds in zip(low, high, strict=True)]
     half = [0.5 * (b - a) if ok else 1.0 for a, b, ok in zip(_of(low), _of(high), both, strict=True)]
     centre = [0.5 * (b + a) if ok else 0.0 for a, b, ok in zip(_of(low), _of(high), both, strict=True)]

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any point: safetensors and JSON, written to a side, then renamed into place."""
+"""Crash-safe checkpoints: safetensors and JSON files, written to a temporary name and renamed into place."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from meta.learning.kinds import Item
 from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
 
 SCHEMA_VERSION = 2
+Arrays = dict[str, np.ndarray[Any, Any]]
+Facts = dict[str, Any]
+"""JSON object stored next to the arrays."""
+Built = TypeVar("Built")
 
 
 class DamagedFileError(ValueError):
-    """A file that was cut short or changed; the message names it and what is wrong."""
+    """A file is truncated, altered or missing; the message names it and the fault."""
 
 
 class StorageError(OSError):
-    """A file that could not be written; the message names it and says what to do."""
+    """A file cannot be written; the message names it and the remedy."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds either the old bytes or all of the new ones, whenever the power goes.
+    """Replace the content of ``path`` atomically: after a crash it holds either the old bytes or all of the new ones.
 
     Raises:
-        StorageError: it cannot be written (the disk is full); the old bytes are whole.
+        StorageError: Writing failed, for instance on a full disk; the old content is intact.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,30 +51,30 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise StorageError(
             error.errno,
-            f"{error.strerror or error}; what was there before is whole: free some space (or mend the disk) and go on "
-            "with --resume",
+            f"{error.strerror or error}; the previous content is intact: free some space (or repair the disk) and "
+            "continue with --resume",
             str(path),
         ) from error
 
 
-def save_arrays(stem: Path, arrays: dict[str, np.ndarray[Any, Any]], facts: dict[str, Any]) -> None:
-    """Write ``stem.safetensors`` and then, with its checksum, ``stem.json``: a pair is whole once the JSON is there."""
+def save_arrays(stem: Path, arrays: Arrays, facts: Facts) -> None:
+    """Write ``stem.safetensors``, then ``stem.json`` with its checksum, which completes the pair."""
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     write_atomically(stem.with_suffix(".safetensors"), content)
-    told = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-    told["facts_sha256"] = _facts_sha256(told)
-    write_atomically(stem.with_suffix(".json"), json.dumps(told, indent=1).encode())
+    written = {"schema_version": SCHEMA_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    written["facts_sha256"] = _facts_sha256(written)
+    write_atomically(stem.with_suffix(".json"), json.dumps(written, indent=1).encode())
 
 
-def _facts_sha256(facts: dict[str, Any]) -> str:
+def _facts_sha256(facts: Facts) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def load_arrays(stem: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Read a pair that :func:`save_arrays` wrote; runs no code from it.
+def load_arrays(stem: Path) -> tuple[Arrays, Facts]:
+    """Read a pair that :func:`save_arrays` wrote. Reading executes no code.
 
     Raises:
-        DamagedFileError: a file is missing, cut short, changed, or of another schema.
+        DamagedFileError: A file is missing, truncated, altered, or of another schema version.
     """
     path = stem.with_suffix(".safetensors")
     try:
@@ -80,9 +85,9 @@ def load_arrays(stem: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, 
     if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
         raise DamagedFileError(f"{stem.with_suffix('.json')}: is not of schema version {SCHEMA_VERSION}")
     if facts.pop("facts_sha256", None) != _facts_sha256(facts):
-        raise DamagedFileError(f"{stem.with_suffix('.json')}: its checksum is not its own (cut short or changed)")
+        raise DamagedFileError(f"{stem.with_suffix('.json')}: wrong checksum (truncated or altered)")
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
-        raise DamagedFileError(f"{path}: its checksum is not the one in {stem.name}.json (cut short or changed)")
+        raise DamagedFileError(f"{path}: its checksum differs from that in {stem.name}.json (truncated or altered)")
     try:
         return load(content), facts
     except SafetensorError as error:
@@ -90,53 +95,53 @@ def load_arrays(stem: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, 
 
 
 class CheckpointFolder:
-    """``checkpoints/`` of a run: ``round-N`` pairs, and ``finished/task-N`` pairs of the round under way."""
+    """The folder ``checkpoints/`` of a run: ``round-N`` pairs, and ``finished/task-N`` pairs of the current round."""
 
     def __init__(self, folder: Path, digest: str, keep: int) -> None:
         self._folder, self._finished = folder, folder / "finished"
         self._digest, self._keep = digest, keep
         self._finished.mkdir(parents=True, exist_ok=True)
 
-    def save_state(self, state: State, facts: dict[str, Any]) -> None:
-        """Write the state after a round, then drop old checkpoints and the round's finished tasks."""
+    def save_state(self, state: State, facts: Facts) -> None:
+        """Write the state after a round, then delete old checkpoints and the finished tasks of that round."""
         arrays, values = _split(state.to_arrays())
-        told = {"kind": state.KIND, "values": values, "state_sha256": state.sha256(), "digest": self._digest, **facts}
-        save_arrays(self._stem(state.num_rounds), arrays, told)
+        own = {"kind": state.KIND, "values": values, "state_sha256": state.sha256(), "digest": self._digest}
+        save_arrays(self._stem(state.num_rounds), arrays, {**own, **facts})
         for number in self._rounds()[: -self._keep]:
             _remove(self._stem(number))
         for path in self._finished.glob("task-*.json"):
             if int(path.stem.split("-")[1]) < state.num_tasks:
                 _remove(path.with_suffix(""))
 
-    def load_state(self, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
-        """The newest whole checkpoint, or None where there is none; damaged ones are told to ``say`` and passed over.
+    def load_state(self, say: Callable[[str], None]) -> tuple[State, Facts] | None:
+        """Load the newest intact checkpoint; None without any. Damaged ones are reported to ``say`` and skipped.
 
         Raises:
-            DamagedFileError: every checkpoint is damaged, or one belongs to another configuration.
+            DamagedFileError: Every checkpoint is damaged, or one was made under another configuration.
         """
         rounds = self._rounds()
         for number in reversed(rounds):
             try:
                 arrays, facts = load_arrays(self._stem(number))
             except DamagedFileError as error:
-                say(f"damaged checkpoint passed over: {error}")
+                say(f"skipping a damaged checkpoint: {error}")
                 continue
             if facts["digest"] != self._digest:
                 raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
-            return _made(STATES, arrays, facts, self._stem(number)), facts
+            return _state(arrays, facts, self._stem(number)), facts
         if rounds:
             raise DamagedFileError(f"{self._folder}: all {len(rounds)} checkpoints are damaged; start a new run")
         return None
 
     def save_finished(self, item: Finished) -> None:
-        """Keep a task that is finished before its round is."""
+        """Save a finished task, so that it survives a crash before the end of its round."""
         contribution = item.contribution
         arrays, values = _split(contribution.to_arrays())
         facts = {"kind": contribution.KIND, "values": values, "digest": self._digest, "row": item.row}
         save_arrays(self._finished / f"task-{contribution.task_index:06d}", arrays, facts)
 
     def load_finished(self, state: State, say: Callable[[str], None]) -> dict[int, Finished]:
-        """Finished tasks of the round after ``state``; what is damaged or belongs elsewhere is left out and told."""
+        """Finished tasks of the round after ``state`` by index; report damaged ones to ``say`` and skip them."""
         found: dict[int, Finished] = {}
         for path in sorted(self._finished.glob("task-*.json")):
             index = int(path.stem.split("-")[1])
@@ -148,7 +153,7 @@ class CheckpointFolder:
             row = facts["row"]
             if facts["digest"] != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
                 continue
-            found[index] = Finished(row, _made(ITEMS, arrays, facts, path.with_suffix("")))
+            found[index] = Finished(row, _item(arrays, facts, path.with_suffix("")))
         return found
 
     def _stem(self, number: int) -> Path:
@@ -158,16 +163,28 @@ class CheckpointFolder:
         return sorted(int(path.stem.split("-")[1]) for path in self._folder.glob("round-*.json"))
 
 
-def _made(kinds: Mapping[str, Any], arrays: dict[str, Any], facts: dict[str, Any], stem: Path) -> Any:
-    """What a checkpoint's parts make, checked by the constructors: nothing but the known kinds, fields and shapes."""
+def _built(build: Callable[[], Built], stem: Path) -> Built:
+    """Call ``build``, whose constructors reject unknown kinds, fields and shapes.
+
+    Raises:
+        DamagedFileError: They reject the content of ``stem``.
+    """
     try:
-        return kinds[facts["kind"]].from_arrays(arrays | facts["values"])
+        return build()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{stem}.json: does not describe what it holds ({error!r})") from error
+        raise DamagedFileError(f"{stem}.json: does not match its arrays ({error!r})") from error
 
 
-def _split(parts: Mapping[str, Any]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Arrays, which safetensors keeps, and plain values, which JSON keeps."""
+def _state(arrays: Arrays, facts: Facts, stem: Path) -> State:
+    return _built(lambda: STATES[facts["kind"]].from_arrays(arrays | facts["values"]), stem)
+
+
+def _item(arrays: Arrays, facts: Facts, stem: Path) -> Item:
+    return _built(lambda: ITEMS[facts["kind"]].from_arrays(arrays | facts["values"]), stem)
+
+
+def _split(parts: Mapping[str, Any]) -> tuple[Arrays, Facts]:
+    """Separate arrays, stored as safetensors, from plain values, stored as JSON."""
     arrays = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
     return arrays, {name: part for name, part in parts.items() if name not in arrays}
 

@@ -1,8 +1,8 @@
-"""Run directories in an object store: a local one that is copied to a URL as it grows, and read back from there.
+"""Run directories in an object store: reading them, and restoring them to this machine.
 
-Under ``<output.run_dir>/<name>/<timestamp>/`` in the store lie ``files/`` and ``manifest.json``. A file's name there
-has its digest in it and is never written again; the manifest, written last, says which of them make the run directory.
-So a reader finds one moment of the run, whole, whenever the writer died.
+A run directory at a URL consists of ``files/`` and ``manifest.json``. A file's name in the store contains its digest,
+so no file is ever overwritten. The manifest, written last, lists the files of the run directory. A reader therefore
+gets a consistent copy, whenever the writer stopped. :mod:`distributed.storage.mirror` writes it.
 """
 
 from __future__ import annotations
@@ -10,48 +10,59 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Protocol
 
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError, first_line
 from distributed.storage.checkpoints import DamagedFileError, write_atomically
-from meta.learning.online import State
-from meta.training.loop import Finished
-from meta.training.records import Row
-from policies.common.results import TaskResult
 
 MANIFEST = "manifest.json"
-_SCHEMA_VERSION = 1
-_SNAPSHOTS = 20
-_RETRY_SECONDS = 2.0
+SCHEMA_VERSION = 1
 
 
-def is_url(place: str | Path) -> bool:
-    """Whether ``place`` is a URL (s3://..., gs://..., file://...) and no path of this machine."""
-    return "://" in str(place)
+class FileSystem(Protocol):
+    """The part of an fsspec file system that is used here."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes of a file, or a range of them."""
+
+    def pipe_file(self, path: str, value: bytes) -> None:
+        """Write a file."""
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file."""
+
+    def glob(self, path: str) -> list[str]:
+        """Paths that match a pattern."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a run directory: its digest and size in bytes."""
+    """A file of a run directory: its SHA-256 and its size in bytes."""
 
     sha256: str
     size: int
 
 
 Manifest = dict[str, Entry]
-"""By path relative to the run directory."""
+"""Entries by path relative to the run directory."""
 
 
-def _store(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it.
+def is_url(place: str | Path) -> bool:
+    """Whether ``place`` is a URL (s3://..., gs://..., file://...) rather than a local path."""
+    return "://" in str(place)
+
+
+def open_store(url: str) -> tuple[FileSystem, str]:
+    """The file system of a URL, and the path inside it.
 
     Raises:
-        ConfigurationError: nothing is installed for such URLs.
+        ConfigurationError: No installed package handles such URLs.
     """
     import fsspec
 
@@ -66,151 +77,31 @@ def _store(url: str) -> tuple[Any, str]:
     return system, str(path).rstrip("/")
 
 
-def _object_name(name: str, entry: Entry) -> str:
+def object_name(name: str, entry: Entry) -> str:
+    """Name in the store of a file of the run directory."""
     path = PurePosixPath(name)
     return f"files/{path.with_name(f'{path.stem}.{entry.sha256[:16]}{path.suffix}')}"
 
 
-class Mirror:
-    """Copies ``local`` to ``url`` from a thread of its own; a :class:`meta.training.loop.Tracker`.
-
-    While the store is away the run goes on; ``say`` is told once, and again when it answers.
-    """
-
-    def __init__(self, local: Path, url: str, say: Callable[[str], None]) -> None:
-        self._local, self._url, self._say = local, url, say
-        self._system, self._root = _store(url)
-        self._uploaded: Manifest = {}
-        self._seen: dict[str, tuple[tuple[int, int], Entry]] = {}
-        self._wake, self._stopped = threading.Condition(), False
-        self._asked = self._done = 0
-        try:
-            self._uploaded = read_manifest(url) if self._system.exists(f"{self._root}/{MANIFEST}") else {}
-            self._copy()
-        except Exception as error:  # whatever the store's library raises
-            raise ConfigurationError(f"output.run_dir: {url} cannot be written: {_first_line(error)}") from error
-        self._thread = threading.Thread(target=self._run, name="storage-mirror", daemon=True)
-        self._thread.start()
-
-    def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        """Copy what changed."""
-        del finished, result
-        self.poke()
-
-    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
-        """Copy what changed."""
-        del state, rows
-        self.poke()
-
-    def poke(self) -> None:
-        """Ask for a copy of what changed since the last one; returns at once."""
-        with self._wake:
-            self._asked += 1
-            self._wake.notify_all()
-
-    def close(self, timeout_seconds: float) -> bool:
-        """Copy what is left; whether all of it is in the store."""
-        self.poke()
-        deadline = time.monotonic() + timeout_seconds
-        with self._wake:
-            while self._done < self._asked and time.monotonic() < deadline:
-                self._wake.wait(timeout=0.1)
-            self._stopped = True
-            self._wake.notify_all()
-        return self._done >= self._asked
-
-    def _run(self) -> None:
-        failing = False
-        while True:
-            with self._wake:
-                while self._done >= self._asked and not self._stopped:
-                    self._wake.wait()
-                if self._stopped:
-                    return
-                asked = self._asked
-            try:
-                self._copy()
-            except Exception as error:
-                if not failing:
-                    self._say(
-                        f"storage: {self._url}: {_first_line(error)}; the run goes on, it is whole in {self._local}"
-                    )
-                failing = True
-                with self._wake:
-                    self._wake.wait(timeout=_RETRY_SECONDS)
-                continue
-            if failing:
-                self._say("storage: the store answers again")
-            failing = False
-            with self._wake:
-                self._done = asked
-                self._wake.notify_all()
-
-    def _copy(self) -> None:
-        contents, manifest = self._snapshot()
-        for name, content in contents.items():
-            self._system.pipe_file(f"{self._root}/{_object_name(name, manifest[name])}", content)
-        if manifest == self._uploaded:
-            return
-        told = {
-            "schema_version": _SCHEMA_VERSION,
-            "files": {name: {"sha256": entry.sha256, "size": entry.size} for name, entry in sorted(manifest.items())},
-        }
-        self._system.pipe_file(f"{self._root}/{MANIFEST}", json.dumps(told, indent=1).encode())
-        kept = {_object_name(name, entry) for name, entry in manifest.items()}
-        for name, entry in self._uploaded.items():
-            if _object_name(name, entry) not in kept:
-                self._system.rm_file(f"{self._root}/{_object_name(name, entry)}")
-        self._uploaded = manifest
-
-    def _snapshot(self) -> tuple[dict[str, bytes], Manifest]:
-        """Contents that the store lacks, and the manifest of one moment. Checkpoints are read before the table that is
-        written before them, and all over again where a file went away meanwhile.
-        """
-        for _ in range(_SNAPSHOTS):
-            try:
-                return self._read()
-            except FileNotFoundError:
-                continue
-        raise OSError(f"{self._local} changes too fast to be copied")
-
-    def _read(self) -> tuple[dict[str, bytes], Manifest]:
-        contents: dict[str, bytes] = {}
-        manifest: Manifest = {}
-        for path in files_of(self._local):
-            name, status = path.relative_to(self._local).as_posix(), path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            seen = self._seen.get(name)
-            if seen is not None and seen[0] == stamp and self._uploaded.get(name) == seen[1]:
-                manifest[name] = seen[1]
-                continue
-            content = path.read_bytes()
-            entry = Entry(hashlib.sha256(content).hexdigest(), len(content))
-            manifest[name], self._seen[name] = entry, (stamp, entry)
-            if self._uploaded.get(name) != entry:
-                contents[name] = content
-        return contents, manifest
-
-
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files of a run directory that are kept, in order of their names; none that is being written."""
+    """The files of a run directory, sorted by name, without temporary ones."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.endswith(".tmp"):
             yield path
 
 
 def read_manifest(url: str) -> Manifest:
-    """Which files a run directory in a store has.
+    """The files of a run directory in a store.
 
     Raises:
-        DamagedFileError: there is no manifest, or it is not one.
+        DamagedFileError: The manifest is missing or invalid.
     """
-    system, root = _store(url)
+    system, root = open_store(url)
     try:
-        told = json.loads(system.cat_file(f"{root}/{MANIFEST}"))
-        if told["schema_version"] != _SCHEMA_VERSION:
-            raise ValueError(f"schema version {told['schema_version']}, not {_SCHEMA_VERSION}")
-        found = {str(name): Entry(str(e["sha256"]), int(e["size"])) for name, e in told["files"].items()}
+        content = json.loads(system.cat_file(f"{root}/{MANIFEST}"))
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {content['schema_version']}, not {SCHEMA_VERSION}")
+        found = {str(name): Entry(str(e["sha256"]), int(e["size"])) for name, e in content["files"].items()}
     except FileNotFoundError as error:
         raise DamagedFileError(f"{url}: holds no run ({MANIFEST} is missing)") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -218,53 +109,57 @@ def read_manifest(url: str) -> Manifest:
     for name in found:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-            raise DamagedFileError(f"{url}/{MANIFEST}: {name!r} does not stay in the run directory")
+            raise DamagedFileError(f"{url}/{MANIFEST}: {name!r} points outside the run directory")
     return found
 
 
 def read_file(url: str, manifest: Manifest, name: str) -> bytes:
-    """One file of a run directory in a store.
+    """The content of one file of a run directory in a store.
 
     Raises:
-        DamagedFileError: it is missing or not the one that the manifest names.
+        DamagedFileError: The file is missing, or differs from the manifest.
     """
-    system, root = _store(url)
+    system, root = open_store(url)
     entry = manifest.get(name)
     if entry is None:
         raise DamagedFileError(f"{url}: has no {name}")
     try:
-        content = bytes(system.cat_file(f"{root}/{_object_name(name, entry)}", end=entry.size + 1))
+        content = bytes(system.cat_file(f"{root}/{object_name(name, entry)}", end=entry.size + 1))
     except FileNotFoundError as error:
         raise DamagedFileError(f"{url}: {name} is missing from the store") from error
     if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise DamagedFileError(f"{url}: {name}: its checksum is not the manifest's (cut short or changed)")
+        raise DamagedFileError(f"{url}: {name}: its checksum differs from the manifest's (truncated or altered)")
     return content
 
 
 def runs_at(url: str) -> list[str]:
-    """URLs of the run directories under ``url``, in any order."""
-    system, root = _store(url)
+    """URLs of the run directories under ``url``, in arbitrary order.
+
+    Raises:
+        ConfigurationError: The store cannot be read.
+    """
+    system, root = open_store(url)
     try:
         found = system.glob(f"{root}/*/{MANIFEST}")
     except FileNotFoundError:
         return []
     except Exception as error:
-        raise ConfigurationError(f"output.run_dir: {url} cannot be read: {_first_line(error)}") from error
+        raise ConfigurationError(f"output.run_dir: {url} cannot be read: {first_line(error)}") from error
     return [f"{url}/{PurePosixPath(path).parent.name}" for path in found]
 
 
 def progress_of(names: Sequence[str]) -> tuple[int, int]:
-    """How far a run directory with these files is: newest round, finished tasks of the round under way."""
+    """Progress of a run directory with these files: newest round, and finished tasks of the current round."""
     stems = [PurePosixPath(name).stem for name in names if name.endswith(".json") and "checkpoints" in name]
     rounds = [int(stem.split("-")[1]) for stem in stems if stem.startswith("round-")]
     return max(rounds, default=0), sum(stem.startswith("task-") for stem in stems)
 
 
 def restore(url: str, local: Path) -> Path:
-    """Make ``local`` the run directory at ``url``; where there is one that is as far or farther, it is left as it is.
+    """Copy the run directory at ``url`` to ``local``, unless ``local`` is at least as far advanced.
 
     Raises:
-        DamagedFileError: the copy in the store is not whole.
+        DamagedFileError: The copy in the store is incomplete or altered; ``local`` is unchanged.
     """
     manifest = read_manifest(url)
     here = [path.relative_to(local).as_posix() for path in files_of(local)] if local.is_dir() else []
@@ -280,8 +175,3 @@ def restore(url: str, local: Path) -> Path:
         shutil.rmtree(local)
     temporary.replace(local)
     return local
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from distributed.settings.run_file import ConfigurationError, RunConfig, parse_config, read_yaml
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.keys import flatten
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import RawSettings, parse_config, read_yaml
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
 from meta.learning.online import State
+from meta.reporting.summary import RunSummary, SummaryError, parse_summary
 from meta.training.loop import Finished, Position
 from meta.training.records import Row, Value
 from policies.common.results import TaskResult
@@ -28,7 +31,10 @@ _TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem")
 
 
 class RunDirectory:
-    """Keeps a run on disk as it goes; a :class:`meta.training.loop.Tracker`."""
+    """Writes a run to disk while it trains; a :class:`meta.training.loop.Tracker`.
+
+    ``rows`` are the rows of ``tasks.csv`` so far.
+    """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
@@ -39,10 +45,10 @@ class RunDirectory:
 
     @staticmethod
     def create(config: RunConfig) -> RunDirectory:
-        """Make ``<run_dir>/<name>/<timestamp>``.
+        """Create ``<run_dir>/<name>/<timestamp>``.
 
         Raises:
-            ConfigurationError: it cannot be written to.
+            ConfigurationError: The directory cannot be written to.
         """
         parent = local_parent(config)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -61,24 +67,24 @@ class RunDirectory:
 
     @staticmethod
     def open(path: Path, config: RunConfig) -> RunDirectory:
-        """Open an earlier run for resuming under ``config``.
+        """Open an earlier run to resume it under ``config``.
 
         Raises:
-            ConfigurationError: it is no run, or was made under settings that compute something else.
+            ConfigurationError: It is not a run directory, or its settings lead to another result.
         """
         earlier = load_run_config(path)
         if earlier.digest() != config.digest():
             raise ConfigurationError(
-                f"--resume {path}: its config.yaml computes something else than the run file; differing: "
+                f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
                 f"{', '.join(_differences(earlier, config))}"
             )
         return RunDirectory(path, config)
 
     @staticmethod
     def latest(config: RunConfig) -> Path | None:
-        """The newest run of that name under ``output.run_dir`` that computes the same as ``config``; None without one.
+        """Find the newest run under ``output.run_dir`` with the name and the digest of ``config``; None without one.
 
-        Directories that are no runs, or whose configuration cannot be read any more, are passed over.
+        Skips directories that are not runs or whose configuration cannot be read.
         """
         if is_url(config.output.run_dir):
             return _latest_in_store(config)
@@ -91,10 +97,10 @@ class RunDirectory:
         return None
 
     def position(self, initial: State, say: Callable[[str], None]) -> Position:
-        """Where the run stands on disk (``initial`` for a new one); also reads back the rows of finished tasks.
+        """Load the position of the run (``initial`` for a new one), and the rows of finished tasks into ``rows``.
 
         Raises:
-            DamagedFileError: no checkpoint is whole.
+            DamagedFileError: No checkpoint is intact, or ``tasks.csv`` lacks rows.
         """
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
@@ -107,7 +113,7 @@ class RunDirectory:
         return Position(state, self._checkpoints.load_finished(state, say))
 
     def discard_if_untouched(self) -> None:
-        """Remove the directory again, and parents that it leaves empty, where nothing was done in it yet."""
+        """Delete the directory, and parents left empty, if no task is finished yet."""
         if (self.path / "tasks.csv").exists():
             return
         shutil.rmtree(self.path)
@@ -117,48 +123,53 @@ class RunDirectory:
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds spent in this run, those before a resume included."""
+        """Wall-clock seconds of this run, including those before a resume."""
         return self._earlier_seconds + time.monotonic() - self._began
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        """Keep the task, so that it stays finished whatever happens to its round."""
+        """Save the task, so that it survives a crash before the end of its round."""
         del result
         self._checkpoints.save_finished(finished)
 
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
-        """Write the table with the new rows, then the checkpoint that makes them count."""
+        """Write the table with the new rows, then the checkpoint that confirms them."""
         self.rows += rows
         write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
         return_freed_memory()
 
+    @staticmethod
+    def newest_checkpoint(path: Path) -> Path:
+        """The JSON file of the newest checkpoint in the run directory ``path``."""
+        return sorted((path / "checkpoints").glob("round-*.json"))[-1]
+
     def tracked_as(self) -> str | None:
-        """MLflow's id of this run; None where it was not tracked."""
+        """MLflow's id of this run; None if it was not tracked."""
         file = self.path / "tracking" / "sent.json"
         return json.loads(file.read_text(encoding="utf-8"))["memory"].get("run_id") if file.is_file() else None
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: RunSummary) -> None:
         """Write ``summary.json``."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
+        write_atomically(self.path / "summary.json", summary.to_json().encode())
 
 
 def local_parent(config: RunConfig) -> Path:
-    """Where run directories of this name are on this machine."""
+    """The local parent of the run directories of this name."""
     place = config.output.local_dir if is_url(config.output.run_dir) else config.output.run_dir
     return Path(place) / config.name
 
 
 def url_of(config: RunConfig, path: Path) -> str | None:
-    """Where a run directory is copied to; None where it is not."""
+    """The URL that a run directory is copied to; None without one."""
     place = config.output.run_dir
     return f"{place.rstrip('/')}/{config.name}/{path.name}" if is_url(place) else None
 
 
 def fetch(place: str, local_dir: str) -> Path:
-    """A run directory on this machine: ``place`` itself, or a copy of what is at that URL.
+    """A local run directory: ``place`` itself, or a copy of the directory at that URL.
 
     Raises:
-        DamagedFileError: the copy in the store is not whole.
+        DamagedFileError: The copy in the store is incomplete or altered.
     """
     if not is_url(place):
         return Path(place)
@@ -167,7 +178,7 @@ def fetch(place: str, local_dir: str) -> Path:
 
 
 def _latest_in_store(config: RunConfig) -> Path | None:
-    """As :meth:`RunDirectory.latest`, from the store alone."""
+    """As :meth:`RunDirectory.latest`, for run directories at a URL."""
     found = runs_at(f"{config.output.run_dir.rstrip('/')}/{config.name}")
     for url in sorted(found, key=lambda url: _age(url.rpartition("/")[2]), reverse=True):
         with contextlib.suppress(ConfigurationError, DamagedFileError, yaml.YAMLError):
@@ -178,16 +189,16 @@ def _latest_in_store(config: RunConfig) -> Path | None:
 
 
 def _age(name: str) -> tuple[str, int]:
-    """Sorts names of run directories, <timestamp> or <timestamp>-<number>, oldest first."""
+    """Sort key for names of run directories, <timestamp> or <timestamp>-<number>, oldest first."""
     stamp, _, number = name.partition("-")
     return stamp, int(number) if number.isdigit() else 1
 
 
 def load_run_config(path: Path) -> RunConfig:
-    """The resolved configuration of a run directory.
+    """The resolved settings of a run directory.
 
     Raises:
-        ConfigurationError: it is no run directory.
+        ConfigurationError: It is not a run directory, or its family is code inside the directory itself.
     """
     file = path / "config.yaml"
     if not file.is_file():
@@ -197,22 +208,22 @@ def load_run_config(path: Path) -> RunConfig:
     return parse_config(raw, str(file))
 
 
-def _require_code_elsewhere(raw: dict[str, Any], path: Path, source: str) -> None:
-    """A run directory may come from others: a family in it would be their code, run by looking at their results."""
+def _require_code_elsewhere(raw: RawSettings, path: Path, source: str) -> None:
+    """Reject a family inside the run directory: directories are shared, and opening one must not execute its code."""
     family = raw.get("family")
     name = str(family.get("name")) if isinstance(family, dict) else ""
     file = name.rpartition(":")[0]
     if file.endswith(".py") and Path(file).expanduser().resolve().is_relative_to(path.resolve()):
         raise ConfigurationError(
-            f"{source}: family.name: {file} lies in the run directory itself; read it, and move it out if you trust it"
+            f"{source}: family.name: {file} is inside the run directory; read it, and move it out if you trust it"
         )
 
 
-def load_summary(path: Path) -> dict[str, Any]:
+def load_summary(path: Path) -> RunSummary:
     """``summary.json`` of a finished run.
 
     Raises:
-        ConfigurationError: the run has none yet.
+        ConfigurationError: The run has none yet, or the file is not a summary; the message names file and key.
     """
     file = path / "summary.json"
     if not file.is_file():
@@ -220,19 +231,17 @@ def load_summary(path: Path) -> dict[str, Any]:
             f"{path}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {path}"
         )
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(f"{file}: is not JSON: {error}") from error
-    if not isinstance(summary, dict) or "taog" not in summary:
-        raise ConfigurationError(f"{file}: is not the summary of a training run")
-    return summary
+        return parse_summary(file.read_text(encoding="utf-8"))
+    except (SummaryError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: {error}") from error
 
 
 def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) -> State:
-    """The newest whole checkpoint of a run.
+    """The state in the newest intact checkpoint of a run.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: The run has no checkpoint.
+        DamagedFileError: Every checkpoint is damaged.
     """
     found = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints).load_state(say)
     if found is None:
@@ -241,7 +250,7 @@ def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) 
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a ``tasks.csv``, numbers bit for bit as they were written; none where there is no file."""
+    """Rows of a ``tasks.csv``, with numbers bit for bit as written; an empty list without the file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -271,8 +280,6 @@ def _csv(rows: list[Row]) -> str:
 
 
 def _differences(first: RunConfig, second: RunConfig) -> list[str]:
-    from distributed.tracking.mlflow_tracker import flatten
-
     a, b = (dict(flatten(config.model_dump(mode="json"))) for config in (first, second))
     ignored = ("tracking.", "output.", "evaluation.", "name")
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key) and not key.startswith(ignored)]

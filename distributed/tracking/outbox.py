@@ -1,6 +1,6 @@
-"""An outbox on disk between the run and its tracking server: nothing that was logged is lost while the server is away.
+"""A queue on disk between a run and its tracking server, so that an unreachable server loses no event.
 
-Events are appended to ``outbox.jsonl`` by the run and sent in order by one thread; ``sent.json`` says how far it got.
+The run appends events to ``outbox.jsonl``; one thread sends them in order and records its progress in ``sent.json``.
 """
 
 from __future__ import annotations
@@ -10,41 +10,44 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from distributed.settings.errors import first_line
 from distributed.storage.checkpoints import write_atomically
-
-Event = dict[str, Any]
+from distributed.tracking.events import Event, Memory
 
 
 class RefusedError(Exception):
-    """The server will never take this event: sending it again is no use."""
+    """The server rejects this event for good; sending it again is useless."""
 
 
 class Sender(Protocol):
-    """Delivers events; what it must remember between processes goes through ``memory``."""
+    """Delivers events; it keeps what it must remember between processes in ``memory``."""
 
-    def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
-        """Deliver one event. ``again``: an earlier process may have delivered it already. Raises when it cannot.
+    def send(self, event: Event, memory: Memory, *, again: bool) -> None:
+        """Deliver one event. ``again``: it may have been delivered before.
 
         Raises:
-            RefusedError: it never will; the event is given up.
+            RefusedError: The server rejects the event, which is then dropped.
+            Exception: Any other error; the event is sent again later.
         """
 
 
 class Outbox:
-    """Append-only events with one sending thread. ``say`` is told once when sending fails and when it recovers."""
+    """An append-only queue with one sending thread; ``say`` reports the first failure and the recovery."""
 
     def __init__(self, folder: Path, sender: Sender, say: Callable[[str], None], retry_seconds: float = 2.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._progress_path = folder / "outbox.jsonl", folder / "sent.json"
         self._sender, self._say, self._retry_seconds = sender, say, retry_seconds
-        self._mend_last_line()
-        self._events = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-        self._keys = {event.get("key") for event in self._events}
+        self._drop_partial_line()
+        self._events: list[Event | None] = [
+            json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()
+        ]
+        self._keys = {event.get("key") for event in self._events if event is not None}
         progress = json.loads(self._progress_path.read_text()) if self._progress_path.exists() else {}
         self._sent: int = progress.get("sent", 0)
-        self._memory: dict[str, Any] = progress.get("memory", {})
+        self._memory: Memory = progress.get("memory", {})
         self._maybe_delivered = self._sent < len(self._events)
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking-sender", daemon=True)
@@ -52,21 +55,21 @@ class Outbox:
 
     @property
     def unsent(self) -> int:
-        """Events that are not delivered yet."""
+        """Number of events not delivered yet."""
         return len(self._events) - self._sent
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """What the sender remembers."""
+    def memory(self) -> Memory:
+        """The sender's memory."""
         return self._memory
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was ever appended, by this process or an earlier one."""
+        """Whether no event was ever appended, by this process or an earlier one."""
         return not self._events
 
     def append(self, event: Event) -> None:
-        """Keep an event on disk and let it be sent. An event whose ``key`` is already there is not taken twice."""
+        """Write an event to disk and queue it for sending; an event with a known ``key`` is ignored."""
         key = event.get("key")
         if key is not None and key in self._keys:
             return
@@ -78,7 +81,7 @@ class Outbox:
             self._wake.notify()
 
     def close(self, timeout_seconds: float) -> int:
-        """Wait until everything is sent or time is up; return how many events were not sent."""
+        """Wait until every event is sent or the time is up; return the number of unsent events."""
         deadline = time.monotonic() + timeout_seconds
         while self.unsent and time.monotonic() < deadline and self._thread.is_alive():
             time.sleep(0.02)
@@ -96,35 +99,30 @@ class Outbox:
                     self._wake.wait(timeout=0.5)
                     continue
                 event = self._events[self._sent]
+                assert event is not None
             try:
                 self._sender.send(event, self._memory, again=self._maybe_delivered)
             except RefusedError as error:
-                self._say(f"tracking: an event was refused and is left out: {error}")
+                self._say(f"tracking: the server rejected an event, which is dropped: {error}")
             except Exception as error:
                 if not failing:
-                    self._say(
-                        f"tracking: {_first_line(error)}; the run goes on, unsent events are kept in {self._path}"
-                    )
+                    self._say(f"tracking: {first_line(error)}; the run continues, unsent events stay in {self._path}")
                 failing, self._maybe_delivered = True, True
                 self._stop.wait(wait)
                 wait = min(2.0 * wait, 60.0)
                 continue
             if failing:
-                self._say("tracking: the server answers again")
+                self._say("tracking: the server is reachable again")
             failing, wait, self._maybe_delivered = False, self._retry_seconds, False
-            self._events[self._sent] = {}
+            self._events[self._sent] = None  # free the memory of sent events
             self._sent += 1
             progress = json.dumps({"sent": self._sent, "memory": self._memory})
             write_atomically(self._progress_path, progress.encode())
 
-    def _mend_last_line(self) -> None:
-        """Drop a last line that a crash cut short."""
+    def _drop_partial_line(self) -> None:
+        """Remove an incomplete last line left by a crash."""
         if not self._path.exists():
             self._path.touch()
         content = self._path.read_bytes()
         if content and not content.endswith(b"\n"):
             write_atomically(self._path, content[: content.rfind(b"\n") + 1])
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

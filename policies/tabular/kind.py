@@ -132,7 +132,7 @@ class TabularKind:
         if table.shape != (spaces.observation, spaces.actions):
             raise ValueError(f"probabilities must have the shape [{spaces.observation}, {spaces.actions}]")
         if not (table >= 0.0).all() or not np.allclose(table.sum(axis=1), 1.0):
-            raise ValueError("probabilities must be probabilities, a row a state")
+            raise ValueError("probabilities must be probabilities, one row a state")
         return table
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.page import Page, write_page
+from meta.reporting.html_page import Page, write_page
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
@@ -47,7 +47,7 @@ def test_every_plot_is_drawn_and_nothing_goes_wrong(browser: Any, page_file: Pat
     with opened(browser, page_file) as (page, faults):
         page.wait_for_selector("body[data-ready=true]", timeout=60_000)
         assert page.locator(".plot .main-svg").count() >= 5
-        for name in ("adaptation", "held-out", "training", "rates", "estimation"):
+        for name in ("adaptation", "held_out", "training", "learning_rates", "estimation"):
             assert page.locator(f"#{name} .main-svg").first.is_visible(), name
         assert page.locator("#adaptation .legendtext").all_text_contents() == ["random", "meta_srl"]
         assert page.title() != "broken"

@@ -17,7 +17,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 def ray_cluster() -> Iterator[str]:
     """A cluster on this machine, with more CPUs declared than any one test uses."""
     from distributed.cluster.ray_cluster import cluster
-    from distributed.settings.run_file import ClusterSettings
+    from distributed.settings.run_config import ClusterSettings
 
     with cluster(ClusterSettings(num_workers=6, dashboard=False, object_store_mb=100)) as where:
         yield where
@@ -33,6 +33,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw at the end of a run in this process."""
-    monkeypatch.setattr("distributed.jobs.training_job.write_plots", lambda *arguments: [])
+    monkeypatch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
     monkeypatch.setattr("distributed.jobs.training_job.write_run_page", lambda *arguments: 0)
-    monkeypatch.setattr("distributed.jobs.training_job.build_model", lambda folder, *arguments: folder)
+    monkeypatch.setattr("distributed.tracking.mlflow_tracker.build_model", lambda folder, *arguments: folder)

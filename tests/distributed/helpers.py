@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from distributed.cli.main import main
-from distributed.settings.run_file import RunConfig, parse_config
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import parse_config
 from distributed.storage.run_directory import RunDirectory
 from meta.learning.online import State
 from meta.training.experiment import draw

@@ -397,7 +397,7 @@ def test_a_family_without_a_model_is_compared(workplace: Path, capsys: pytest.Ca
 
 def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path) -> None:
     """Two costs, from a file beside the run file; the installed command finds it."""
-    source = (ROOT / "tests" / "user_families.py").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "support" / "user_families.py").read_text(encoding="utf-8")
     (workplace / "mine.py").write_text(source, encoding="utf-8")
     raw = courier(limit=0.5)
     raw["family"]["name"] = "mine:CourierFamily"
@@ -421,7 +421,7 @@ def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path)
 def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contract_is_kept(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = (ROOT / "tests" / "user_families.py").read_text(encoding="utf-8")
+    source = (ROOT / "tests" / "support" / "user_families.py").read_text(encoding="utf-8")
     (workplace / "mine.py").write_text(source, encoding="utf-8")
     quick = ["--seconds", "2"]
     assert exit_code("check-family", "mine.py:CourierFamily", *quick) == 0

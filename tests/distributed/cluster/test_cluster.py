@@ -10,7 +10,8 @@ import pytest
 import ray
 
 from distributed.cluster.ray_cluster import cluster
-from distributed.settings.run_file import ClusterSettings, ConfigurationError
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import ClusterSettings
 
 
 class Context:

@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool, WorkerLostError
 from distributed.cluster.worker import CRPOWorker
-from distributed.tracking.mlflow_tracker import environment_tags
+from distributed.settings.provenance import environment_tags
 from meta.learning.tabular import MetaState
 from meta.training.loop import Finished
 from meta.training.pool import Pending
@@ -112,7 +112,7 @@ def test_a_task_whose_worker_is_killed_is_run_again(
     config = parsed(noted(tmp_path / "notes", family={"kill": 5}))
     before = set(ray.get([worker.pid.remote() for worker in two.workers]))
     state, directory = learn(config, two, learner)
-    assert said == [f"the worker of task {config.family.name}/train/5 died; a new one runs it again"]
+    assert said == [f"the worker of task {config.family.name}/train/5 died; a new one reruns it"]
     assert counts(notes(tmp_path / "notes", "runs")) == {f"train/{i}": 2 if i == 5 else 1 for i in range(8)}
     assert state.sha256() == undisturbed_sha()
     assert [row["task_index"] for row in table(directory.path)] == [str(i) for i in range(8)]

@@ -34,7 +34,8 @@ def test_prometheus_reads_what_a_run_did(ray_cluster: str, workplace: Path) -> N
     experiment = config.experiment
     learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
     pool = RayPool(experiment.family, 2, 3, 120.0)
-    tracker = RayMetricsTracker("scraped", 4, lambda: pool.retried, learner.seconds)
+    tracker = RayMetricsTracker("scraped", 4)
+    tracker.follow(pool, learner)
     _, directory = learn(config, pool, learner, None, tracker)
     rows, ours = directory.rows, "run=scraped"
     deadline = time.monotonic() + 40.0

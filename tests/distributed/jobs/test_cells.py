@@ -13,7 +13,8 @@ from distributed.jobs.cell_progress import expected_seconds
 from distributed.jobs.cells import Cell, CellFolder, CellRunner
 from distributed.jobs.comparison_cells import compare_all, methods_of
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError, RunConfig
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import RunConfig
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint
 from tests.distributed.families import notes

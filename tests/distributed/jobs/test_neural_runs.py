@@ -76,7 +76,7 @@ def test_a_task_whose_worker_is_killed_is_run_again(ray_cluster: str, learner: R
     said = list[str]()
     config = parsed(noted(workplace / "notes", family={"kill": 5}))
     state, _ = learn(config, RayPool(config.experiment.family, 2, 3, 120.0, said.append), learner)
-    assert said == [f"the worker of task {config.family.name}/train/5 died; a new one runs it again"]
+    assert said == [f"the worker of task {config.family.name}/train/5 died; a new one reruns it"]
     assert counts(notes(workplace / "notes", "runs")) == {f"train/{i}": 2 if i == 5 else 1 for i in range(8)}
     assert state.sha256() == undisturbed_neural_sha()
 
@@ -125,7 +125,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_does_no_harm(
     harm(run / "checkpoints" / f"round-000002{suffix}")
     capsys.readouterr()
     assert exit_code("train", file, "--resume", run) == 0
-    assert "damaged checkpoint passed over" in capsys.readouterr().err
+    assert "skipping a damaged checkpoint" in capsys.readouterr().err
     assert summary_of(run)["meta_state_sha256"] == first["meta_state_sha256"] == undisturbed_neural_sha()
     assert summary_of(run)["test"] == first["test"]
     training = counts([line for line in notes(workplace / "notes", "runs") if line.startswith("train/")])
@@ -149,7 +149,7 @@ def test_a_run_is_not_resumed_under_another_network(workplace: Path, capsys: pyt
     run = RunDirectory.create(parsed(tiny_neural())).path
     file = run_file(workplace, tiny_neural(within_task={"hidden": [7]}, meta={"neural": {"steps": 6}}))
     assert exit_code("train", file, "--resume", run) == 2
-    assert "differing: meta.neural.steps, within_task.hidden" in capsys.readouterr().err
+    assert "differing keys: meta.neural.steps, within_task.hidden" in capsys.readouterr().err
 
 
 # Commands

@@ -10,10 +10,10 @@ import pytest
 import ray
 from ray.exceptions import AuthenticationError
 
-from distributed.jobs import submission
-from distributed.jobs.submission import Submission, connect, follow, job_options, job_rows, require_known, require_small
-from distributed.settings.run_file import ConfigurationError
-from distributed.tracking import mlflow_tracker as tracking
+from distributed.jobs import submission, upload
+from distributed.jobs.submission import Submission, connect, follow, job_options, job_rows, require_known
+from distributed.settings import provenance
+from distributed.settings.errors import ConfigurationError
 from tests.distributed.helpers import exit_code, run_file, tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -107,22 +107,22 @@ def test_what_is_shipped(project: Path) -> None:
     run_file(project, tiny())
     (project / "deploy" / "runs").mkdir(parents=True)
     (project / "deploy" / "runs" / "one.yaml").write_text("")
-    assert {str(path.relative_to(project)) for path, _ in submission.shipped_files(project)} == {
+    assert {str(path.relative_to(project)) for path, _ in upload.uploaded_files(project)} == {
         "data/large.bin",
         "deploy/runs/one.yaml",
         "own.py",
         "run.yaml",
     }
-    require_small(project)
+    upload.require_small(project)
     with pytest.raises(
-        ConfigurationError, match=r"0 MB would be shipped, at most 0.002 MB may be.*data/large.bin \(0.0"
+        ConfigurationError, match=r"0 MB would be uploaded, the maximum is 0.002 MB.*data/large.bin \(0.0"
     ):
-        require_small(project, 0.002)
+        upload.require_small(project, 0.002)
 
 
 def test_the_checkout_itself_is_small() -> None:
-    require_small(ROOT, 5.0)
-    shipped = {path.relative_to(ROOT).parts[0] for path, _ in submission.shipped_files(ROOT)}
+    upload.require_small(ROOT, 5.0)
+    shipped = {path.relative_to(ROOT).parts[0] for path, _ in upload.uploaded_files(ROOT)}
     assert {"tasks", "policies", "meta", "distributed", "deploy"} <= shipped
     assert not shipped & {".git", ".venv", "runs", "docs"}
 
@@ -131,7 +131,7 @@ def test_bad_submissions_are_told_before_anything_is_sent(project: Path, tmp_pat
     with pytest.raises(ConfigurationError, match="--secret: A, C not set in this shell"):
         options_of(project, {"B": "x", "C": ""}, secrets=["A", "B", "C"])
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    with pytest.raises(ConfigurationError, match="must be in the directory that is shipped"):
+    with pytest.raises(ConfigurationError, match="must be in the uploaded directory"):
         job_options(Submission(run_file(elsewhere, tiny())), project, {})
     with pytest.raises(ConfigurationError, match="seed"):
         options_of(project, overrides=[("seed", "many")])
@@ -149,7 +149,7 @@ def test_a_lost_connection_is_tried_again_and_nothing_is_written_twice() -> None
     client = FakeClient(words=["one\n", "two\n", "three\n", "four\n", "five\n"], away=(2, 3))
     assert follow(client, "raysubmit_1", written.append, said.append, every_seconds=0.0) == 0
     assert "".join(written) == "one\ntwo\nthree\nfour\nfive\n"
-    assert said == ["connection lost (no route); trying again, the job goes on", "connected again"]
+    assert said == ["connection lost (no route); reconnecting, the job continues", "connected again"]
     with pytest.raises(ConfigurationError, match="metasrl logs raysubmit_1"):
         follow(
             FakeClient(away=tuple(range(1, 999))),
@@ -229,10 +229,10 @@ def test_a_job_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_git(*arguments: Any, **options: Any) -> None:
         raise subprocess.CalledProcessError(128, "git")
 
-    monkeypatch.setattr(tracking.subprocess, "run", no_git)
-    assert tracking.git_commit() == "unknown"
+    monkeypatch.setattr(provenance.subprocess, "run", no_git)
+    assert provenance.git_commit() == "unknown"
     monkeypatch.setenv("METASRL_GIT_COMMIT", "abc")
-    assert tracking.git_commit() == "abc"
+    assert provenance.git_commit() == "abc"
 
 
 def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
@@ -244,5 +244,5 @@ def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
             return super().submit_job(**options)
 
     assert submission.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
-    with pytest.raises(ConfigurationError, match="refuses the job: Request failed with status code 500: No available"):
+    with pytest.raises(ConfigurationError, match="rejects the job: Request failed with status code 500: No available"):
         submission.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)

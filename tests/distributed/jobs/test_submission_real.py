@@ -52,12 +52,12 @@ def test_submit_follow_list_and_go_on(head: str, tmp_path: Path) -> None:
     words = [*SMALL, "--output.run_dir", str(tmp_path), "--resume", "latest"]
     done = run(_metasrl("submit", head, "deploy/runs/frozen_lake.yaml", *words))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no earlier run of these settings: a new one" in done.stdout
+    assert "no earlier run with these settings: starting a new one" in done.stdout
     first = summary(tmp_path)
     assert first["num_tasks"] == 8
     again = run(_metasrl("submit", head, "deploy/runs/frozen_lake.yaml", *words))
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "going on with" in again.stdout
+    assert "continuing " in again.stdout
     assert summary(tmp_path)["meta_state_sha256"] == first["meta_state_sha256"]
     listed = run(_metasrl("jobs", head)).stdout
     assert listed.count("SUCCEEDED") == 2

@@ -16,7 +16,8 @@ import pytest
 from distributed.models.meta_policy import STEM, MetaPolicy, Spaces, load_meta_policy, meta_policy_of, save_meta_policy
 from distributed.models.mlflow_model import build_model, input_example
 from distributed.models.onnx_export import export_onnx
-from distributed.settings.run_file import ConfigurationError, FamilySettings
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from distributed.storage.inspection import inspect
 from meta.training.experiment import draw
@@ -46,7 +47,8 @@ def start_of(raw: Raw, seed: int = 1) -> MetaPolicy:
         config,
         drawn.initial_state(config.meta),
         drawn.test[0],
-        {"test": {"random": {"learning_rates": [0.1] * (1 + drawn.num_costs)}}},
+        (0.1,) * (1 + drawn.num_costs),
+        {},
     )
     (start,) = policy.starts.starts
     return dataclasses.replace(policy, starts=Start(_arbitrary(start.initialization, rng), start.learning_rates))
@@ -237,7 +239,7 @@ def test_somebody_elses_family_is_not_run_unless_named(tmp_path: Path) -> None:
     settings = {**policy.settings, "family": {"name": f"{code}:Family"}}
     folder = tmp_path / "start"
     save_meta_policy(folder, dataclasses.replace(policy, settings=settings))
-    with pytest.raises(ConfigurationError, match=r"is code: say by --family"):
+    with pytest.raises(ConfigurationError, match=r"is code: choose by --family"):
         load_meta_policy(folder).config()
     assert exit_code("adapt", folder) == 2
     assert not (tmp_path / "ran").exists()
@@ -269,7 +271,7 @@ def test_inspect_tells_what_is_in_a_folder_and_in_a_pair(tmp_path: Path, capsys:
     save_meta_policy(tmp_path / "bad", start_of(tiny()))
     truncate(tmp_path / "bad" / f"{STEM}.safetensors")
     told = inspect(tmp_path)
-    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | whole |" in told
+    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | intact |" in told
     assert f"| {tmp_path / 'bad' / STEM} | – | – | – | damaged" in told
     pair = inspect(tmp_path / "good" / f"{STEM}.safetensors")
     assert "| start_0.probabilities | [16, 4] | float64 |" in pair

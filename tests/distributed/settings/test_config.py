@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from distributed.settings.run_file import ConfigurationError, RunConfig, dotted_fields, load_config, parse_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.keys import dotted_fields, flatten
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config, parse_config
 from distributed.storage.run_directory import RunDirectory, load_run_config
-from distributed.tracking.mlflow_tracker import flatten
 from tests.distributed.helpers import ROOT, Raw, courier, noted, parsed, run_file, tiny
 
 RUN_FILES = sorted((ROOT / "deploy" / "runs").glob("*.yaml"))

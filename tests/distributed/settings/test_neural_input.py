@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from distributed.settings.run_file import dotted_fields, load_config
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_file import load_config
 from policies.neural.update import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tests.distributed.helpers import (

@@ -173,7 +173,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_does_no_harm(
     harm(run / "checkpoints" / f"round-000002{suffix}")
     capsys.readouterr()
     assert exit_code("train", file, "--resume", run) == 0
-    assert "damaged checkpoint passed over" in capsys.readouterr().err
+    assert "skipping a damaged checkpoint" in capsys.readouterr().err
     assert summary_of(run)["meta_state_sha256"] == first["meta_state_sha256"] == undisturbed_sha()
     assert summary_of(run)["taog"] == first["taog"]
     assert counts(notes(tmp_path / "notes", "runs")) == {f"train/{i}": 1 + (i >= 4) for i in range(8)}
@@ -213,7 +213,7 @@ def test_a_run_is_not_resumed_under_another_configuration(
     before = sorted(run.rglob("*"))
     assert exit_code("train", run_file(tmp_path, tiny(**changes)), "--resume", run) == 2
     told = capsys.readouterr().err
-    assert told.rstrip().endswith(f"differing: {key}")
+    assert told.rstrip().endswith(f"differing keys: {key}")
     assert str(run) in told
     assert sorted(run.rglob("*")) == before
 
@@ -286,14 +286,14 @@ def test_latest_is_the_newest_run_of_the_same_settings(tmp_path: Path, capsys: p
     with pytest.raises(Crash):
         learn(config, *local(config), second, CrashAfter(5))
     assert exit_code("train", run_file(tmp_path, tiny()), "--resume", "latest") == 0
-    assert f"going on with {second.path}" in capsys.readouterr().err
+    assert f"continuing {second.path}" in capsys.readouterr().err
     assert summary_of(second.path)["meta_state_sha256"] == undisturbed_sha()
     assert not (other.path / "summary.json").exists()
 
 
 def test_latest_begins_a_run_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("train", run_file(tmp_path, tiny()), "--resume", "latest") == 0
-    assert "no earlier run of these settings: a new one" in capsys.readouterr().err
+    assert "no earlier run with these settings: starting a new one" in capsys.readouterr().err
     assert summary_of(only_run(tmp_path))["num_tasks"] == 8
 
 

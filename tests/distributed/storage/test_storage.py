@@ -13,13 +13,13 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from distributed.jobs.training_job import Stopped
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.stopping import Stopped
 from distributed.storage.checkpoints import DamagedFileError
+from distributed.storage.mirror import Mirror
 from distributed.storage.object_store import (
     MANIFEST,
     Entry,
-    Mirror,
     progress_of,
     read_file,
     read_manifest,
@@ -132,7 +132,7 @@ def test_commands_take_the_url_of_a_run(
     shutil.rmtree(workplace / "here")
     url = only_url(memory)
     assert exit_code("inspect", url) == 0
-    assert "whole" in capsys.readouterr().out
+    assert "intact" in capsys.readouterr().out
     assert exit_code("adapt", url, "--task-index", "1") == 0
     assert exit_code("report", url) == 0
     assert "| `meta_srl` |" in capsys.readouterr().out
@@ -178,7 +178,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
 def test_a_store_that_goes_away_stops_nothing_and_gets_all_when_it_is_back(
     tmp_path: Path, memory: str, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distributed.storage.object_store._RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("distributed.storage.mirror._RETRY_SECONDS", 0.02)
     local, told = tmp_path / "run", list[str]()
     local.mkdir()
     (local / "a").write_text("1")
@@ -186,7 +186,7 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_all_when_it_is_back(
     broken.away.set()
     (local / "a").write_text("22")
     assert mirror.close(0.3) is False
-    assert told == [f"storage: {memory}/x: OSError: the store is away; the run goes on, it is whole in {local}"]
+    assert told == [f"storage: {memory}/x: OSError: the store is away; the run continues, {local} has everything"]
     manifest = read_manifest(f"{memory}/x")
     assert read_file(f"{memory}/x", manifest, "a") == b"1"
     broken.away.clear()
@@ -211,7 +211,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_where_it_is_whole(
         assert exit_code("train", run_file(workplace, raw)) == 0
     (run,) = workplace.glob("here/tiny/*")
     assert summary_of(run)["meta_state_sha256"] == undisturbed_sha()
-    assert "lacks the end of the run; it is whole in here/tiny/" in " ".join(capsys.readouterr().err.split())
+    assert "lacks the end of the run; here/tiny/" in " ".join(capsys.readouterr().err.split())
     broken.away.clear()
     assert exit_code("train", run_file(workplace, raw), "--resume", run) == 0
     assert "summary.json" in read_manifest(only_url(memory))

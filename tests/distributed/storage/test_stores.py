@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distributed.models.model_registry import connect
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from tests.distributed.helpers import command, parsed, run_file, summary_of, tiny, undisturbed_sha
 from tests.support.servers import POSTGRES_PASSWORD as PASSWORD
 from tests.support.servers import NotInstalledError, postgres
@@ -46,7 +46,7 @@ def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path
         done = command(["train", file, "--register", "lakes"], tmp_path, MLFLOW_TRACKING_URI=uri)
         assert done.returncode == 0, done.stderr
         assert "were not sent" not in done.stderr
-        assert "champion is version 1 now" in " ".join(done.stderr.split())
+        assert "champion is now version 1" in " ".join(done.stderr.split())
         assert rows(uri, "SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 9)]
         assert rows(uri, "SELECT count(*) FROM metrics WHERE key = 'J_0'") == [(8 * 3,)]
         assert rows(uri, "SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage import checkpoints
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, _facts_sha256
 from distributed.storage.run_directory import RunDirectory, load_run_config
@@ -106,7 +106,7 @@ def test_checkpoints_that_describe_something_else_are_refused(
     facts: dict[str, Any], arrays: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = planted(tmp_path, save({"x": np.zeros(1), **arrays}), **facts)
-    assert "round-000001.json: does not describe what it holds" in refusal(folder)
+    assert "round-000001.json: does not match its arrays" in refusal(folder)
 
 
 def test_yaml_that_makes_objects_is_refused(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(
         patch.setattr(checkpoints.os, "fsync", full)
         assert exit_code("train", run_file(workplace, tiny())) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device; what was there before is whole: free some space" in told
+    assert "No space left on device; the previous content is intact: free some space" in told
     assert "Traceback" not in told
     run = only_run(workplace)
     assert not list(run.rglob("*.tmp"))
@@ -172,5 +172,5 @@ def test_a_run_directory_cannot_bring_its_own_family(
     for name in (f"{run / 'code.py'}:Family", "theirs/code.py:Family", "theirs/../theirs/code.py:Family"):
         (run / "config.yaml").write_text(f"name: x\nfamily: {{name: '{name}'}}\n")
         assert exit_code("adapt", run) == 2
-        assert "lies in the run directory itself" in " ".join(capsys.readouterr().err.split())
+        assert "is inside the run directory" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "ran").exists()

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from distributed.tracking.outbox import Event, Outbox
+from distributed.tracking.events import Event
+from distributed.tracking.outbox import Outbox
 from tests.distributed.helpers import wait_until
 
 
@@ -91,9 +92,9 @@ def test_a_failed_delivery_is_tried_again_and_told_once(tmp_path: Path, server: 
     assert server.received == ["a", "b", "c"]
     assert server.agains == [False, False, True, True, True, False]
     assert said == [
-        f"tracking: ConnectionError: nobody answers; the run goes on, unsent events are kept in "
+        f"tracking: ConnectionError: nobody answers; the run continues, unsent events stay in "
         f"{tmp_path / 'outbox.jsonl'}",
-        "tracking: the server answers again",
+        "tracking: the server is reachable again",
     ]
 
 

@@ -14,17 +14,14 @@ from typing import Any
 
 import pytest
 
-from distributed.jobs.training_job import Stopped
+from distributed.settings.keys import flatten
+from distributed.settings.provenance import git_commit
+from distributed.settings.stopping import Stopped
+from distributed.settings.tracking_uri import hide_password
 from distributed.storage.run_directory import RunDirectory, load_run_config, read_rows
-from distributed.tracking.mlflow_tracker import (
-    MLflowSender,
-    MLflowTracker,
-    describe_tasks,
-    flatten,
-    git_commit,
-    hide_password,
-)
-from distributed.tracking.outbox import Event
+from distributed.tracking.events import Event
+from distributed.tracking.mlflow_sender import MLflowSender
+from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
 from tasks.contract.task import Task
 from tests.distributed.helpers import (
     Raw,
@@ -192,7 +189,7 @@ def test_the_run_page_is_for_people(tracked: Tracked) -> None:
     tags = tracked.store.runs()[parent]
     assert "| `meta_srl` |" in tags["mlflow.note.content"]
     assert "report.html" in tags["mlflow.note.content"]
-    assert tags["mlflow.source.name"] == "distributed/jobs/training_job.py"
+    assert tags["mlflow.source.name"] == "distributed/train.py"
     assert tags["family"] == "frozen_lake"
     datasets = tracked.store.rows("SELECT name, digest, dataset_profile FROM datasets ORDER BY name")
     assert [name for name, _, _ in datasets] == ["frozen_lake-held-out", "frozen_lake-training"]

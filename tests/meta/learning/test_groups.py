@@ -21,7 +21,7 @@ from meta.learning.settings import (
     NeuralInitializationSettings,
 )
 from meta.learning.tabular import Contribution, MetaState, update
-from meta.reporting.report import groups_json
+from meta.reporting.summarising import groups_summary
 from policies.common.results import Candidates, Start
 from policies.neural.policy_state import no_observations
 from tasks.contract.tabular_model import FloatArray
@@ -257,10 +257,10 @@ def test_the_digest_sees_every_group() -> None:
 def test_the_summary_counts_tasks_and_starts() -> None:
     state = split_state(settings(2))
     rows: list[Any] = [{"start": 0, "probe_steps": 0}] * 5 + [{"start": 1, "probe_steps": 7}] * 3
-    found = groups_json(rows, state)
+    found = groups_summary(rows, state)
     assert found is not None
-    assert (found["starts_used"], found["probe_steps"], sum(found["tasks"])) == ([5, 3], 21, 4)
-    assert groups_json(rows, state.groups[0]) is None
+    assert (found.starts_used, found.probe_steps, sum(found.tasks)) == ((5, 3), 21, 4)
+    assert groups_summary(rows, state.groups[0]) is None
 
 
 # Neural

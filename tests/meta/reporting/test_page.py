@@ -1,4 +1,4 @@
-"""The page of a run: self-contained, small, whole, and safe with any text."""
+"""The page of a run: self-contained, small, complete, and safe with any text."""
 
 from __future__ import annotations
 
@@ -14,37 +14,58 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.page import Page, page_figures, page_html, write_page
+from meta.reporting.html_page import Page, page_figures, page_html, write_page
+from meta.reporting.summary import RunSummary
 
 INTERVAL = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 20}
 
 
-def summary(**changes: Any) -> dict[str, Any]:
+def summary(**changes: Any) -> RunSummary:
     entry = {
         "gap": INTERVAL,
         "reward": INTERVAL,
         "violation": INTERVAL,
         "violation_during_adaptation": {"mean": 0.25, "ci95": [None, None], "n": 1},
+        "score": 0.5,
+        "env_steps": 300.0,
+        "starts_used": [20],
+        "learning_rates": [1.0, 0.5, 0.5],
         "reward_curve": [0.1, 0.2, 0.3],
         "cost_curve": [[0.5, 0.1], [0.4, 0.2], [0.3, 0.3]],
+        "episodic_curve": None,
     }
-    return {
+    content = {
         "name": "lakes",
-        "seed": 3,
         "family": "frozen_lake",
-        "num_tasks": 8,
-        "taog": 0.125,
-        "mean_reward": 0.5,
-        "tacv": [0.0, 0.25],
-        "wall_seconds": 12.0,
-        "num_workers": 2,
+        "seed": 3,
+        "num_iterations": 2,
+        "algorithm": "crpo",
+        "evaluation": "exact",
         "pool": "ray",
+        "num_workers": 2,
+        "tasks_per_round": 4,
+        "num_tasks": 8,
+        "mean_reward": 0.5,
+        "taog": 0.125,
+        "tacv": [0.0, 0.25],
+        "taog_last_half": 0.1,
+        "tacv_last_half": [0.0, 0.25],
+        "learning_rates": [1.0, 0.5, 0.5],
+        "meta_state_sha256": "0" * 64,
+        "groups": None,
+        "env_steps": 2400,
+        "estimates": {
+            **{"left_out": 1, "down_weighted": 0, "mean_weight": 0.9, "failed": 1},
+            **{"reasons": {}, "problems": []},
+        },
+        "failure_signature": {"gap": None, "violation_during_adaptation": None},
+        "similarity": None,
         "limits_mean": [0.45, 0.3],
-        "failure_signature": {},
-        "estimates": {"left_out": 1, "down_weighted": 0, "reasons": {}, "problems": []},
+        "wall_seconds": 12.0,
         "test": {"random": entry, "meta_srl": entry},
         **changes,
     }
+    return RunSummary.model_validate(content)
 
 
 def rows(count: int, **changes: Any) -> list[dict[str, Any]]:
@@ -55,6 +76,7 @@ def rows(count: int, **changes: Any) -> list[dict[str, Any]]:
             "task_index": index,
             "round": index // 4,
             "gap": float(rng.random()),
+            "gap_bound": float("nan"),
             "reward": float(rng.random()),
             "score": 0.5,
             "f_hat": 0.5,
@@ -103,20 +125,21 @@ def test_a_page_holds_all_and_loads_nothing() -> None:
     assert found.tags.count("tr") == 1 + 2 + 1 + 8 + 1 + 1
     assert "1 were left out" in text
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
-    assert set(figures) == {"adaptation", "held-out", "training", "rates", "estimation"}
+    assert set(figures) == {"adaptation", "held_out", "training", "learning_rates", "estimation"}
     packed = re.search(r'id="plotly">(.*?)</script>', text, re.DOTALL)[1]  # type: ignore[index]
     assert b"Plotly" in gzip.decompress(base64.b64decode(packed))
 
 
 def test_the_plots_hold_the_numbers() -> None:
     figures = page_figures(summary(), rows(8))
-    adaptation = figures["adaptation"][1]
-    assert [list(trace.y) for trace in adaptation.data[:3]] == [[0.1, 0.2, 0.3], [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]
+    adaptation = figures["adaptation"]
+    assert [list(trace.y) for trace in adaptation.data[::2]] == [[0.1, 0.2, 0.3], [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]
+    assert [list(trace.y) for trace in adaptation.data[1::2]] == [[0.1, 0.2, 0.3], [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]
     assert [shape.y0 for shape in adaptation.layout.shapes] == [0.45, 0.3]
     gaps = [row["gap"] for row in rows(8)]
-    training = figures["training"][1]
+    training = figures["training"]
     assert list(training.data[1].y) == pytest.approx(np.cumsum(gaps) / np.arange(1, 9))
-    bars = figures["held-out"][1].data
+    bars = figures["held_out"].data
     assert [(list(bar.x), list(bar.error_x.array)) for bar in bars[:2]] == [
         ([0.5, 0.5], pytest.approx([0.1, 0.1])),
         ([0.25, 0.25], [0.0, 0.0]),
@@ -127,8 +150,8 @@ def test_a_page_without_a_model_and_without_estimates_shows_rewards() -> None:
     nothing = {f"dice_{name}": float("nan") for name in ("mean_correction", "effective_sample_size")}
     given = summary(taog=None, test={})
     figures = page_figures(given, rows(8, gap=float("nan"), **nothing))
-    assert set(figures) == {"training", "rates"}
-    assert figures["training"][1].layout.annotations[0].text == "reward"
+    assert set(figures) == {"training", "learning_rates"}
+    assert figures["training"].layout.annotations[0].text == "reward"
     assert "mean reward 0.5" in page_html(Page(given, rows(8, gap=float("nan"), **nothing), "", {}, []))
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from distributed.jobs.search_space import parse_space, with_values
-from distributed.jobs.sweep import Trial, half_score, plot_trials, trials_table
-from distributed.settings.run_file import ConfigurationError, parse_config, read_yaml
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_file import parse_config, read_yaml
+from distributed.tuning.search_space import parse_space, with_values
+from distributed.tuning.sweep_report import plot_trials, trials_table
+from distributed.tuning.trials import Trial, half_score
 from tests.distributed.helpers import Raw, command, exit_code, parsed, run_file, started, tiny, wait_until
 from tests.distributed.tracking.test_tracking import Store
 
@@ -64,7 +66,7 @@ def test_values_come_as_they_are_written() -> None:
         ("prior_weight=uniform(0, 1)", f"did you mean {PRIOR}"),
         ("family.map_size=int(4, 8)", "is no setting of meta, dice, within_task"),
         ("within_task.num_iterations=int(1.5, 8)", "whole numbers both"),
-        (f"{PRIOR}=uniform([, 1)", "is no list of values"),
+        (f"{PRIOR}=uniform([, 1)", "is not a list of values"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_told(text: str, message: str) -> None:
@@ -82,7 +84,7 @@ def test_something_must_be_varied_and_nothing_twice(workplace: Path, capsys: pyt
     assert "--search: must be optuna or random, got 'grid'" in capsys.readouterr().err
     assert exit_code("sweep", file, *VARY, "--output.run_dir", "s3://x/y") == 2
     assert exit_code("sweep", file, *VARY, "--resume", workplace) == 2
-    assert "is no sweep" in capsys.readouterr().err
+    assert "is not a sweep" in capsys.readouterr().err
     assert not (workplace / "runs").exists()
 
 
@@ -167,7 +169,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert len(after) == 4
     other = command([*arguments[:-1], "--resume", "latest"], tmp_path)
     assert other.returncode == 2
-    assert "was another sweep; differing: settings" in " ".join(other.stderr.split())
+    assert "is another sweep; differing: settings" in " ".join(other.stderr.split())
     assert json.loads((folder / "sweep.json").read_text())["settings"]["num_trials"] == 4
     assert yaml.safe_load((folder / "best.yaml").read_text())["name"] == "tiny"
 
@@ -180,5 +182,5 @@ def test_a_sweep_whose_trials_all_fail_says_why(tmp_path: Path) -> None:
     done = command(["sweep", run_file(tmp_path, raw), *VARY, "--trials", "2"], tmp_path)
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
-    assert "no trial ran to its end; reasons:" in told
+    assert "no trial is complete; reasons:" in told
     assert "info['cost']" in told

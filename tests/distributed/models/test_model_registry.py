@@ -16,7 +16,7 @@ import pytest
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
 from distributed.models.model_registry import connect, register, resolve
 from distributed.settings.console import Console
-from distributed.settings.run_file import ConfigurationError
+from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.run_directory import RunDirectory, load_run_config
 from policies.common.results import Start
@@ -68,7 +68,7 @@ def copy_with(trained: Trained, folder: Path, table: Any, rates: Any) -> Path:
 def test_train_registers_and_the_first_version_is_judged_against_the_random_start(trained: Trained) -> None:
     assert "models:/lakes/1 registered; minus the random start: gap" in trained.told
     assert "over 20 new tasks" in trained.told
-    assert "champion is version 1 now" in trained.told
+    assert "champion is now version 1" in trained.told
 
 
 def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, client: Any) -> None:
@@ -105,7 +105,7 @@ def test_a_better_start_becomes_champion(trained: Trained, client: Any, tmp_path
     first = register(client, worse, "young", None, Console(), num_tasks=6)
     assert "champion stays unset: not shown to be better than the random start" in first
     client.set_registered_model_alias("young", "champion", "1")
-    assert "champion is version 2 now" in register(client, trained.run, "young", None, Console(), num_tasks=6)
+    assert "champion is now version 2" in register(client, trained.run, "young", None, Console(), num_tasks=6)
     assert resolve(client, "models:/young@champion").version == "2"
 
 

@@ -1,46 +1,44 @@
-"""What a sweep varies: ``--vary KEY=KIND(ARGUMENTS)``, checked against the run file before any trial is run."""
+"""The search space of a sweep: ``--vary KEY=KIND(ARGUMENTS)``, validated before any trial runs."""
 
 from __future__ import annotations
 
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from distributed.settings.run_file import ConfigurationError, RunConfig, dotted_fields, parse_config
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import RawSettings, parse_config
 
 SECTIONS = ("meta.", "dice.", "within_task.")
-"""What may be varied: how a start is learned. The tasks themselves must stay what they are."""
+"""Sections that a sweep may vary: how a start is learned, but not the tasks."""
 KINDS = ("uniform", "loguniform", "int", "choice")
 _FORM = re.compile(r"^(?P<key>[\w.]+)=(?P<kind>\w+)\((?P<arguments>.*)\)$")
 
 
 @dataclass(frozen=True)
 class Varied:
-    """A setting with what it may be: ``bounds`` (low, high) of a range, or the ``choices``."""
+    """A varied setting. ``values`` are the bounds (low, high) of a range, or the choices."""
 
     key: str
     kind: str
     values: tuple[Any, ...]
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """Values that a run file must take if it is to take all: both bounds, or every choice."""
-        return self.values
 
     def __str__(self) -> str:
         return f"{self.key}={self.kind}({', '.join(yaml.safe_dump(v).split(chr(10))[0] for v in self.values)})"
 
 
 def parse_space(texts: Sequence[str], config: RunConfig) -> tuple[Varied, ...]:
-    """The settings to vary, each of which ``config`` takes at its ends.
+    """Parse the settings to vary, and check that ``config`` accepts their bounds or choices.
 
     Raises:
-        ConfigurationError: names the text, what is wrong, and the form it should have.
+        ConfigurationError: The message names the text, the fault, and the expected form.
     """
     if not texts:
         raise ConfigurationError(
@@ -52,7 +50,7 @@ def parse_space(texts: Sequence[str], config: RunConfig) -> tuple[Varied, ...]:
         raise ConfigurationError(f"--vary: {', '.join(sorted(doubled))} given twice")
     raw = config.model_dump(mode="json")
     for item in space:
-        for value in item.ends:
+        for value in item.values:
             parse_config(with_values(raw, {item.key: value}), f"--vary {item}")
     return space
 
@@ -65,18 +63,11 @@ def _parse(text: str) -> Varied:
             "int(low, high), choice(a, b, ...)"
         )
     key, kind = found["key"], found["kind"]
-    known = [name for name, _, _ in dotted_fields() if name.startswith(SECTIONS)]
-    if key not in known:
-        near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-        raise ConfigurationError(
-            f"--vary: {key} is no setting of {', '.join(name.rstrip('.') for name in SECTIONS)}"
-            + (f"; did you mean {' or '.join(near)}?" if near else " (docs/configuration.md lists them)")
-        )
+    _require_known(key)
     try:
-        values = tuple(yaml.safe_load(f"[{found['arguments']}]"))
+        values = tuple(_number(value) for value in yaml.safe_load(f"[{found['arguments']}]"))
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--vary: {text!r}: {found['arguments']!r} is no list of values") from error
-    values = tuple(_number(value) for value in values)
+        raise ConfigurationError(f"--vary: {text!r}: {found['arguments']!r} is not a list of values") from error
     if kind == "choice":
         if len(values) < 2:
             raise ConfigurationError(f"--vary: {text!r} needs at least two choices")
@@ -91,8 +82,20 @@ def _parse(text: str) -> Varied:
     return Varied(key, kind, values)
 
 
+def _require_known(key: str) -> None:
+    """Raise ConfigurationError unless ``key`` is a setting that may be varied."""
+    known = [name for name, _, _ in dotted_fields() if name.startswith(SECTIONS)]
+    if key in known:
+        return
+    near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    raise ConfigurationError(
+        f"--vary: {key} is no setting of {', '.join(name.rstrip('.') for name in SECTIONS)}"
+        + (f"; did you mean {' or '.join(near)}?" if near else " (docs/configuration.md lists them)")
+    )
+
+
 def _number(value: Any) -> Any:
-    """YAML 1.1 takes 1e-4 for a text; people do not."""
+    """Convert text such as 1e-4, which YAML 1.1 does not read as a number."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -101,9 +104,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def with_values(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A run file's content with other values of dotted keys."""
-    changed = copy.deepcopy(raw)
+def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> RawSettings:
+    """A copy of a run file's content with other values for dotted keys."""
+    changed = copy.deepcopy(dict(raw))
     for key, value in values.items():
         *sections, last = key.split(".")
         node = changed
@@ -111,3 +114,8 @@ def with_values(raw: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
             node = node[section]
         node[last] = value
     return changed
+
+
+def short(value: object) -> str:
+    """A value as short text."""
+    return f"{value:.4g}" if isinstance(value, float) else yaml.safe_dump(value).split("\n")[0]

@@ -1,0 +1,108 @@
+"""The Typer application, and what its commands share: options, overrides, fetching run directories."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.keys import dotted_fields
+from distributed.settings.run_config import RunConfig
+
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of the commands that accept ``--section.key value``."""
+EPILOG = "Every key of the run file can be given as --dotted.key value: " + ", ".join(
+    key for key, _, _ in dotted_fields()
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Meta-safe reinforcement learning: learn, across tasks, starts from which new constrained tasks are solved.",
+)
+
+RunFile = Annotated[Path, typer.Argument(help="Run file (YAML), for instance deploy/runs/frozen_lake.yaml.")]
+RunDir = Annotated[
+    str, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>, or its URL in an object store.")
+]
+TrackingUri = Annotated[
+    str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow; by default sqlite:///mlflow.db here.")
+]
+Address = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://host:8265.")
+]
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+
+
+def split_overrides(accepting: Collection[str], arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Separate ``--dotted.key value`` and ``--dotted.key=value`` settings from the other arguments.
+
+    ``accepting`` are the commands that take settings; ``arguments`` start with the name of a command.
+
+    Raises:
+        ConfigurationError: A setting has no value.
+    """
+    if not arguments or arguments[0] not in accepting:
+        return list(arguments), []
+    words, rest, pairs = list(arguments), [], []
+    while words:
+        word = words.pop(0)
+        key, separator, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key.split(".")[0] not in RunConfig.model_fields:
+            rest.append(word)
+            continue
+        if not separator:
+            if not words or words[0].startswith("--"):
+                raise ConfigurationError(f"{word}: needs a value")
+            value = words.pop(0)
+        pairs.append((key, value))
+    return rest, pairs
+
+
+def overrides_of(context: typer.Context) -> list[tuple[str, str]]:
+    """The settings given on the command line.
+
+    Raises:
+        ConfigurationError: An argument is neither an option nor a setting.
+    """
+    if context.args:
+        sections = ", ".join(RunConfig.model_fields)
+        raise ConfigurationError(
+            f"{context.args[0]}: unknown option; settings are --section.key value, sections: {sections}"
+        )
+    pairs: list[tuple[str, str]] = context.obj
+    return pairs
+
+
+def fetched(run_dir: str) -> Path:
+    """A local run directory; one in an object store is first copied to runs/."""
+    from distributed.storage.run_directory import fetch
+
+    return fetch(run_dir, "runs")
+
+
+def json_object(option: str, text: str) -> dict[str, Any]:
+    """Parse the value of an option that holds a family's parameters as JSON.
+
+    Raises:
+        ConfigurationError: It is not a JSON object.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {text!r} is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ConfigurationError(f"{option}: must be a JSON object with the family's parameters, got {text}")
+    return given
+
+
+def write(text: str) -> None:
+    """Write part of a log to standard output unchanged."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,95 @@
+"""Commands on learned starts: adapt, register, export, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from threadpoolctl import threadpool_limits
+
+from distributed.cli.app import RunDir, TrackingUri, app, fetched, json_object
+from distributed.settings.console import Console
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import FamilySettings
+from distributed.settings.run_file import load_config
+
+
+@app.command()
+def adapt(
+    source: Annotated[
+        str, typer.Argument(help="A run's directory, models:/NAME@champion, models:/NAME/VERSION, or a start's folder.")
+    ],
+    task_index: Annotated[int | None, typer.Option(min=0, help="Index of a held-out task.")] = None,
+    task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
+    video: Annotated[bool, typer.Option(help="Film the learned start and the adapted policy, as watch does.")] = False,
+    family: Annotated[
+        str | None, typer.Option(help="Another family: path/to/file.py:Class, package.module:Class or a built-in name.")
+    ] = None,
+    parameters: Annotated[str, typer.Option(help="Parameters of --family, as JSON: '{\"horizon\": 50}'.")] = "{}",
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Solve an unseen task from the learned start; print and plot the curve with that of the random start."""
+    from distributed.jobs.adapt import adapt as run_adaptation
+    from distributed.jobs.adapt import find_source
+
+    if task_index is not None and task_seed is not None:
+        raise ConfigurationError("give --task-index or --task-seed, not both")
+    own = json_object("--parameters", parameters)
+    if own and family is None:
+        raise ConfigurationError("--parameters: need --family, which was not given")
+    chosen = None if family is None else FamilySettings.model_validate({"name": family, **own})
+    console = Console()
+    found = find_source(source, chosen, tracking_uri, console)
+    console.result(run_adaptation(found, task_index, task_seed, console, video=video))
+
+
+@app.command()
+def register(
+    run_dir: RunDir,
+    name: Annotated[str, typer.Argument(help="Name of the model: letters, digits, dot, dash and underscore.")],
+    tasks: Annotated[int, typer.Option(min=2, help="Number of new tasks for the comparison with the champion.")] = 20,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Register a finished run's start as a version of a model in MLflow; it becomes champion if shown to be better."""
+    from distributed.models.model_registry import connect
+    from distributed.models.model_registry import register as register_start
+    from distributed.storage.run_directory import RunDirectory
+
+    console, path = Console(), fetched(run_dir)
+    config = load_config(path / "config.yaml")
+    run_id = RunDirectory.open(path, config).tracked_as()
+    with threadpool_limits(1):
+        client = connect(tracking_uri or config.tracking.uri)
+        decision = register_start(client, path, name, run_id, console, tasks)
+    console.result(decision)
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="A finished run's directory, models:/NAME@champion, or a start.")],
+    output: Annotated[Path, typer.Argument(help="The file to write, FILE.onnx.")],
+    start: Annotated[int, typer.Option(min=0, help="Index of the initialisation, if there are several.")] = 0,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Export a learned start as ONNX: observations in, actions out."""
+    from distributed.jobs.adapt import load_source
+    from distributed.models.onnx_export import export_onnx
+
+    console = Console()
+    if output.suffix != ".onnx":
+        raise ConfigurationError(f"{output}: must end in .onnx")
+    export_onnx(load_source(source, tracking_uri, console)[1], output, start)
+    console.say(f"written: {output}")
+
+
+@app.command("inspect")
+def inspect_files(
+    path: Annotated[
+        str, typer.Argument(help="A checkpoint's file, a folder (a run, checkpoints/, meta_policy/), or a run's URL.")
+    ],
+) -> None:
+    """Describe a checkpoint and verify its checksums; for a folder, all checkpoints in it."""
+    from distributed.storage.inspection import inspect
+
+    Console().result(inspect(fetched(path)))

@@ -1,0 +1,128 @@
+"""Commands that run or show experiments: train, compare, sweep, report, watch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from threadpoolctl import threadpool_limits
+
+from distributed.cli.app import EPILOG, OVERRIDES, RunDir, RunFile, app, fetched, overrides_of
+from distributed.settings.console import Console
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_file import load_config
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def train(
+    context: typer.Context,
+    run_file: RunFile,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Continue an earlier run: its directory, its URL, or latest for the newest with these keys."),
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Register the learned start as a version of this model in MLflow.")
+    ] = None,
+) -> None:
+    """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
+    from distributed.jobs.training_job import LATEST, run
+    from distributed.storage.run_directory import fetch
+    from meta.reporting.tables import report_lines, warnings_of
+
+    console = Console()
+    config = load_config(run_file, overrides_of(context))
+    earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
+    summary = run(config, console, earlier, register)
+    console.result(report_lines(summary))
+    for warning in warnings_of(summary):
+        console.warn(warning)
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def compare(
+    context: typer.Context,
+    run_file: RunFile,
+    results: Annotated[Path | None, typer.Option(help="Also write a page (Markdown) and its plots here.")] = None,
+) -> None:
+    """Compare all baselines and meta_srl on the same tasks, for every seed of evaluation.seeds."""
+    from distributed.jobs.compare import compare as run_comparison
+
+    console = Console()
+    config = load_config(run_file, overrides_of(context))
+    console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}"))
+
+
+@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+def sweep(
+    context: typer.Context,
+    run_file: RunFile,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=uniform(a, b), loguniform(a, b), int(a, b) or choice(a, b, ...); once for every KEY."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials.")] = 16,
+    search: Annotated[str, typer.Option(help="optuna (its TPE sampler) or random.")] = "optuna",
+    early_stopping: Annotated[bool, typer.Option(help="End bad trials early (ASHA).")] = True,
+    search_seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    resume: Annotated[
+        str | None, typer.Option(help="Continue an earlier sweep: its directory, or latest for the newest.")
+    ] = None,
+) -> None:
+    """Choose hyper-parameters of the meta-learner with Ray Tune, by the score on training tasks."""
+    from typing import cast, get_args
+
+    from distributed.tuning.search_space import parse_space
+    from distributed.tuning.sweep import sweep as run_sweep
+    from distributed.tuning.trials import Search, SweepSettings
+
+    config = load_config(run_file, overrides_of(context))
+    if search not in get_args(Search):
+        raise ConfigurationError(f"--search: must be {' or '.join(get_args(Search))}, got {search!r}")
+    space = parse_space(vary or (), config)
+    settings = SweepSettings(trials, cast("Search", search), early_stopping, search_seed)
+    console = Console()
+    console.result(run_sweep(config, space, settings, console, resume))
+
+
+@app.command()
+def watch(
+    run_dir: RunDir,
+    task_index: Annotated[int, typer.Option(min=0, help="Index of a held-out task.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="The video, FILE.mp4 or FILE.gif; by default in adapt/.")] = None,
+) -> None:
+    """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
+    from distributed.jobs.watch import watch as run_watch
+
+    console = Console()
+    with threadpool_limits(1):
+        console.result(run_watch(fetched(run_dir), task_index, output, console))
+
+
+@app.command()
+def report(
+    run_dir: RunDir,
+    video: Annotated[bool, typer.Option(help="First film held-out task 0 and put the video on the page.")] = False,
+) -> None:
+    """Print the result tables of a run; redraw its plots and rewrite its page (report.html)."""
+    from distributed.jobs.watch import watch as run_watch
+    from distributed.storage.run_directory import load_run_config, load_summary, read_rows
+    from distributed.storage.run_page import PAGE, write_run_page
+    from meta.reporting.figures import run_figures
+    from meta.reporting.render_matplotlib import save_figures
+    from meta.reporting.tables import report_lines, warnings_of
+
+    console, path = Console(), fetched(run_dir)
+    summary, rows = load_summary(path), read_rows(path / "tasks.csv")
+    plots = save_figures(path / "plots", run_figures(summary, rows))
+    if video:
+        with threadpool_limits(1):
+            run_watch(path, 0, None, console)
+    size = write_run_page(path, load_run_config(path), summary, rows)
+    console.result(report_lines(summary))
+    for warning in warnings_of(summary):
+        console.warn(warning)
+    console.say(f"plots: {', '.join(map(str, plots))}")
+    console.say(f"page: {path / PAGE} ({size / 1e6:.1f} MB)")

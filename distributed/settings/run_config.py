@@ -1,0 +1,179 @@
+"""The settings of a run: one frozen pydantic model for each section of the run file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from meta.learning.settings import MetaSettings
+from meta.methods.registry import require_known_methods
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.experiment import Experiment, require_matching_sections
+from policies.neural.update import NeuralSettings
+from policies.tabular.crpo import WithinTaskSettings
+from tasks.contract.family_registry import FamilySpec
+
+UNKNOWN_ALGORITHM = "unknown_algorithm"
+"""Type of the validation error for a ``within_task.algorithm`` that does not exist."""
+_FROZEN = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FamilySettings(BaseModel):
+    """The `family` section: the tasks. Parameters of the family itself are keys of the same section."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str
+    """A built-in family, or your own as package.module:ClassName or path/to/file.py:ClassName."""
+    num_tasks: int = Field(default=96, gt=0)
+    """Number of training tasks."""
+
+
+class ClusterSettings(BaseModel):
+    """The `cluster` section: where the run executes. Only `tasks_per_round` changes the result."""
+
+    model_config = _FROZEN
+
+    pool: Literal["local", "ray"] = "ray"
+    """local: everything in this process; ray: actors on a Ray cluster, by default one started on this machine."""
+    num_workers: int = Field(default=2, gt=0)
+    """Number of CRPO workers."""
+    tasks_per_round: int = Field(default=4, gt=0)
+    """B, tasks that start from the same (phi, alpha); one meta-update follows each round."""
+    address: str | None = None
+    """Ray cluster to connect to; null starts one on this machine, or uses the one that runs this job."""
+    dashboard: bool = True
+    """Start Ray's dashboard with a local cluster, on the loopback interface."""
+    dashboard_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of the dashboard; null takes 8265 or the next free one."""
+    object_store_mb: int = Field(default=256, ge=80)
+    """Size of a local cluster's object store in MiB."""
+    task_retries: int = Field(default=3, ge=0)
+    """Number of times a task is rerun after its worker died, before the run fails."""
+    start_timeout_seconds: float = Field(default=120.0, gt=0.0)
+    """Maximum time for the cluster to start the workers, in seconds."""
+
+
+class TrackingSettings(BaseModel):
+    """The `tracking` section: logging to MLflow."""
+
+    model_config = _FROZEN
+
+    enabled: bool = True
+    """Log to MLflow."""
+    uri: str | None = None
+    """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+    experiment: str = "metasrl"
+    """Name of the MLflow experiment."""
+    task_runs: bool = True
+    """Log a nested run for each training task; false saves time if there are very many short tasks."""
+    flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
+    """Maximum time at the end to send events to the server, in seconds; a resume sends unsent ones."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and re.search(r"://[^/@]*:[^/@]+@", uri):
+            raise PydanticCustomError(
+                "password",
+                "must hold no password: it would be stored with the run and shown in MLflow; give the full URI as the "
+                "environment variable MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        return uri
+
+
+class OutputSettings(BaseModel):
+    """The `output` section: where results are written."""
+
+    model_config = _FROZEN
+
+    run_dir: str = "runs"
+    """Parent of the run directories, a path or URL (s3://bucket/runs); a run writes to <run_dir>/<name>/<timestamp>."""
+    local_dir: str = "runs"
+    """Local parent of the run directory if run_dir is a URL; the run copies it there as it grows."""
+    flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
+    """Maximum time at the end to copy the run directory, in seconds, if run_dir is a URL."""
+    keep_checkpoints: int = Field(default=3, ge=2)
+    """Number of newest checkpoints to keep; at least two, as a fallback for a damaged one."""
+
+
+def _algorithm(value: object) -> str:
+    """The tag that selects the model of a ``within_task`` section."""
+    if isinstance(value, dict):
+        return str(value.get("algorithm", "crpo"))
+    return str(getattr(value, "algorithm", "crpo"))
+
+
+WithinTaskSection = Annotated[
+    Annotated[WithinTaskSettings, Tag("crpo")] | Annotated[NeuralSettings, Tag("neural_crpo")],
+    Discriminator(_algorithm, custom_error_type=UNKNOWN_ALGORITHM, custom_error_message="must be crpo or neural_crpo"),
+]
+
+
+class RunConfig(BaseModel):
+    """A validated run file."""
+
+    model_config = _FROZEN
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: letters, digits, dot, dash and underscore."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random number."""
+    family: FamilySettings
+    """The tasks."""
+    within_task: WithinTaskSection = WithinTaskSettings()
+    """How one task is solved: tabular (algorithm crpo) or with a network (neural_crpo)."""
+    dice: DICESettings = DICESettings()
+    """How stationary distributions are estimated."""
+    meta: MetaSettings = MetaSettings()
+    """How the start is learned."""
+    cluster: ClusterSettings = ClusterSettings()
+    """Where the run executes."""
+    tracking: TrackingSettings = TrackingSettings()
+    """Experiment tracking."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How starts are evaluated."""
+    output: OutputSettings = OutputSettings()
+    """Where results are written."""
+
+    @model_validator(mode="after")
+    def _sections_belong_together(self) -> RunConfig:
+        require_matching_sections(self.within_task, self.dice, self.meta)
+        require_known_methods(self.evaluation, self.within_task)
+        return self
+
+    @property
+    def experiment(self) -> Experiment:
+        """The settings that determine the result."""
+        own = dict(self.family.model_extra or {})
+        return Experiment(
+            family=FamilySpec(self.family.name, self.seed, self.family.num_tasks, own),
+            tasks_per_round=self.cluster.tasks_per_round,
+            within=self.within_task,
+            dice=self.dice,
+            meta=self.meta,
+            evaluation=self.evaluation,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of every setting that determines the learned state; a run resumes only under the same digest."""
+        parts = {
+            "seed": self.seed,
+            "family": self.family.model_dump(mode="json"),
+            "within_task": self.within_task.model_dump(mode="json"),
+            "dice": self.dice.model_dump(mode="json"),
+            "meta": self.meta.model_dump(mode="json"),
+            "tasks_per_round": self.cluster.tasks_per_round,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The resolved settings as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

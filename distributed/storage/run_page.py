@@ -1,0 +1,36 @@
+"""Write the HTML page of a run directory."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from distributed.settings.provenance import environment_tags
+from distributed.settings.run_config import RunConfig
+from meta.reporting.html_page import Page, write_page
+from meta.reporting.summary import RunSummary
+from meta.training.records import Row
+
+PAGE = "report.html"
+
+
+def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Sequence[Row]) -> int:
+    """Write ``report.html`` with the videos of ``adapt/``; return its size in bytes.
+
+    Args:
+        path: The run directory.
+        config: Settings of the run.
+        summary: Its summary.
+        rows: Rows of ``tasks.csv``.
+    """
+    environment = {"python": platform.python_version(), "machine": platform.machine(), **environment_tags()}
+    commit = environment["git_commit"].removesuffix("-dirty")
+    commands = [
+        *([] if commit == "unknown" else [f"git checkout {commit}"]),
+        "make setup",
+        f"metasrl train {path / 'config.yaml'}",
+        f"metasrl adapt {path}                  # solve an unseen task from the learned start",
+    ]
+    videos = sorted((path / "adapt").glob("*.mp4"))
+    return write_page(path / PAGE, Page(summary, rows, config.to_yaml(), environment, commands, videos))

@@ -1,0 +1,70 @@
+"""Training progress on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distributed.settings.console import Console
+from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker
+from meta.learning.online import State
+from meta.training.loop import Finished
+from meta.training.records import Row, column
+from policies.common.results import TaskResult
+
+
+class ProgressTracker(RunTracker):
+    """A progress bar over the training tasks; outside a terminal, a line after every round."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._total = console, 0
+        self._progress = Progress(
+            TextColumn("training tasks"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console.error,
+            disable=not console.error.is_terminal,
+        )
+        self._bar = self._progress.add_task("tasks", total=None, note="")
+
+    @classmethod
+    def of(cls, context: RunContext) -> Self:
+        """Every run has one."""
+        return cls(context.console)
+
+    def started(self, start: RunStart) -> None:
+        """Show the bar, unless every task is finished already."""
+        self._total = len(start.drawn.train)
+        done = start.position.state.num_tasks + len(start.position.finished)
+        self._progress.update(self._bar, total=self._total, completed=done)
+        if start.position.state.num_tasks < self._total:
+            self._progress.start()
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """Advance by one task."""
+        self._progress.advance(self._bar)
+
+    def round_finished(self, state: State, rows: Sequence[Row]) -> None:
+        """Show the round's mean gap (reward without an exact model) and the learned rates."""
+        rates = " | ".join(", ".join(f"{rate:.3g}" for rate in start.learning_rates) for start in state.starts)
+        measure = "reward" if np.isnan(column(list(rows), "gap")).all() else "gap"
+        note = f"round {state.num_rounds}: {measure} {np.mean(column(list(rows), measure)):.4f}, rates {rates}"
+        self._progress.update(self._bar, note=note)
+        if not self._console.error.is_terminal:
+            self._console.say(f"{state.num_tasks}/{self._total} tasks, {note}")
+        if state.num_tasks >= self._total:  # the evaluation shows its own progress
+            self._progress.stop()
+
+    def failed(self) -> None:
+        """Restore the terminal."""
+        self._progress.stop()
+
+    def interrupted(self) -> None:
+        """Restore the terminal."""
+        self._progress.stop()

@@ -1,0 +1,129 @@
+"""One self-contained HTML page of a run: interactive plots, sortable tables, videos, and how to reproduce it.
+
+The markup is in ``page.html.j2``. Jinja escapes every value; the page loads nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from meta.reporting.figures import Figure, run_figures
+from meta.reporting.render_plotly import draw
+from meta.reporting.summary import RunSummary
+from meta.reporting.tables import format_interval, held_out_columns, warnings_of
+from meta.training.records import Row, Value
+
+_LARGEST_VIDEO = 1_500_000
+_SHOWN_COLUMNS = (
+    *("task_index", "round", "gap", "reward", "score", "f_hat", "weight", "failed_diagnostics", "estimate_problem"),
+    *("violation_", "violation_during_", "dice_effective_sample_size", "dice_flow_residual", "seconds"),
+)
+"""Columns of ``tasks.csv`` on the page, in this order; a name that ends in an underscore matches numbered columns."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The content of a page.
+
+    ``config`` is the run file's text, ``commands`` are shell commands that reproduce the run, ``videos`` MP4 files.
+    """
+
+    summary: RunSummary
+    rows: Sequence[Row]
+    config: str
+    environment: Mapping[str, str]
+    commands: Sequence[str]
+    videos: Sequence[Path] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Video:
+    """A video's name and its base64 text; no text if it is too large."""
+
+    name: str
+    data: str
+
+
+def write_page(path: Path, page: Page) -> int:
+    """Write the page; return its size in bytes."""
+    content = page_html(page).encode()
+    path.write_bytes(content)
+    return len(content)
+
+
+def page_html(page: Page) -> str:
+    """Render the page."""
+    summary, figures = page.summary, run_figures(page.summary, list(page.rows))
+    columns = held_out_columns(summary.test)
+    names = _shown(page.rows)
+    loader = PackageLoader("meta.reporting", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.get_template("page.html.j2").render(
+        title=f"{summary.name}, seed {summary.seed}",
+        introduction=_introduction(summary),
+        warnings=warnings_of(summary),
+        held_out_heads=["method", *columns],
+        held_out=[[name, *(format_interval(part[name]) for part in columns.values())] for name in summary.test],
+        figures=figures,
+        videos=[_video(path) for path in page.videos],
+        task_heads=[name.replace("_", " ") for name in names],
+        tasks=[[_short(row[name]) for name in names] for row in page.rows],
+        commands="\n".join(page.commands),
+        environment=list(page.environment.items()),
+        config=page.config,
+        plots=_as_script(figures),
+        plotly=_compressed_plotly(),
+    )
+
+
+def page_figures(summary: RunSummary, rows: list[Row]) -> dict[str, go.Figure]:
+    """The page's plots by name."""
+    return {figure.name: draw(figure) for figure in run_figures(summary, rows)}
+
+
+def _as_script(figures: Sequence[Figure]) -> str:
+    """The plots as JSON for a script element, where Jinja must not escape it: without ``<``, no tag can end it."""
+    text = json.dumps({figure.name: json.loads(draw(figure).to_json()) for figure in figures})
+    return text.replace("<", "\\u003c")
+
+
+def _introduction(summary: RunSummary) -> str:
+    result = f"mean reward {summary.mean_reward:.4g}" if summary.taog is None else f"TAOG {summary.taog:.4g}"
+    return (
+        f"metasrl learned a start across {summary.num_tasks} tasks of {summary.family}: {result}, TACV "
+        f"{[round(value, 4) for value in summary.tacv]}, in {summary.wall_seconds:.0f} s with "
+        f"{summary.num_workers} workers ({summary.pool} pool)."
+    )
+
+
+def _shown(rows: Sequence[Row]) -> list[str]:
+    return [
+        name
+        for wanted in _SHOWN_COLUMNS
+        for name in rows[0]
+        if name == wanted or (wanted.endswith("_") and name.removeprefix(wanted).isdigit())
+    ]
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _video(path: Path) -> _Video:
+    large = path.stat().st_size > _LARGEST_VIDEO
+    return _Video(path.name, "" if large else base64.b64encode(path.read_bytes()).decode())
+
+
+def _compressed_plotly() -> str:
+    """Plotly's minified library, compressed and in base64: uncompressed it would take five megabytes of the page."""
+    source = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(source, mtime=0)).decode()

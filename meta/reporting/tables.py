@@ -1,0 +1,97 @@
+"""The results of a run as text: Markdown tables, warnings, a short closing report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from meta.reporting.summary import IntervalSummary, RunSummary
+
+
+class HeldOutResult(Protocol):
+    """The measures of a method that tables and bar charts show."""
+
+    @property
+    def gap(self) -> IntervalSummary:
+        """Optimality gap of the output."""
+
+    @property
+    def reward(self) -> IntervalSummary:
+        """J_0 of the output."""
+
+    @property
+    def violation(self) -> IntervalSummary:
+        """Violation of the output."""
+
+    @property
+    def violation_during_adaptation(self) -> IntervalSummary:
+        """Violation over all iterates."""
+
+
+def has_gap(test: Mapping[str, HeldOutResult]) -> bool:
+    """Whether results are compared by optimality gap; otherwise by reward, for want of an exact model."""
+    return not test or any(entry.gap.mean is not None for entry in test.values())
+
+
+def held_out_columns(test: Mapping[str, HeldOutResult]) -> dict[str, dict[str, IntervalSummary]]:
+    """Column title -> method -> interval, for the table of held-out results."""
+    exact = has_gap(test)
+    return {
+        "gap" if exact else "reward": {name: entry.gap if exact else entry.reward for name, entry in test.items()},
+        "violation during adaptation": {name: entry.violation_during_adaptation for name, entry in test.items()},
+        "violation of the output": {name: entry.violation for name, entry in test.items()},
+    }
+
+
+def markdown_table(test: Mapping[str, HeldOutResult], order: Sequence[str] | None = None) -> str:
+    """The held-out results as a Markdown table, one row a method."""
+    columns = held_out_columns(test)
+    lines = [f"| method | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    lines += [
+        f"| `{name}` | {' | '.join(format_interval(column[name]) for column in columns.values())} |"
+        for name in order or test
+    ]
+    return "\n".join(lines)
+
+
+def format_interval(entry: IntervalSummary) -> str:
+    """``mean [low, high]``; a dash for an unknown mean."""
+    if entry.mean is None:
+        return "–"
+    low, high = entry.ci95
+    return f"{entry.mean:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+
+
+def report_lines(summary: RunSummary) -> str:
+    """The closing report of a run in a few lines of Markdown."""
+    learned = f"Mean reward {summary.mean_reward:.4f}" if summary.taog is None else f"TAOG {summary.taog:.4f}"
+    return (
+        f"{learned}, TACV {[round(v, 4) for v in summary.tacv]} over {summary.num_tasks} training tasks; "
+        f"learned rates {np.round(summary.learning_rates, 3).tolist()}\n\n{markdown_table(summary.test)}"
+    )
+
+
+def warnings_of(summary: RunSummary) -> list[str]:
+    """Warnings for the end of a run: no improvement, a rising trend, poor estimates."""
+    signature = summary.failure_signature
+    warnings = []
+    for name, trend in (
+        ("gap", signature.gap),
+        ("violation_during_adaptation", signature.violation_during_adaptation),
+    ):
+        if trend is not None and not trend.improved:
+            warnings.append(f"the mean {name} of the last half of the tasks is not below that of the first round")
+        if trend is not None and trend.rising:
+            warnings.append(f"the {name} is rising over the last half of the tasks")
+    estimates = summary.estimates
+    if estimates.left_out or estimates.down_weighted:
+        reasons = ", ".join(f"{name} {count}" for name, count in estimates.reasons.items())
+        warnings.append(
+            f"the meta-learner took smaller steps because of poor estimates: of {summary.num_tasks} tasks "
+            f"{estimates.left_out} were left out and {estimates.down_weighted} down-weighted"
+            + (f"; beyond a threshold: {reasons}" if reasons else "")
+            + " (columns weight, failed_diagnostics and estimate_problem of tasks.csv)"
+        )
+    return [*warnings, *(f"no estimate for a task: {problem}" for problem in estimates.problems)]
