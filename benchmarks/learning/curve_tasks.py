@@ -10,7 +10,7 @@ import numpy as np
 
 from policies.neural.critic import CriticSettings
 from policies.neural.natural_gradient import TrustRegionSettings
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.family_registry import make_family
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task

@@ -23,9 +23,10 @@ from benchmarks.result_page import RESULTS
 from distributed.settings.provenance import git_commit
 from policies.common.branches import REWARD_BRANCH
 from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
-from policies.neural.update import NeuralSettings, Problem
+from policies.neural.update import Problem
 from tasks.contract.tabular_model import FloatArray
 
 CURVES = RESULTS / "learning_curves"

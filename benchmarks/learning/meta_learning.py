@@ -36,7 +36,7 @@ from meta.methods.workbench import Workbench
 from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
 from policies.common.results import Starts
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch

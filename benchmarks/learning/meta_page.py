@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from benchmarks.result_page import header, table
 from distributed.settings.run_config import RunConfig
 from meta.measuring.intervals import Interval, interval
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 
 SCRATCH_STEPS = 200_000

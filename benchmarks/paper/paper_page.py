@@ -23,7 +23,7 @@ from meta.measuring.intervals import Interval
 from meta.measuring.statistics import improvement_interval
 from meta.methods.registry import OURS, grid_of
 from meta.training.evaluation_settings import MethodName
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 
 WEAK: tuple[MethodName, ...] = ("random", "pretrained", "simple_average")
 STRONG: tuple[MethodName, ...] = ("fal", "reptile", "multitask", "maml_penalty")

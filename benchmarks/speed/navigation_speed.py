@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.result_page import header, table, write
 from policies.neural.crpo import NeuralSolution, fresh_policy, solve_neural
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.task import Task
 from tasks.safety_gymnasium.adapter import make_builder, read_blueprint
 from tasks.safety_gymnasium.navigation import SafetyGymnasium

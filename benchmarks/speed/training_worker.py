@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from policies.neural.crpo import fresh_policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
-from policies.neural.update import NeuralSettings, Problem, UpdateReport, improve
+from policies.neural.update import Problem, UpdateReport, improve
 from tasks.contract.family_registry import make_family
 from tasks.contract.task import Task
 from tasks.mujoco.mujoco_batch import MujocoBatch, compile_model

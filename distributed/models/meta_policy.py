@@ -14,8 +14,8 @@ from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import Arrays, DamagedFileError, load_arrays, save_arrays
 from meta.learning.online import State
-from policies.common.kind import Spaces
 from policies.common.policy import Policy
+from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
 from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
 from tasks.contract.family_registry import BUILT_IN

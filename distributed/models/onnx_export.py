@@ -9,8 +9,8 @@ import numpy as np
 
 from distributed.models.meta_policy import MetaPolicy
 from distributed.settings.errors import ConfigurationError
-from policies.common.kind import Spaces
 from policies.common.policy import Policy, table_of
+from policies.common.policy_kind import Spaces
 from policies.neural.policy_state import PolicyState
 
 if TYPE_CHECKING:

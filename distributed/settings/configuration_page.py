@@ -28,7 +28,7 @@ from meta.learning.settings import MetaSettings
 from meta.methods.registry import METHODS
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import family_class
 

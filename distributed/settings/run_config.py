@@ -16,7 +16,7 @@ from meta.methods.registry import require_known_methods
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
 

@@ -32,7 +32,7 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
     """The meta-learner of one kind of policy."""
 
     name: str
-    """Name of the kind, as of :class:`policies.common.kind.PolicyKind`."""
+    """Name of the kind, as of :class:`policies.common.policy_kind.PolicyKind`."""
     section: str
     """The section of ``meta`` that says how phi is learned."""
     state: type[StateT]

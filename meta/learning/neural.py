@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meta.learning.distillation import Reservoir, Targets, distill, hardly_any, joined, offer, targets_of, towards_mean
-from meta.learning.mixture import Experts, alike, heaviest, next_weights, step_size_grid
+from meta.learning.experts import Experts, alike, heaviest, next_weights, step_size_grid
 from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics

@@ -25,9 +25,9 @@ from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import ESTIMATORS, DICESettings
 from meta.offline.target_policy import NeuralTarget
 from policies.common.policy import Policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.solving import NeuralDataset
-from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 
 

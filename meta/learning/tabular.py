@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from meta.learning.bounds import initialization_loss
-from meta.learning.mixture import Experts, alike, average, next_weights, step_size_grid
+from meta.learning.experts import Experts, alike, average, next_weights, step_size_grid
 from meta.learning.settings import (
     InitializationSettings,
     MetaSettings,

@@ -14,9 +14,10 @@ from policies.common.branches import REWARD_BRANCH, choose_branch, choose_output
 from policies.common.policy import table_of
 from policies.exact.softmax import log_policy, natural_gradient_step
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
-from policies.neural.update import NeuralSettings, Problem, improve
+from policies.neural.update import Problem, improve
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily

@@ -16,7 +16,7 @@ from policies.checking.recording import random_actions
 from policies.common.policy import Policy
 from policies.common.results import Start
 from policies.exact.solver import ExactModel, cost_range
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask, kind_of
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings

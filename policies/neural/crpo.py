@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.branches import choose_output
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
-from policies.neural.update import NeuralSettings, NonFiniteError, Problem, UpdateReport, estimate_returns, improve
+from policies.neural.update import NonFiniteError, Problem, UpdateReport, estimate_returns, improve
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import TaskError
 from tasks.stepping.batch import BatchEnvironment

@@ -9,15 +9,16 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.common.kind import PlayedStep, Spaces
 from policies.common.policy import Policy
+from policies.common.policy_kind import PlayedStep, Spaces
 from policies.common.results import Start, TaskResult
 from policies.networks.distributions import distribution_of
 from policies.neural.crpo import fresh_policy, require_whole_episodes
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.rollouts import NeuralRollouts, to_bounds
 from policies.neural.solving import NeuralDataset, solve_neural_task, state_of
-from policies.neural.update import NeuralSettings, Problem, estimate_returns
+from policies.neural.update import Problem, estimate_returns
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import step_seconds
@@ -30,7 +31,7 @@ ACTION_STREAM = 41
 
 
 class NeuralKind:
-    """See :class:`policies.common.kind.PolicyKind`; a policy is a :class:`PolicyState`."""
+    """See :class:`policies.common.policy_kind.PolicyKind`; a policy is a :class:`PolicyState`."""
 
     name = "neural"
 

@@ -16,9 +16,9 @@ from policies.common.transition_sample import TransitionSample, concatenate_samp
 from policies.networks.distributions import distribution_of
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations
 from policies.neural.rollouts import NeuralTransitions, sample_of
-from policies.neural.update import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.stepping.batch import Float32Array, make_batch

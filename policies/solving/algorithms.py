@@ -1,7 +1,7 @@
 """The registry of within-task algorithms: which kind of policy each one solves with.
 
-A new algorithm is a folder under ``policies/`` with a class of :class:`policies.common.kind.PolicyKind`, and one line
-here.
+A new algorithm is a folder under ``policies/`` with a class of :class:`policies.common.policy_kind.PolicyKind`, and
+one line here.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policies.common.kind import PolicyKind
 from policies.common.policy import Policy
+from policies.common.policy_kind import PolicyKind
 from policies.neural.kind import NEURAL
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.solving import NeuralDataset
-from policies.neural.update import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.kind import TABULAR
 from policies.tabular.solving import TaskDataset

@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.common.kind import PlayedStep, Spaces
 from policies.common.policy import Policy, table_of
+from policies.common.policy_kind import PlayedStep, Spaces
 from policies.common.results import Start, TaskResult
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.crpo import WithinTaskSettings
@@ -29,7 +29,7 @@ ACTION_STREAM = 41
 
 
 class TabularKind:
-    """See :class:`policies.common.kind.PolicyKind`; a policy is an array of probabilities [S, A]."""
+    """See :class:`policies.common.policy_kind.PolicyKind`; a policy is an array of probabilities [S, A]."""
 
     name = "tabular"
 

@@ -9,7 +9,7 @@ import pytest
 
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_file import load_config
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tests.distributed.helpers import (
     Raw,

@@ -21,8 +21,8 @@ from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import LocalLearner, LocalPool
 from policies.exact.drawing import draw_task
 from policies.neural.crpo import fresh_policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
-from policies.neural.update import NeuralSettings
 from tasks.contract.family_registry import FamilySpec
 from tasks.stepping.batch import make_batch
 from tests.meta.learning.test_neural_learner import constant, contributions, fresh, of_constant, same_policy

@@ -18,9 +18,10 @@ from meta.training.pool import LocalLearner, LocalPool
 from policies.common.branches import tolerance_of_each
 from policies.common.results import Start
 from policies.neural.crpo import fresh_policy, iterate_neural
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
-from policies.neural.update import NeuralSettings, Problem, estimate_advantages
+from policies.neural.update import Problem, estimate_advantages
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 from tasks.stepping.batch import make_batch

@@ -15,8 +15,8 @@ from policies.exact.drawing import draw_task
 from policies.filming.film import Film, render_episode
 from policies.filming.pictures import Caption, SideBySide, contact_sheet, write_picture, write_video
 from policies.neural.crpo import fresh_policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import new_policy
-from policies.neural.update import NeuralSettings
 from policies.solving.acting import act
 from policies.tabular.rollouts import TabularRollouts
 from tasks.contract.family_registry import make_family

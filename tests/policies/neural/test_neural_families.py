@@ -7,7 +7,7 @@ import pytest
 
 from policies.exact.drawing import draw_task
 from policies.neural.crpo import NeuralSolution, fresh_policy, solve_neural
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.family_registry import make_family
 from tasks.stepping.batch import make_batch
 

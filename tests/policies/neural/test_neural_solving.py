@@ -14,8 +14,8 @@ from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.networks.distributions import distribution_of
 from policies.neural.crpo import fresh_policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.neural.solving import NeuralDataset
-from policies.neural.update import NeuralSettings
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.task import Parameters, Task, TaskError

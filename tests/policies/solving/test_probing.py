@@ -11,7 +11,7 @@ from policies.common.results import Candidates, Start
 from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, evaluate, optimal_policy
 from policies.neural.crpo import fresh_policy
-from policies.neural.update import NeuralSettings
+from policies.neural.neural_settings import NeuralSettings
 from policies.solving.probing import choose_start, start_scores
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from meta.learning.mixture import Experts, alike, average, heaviest, next_weights, step_size_grid
+from meta.learning.experts import Experts, alike, average, heaviest, next_weights, step_size_grid
 from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
 from meta.learning.tabular import Contribution, MetaState, initial_state, loss_of, update
 from meta.learning.updates import project_to_shrunk_simplex, shrink

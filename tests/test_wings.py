@@ -6,23 +6,48 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wings import imported_modules, wings_of, wrong_imports
+from tests.support.wings import ROOT, imported_modules, wings_of, wrong_imports
 
 ORDER = {
+    "tasks": ["contract", "stepping", "lakes", "classic_control", "mujoco", "safety_gymnasium"],
+    "policies": ["exact", "common", "networks", "tabular", "neural", "solving", "checking", "filming"],
+    "meta": ["offline", "estimators", "learning", "measuring", "training", "methods", "judging", "reporting"],
     "distributed": ["settings", "storage", "models", "tracking", "cluster", "jobs", "tuning", "cli"],
 }
-MOST_FILES = 12
+"""The wings of every room: each imports only those before it."""
+MOST_FILES, MOST_LINES = 12, 300
+TWINS = {"tabular", "neural"}
+"""Wings whose files of one name are the two forms of one thing; neither imports the other."""
+SHARED_NAMES = {"__init__.py", "__main__.py", "conftest.py"}
 
 
 def test_no_wing_imports_a_later_one() -> None:
     assert wrong_imports(ORDER) == []
 
 
+def test_tables_and_networks_do_not_import_each_other() -> None:
+    apart = {"policies": ["exact", "common", "networks", "neural", "tabular", *ORDER["policies"][5:]]}
+    assert wrong_imports(apart) == [], "the two could change places"
+
+
 @pytest.mark.parametrize("room", ORDER)
 def test_a_wing_is_small(room: str) -> None:
-    root = Path(__file__).resolve().parents[2] / room
-    sizes = {wing: len(list((root / wing).glob("*.py"))) for wing in wings_of(root)}
-    assert {wing: size for wing, size in sizes.items() if size > MOST_FILES} == {}
+    for wing in wings_of(ROOT / room):
+        files = [path for path in (ROOT / room / wing).glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= MOST_FILES, f"{room}/{wing} has {len(files)} files"
+        for path in files:
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_no_two_files_have_one_name_for_different_things() -> None:
+    places: dict[str, list[str]] = {}
+    for room in (*ORDER, "benchmarks", "tests"):
+        for path in (ROOT / room).rglob("*.py"):
+            wing = "twin" if path.parent.name in TWINS else path.parent.name
+            places.setdefault(path.name, []).append(wing)
+    twice = {name: wings for name, wings in places.items() if len(wings) > 1 and name not in SHARED_NAMES}
+    assert {name: wings for name, wings in twice.items() if set(wings) != {"twin"}} == {}
 
 
 @pytest.fixture

@@ -1,0 +1,95 @@
+"""How one task is solved with a neural policy: the ``within_task`` section of a run file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from policies.common.branches import tolerance_of_each
+from policies.neural.critic import CriticSettings
+from policies.neural.natural_gradient import TrustRegionSettings
+from tasks.contract.tabular_model import FloatArray
+
+Tolerance = Annotated[float, Field(ge=0.0)]
+Width = Annotated[int, Field(gt=0)]
+
+
+class NeuralSettings(BaseModel):
+    """How one task is solved with a neural policy: the ``within_task`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    algorithm: Literal["neural_crpo"] = "neural_crpo"
+    """The within-task algorithm."""
+    num_iterations: int = Field(default=10, gt=0)
+    """M, policy updates within a task."""
+    steps_per_iteration: int = Field(default=4000, gt=0)
+    """Environment steps of each iteration, over all copies; each copy must hold at least one whole episode."""
+    num_copies: int = Field(default=20, gt=0)
+    """n, copies of the task stepped together; part of what the random numbers depend on."""
+    hidden: tuple[Width, ...] = (64, 64)
+    """Widths of the actor's hidden layers."""
+    critic_hidden: tuple[Width, ...] = (64, 64)
+    """Widths of the critic's hidden layers."""
+    initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
+    """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
+    reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
+    """lambda of the reward's advantages."""
+    cost_trace: float = Field(default=0.95, ge=0.0, le=1.0)
+    """lambda of every cost's advantages."""
+    tolerance: Tolerance | tuple[Tolerance, ...] = 0.0
+    """eta, by which a cost may exceed its limit before a step is spent on it; one number, or one per cost."""
+    safety_margin: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of every limit that is kept free: CRPO sees (1 - share) d_i, so that overshoots stay under d_i."""
+    constraint_choice: Literal["largest", "first", "random"] = "largest"
+    """Which violated cost to descend on: the largest violation relative to its limit, the first, or a random one."""
+    output: Literal["best", "uniform", "last"] = "best"
+    """Which iterate is the result: of the feasible ones the one of best reward, a uniform draw, or the last."""
+    returns: Literal["discounted", "episodic"] = "discounted"
+    """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
+    return_estimate: Literal["life_table", "complete"] = "life_table"
+    """J_i from every step of the batch by its age (unbiased), or the mean over complete episodes (favours short)."""
+    dataset_size: int = Field(default=1000, gt=0)
+    """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
+    dataset_transitions: int = Field(default=4000, ge=0)
+    """Transitions of a task, whole paths of some copies under every iterate, that estimators of DICE get."""
+    evaluate_last: bool = True
+    """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
+    update_statistics: bool = True
+    """Merge each batch into the observation statistics after the step."""
+    trust_region: TrustRegionSettings = TrustRegionSettings()
+    """Conjugate gradient and the caps on a step."""
+    critic: CriticSettings = CriticSettings()
+    """The fit of the critic."""
+
+    @model_validator(mode="after")
+    def _copies_share_the_steps(self) -> NeuralSettings:
+        if self.steps_per_iteration % self.num_copies:
+            raise ValueError(
+                f"steps_per_iteration {self.steps_per_iteration} is no multiple of num_copies {self.num_copies}"
+            )
+        return self
+
+    @property
+    def evaluation(self) -> Literal["sampled"]:
+        """Values of neural policies are estimates from rollouts."""
+        return "sampled"
+
+    @property
+    def final_batches(self) -> int:
+        """Batches that evaluate the last iterate."""
+        return int(self.evaluate_last)
+
+    @property
+    def steps_of_batch(self) -> int:
+        """Environment steps of one iteration."""
+        return self.steps_per_iteration
+
+    def at(self, iteration: int) -> NeuralSettings:
+        """The settings of one iteration: those of its trust region."""
+        return self.model_copy(update={"trust_region": self.trust_region.at(iteration, self.num_iterations)})
+
+    def tolerances(self, num_costs: int) -> FloatArray:
+        """eta as an array [p]."""
+        return tolerance_of_each(self.tolerance, num_costs)
