@@ -103,5 +103,5 @@ sbom: setup ## a software bill of materials (CycloneDX) of the environment, to b
 	build/sbom/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

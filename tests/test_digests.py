@@ -46,8 +46,12 @@ SLOW = {"main job"}
 
 
 def fingerprint() -> str:
-    """The kind of machine that bits depend on."""
-    blas = sorted(f"{one['internal_api']} {one['version']} {one.get('architecture', '')}" for one in threadpool_info())
+    """The kind of machine that bits depend on; thread pools of other libraries do not count."""
+    blas = sorted(
+        f"{one['internal_api']} {one['version']} {one.get('architecture', '')}"
+        for one in threadpool_info()
+        if one["user_api"] == "blas" and "numpy.libs" in one["filepath"]
+    )
     return "; ".join([platform.machine(), f"numpy {np.__version__}", *dict.fromkeys(blas)])
 
 

@@ -20,7 +20,6 @@ EXCLUDES = (
         ".mypy_cache",
         ".pytest_cache",
         ".ruff_cache",
-        ".hypothesis",
     ),
     *("secrets", ".env"),
 )
