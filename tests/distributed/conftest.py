@@ -13,9 +13,12 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[str]:
-    """A cluster on this machine, with more CPUs declared than any one test uses."""
+    """A cluster on this machine, with more CPUs declared than any one test uses.
+
+    It ends with this package's last test: tests outside it start clusters of their own.
+    """
     from distributed.cluster.ray_cluster import cluster
     from distributed.settings.run_config import ClusterSettings
 
