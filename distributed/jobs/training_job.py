@@ -24,8 +24,8 @@ from meta.learning.online import State
 from meta.methods.registry import chosen_methods
 from meta.reporting.figures import run_figures
 from meta.reporting.render_matplotlib import save_figures
-from meta.reporting.summarising import RunFacts, run_summary
-from meta.reporting.summary import RunSummary
+from meta.reporting.summarising import run_summary
+from meta.reporting.summary import RunFacts, RunSummary
 from meta.training.experiment import Drawn, draw, measure_similarity
 from meta.training.loop import TrainingPlan, train
 from tasks.contract.task import Task, TaskError

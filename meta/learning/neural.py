@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from meta.learning.experts import Experts, alike, heaviest, next_weights, step_s
 from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
-from policies.common.codec import Nested, from_parts, to_parts
+from policies.common.codec import Nested, Record
 from policies.common.results import Start
 from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
@@ -24,7 +24,7 @@ from tasks.stepping.batch import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
-class NeuralMetaState:
+class NeuralMetaState(Record):
     """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
@@ -59,16 +59,6 @@ class NeuralMetaState:
         """The one start, as a tuple."""
         return (self.start,)
 
-    def to_arrays(self) -> dict[str, Any]:
-        """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        return to_parts(self)
-
-    @staticmethod
-    def from_arrays(parts: Mapping[str, Any]) -> NeuralMetaState:
-        """The inverse of :meth:`to_arrays`."""
-        made: NeuralMetaState = from_parts(NeuralMetaState, parts)
-        return made
-
     def sha256(self) -> str:
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
@@ -80,7 +70,7 @@ class NeuralMetaState:
 
 
 @dataclass(frozen=True, slots=True)
-class NeuralContribution:
+class NeuralContribution(Record):
     """What one task solved with a neural policy brings to the meta-update.
 
     ``observations`` [K, d] drawn from the estimated distribution of pi_hat, with ``statistics`` of all that the task
@@ -106,16 +96,6 @@ class NeuralContribution:
         "policy": Nested(policy_from_arrays, "policy."),
         "diagnostics": Nested(lambda parts: Diagnostics(**parts)),
     }
-
-    def to_arrays(self) -> dict[str, Any]:
-        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
-        return to_parts(self)
-
-    @staticmethod
-    def from_arrays(parts: Mapping[str, Any]) -> NeuralContribution:
-        """The inverse of :meth:`to_arrays`."""
-        made: NeuralContribution = from_parts(NeuralContribution, parts)
-        return made
 
 
 def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,13 +26,13 @@ from meta.learning.updates import (
     shrink,
 )
 from meta.offline.diagnostics import Diagnostics
-from policies.common.codec import Nested, from_parts, to_parts
+from policies.common.codec import Nested, Record
 from policies.common.results import Start
 from tasks.contract.tabular_model import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class MetaState:
+class MetaState(Record):
     """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
@@ -65,16 +65,6 @@ class MetaState:
         """The one start, as a tuple."""
         return (self.start,)
 
-    def to_arrays(self) -> dict[str, Any]:
-        """Everything by name, as a checkpoint keeps it; numbers are plain."""
-        return to_parts(self)
-
-    @staticmethod
-    def from_arrays(parts: Mapping[str, Any]) -> MetaState:
-        """The inverse of :meth:`to_arrays`."""
-        made: MetaState = from_parts(MetaState, parts)
-        return made
-
     def sha256(self) -> str:
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
@@ -86,7 +76,7 @@ class MetaState:
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
+class Contribution(Record):
     """What one solved task brings to the meta-update; a few kilobytes.
 
     ``occupancy`` [S] nu_hat; ``policy`` [S, A] pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not
@@ -107,16 +97,6 @@ class Contribution:
 
     KIND: ClassVar[str] = "tabular"
     NESTED: ClassVar[Mapping[str, Nested]] = {"diagnostics": Nested(lambda parts: Diagnostics(**parts))}
-
-    def to_arrays(self) -> dict[str, Any]:
-        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
-        return to_parts(self)
-
-    @staticmethod
-    def from_arrays(parts: Mapping[str, Any]) -> Contribution:
-        """The inverse of :meth:`to_arrays`."""
-        made: Contribution = from_parts(Contribution, parts)
-        return made
 
 
 def initial_state(settings: MetaSettings, num_states: int, num_actions: int, num_costs: int) -> MetaState:

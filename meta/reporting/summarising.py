@@ -19,6 +19,7 @@ from meta.reporting.summary import (
     GroupsSummary,
     IntervalSummary,
     MethodSummary,
+    RunFacts,
     RunSummary,
     SimilaritySummary,
     TrendSummary,
@@ -28,21 +29,6 @@ from tasks.contract.tabular_model import FloatArray
 
 Rates = tuple[float, ...] | tuple[tuple[float, ...], ...]
 _MOST_PROBLEMS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class RunFacts:
-    """What a summary repeats from the run file and the pool."""
-
-    name: str
-    family: str
-    seed: int
-    num_iterations: int
-    algorithm: str
-    evaluation: str
-    pool: str
-    num_workers: int
-    tasks_per_round: int
 
 
 def run_summary(
@@ -68,7 +54,7 @@ def run_summary(
     gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
     half = len(rows) // 2
     return RunSummary(
-        **dataclasses.asdict(facts),
+        **facts.model_dump(),
         num_tasks=len(rows),
         mean_reward=_known(column(rows, "reward").mean()),
         taog=_known(gaps.mean()),

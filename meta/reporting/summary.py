@@ -126,8 +126,8 @@ class SimilaritySummary(_Part):
     """Path length of the comparators."""
 
 
-class RunSummary(_Part):
-    """A finished training run."""
+class RunFacts(_Part):
+    """What a summary repeats from the run file and the pool."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
@@ -149,6 +149,11 @@ class RunSummary(_Part):
     """Tasks solved at the same time."""
     tasks_per_round: int
     """B, tasks of a round."""
+
+
+class RunSummary(RunFacts):
+    """A finished training run."""
+
     num_tasks: int
     """Training tasks."""
     mean_reward: float | None

@@ -9,17 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 PLAIN = (bool, int, float, str, type(None))
-
-
-class Record(Protocol):
-    """A dataclass whose nested fields are declared."""
-
-    NESTED: Mapping[str, Nested]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +26,23 @@ class Nested:
 
     make: Callable[[Mapping[str, Any]], Any]
     prefix: str = ""
+
+
+class Record:
+    """A dataclass that a checkpoint keeps; it declares its nested fields."""
+
+    __slots__ = ()
+    NESTED: ClassVar[Mapping[str, Nested]] = {}
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Everything by name, as a checkpoint keeps it: arrays and plain values."""
+        return to_parts(self)
+
+    @classmethod
+    def from_arrays(cls, parts: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_arrays`."""
+        made: Self = from_parts(cls, parts)
+        return made
 
 
 def to_parts(record: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split, TaskError
-from tasks.contract.variation import Sequence, Similarity, check_similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point
 from tasks.stepping.batch import FloatArray, check_started, discrete_actions
 
 Region = tuple[float, float]
@@ -182,12 +182,6 @@ class Acrobot(BaseModel):
     """Limit on the expected discounted cost of torque in the first link's region."""
     second_limit: float = Field(default=5.0, ge=0.0)
     """Limit on the expected discounted cost of torque in the second link's region."""
-
-    @field_validator("similarity")
-    @classmethod
-    def _similarity_in_range(cls, value: str | float) -> str | float:
-        check_similarity(value)
-        return value
 
     @field_validator("first_region", "second_region")
     @classmethod

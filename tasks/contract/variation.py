@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from tasks.contract.task import Split
 
-Similarity = Literal["high", "low"] | float
+
+def _check_similarity(value: str | float) -> str | float:
+    """Raise ValueError for a number outside (0, 1]."""
+    if not isinstance(value, str) and not 0.0 < value <= 1.0:
+        raise ValueError("similarity as a number is the spread of the tasks and must lie in (0, 1]")
+    return value
+
+
+Similarity = Annotated[Literal["high", "low"] | float, AfterValidator(_check_similarity)]
+"""Spread of the tasks; as the type of a family's field, it is checked."""
 Sequence = Literal["iid", "drifting", "clustered"]
 
 SPREAD = {"high": 0.25, "low": 1.0}
@@ -20,12 +30,6 @@ _LOCAL = 0.25
 _TEST_SHARE = 3
 """One point in this many belongs to the test split, by a hash of the point."""
 _DIGITS = 4
-
-
-def check_similarity(value: str | float) -> None:
-    """Raise ValueError for a number outside (0, 1]."""
-    if not isinstance(value, str) and not 0.0 < value <= 1.0:
-        raise ValueError("similarity as a number is the spread of the tasks and must lie in (0, 1]")
 
 
 def draw_point(

@@ -24,11 +24,11 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
-from tasks.contract.variation import Sequence, Similarity, check_similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point
 from tasks.mujoco import objectives
 from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model, num_bodies
 from tasks.mujoco.robots import ROBOTS, Robot
@@ -71,12 +71,6 @@ class Locomotion(BaseModel):
     """The cost of the variant body; overspeed uses the robot's own threshold. The other variants have one cost."""
     limit: float | None = Field(default=None, ge=0.0)
     """Limit on the expected discounted cost; None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
-
-    @field_validator("similarity")
-    @classmethod
-    def _similarity_in_range(cls, value: str | float) -> str | float:
-        check_similarity(value)
-        return value
 
     @model_validator(mode="after")
     def _body_cost_is_used(self) -> Locomotion:

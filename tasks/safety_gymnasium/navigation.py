@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
-from tasks.contract.variation import Sequence, Similarity, check_similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point
 from tasks.mujoco.objectives import discounted_steps
 from tasks.safety_gymnasium.adapter import NavigationEnv, read_blueprint
 from tasks.safety_gymnasium.navigation_batch import NavigationBatch
@@ -111,12 +111,6 @@ class SafetyGymnasium(BaseModel):
         task = given.get("task", "goal")
         own = {"run": {"level": 0, "horizon": 500}, "circle": {"horizon": 500}}
         return own.get(task, {}) | given
-
-    @field_validator("similarity")
-    @classmethod
-    def _similarity_in_range(cls, value: str | float) -> str | float:
-        check_similarity(value)
-        return value
 
     @model_validator(mode="after")
     def _task_exists(self) -> SafetyGymnasium:

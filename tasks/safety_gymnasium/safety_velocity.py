@@ -13,11 +13,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
-from tasks.contract.variation import Sequence, Similarity, check_similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point
 from tasks.mujoco import objectives
 from tasks.mujoco.locomotion import RobotName
 from tasks.mujoco.mujoco_batch import MujocoBatch, compile_model
@@ -64,12 +64,6 @@ class SafetyVelocity(BaseModel):
     """Discount of rewards and costs."""
     limit: float | None = Field(default=None, ge=0.0)
     """Limit on the expected discounted cost; None: overspeed at 2.5 % of the steps."""
-
-    @field_validator("similarity")
-    @classmethod
-    def _similarity_in_range(cls, value: str | float) -> str | float:
-        check_similarity(value)
-        return value
 
     @property
     def cost_names(self) -> tuple[str, ...]:

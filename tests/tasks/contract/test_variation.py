@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from tasks.contract.task import Split
-from tasks.contract.variation import check_similarity, draw_point
+from tasks.contract.variation import Similarity, draw_point
 
 
 def _points(split: Split, count: int, **changes: Any) -> Any:
@@ -66,4 +67,4 @@ def test_clusters_are_apart() -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.1])
 def test_similarity_out_of_range(value: float) -> None:
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
-        check_similarity(value)
+        TypeAdapter(Similarity).validate_python(value)
