@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from distributed.settings.provenance import git_commit
+from distributed.settings.provenance import commit_of_results
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -19,7 +19,7 @@ def header(title: str, command: str) -> list[str]:
     return [
         f"# {title}",
         "",
-        f"`{command}` at commit `{git_commit()}` on {today}; "
+        f"`{command}` at commit `{commit_of_results()}` on {today}; "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.",
         "",
     ]

@@ -26,7 +26,7 @@ from distributed.cluster.ray_pool import LOST, WorkerLostError
 from distributed.jobs.cell_progress import CellProgress
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
-from distributed.settings.provenance import git_commit
+from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
@@ -110,7 +110,7 @@ def sources_digest() -> str:
 
 @functools.cache
 def _commit() -> str:
-    return git_commit()
+    return commit_of_results()
 
 
 class CellFolder:

@@ -13,7 +13,7 @@ import numpy as np
 from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all, methods_of
 from distributed.settings.console import Console
-from distributed.settings.provenance import git_commit
+from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.checkpoints import write_atomically
@@ -138,7 +138,7 @@ def _page(found: Comparison, summary: Mapping[str, Any], command: str) -> str:
     lines = [
         f"# {config.name}: all methods on the same held-out tasks",
         "",
-        f"`{command}` at commit `{git_commit()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
+        f"`{command}` at commit `{commit_of_results()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
         f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
         f"{updates} policy updates{more}, {summary['evaluation']} evaluation; hyper-parameters chosen on training "
         f"tasks of the seeds {summary['tuning_seeds']}. {similar}Mean limit {summary['limits_mean'][0]:.3f}. "

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,23 +14,29 @@ COMMIT_VARIABLE = "METASRL_GIT_COMMIT"
 """Environment variable that carries the commit to a submitted job, whose working directory has no ``.git``."""
 _PACKAGES = ("metasrl", "ray", "torch", "gymnasium", "numpy", "scipy", "mlflow")
 _UNKNOWN = "unknown"
+_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def git_commit() -> str:
-    """Commit of the running code, with the suffix ``-dirty`` after local changes.
+def git_commit(folder: Path = _ROOT, *, ignored: Sequence[str] = ()) -> str:
+    """Commit of the code in ``folder``, with the suffix ``-dirty`` after local changes outside the ``ignored`` paths.
 
     Outside a checkout: the value of METASRL_GIT_COMMIT (``metasrl submit`` sets it), else ``unknown``.
     """
-    folder = Path(__file__).resolve().parent.parent.parent
+    considered = [".", *(f":(exclude){path}" for path in ignored)]
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
         return done.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *considered) else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get(COMMIT_VARIABLE, _UNKNOWN)
+
+
+def commit_of_results() -> str:
+    """Commit of the code that makes a page of results: the pages themselves, under ``docs/``, do not make it dirty."""
+    return git_commit(ignored=("docs",))
 
 
 def environment_tags() -> dict[str, str]:

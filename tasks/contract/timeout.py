@@ -16,8 +16,12 @@ Again = Callable[[], None]
 """Restarts the clock."""
 STEP_SECONDS = 60.0
 """Default time limit of a reset or a step."""
-_OURS = 0.05
-"""A timer whose end differs from ours by more than this many seconds belongs to other code."""
+_REPEAT = 0.251
+"""Seconds between repeated alarms, since one that another thread receives does not end the main thread's sleep.
+
+The interval also tells our timer from one of other code.
+"""
+_ROUNDING = 1e-3
 
 
 def step_seconds(family: object) -> float:
@@ -48,25 +52,26 @@ def time_limit(seconds: float, where: Callable[[], str]) -> Iterator[Again]:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[Again]:
-    ends = 0.0
+    rung = False
 
     def ring(signum: int, frame: FrameType | None) -> None:
-        raise _TimeUp
+        nonlocal rung
+        if not rung:  # a repeated alarm must not reach the code after the body
+            rung = True
+            raise _TimeUp
 
     def again() -> None:
-        nonlocal ends
-        ends = time.monotonic() + seconds
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, _REPEAT)
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         again()
         yield again
     finally:
-        left, _ = signal.setitimer(signal.ITIMER_REAL, 0.0)
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-        if left and abs(time.monotonic() + left - ends) > _OURS:
-            signal.setitimer(signal.ITIMER_REAL, left)  # set in the meantime by code that wants this process to end
+        if left and abs(interval - _REPEAT) > _ROUNDING:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)  # set by code that wants this process to end
 
 
 @contextmanager
