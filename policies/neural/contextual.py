@@ -1,53 +1,20 @@
 """Policies that are a function of the task: networks whose inputs are [observation, context].
 
 phi(. | s; c) is an ordinary :class:`PolicyState` on observations that carry the normalised context [k] behind them.
-Once c is known, :func:`condition` makes an ordinary policy on plain observations of it: the context's part of the first
-layer becomes part of its bias. Everything within a task (CRPO, corrections, films) then works as it does without.
+Batches append c to every observation (:mod:`tasks.stepping.context_batch`), so that CRPO, corrections, films and all
+methods work as they do without contexts. Once a task is solved, :func:`condition` makes a policy on plain observations:
+the context's part of the first layer becomes part of its bias.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.networks.mlp import Network
 from policies.neural.policy_state import CLIP, ObservationStatistics, Parameters, PolicyState
 from tasks.contract.tabular_model import FloatArray
-from tasks.stepping.batch import BatchEnvironment, BoolArray, Float32Array
-
-
-class ContextBatch:
-    """A batch whose observations carry a context: row j of ``contexts`` [n, k] behind those of copy j."""
-
-    def __init__(self, batch: BatchEnvironment, contexts: FloatArray) -> None:
-        self._batch = batch
-        self.num_copies, self.num_costs, self.horizon = batch.num_copies, batch.num_costs, batch.horizon
-        self.num_actions, self.action_low, self.action_high = batch.num_actions, batch.action_low, batch.action_high
-        self._size = batch.observation_size
-        self.observation_size = self._size + contexts.shape[1]
-        self.observations: Float32Array = np.zeros((batch.num_copies, self.observation_size), np.float32)
-        self.observations[:, self._size :] = contexts
-        self.reward: FloatArray = batch.reward
-        self.costs: FloatArray = batch.costs
-        self.terminated: BoolArray = batch.terminated
-        self.truncated: BoolArray = batch.truncated
-
-    def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
-        """See :class:`tasks.stepping.batch.BatchEnvironment`."""
-        self._batch.reset(copies, seeds)
-        self.observations[:, : self._size] = self._batch.observations
-
-    def step(self, actions: NDArray[Any]) -> None:
-        """See :class:`tasks.stepping.batch.BatchEnvironment`."""
-        self._batch.step(actions)
-        self.observations[:, : self._size] = self._batch.observations
-
-    def close(self) -> None:
-        """Close the batch."""
-        self._batch.close()
 
 
 def condition(policy: PolicyState, context: FloatArray) -> PolicyState:

@@ -65,7 +65,7 @@ def context_distance(family: TaskFamily) -> Distance:
     return getattr(family, "context_distance", "euclidean")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContextSpace:
     """The contexts of a family's training tasks: names [k] of the entries, and what normalises them.
 
@@ -80,10 +80,39 @@ class ContextSpace:
     high: FloatArray
     limits: bool
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ContextSpace) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.limits))
+
+    def to_json(self) -> dict[str, Any]:
+        """The space as JSON."""
+        numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "low", "high")}
+        return {"names": list(self.names), "limits": self.limits, **numbers}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> ContextSpace:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: a part is missing, of another length or not finite.
+        """
+        names, limits = tuple(map(str, content["names"])), bool(content["limits"])
+        parts = [np.array(content[name], np.float64) for name in ("mean", "scale", "low", "high")]
+        if not names or any(part.shape != (len(names),) or not np.isfinite(part).all() for part in parts):
+            raise ValueError(f"a context of {len(names)} entries needs as many finite numbers of each kind")
+        mean, scale, low, high = parts
+        return ContextSpace(names, mean, scale, low, high, limits)
+
     @property
     def size(self) -> int:
         """k."""
         return len(self.names)
+
+    def entries(self, context: FloatArray) -> dict[str, float]:
+        """A normalised ``context`` [k] in the family's own units, by entry."""
+        return dict(zip(self.names, (context / self.scale + self.mean).tolist(), strict=True))
 
     def of(self, family: TaskFamily, task: Task) -> FloatArray:
         """The normalised context [k] of ``task``.

@@ -14,6 +14,7 @@ from typing import Any
 
 import pydantic
 
+from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.task import TaskFamily
 
 BUILT_IN = {
@@ -110,16 +111,21 @@ def _is_own_class(value: object, module: ModuleType) -> bool:
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """The recipe of a family, sent to workers instead of the family itself."""
+    """The recipe of a family, sent to workers instead of the family itself.
+
+    ``contexts``: of its tasks, where policies or starts depend on them; they are computed from the training tasks.
+    """
 
     name: str
     seed: int
     num_tasks: int
     parameters: dict[str, Any]
+    contexts: Contexts | None = None
 
     def make(self) -> TaskFamily:
         """Make the family (see :func:`make_family`)."""
-        return make_family(self.name, seed=self.seed, num_tasks=self.num_tasks, parameters=self.parameters)
+        family = make_family(self.name, seed=self.seed, num_tasks=self.num_tasks, parameters=self.parameters)
+        return family if self.contexts is None else ContextualFamily(family, self.contexts)
 
 
 def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, Any]) -> TaskFamily:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contract import returned
+from tasks.contract.contextual_family import plain_family
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import STEP_SECONDS, step_seconds, time_limit
+from tasks.stepping.context_batch import with_context
 
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -69,7 +71,15 @@ class BatchEnvironment(Protocol):
 
 
 def make_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironment:
-    """The fastest batch for a task: from the family's ``batch`` method, or otherwise a :class:`GymnasiumBatch`."""
+    """The fastest batch for a task: from the family's ``batch`` method, or otherwise a :class:`GymnasiumBatch`.
+
+    Observations of a family with contexts carry the task's context (:mod:`tasks.stepping.context_batch`).
+    """
+    return with_context(family, task, make_plain_batch(plain_family(family), task, num_copies))
+
+
+def make_plain_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEnvironment:
+    """As :func:`make_batch`, of a family without contexts."""
     own: Callable[..., BatchEnvironment] | None = getattr(family, "batch", None)
     if own is not None:
         return own(task.parameters, num_copies, label=task.label)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contract.contextual_family import ContextualFamily, plain_family
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.stepping.batch import BatchEnvironment, BoolArray, Float32Array, FloatArray, make_batch
+from tasks.stepping.batch import BatchEnvironment, BoolArray, Float32Array, FloatArray, make_plain_batch
+from tasks.stepping.context_batch import ContextBatch
 
 
 class JoinedBatch:
@@ -65,9 +67,14 @@ def make_mixed_batch(family: TaskFamily, tasks: Sequence[Task], copies_of_each: 
     Copy j belongs to task j // copies_of_each. A family whose tasks share one simulator can step all of them at once:
     ``mixed_batch(parameters, copies_of_each, label=...)`` returns None where it cannot.
     """
-    own = getattr(family, "mixed_batch", None)
+    plain = plain_family(family)
+    own = getattr(plain, "mixed_batch", None)
     label = f"{tasks[0].label} and {len(tasks) - 1} more"
     made: BatchEnvironment | None = None
     if own is not None:
         made = own([task.parameters for task in tasks], copies_of_each, label=label)
-    return made or JoinedBatch([make_batch(family, task, copies_of_each) for task in tasks])
+    batch = made or JoinedBatch([make_plain_batch(plain, task, copies_of_each) for task in tasks])
+    if not isinstance(family, ContextualFamily):
+        return batch
+    contexts = np.array([family.context_of(task) for task in tasks])
+    return ContextBatch(batch, np.repeat(contexts, copies_of_each, axis=0))
