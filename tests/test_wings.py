@@ -10,7 +10,7 @@ from tests.support.wings import ROOT, imported_modules, wings_of, wrong_imports
 
 ORDER = {
     "tasks": ["contract", "stepping", "lakes", "classic_control", "mujoco", "safety_gymnasium"],
-    "policies": ["exact", "common", "networks", "tabular", "neural", "solving", "checking", "filming"],
+    "policies": ["exact", "common", "networks", "tabular", "neural", "mixtures", "solving", "checking", "filming"],
     "meta": ["offline", "estimators", "learning", "measuring", "training", "methods", "judging", "reporting"],
     "distributed": ["settings", "storage", "models", "tracking", "cluster", "jobs", "tuning", "cli"],
 }

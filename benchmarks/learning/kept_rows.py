@@ -19,6 +19,9 @@ class Rows:
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """Ignore single tasks."""
 
+    def warmed_up(self, state: object, steps: object) -> None:
+        """Not used."""
+
     def round_finished(self, state: object, rows: Sequence[Row]) -> None:
         """Keep the rows of a round."""
         del state

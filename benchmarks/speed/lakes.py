@@ -53,6 +53,9 @@ class Watcher:
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """Ignore single tasks."""
 
+    def warmed_up(self, state: object, steps: object) -> None:
+        """Not used."""
+
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Call the function."""
         self._after_round(state.num_tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from meta.learning.online import State, contribute
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.pool import DatasetLostError, LocalLearner, Pending
+from policies.mixtures.team import TeamStep
 from policies.solving.algorithms import Dataset
 from tasks.contract.memory import return_freed_memory
 
@@ -66,6 +67,13 @@ class MetaLearner:
         state = self._learner.update(contributions)
         self._rounds, self._tasks = state.num_rounds, state.num_tasks
         return_freed_memory()
+        self._busy += time.perf_counter() - began
+        return state
+
+    def warm_up(self, steps: list[TeamStep]) -> State:
+        """Take one round of direct steps and return the new state."""
+        began = time.perf_counter()
+        state = self._learner.warm_up(steps)
         self._busy += time.perf_counter() - began
         return state
 
@@ -126,10 +134,18 @@ class RayLearner:
 
     def update(self, contributions: Sequence[Item]) -> State:
         """Take one online step and return the new state, on a new actor if the current one died."""
+        given = list(contributions)
+        return self._next_state(lambda: self.actor.update.options(name="MetaLearner.update").remote(given))
+
+    def warm_up(self, steps: Sequence[TeamStep]) -> State:
+        """Take one round of direct steps and return the new state, on a new actor if the current one died."""
+        given = list(steps)
+        return self._next_state(lambda: self.actor.warm_up.options(name="MetaLearner.warm_up").remote(given))
+
+    def _next_state(self, call: Callable[[], Any]) -> State:
         for attempt in range(self._retries + 1):
             try:
-                call = self.actor.update.options(name="MetaLearner.update").remote(list(contributions))
-                state: State = ray.get(call)
+                state: State = ray.get(call())
             except RayTaskError as error:
                 raise error.cause from error
             except LOST:

@@ -15,6 +15,9 @@ from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
 from policies.common.results import Starts
 from policies.exact.solver import OptimalPolicy
+from policies.mixtures.team import Team, TeamStep
+from policies.neural.neural_settings import NeuralSettings
+from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
@@ -47,12 +50,17 @@ class _Call:
     """A call of a worker's method, without the family, which every method takes first."""
 
     name: str
-    method: Literal["draw", "reference", "solve"]
+    method: Literal["draw", "reference", "solve", "team_step"]
     arguments: tuple[Any, ...]
 
     def send(self, worker: ActorHandle[Any], family: FamilySpec) -> Reference:
         """Make the call on ``worker``; return the reference to its result."""
-        methods: dict[str, Any] = {"draw": worker.draw, "reference": worker.reference, "solve": worker.solve}
+        methods: dict[str, Any] = {
+            "draw": worker.draw,
+            "reference": worker.reference,
+            "solve": worker.solve,
+            "team_step": worker.team_step,
+        }
         reference: Reference = methods[self.method].options(name=self.name).remote(family, *self.arguments)
         return reference
 
@@ -139,6 +147,11 @@ class RayPool:
         """
         for found in self._watched(self._tasks(tasks, start, settings, collect=True), watch):
             yield None if found is None else Solved(*found[1])
+
+    def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
+        """One direct step of ``policy`` by each team, in the order of ``teams``."""
+        broadcast = ray.put(policy)
+        return self._in_order([_Call(team.label, "team_step", (team, broadcast, settings)) for team in teams])
 
     def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[_Call]:
         broadcast = ray.put(start)

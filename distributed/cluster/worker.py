@@ -10,6 +10,9 @@ from threadpoolctl import threadpool_limits
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
+from policies.mixtures.team import Team, TeamStep, team_step
+from policies.neural.neural_settings import NeuralSettings
+from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import Dataset, WithinTask
 from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
@@ -69,6 +72,13 @@ class CRPOWorker:
         del dataset
         return_freed_memory()
         return result, reference
+
+    def team_step(self, spec: FamilySpec, team: Team, policy: PolicyState, settings: NeuralSettings) -> TeamStep:
+        """Take one direct step of the start with a team of tasks."""
+        self._at = f", {team.label}"
+        step = team_step(self._made(spec), team, policy, settings)
+        return_freed_memory()
+        return step
 
     def _made(self, spec: FamilySpec) -> TaskFamily:
         if self._family is None or spec != self._spec:

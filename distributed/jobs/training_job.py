@@ -27,8 +27,8 @@ from meta.reporting.render_matplotlib import save_figures
 from meta.reporting.summarising import run_summary
 from meta.reporting.summary import RunFacts, RunSummary
 from meta.training.experiment import Drawn, draw, measure_similarity
-from meta.training.loop import TrainingPlan, train
-from tasks.contract.task import Task, TaskError
+from meta.training.loop import train, training_plan
+from tasks.contract.task import TaskError
 
 LATEST = Path("latest")
 """Value of ``resume`` for the newest run with the same name and settings, or a new run without one."""
@@ -111,10 +111,10 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
     if position.state.num_tasks:
         console.say(f"continuing after {position.state.num_tasks} tasks and {len(position.finished)} of the next round")
     trackers.started(RunStart(place.pool, place.learner, drawn, position))
-    plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
+    plan = training_plan(experiment, drawn)
     state = train(plan, place.pool, place.learner, trackers.members, position)
     summary = _evaluated(context, place, drawn, state)
-    _write_results(context, summary, state, drawn.test[0])
+    _write_results(context, summary, state, drawn)
     return summary
 
 
@@ -141,7 +141,7 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
     return run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)
 
 
-def _write_results(context: RunContext, summary: RunSummary, state: State, task: Task) -> None:
+def _write_results(context: RunContext, summary: RunSummary, state: State, drawn: Drawn) -> None:
     """Write the summary, the plots, the learned start and the page."""
     config, directory = context.config, context.directory
     directory.write_summary(summary)
@@ -149,5 +149,6 @@ def _write_results(context: RunContext, summary: RunSummary, state: State, task:
     content, random = summary.model_dump(mode="json"), summary.test.get("random")
     rates = None if random is None else tuple(np.ravel(random.learning_rates).tolist())
     facts = {name: content[name] for name in _MODEL_FACTS}
-    save_meta_policy(directory.path / STEM, meta_policy_of(config, state, task, rates, facts))
+    policy = meta_policy_of(config, state, drawn.test[0], rates, facts, drawn.family)
+    save_meta_policy(directory.path / STEM, policy)
     write_run_page(directory.path, config, summary, directory.rows)

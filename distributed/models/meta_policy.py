@@ -18,7 +18,8 @@ from policies.common.policy import Policy
 from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
 from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
-from tasks.contract.family_registry import BUILT_IN
+from tasks.contract.contextual_family import Contexts
+from tasks.contract.family_registry import BUILT_IN, FamilySpec
 from tasks.contract.task import Task, TaskError, TaskFamily
 
 STEM = "meta_policy"
@@ -33,6 +34,7 @@ class MetaPolicy:
 
     ``starts``: one start, or several candidates. ``settings``: the sections of the run file for new tasks.
     ``random_rates`` [1+p]: rates of the random start, None if unknown. ``facts``: results, for information only.
+    ``contexts``: those of the training tasks, None for a start that knows nothing of its task.
     """
 
     starts: Starts
@@ -41,6 +43,7 @@ class MetaPolicy:
     cost_names: tuple[str, ...]
     random_rates: tuple[float, ...] | None
     facts: dict[str, Any]
+    contexts: Contexts | None = None
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -64,6 +67,10 @@ class MetaPolicy:
                 "path/to/file.py:Class (or package.module:Class) which one to run"
             )
         return parse_config(raw, source)
+
+    def family(self, config: RunConfig) -> FamilySpec:
+        """The family of ``config``, whose tasks carry the contexts that the start was learned with."""
+        return dataclasses.replace(config.experiment.family, contexts=self.contexts)
 
     def require_fit(self, family: TaskFamily, task: Task, source: str) -> None:
         """Check that the start fits the tasks of ``family``.
@@ -93,6 +100,7 @@ def meta_policy_of(
     task: Task,
     random_rates: tuple[float, ...] | None,
     facts: dict[str, Any],
+    spec: FamilySpec | None = None,
 ) -> MetaPolicy:
     """The learned start of a finished run.
 
@@ -102,8 +110,10 @@ def meta_policy_of(
         task: Any task of the family; it determines the spaces.
         random_rates: Rates [1+p] of the random start; None if they were not chosen.
         facts: JSON object with results, for information only.
+        spec: The family with the contexts of its tasks; None without contexts.
     """
-    family = config.experiment.family.make()
+    spec = spec or config.experiment.family
+    family = spec.make()
     return MetaPolicy(
         starts=state.start,
         settings={name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS},
@@ -111,6 +121,7 @@ def meta_policy_of(
         cost_names=tuple(family.cost_names),
         random_rates=random_rates,
         facts=facts,
+        contexts=spec.contexts,
     )
 
 
@@ -129,6 +140,8 @@ def save_meta_policy(folder: Path, policy: MetaPolicy) -> tuple[Path, Path]:
         "random_rates": None if policy.random_rates is None else list(policy.random_rates),
         "facts": policy.facts,
     }
+    if policy.contexts is not None:
+        content["contexts"] = policy.contexts.to_json()
     stem = folder / STEM
     save_arrays(stem, _arrays_of(policy), content)
     return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
@@ -170,6 +183,7 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
             cost_names=tuple(map(str, content["cost_names"])),
             random_rates=None if rates is None else tuple(map(float, rates)),
             facts=dict(content["facts"]),
+            contexts=Contexts.from_json(content["contexts"]) if "contexts" in content else None,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{stem}.json: does not describe a learned start ({error!r})") from error

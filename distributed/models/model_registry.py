@@ -218,10 +218,13 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
     """
     own = FamilySettings.model_validate(policy.settings["family"])  # the user has already run this family's code
     config = policy.config(own, "the run")
-    pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
+    spec, rival_pool = policy.family(config), None
+    pool, family = LocalPool(spec), spec.make()
     tasks = pool.draw("test", range(FIRST_NEW_INDEX, FIRST_NEW_INDEX + num_tasks))
     if rival is not None:
-        rival.policy.require_fit(family, tasks[0], str(rival))
+        rival_spec = rival.policy.family(config)
+        rival_pool = LocalPool(rival_spec)
+        rival.policy.require_fit(rival_spec.make(), tasks[0], str(rival))
         other = rival.policy.starts
     else:
         if policy.random_rates is None:
@@ -232,7 +235,7 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
             kind_of(config.within_task).fresh(family, tasks[0], config.within_task, config.seed),
             np.array(policy.random_rates, np.float64),
         )
-    return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within)
+    return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within, rival_pool)
 
 
 def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:

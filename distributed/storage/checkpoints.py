@@ -106,7 +106,7 @@ class CheckpointFolder:
         """Write the state after a round, then delete old checkpoints and the finished tasks of that round."""
         arrays, values = _split(state.to_arrays())
         own = {"kind": state.KIND, "values": values, "state_sha256": state.sha256(), "digest": self._digest}
-        save_arrays(self._stem(state.num_rounds), arrays, {**own, **facts})
+        save_arrays(self._stem(state.warm_up_rounds + state.num_rounds), arrays, {**own, **facts})
         for number in self._rounds()[: -self._keep]:
             _remove(self._stem(number))
         for path in self._finished.glob("task-*.json"):

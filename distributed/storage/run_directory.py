@@ -27,6 +27,8 @@ from meta.training.records import Row, Value
 from policies.common.results import TaskResult
 from tasks.contract.memory import return_freed_memory
 
+_WARM_UP_SECONDS = 20.0
+"""Least time between two checkpoints of the warm-up, whose rounds may be very short."""
 _TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem")
 
 
@@ -41,6 +43,7 @@ class RunDirectory:
         self._checkpoints = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
+        self._warm_up_rounds, self._saved = config.meta.warm_up.rounds, 0.0
         self.rows: list[Row] = []
 
     @staticmethod
@@ -114,7 +117,7 @@ class RunDirectory:
 
     def discard_if_untouched(self) -> None:
         """Delete the directory, and parents left empty, if no task is finished yet."""
-        if (self.path / "tasks.csv").exists():
+        if any((self.path / "checkpoints").glob("round-*.json")) or (self.path / "tasks.csv").exists():
             return
         shutil.rmtree(self.path)
         with contextlib.suppress(OSError):
@@ -137,6 +140,14 @@ class RunDirectory:
         write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
         return_freed_memory()
+
+    def warmed_up(self, state: State) -> None:
+        """Write a checkpoint of the warm-up, at most one in :data:`_WARM_UP_SECONDS`, and one of its last round."""
+        now = time.monotonic()
+        if state.warm_up_rounds < self._warm_up_rounds and now - self._saved < _WARM_UP_SECONDS:
+            return
+        self._saved = now
+        self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
 
     @staticmethod
     def newest_checkpoint(path: Path) -> Path:

@@ -14,6 +14,7 @@ from meta.reporting.summary import RunSummary
 from meta.training.loop import Finished
 from meta.training.records import Row
 from policies.common.results import TaskResult
+from policies.mixtures.team import TeamStep
 
 _SECONDS_WHEN_INTERRUPTED = 0.5
 
@@ -36,6 +37,10 @@ class DirectoryTracker(RunTracker):
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Save the state and the rows."""
         self._directory.round_finished(state, rows)
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        """Save the state."""
+        self._directory.warmed_up(state)
 
 
 class MirrorTracker(RunTracker):

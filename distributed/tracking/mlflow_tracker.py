@@ -32,6 +32,7 @@ from meta.reporting.tables import report_lines, warnings_of
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult
+from policies.mixtures.team import TeamStep, round_numbers
 from tasks.contract.task import Task
 
 _LONGEST_NOTE = 5000
@@ -40,6 +41,8 @@ _TASK_METRICS = (
     *("reward", "episodic_", "capped_", "refused_", "mean_kl", "critic_explained"),
 )
 """Prefixes of the columns of ``tasks.csv`` that a nested run logs."""
+
+_WARM_UP_EVERY = 10
 
 
 class MLflowTracker(RunTracker):
@@ -104,6 +107,14 @@ class MLflowTracker(RunTracker):
         self._rows += rows
         metrics = _round_metrics(self._rows, list(rows), state)
         key = f"{self._key}/round/{state.num_rounds}"
+        self._append({"kind": "round", "key": key, "time": now(), "metrics": finite(metrics)})
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        """Log what the round shows, by the number of direct rounds; every tenth and the last, as they may be short."""
+        if state.warm_up_rounds % _WARM_UP_EVERY and state.warm_up_rounds < self._config.meta.warm_up.rounds:
+            return
+        metrics = [(name, value, state.warm_up_rounds) for name, value in round_numbers(steps).items()]
+        key = f"{self._key}/warm-up/{state.warm_up_rounds}"
         self._append({"kind": "round", "key": key, "time": now(), "metrics": finite(metrics)})
 
     def finished(self, summary: RunSummary) -> None:

@@ -14,15 +14,18 @@ from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult
+from policies.mixtures.team import TeamStep, round_numbers
+
+_TASKS = "training tasks"
 
 
 class ProgressTracker(RunTracker):
     """A progress bar over the training tasks; outside a terminal, a line after every round."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._total = console, 0
+        self._console, self._total, self._done = console, 0, 0
         self._progress = Progress(
-            TextColumn("training tasks"),
+            TextColumn("{task.fields[what]}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -31,20 +34,35 @@ class ProgressTracker(RunTracker):
             console=console.error,
             disable=not console.error.is_terminal,
         )
-        self._bar = self._progress.add_task("tasks", total=None, note="")
+        self._bar = self._progress.add_task("tasks", total=None, note="", what=_TASKS)
+        self._warm_up_rounds = 0
 
     @classmethod
     def of(cls, context: RunContext) -> Self:
         """Every run has one."""
-        return cls(context.console)
+        tracker = cls(context.console)
+        tracker._warm_up_rounds = context.config.meta.warm_up.rounds
+        return tracker
 
     def started(self, start: RunStart) -> None:
         """Show the bar, unless every task is finished already."""
         self._total = len(start.drawn.train)
         done = start.position.state.num_tasks + len(start.position.finished)
         self._progress.update(self._bar, total=self._total, completed=done)
+        self._done = done
         if start.position.state.num_tasks < self._total:
             self._progress.start()
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        """Show the rounds of direct steps, then the tasks; outside a terminal a line every tenth of the way."""
+        done, total = state.warm_up_rounds, self._warm_up_rounds
+        found = round_numbers(steps)
+        note = f"reward {found['warm_up_reward']:.4f}, {found['warm_up_over']:.0%} of tasks over a limit"
+        self._progress.update(self._bar, what="warm-up rounds", total=total, completed=done, note=note)
+        if not self._console.error.is_terminal and (done * 10 // total > (done - 1) * 10 // total):
+            self._console.say(f"{done}/{total} warm-up rounds, {note}")
+        if done >= total:
+            self._progress.reset(self._bar, total=self._total, completed=self._done, what=_TASKS, note="")
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """Advance by one task."""

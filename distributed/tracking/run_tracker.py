@@ -19,6 +19,7 @@ from meta.training.loop import Finished, Position
 from meta.training.pool import Learner, Pool
 from meta.training.records import Row
 from policies.common.results import TaskResult
+from policies.mixtures.team import TeamStep
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class RunStart:
 class RunTracker:
     """Base of all trackers; a :class:`meta.training.loop.Tracker` with a life cycle.
 
-    The order of calls: ``of``, ``started``, then ``task_finished`` and ``round_finished``, and exactly one of
-    ``finished``, ``failed`` and ``interrupted`` (without ``started`` if the run ends before; with ``failed`` too if
-    ``finished`` raises). Every hook does nothing by default, so that a tracker defines only those it needs.
+    The order of calls: ``of``, ``started``, ``warmed_up``, then ``task_finished`` and ``round_finished``, and exactly
+    one of ``finished``, ``failed`` and ``interrupted`` (without ``started`` if the run ends before; with ``failed`` too
+    if ``finished`` raises). Every hook does nothing by default, so that a tracker defines only those it needs.
     ``distributed.jobs.trackers`` lists the classes.
     """
 
@@ -66,6 +67,9 @@ class RunTracker:
 
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """The meta-learner has taken a step; ``rows`` are the tasks of the round."""
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        """A round of direct steps is over."""
 
     def finished(self, summary: RunSummary) -> None:
         """The run is evaluated, and all its results are in the run directory."""
@@ -107,6 +111,11 @@ class Trackers(RunTracker):
         """Call every member."""
         for member in self.members:
             member.round_finished(state, rows)
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        """Call every member."""
+        for member in self.members:
+            member.warmed_up(state, steps)
 
     def finished(self, summary: RunSummary) -> None:
         """Call every member in turn."""

@@ -45,9 +45,20 @@ class Verdict:
         )
 
 
-def judge(pool: Pool, tasks: Sequence[Task], first: Starts, second: Starts, within: WithinTask) -> Verdict:
-    """Solve ``tasks`` from both starts under the same settings."""
-    ours, theirs = (_measured(pool, tasks, start, within) for start in (first, second))
+def judge(
+    pool: Pool, tasks: Sequence[Task], first: Starts, second: Starts, within: WithinTask, other: Pool | None = None
+) -> Verdict:
+    """Solve ``tasks`` from both starts under the same settings.
+
+    Args:
+        pool: of the first start.
+        tasks: what both are judged by.
+        first: the start in question.
+        second: its rival.
+        within: how the tasks are solved.
+        other: the pool of the rival, where its tasks carry other contexts.
+    """
+    ours, theirs = (_measured(where, tasks, start, within) for where, start in ((pool, first), (other or pool, second)))
     exact = not (np.isnan(ours[0]).any() or np.isnan(theirs[0]).any())
     column = 0 if exact else 1
     return Verdict(

@@ -41,6 +41,8 @@ class GroupedState:
     probe_episodes: int | None
 
     KIND: ClassVar[str] = "grouped"
+    warm_up_rounds: ClassVar[int] = 0
+    """Several initialisations take no direct steps."""
 
     @property
     def starts(self) -> tuple[Start, ...]:

@@ -17,6 +17,7 @@ from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
 from policies.common.results import Start
+from policies.mixtures.team import TeamStep, mean_policy
 from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
 from tasks.contract.tabular_model import FloatArray
@@ -28,7 +29,8 @@ class NeuralMetaState(Record):
     """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
-    ``experts`` are parameters of actors; the rest as in :class:`meta.learning.tabular.MetaState`.
+    ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; the rest as in
+    :class:`meta.learning.tabular.MetaState`.
     """
 
     num_rounds: int
@@ -39,6 +41,7 @@ class NeuralMetaState(Record):
     curvature_sum: FloatArray
     reservoir: Reservoir | None = None
     experts: Experts | None = None
+    warm_up_rounds: int = 0
 
     KIND: ClassVar[str] = "neural"
     NESTED: ClassVar[Mapping[str, Nested]] = {
@@ -62,7 +65,10 @@ class NeuralMetaState(Record):
     def sha256(self) -> str:
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
-        for name, part in sorted(self.to_arrays().items()):
+        parts = self.to_arrays()
+        if not self.warm_up_rounds:  # a state without a warm-up keeps the digest that it had before there was one
+            del parts["warm_up_rounds"]
+        for name, part in sorted(parts.items()):
             value = np.ascontiguousarray(part)
             digest.update(f"{name}{value.dtype}{value.shape}".encode())
             digest.update(value.tobytes())
@@ -136,6 +142,12 @@ def neural_update(
         num_tasks=state.num_tasks + len(ordered),
         learning_rates=next_rates(state, ordered, settings.learning_rates, num_iterations),
     )
+
+
+def warm_up_update(state: NeuralMetaState, steps: Sequence[TeamStep]) -> NeuralMetaState:
+    """A round of direct steps: phi becomes the mean of what the teams made of it."""
+    policy = mean_policy(state.initialization, steps)
+    return dataclasses.replace(state, initialization=policy, warm_up_rounds=state.warm_up_rounds + 1)
 
 
 def _mixed(

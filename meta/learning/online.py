@@ -7,9 +7,11 @@ from typing import Any
 
 from meta.learning.groups import GroupedState, first_groups, update_groups
 from meta.learning.kinds import LEARNERS, Item, SingleState, learning_of_policy
+from meta.learning.neural import NeuralMetaState, warm_up_update
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from policies.common.policy import Policy
+from policies.mixtures.team import TeamStep
 from policies.solving.algorithms import Dataset
 
 State = SingleState | GroupedState
@@ -42,3 +44,14 @@ def contribute(dataset: Dataset, dice: DICESettings, settings: MetaSettings) -> 
 def step(state: State, items: Sequence[Item], settings: MetaSettings, num_iterations: int) -> State:
     """One online step on a round of tasks."""
     return _STEPS[state.KIND](state, items, settings, num_iterations)
+
+
+def warm_up(state: State, steps: Sequence[TeamStep]) -> State:
+    """One round of direct steps.
+
+    Raises:
+        TypeError: the state is not of one network.
+    """
+    if not isinstance(state, NeuralMetaState):
+        raise TypeError(f"a {state.KIND} state takes no direct steps")
+    return warm_up_update(state, steps)

@@ -13,6 +13,7 @@ from tasks.contract.tabular_model import FloatArray
 Schedule = Literal["static", "dynamic"]
 MixedSchedule = Literal["static", "dynamic", "mixture"]
 Curvature = Literal["measured", "measured_shared", "worst_case"]
+ContextMode = Literal["none", "given", "probed"]
 Part = Literal["actor", "critic", "statistics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Rate = Annotated[float, Field(gt=0.0)]
@@ -134,6 +135,36 @@ class GroupSettings(BaseModel):
     """Rounds without a task after which an initialisation begins anew, at the task farthest from all others."""
 
 
+class ContextSettings(BaseModel):
+    """What a context holds and how it is used: the ``meta.contexts`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    limits: bool = False
+    """Whether the limits are entries of the context, so that one start serves tasks of different limits."""
+
+
+class WarmUpSettings(BaseModel):
+    """Direct CRPO steps of phi before the first online step: the ``meta.warm_up`` section of a run file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rounds: int = Field(default=0, ge=0)
+    """Rounds of direct steps; 0 begins with the online steps at once."""
+    teams: int = Field(default=2, gt=0)
+    """Teams of tasks in a round, each on a worker; phi becomes the mean of what they learn."""
+    tasks: int = Field(default=10, gt=0)
+    """Training tasks of a team, in turn, each with one copy of its environment and a branch of its own."""
+    distinct_tasks: int | None = Field(default=None, gt=0)
+    """Training tasks that the teams take in turn, the first of the training split; empty: family.num_tasks."""
+    rate: Rate = 1.0
+    """alpha of the direct steps, for the reward and every cost."""
+    delta_max: float = Field(default=0.2, gt=0.0)
+    """Largest KL divergence of a direct step, in the place of within_task.trust_region.delta_max."""
+    least_log_std: float = -3.0
+    """Floor under the log standard deviations of the actor, so that a start can still explore."""
+
+
 class MetaSettings(BaseModel):
     """How the start of a task is learned: the ``meta`` section of a run file."""
 
@@ -147,5 +178,21 @@ class MetaSettings(BaseModel):
     """The learning rates alpha."""
     num_initializations: int = Field(default=1, gt=0)
     """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
+    context: ContextMode = "none"
+    """What a start knows of its task: none; given: the task's context; probed: given in training, found by the first
+    batch of a new task."""
+    contexts: ContextSettings = ContextSettings()
+    """What a context holds."""
+    warm_up: WarmUpSettings = WarmUpSettings()
+    """Direct steps before the online ones."""
     groups: GroupSettings = GroupSettings()
     """How tasks find their initialisation where there are several."""
+
+    @model_validator(mode="after")
+    def _one_start_with_contexts(self) -> MetaSettings:
+        if self.num_initializations > 1 and (self.context != "none" or self.warm_up.rounds):
+            what = "meta.context" if self.context != "none" else "meta.warm_up.rounds"
+            raise ValueError(f"{what}: needs num_initializations 1, which is {self.num_initializations}")
+        if self.context == "none" and self.contexts != ContextSettings():
+            raise ValueError("meta.contexts: has no effect where meta.context is none; set it to given or probed")
+        return self

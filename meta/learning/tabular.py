@@ -54,6 +54,8 @@ class MetaState(Record):
     NESTED: ClassVar[Mapping[str, Nested]] = {"experts": Nested(Experts.from_arrays, "experts.")}
     assigned: ClassVar[None] = None
     """One start for all tasks: none is assigned to a group."""
+    warm_up_rounds: ClassVar[int] = 0
+    """Tables take no direct steps."""
 
     @property
     def start(self) -> Start:

@@ -13,10 +13,11 @@ from meta.learning.settings import MetaSettings
 from meta.methods.workbench import Learned, Method, Workbench
 from meta.training.disturbance import DisturbedLearner
 from meta.training.evaluation_settings import GridPoint
-from meta.training.loop import Finished, Position, TrainingPlan, train
+from meta.training.loop import Finished, Position, train, training_plan
 from meta.training.pool import Done, Learner, LocalLearner, Pending
 from meta.training.records import Row
 from policies.common.results import TaskResult
+from policies.mixtures.team import TeamStep
 
 
 def learn(bench: Workbench, point: GridPoint) -> Learned:
@@ -27,14 +28,19 @@ def learn(bench: Workbench, point: GridPoint) -> Learned:
     if bench.disturbance is not None:
         local = DisturbedLearner(local, bench.disturbance, meta)
     learner, seen = _Timed(local), _Recorder()
-    plan = TrainingPlan(bench.tasks, experiment.tasks_per_round, experiment.training_within)
-    state = train(plan, bench.pool, learner, [seen], Position(bench.drawn.initial_state(meta)))
+    state = train(
+        training_plan(experiment, bench.drawn, bench.tasks),
+        bench.pool,
+        learner,
+        [seen],
+        Position(bench.drawn.initial_state(meta)),
+    )
     results = [seen.results[task.index] for task in bench.tasks]
     solving, updates = sum(result.seconds for result in results), len(bench.tasks) * experiment.within.num_iterations
     return Learned(
         state.start,
         updates,
-        sum(result.env_steps for result in results),
+        sum(result.env_steps for result in results) + seen.warm_up_steps,
         results=results,
         rows=seen.rows,
         state=state,
@@ -77,6 +83,9 @@ class _Timed:
         self.update_seconds += time.perf_counter() - began
         return state
 
+    def warm_up(self, steps: Sequence[TeamStep]) -> State:
+        return self._learner.warm_up(steps)
+
 
 @dataclass(slots=True)
 class _Recorder:
@@ -84,6 +93,7 @@ class _Recorder:
 
     rows: list[Row] = field(default_factory=list)
     results: dict[int, TaskResult] = field(default_factory=dict)
+    warm_up_steps: int = 0
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         del finished
@@ -92,6 +102,10 @@ class _Recorder:
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         del state
         self.rows += rows
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        del state
+        self.warm_up_steps += sum(step.env_steps for step in steps)
 
 
 METHOD = Method(

@@ -68,7 +68,7 @@ class Workbench:
     @cached_property
     def family(self) -> TaskFamily:
         """The family of the tasks."""
-        return self.experiment.family.make()
+        return self.drawn.family.make()
 
     @cached_property
     def within(self) -> WithinTask:

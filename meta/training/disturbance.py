@@ -16,6 +16,7 @@ from meta.learning.settings import MetaSettings
 from meta.learning.tabular import Contribution
 from meta.training.pool import Done, Learner, Pending
 from policies.common.policy import table_of
+from policies.mixtures.team import TeamStep
 from policies.tabular.solving import TaskDataset
 from tasks.contract.tabular_model import FloatArray
 
@@ -82,3 +83,7 @@ class DisturbedLearner:
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step."""
         return self._learner.update(contributions)
+
+    def warm_up(self, steps: Sequence[TeamStep]) -> State:
+        """One round of direct steps, which use no corrections."""
+        return self._learner.warm_up(steps)

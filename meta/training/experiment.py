@@ -15,6 +15,8 @@ from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.pool import Pool
 from policies.common.policy import Policy
 from policies.solving.algorithms import WithinTask, kind_of
+from tasks.contract.context import context_space
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 
@@ -69,12 +71,18 @@ def _default(section: str) -> object:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The tasks of an experiment, and the policy that has learned nothing: uniform [S, A], or a fresh network."""
+    """The tasks of an experiment, and the policy that has learned nothing: uniform [S, A], or a fresh network.
+
+    ``family`` is that of the tasks, with their contexts where ``meta.context`` asks for them; ``together`` are the
+    training tasks of the direct steps.
+    """
 
     train: Sequence[Task]
     test: Sequence[Task]
     fresh: Policy
     num_costs: int
+    family: FamilySpec
+    together: Sequence[Task] = ()
 
     def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
@@ -92,10 +100,27 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     experiment.within.tolerances(num_costs)
     experiment.meta.learning_rates.initial_rates(num_costs)
     pool.use(experiment.family)
-    train = pool.draw("train", range(experiment.family.num_tasks))
+    together = experiment.meta.warm_up.distinct_tasks or experiment.family.num_tasks
+    drawn = pool.draw("train", range(max(together, experiment.family.num_tasks)))
+    train, known = drawn[: experiment.family.num_tasks], drawn[:together]
     test = pool.draw("test", range(experiment.evaluation.num_test_tasks))
-    fresh = kind_of(experiment.within).fresh(family, train[0], experiment.within, experiment.family.seed)
-    return Drawn(train, test, fresh, num_costs)
+    spec = with_contexts(experiment, drawn)
+    pool.use(spec)
+    fresh = kind_of(experiment.within).fresh(spec.make(), train[0], experiment.within, experiment.family.seed)
+    return Drawn(train, test, fresh, num_costs, spec, known)
+
+
+def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
+    """The family's specification with the contexts of its training tasks, where ``meta.context`` asks for them.
+
+    Raises:
+        ContextError: the tasks have no usable context; the message names the entry.
+    """
+    meta = experiment.meta
+    if meta.context == "none":
+        return experiment.family
+    space, known = context_space(experiment.family.make(), train, limits=meta.contexts.limits)
+    return dataclasses.replace(experiment.family, contexts=Contexts(space, known, hidden=meta.context == "probed"))
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:

@@ -11,12 +11,15 @@ from typing import Any, Protocol
 from threadpoolctl import threadpool_limits
 
 from meta.learning.kinds import Item
-from meta.learning.online import State, contribute, step
+from meta.learning.online import State, contribute, step, warm_up
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
+from policies.mixtures.team import Team, TeamStep, team_step
+from policies.neural.neural_settings import NeuralSettings
+from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import Dataset, WithinTask
 from policies.solving.solve_task import reference_solution, solve_task
 from tasks.contract.family_registry import FamilySpec
@@ -63,6 +66,9 @@ class Pool(Protocol):
     ) -> Iterator[Solved | None]:
         """As :meth:`solve` with datasets; None whenever ``watch``, asked while the pool waits for a task, says so."""
 
+    def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
+        """One direct step of ``policy`` by each team, in the order of ``teams``."""
+
 
 class Pending(Protocol):
     """An estimate that may still be under way."""
@@ -108,6 +114,9 @@ class Learner(Protocol):
 
     def update(self, contributions: Sequence[Item]) -> State:
         """One online step on the losses of a round; the new state."""
+
+    def warm_up(self, steps: Sequence[TeamStep]) -> State:
+        """One round of direct steps; the new state."""
 
 
 def solve_and_estimate(
@@ -188,6 +197,11 @@ class LocalPool:
         del watch
         yield from self.solve(tasks, start, settings, collect=True)
 
+    def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
+        """The teams one after the other."""
+        with threadpool_limits(1):
+            return [team_step(self._family, team, policy, settings) for team in teams]
+
 
 class LocalLearner:
     """The meta-learner in this process."""
@@ -212,4 +226,11 @@ class LocalLearner:
             raise RuntimeError("restore a state before the first update")
         with threadpool_limits(1):
             self._state = step(self._state, contributions, self._meta, self._num_iterations)
+        return self._state
+
+    def warm_up(self, steps: Sequence[TeamStep]) -> State:
+        """One round of direct steps."""
+        if self._state is None:
+            raise RuntimeError("restore a state before the first direct steps")
+        self._state = warm_up(self._state, steps)
         return self._state

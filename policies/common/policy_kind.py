@@ -49,6 +49,19 @@ class Spaces:
         return self.tabular, self.observation, self.actions, len(self.low)
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A task with its context: the ``family`` that gives it, the ``start`` for it, and what finding it took.
+
+    ``context`` [k] is normalised, None where tasks have none.
+    """
+
+    family: TaskFamily
+    start: Start
+    context: FloatArray | None = None
+    steps: int = 0
+
+
 class PolicyKind(Protocol[PolicyT, SettingsT, DatasetT]):
     """One kind of policy, with the settings of its within-task algorithm and the datasets that it leaves."""
 
@@ -63,6 +76,13 @@ class PolicyKind(Protocol[PolicyT, SettingsT, DatasetT]):
 
         Raises:
             TaskError: the settings do not fit the task.
+        """
+
+    def settle(self, family: TaskFamily, task: Task, start: Start, settings: SettingsT) -> Settled:
+        """Find the context of ``task``, where it is hidden, and the start for it; without contexts nothing changes.
+
+        Raises:
+            TaskError: the context does not fit the training tasks, or the environment breaks its contract.
         """
 
     def solve(

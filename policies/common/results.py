@@ -104,7 +104,8 @@ class TaskResult:
     ``occupancy`` [S] that of pi_hat, both None without an exact model; ``solution`` is None for a neural policy.
     ``episodic`` [M+1, 1+p] are mean undiscounted sums over complete episodes, where they are measured. ``facts`` are
     further numbers by name, a column each. ``start_index`` says from which of several :class:`Candidates` the task was
-    solved, and ``probe_steps`` how many of the ``env_steps`` went into choosing it.
+    solved, and ``probe_steps`` how many of the ``env_steps`` went into choosing it, or the context. ``context`` [k] is
+    the normalised context that it was solved with; None without contexts.
     """
 
     task: Task
@@ -122,3 +123,4 @@ class TaskResult:
     facts: Mapping[str, float] = field(default_factory=dict)
     start_index: int = 0
     probe_steps: int = 0
+    context: FloatArray | None = None

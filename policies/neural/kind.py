@@ -10,19 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.policy import Policy
-from policies.common.policy_kind import PlayedStep, Spaces
+from policies.common.policy_kind import PlayedStep, Settled, Spaces
 from policies.common.results import Start, TaskResult
 from policies.networks.distributions import distribution_of
+from policies.neural.context_probe import probe_context
 from policies.neural.crpo import fresh_policy, require_whole_episodes
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.rollouts import NeuralRollouts, to_bounds
 from policies.neural.solving import NeuralDataset, solve_neural_task, state_of
 from policies.neural.update import Problem, estimate_returns
+from tasks.contract.contextual_family import ContextualFamily
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import step_seconds
 from tasks.stepping.batch import BatchEnvironment, GymnasiumBatch, make_batch
+from tasks.stepping.context_batch import with_context
 
 PROBE = 2**20
 """The iteration that probing rollouts have in their random numbers: the same for every start, none of CRPO's."""
@@ -51,6 +54,15 @@ class NeuralKind:
             return fresh_policy(batch, settings, seed)
         finally:
             batch.close()
+
+    def settle(self, family: TaskFamily, task: Task, start: Start, settings: NeuralSettings) -> Settled:
+        """Probe where the context is hidden (:mod:`policies.neural.context_probe`); the start is the same network."""
+        if not isinstance(family, ContextualFamily):
+            return Settled(family, start)
+        if not family.must_find(task):
+            return Settled(family, start, family.context_of(task))
+        found = probe_context(family, task, start, settings)
+        return Settled(family.with_context(found.context), start, found.context, found.steps)
 
     def solve(
         self,
@@ -100,7 +112,8 @@ class NeuralKind:
     ) -> Iterator[PlayedStep]:
         """One episode in a batch of one copy."""
         rng, num_costs, last = np.random.default_rng([seed, ACTION_STREAM]), len(family.cost_names), False
-        batch = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, step_seconds(family))
+        plain = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, step_seconds(family))
+        batch = with_context(family, task, plain)
         inputs = policy.actor.network.sizes[0]
         if inputs != batch.observation_size:
             raise TaskError(

@@ -47,13 +47,17 @@ def solve_task(
     kind = kind_of(settings)
     began = time.perf_counter()
     index, steps = choose_start(family, task, start, settings)
+    settled = kind.settle(family, task, start.starts[index], settings)
+    steps += settled.steps
     spent = time.perf_counter() - began
-    chosen = start.starts[index]
-    result, dataset = kind.solve(family, task, chosen, settings, collect=collect, on_iteration=on_iteration)
+    result, dataset = kind.solve(
+        settled.family, task, settled.start, settings, collect=collect, on_iteration=on_iteration
+    )
     result = dataclasses.replace(
         result,
         start_index=index,
         probe_steps=steps,
+        context=settled.context,
         env_steps=result.env_steps + steps,
         seconds=result.seconds + spent,
     )

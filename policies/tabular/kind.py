@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.policy import Policy, table_of
-from policies.common.policy_kind import PlayedStep, Spaces
+from policies.common.policy_kind import PlayedStep, Settled, Spaces
 from policies.common.results import Start, TaskResult
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.crpo import WithinTaskSettings
@@ -48,6 +48,11 @@ class TabularKind:
             raise TaskError(f"task {task.label}: {NO_MODEL}")
         states, actions = discrete_shape(family, task)
         return np.full((states, actions), 1.0 / actions)
+
+    def settle(self, family: TaskFamily, task: Task, start: Start, settings: WithinTaskSettings) -> Settled:
+        """The start as it is."""
+        del task, settings
+        return Settled(family, start)
 
     def solve(
         self,

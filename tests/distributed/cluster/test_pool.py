@@ -169,6 +169,9 @@ class _Killer:
         if self._count in self._after:
             os.kill(ray.get(self._learner.actor.pid.remote()), signal.SIGKILL)
 
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        raise AssertionError("no direct steps were asked for")
+
     def round_finished(self, state: MetaState, rows: list[Row]) -> None:
         pass
 

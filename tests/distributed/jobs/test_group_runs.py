@@ -115,6 +115,9 @@ def test_the_learning_rates_of_a_row_are_those_of_its_start(workplace: Path) -> 
         def task_finished(self, finished: Any, result: Any) -> None:
             del finished, result
 
+        def warmed_up(self, state: Any, steps: Any) -> None:
+            raise AssertionError("no direct steps were asked for")
+
         def round_finished(self, state: Any, rows: Any) -> None:
             del rows
             states.append(state)

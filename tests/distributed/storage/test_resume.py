@@ -46,6 +46,9 @@ class CrashAfter:
         if self._left == 0:
             raise Crash
 
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        raise AssertionError("no direct steps were asked for")
+
     def round_finished(self, state: Any, rows: Any) -> None:
         del state, rows
 

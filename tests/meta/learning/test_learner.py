@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,6 +392,9 @@ class Scores:
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         del finished, result
+
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        raise AssertionError("no direct steps were asked for")
 
     def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
         del state

@@ -39,7 +39,7 @@ def bench() -> Iterator[Workbench]:
     batch = make_batch(family, task, 1)
     evaluation = EvaluationSettings(grid_tasks=4, rate_grid=(0.01, 0.1))
     experiment = Experiment(spec, 4, WITHIN, DICESettings(), META, evaluation)
-    drawn = Drawn(pool.draw("train", range(8)), (), fresh_policy(batch, WITHIN, 0), 1)
+    drawn = Drawn(pool.draw("train", range(8)), (), fresh_policy(batch, WITHIN, 0), 1, spec)
     learner = LocalLearner(META, DICESettings(), WITHIN.num_iterations)
     yield Workbench(pool, learner, DICESettings(), experiment, drawn, drawn.train)
     batch.close()

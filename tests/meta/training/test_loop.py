@@ -40,6 +40,9 @@ class Recorder:
         assert finished.contribution.task_index == result.task.index
         self.finished[result.task.index] = finished
 
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        raise AssertionError("no direct steps were asked for")
+
     def round_finished(self, state: MetaState, rows: Sequence[Row]) -> None:
         self.states.append(state)
         self.rows += rows

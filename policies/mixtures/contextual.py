@@ -47,6 +47,11 @@ def _without_rows(parameters: Parameters, size: int, shift: FloatArray) -> Param
 
 def with_plain_contexts(policy: PolicyState, size: int) -> PolicyState:
     """The policy with mean 0 and variance 1 for its last ``size`` inputs, which are normalised already."""
-    mean, variance = policy.statistics.mean.copy(), policy.statistics.variance.copy()
+    return dataclasses.replace(policy, statistics=plain_contexts(policy.statistics, size))
+
+
+def plain_contexts(statistics: ObservationStatistics, size: int) -> ObservationStatistics:
+    """Mean 0 and variance 1 for the last ``size`` inputs."""
+    mean, variance = statistics.mean.copy(), statistics.variance.copy()
     mean[mean.size - size :], variance[variance.size - size :] = 0.0, 1.0
-    return dataclasses.replace(policy, statistics=ObservationStatistics(mean, variance, policy.statistics.count))
+    return ObservationStatistics(mean, variance, statistics.count)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.branches import REWARD_BRANCH, choose_branch
+from policies.mixtures.contextual import with_plain_contexts
 from policies.networks.distributions import extra_of
 from policies.networks.mlp import Array
 from policies.neural.advantages import life_table_returns
-from policies.neural.contextual import with_plain_contexts
 from policies.neural.natural_gradient import Samples, StepReport, equal_weights, natural_gradient_step
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from policies.common.branches import REWARD_BRANCH
+from policies.mixtures.contextual import condition
+from policies.mixtures.mixture import Mixture, combined_advantages, improve_mixture, task_returns
 from policies.networks.distributions import extra_of
 from policies.neural.advantages import life_table_returns
-from policies.neural.contextual import condition
-from policies.neural.mixture import Mixture, combined_advantages, improve_mixture, task_returns
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
