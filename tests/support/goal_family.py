@@ -44,7 +44,7 @@ class GoalFamily(Family):
     widest: float = 1.0
 
     def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:
-        return {"goal": rng.uniform(-self.widest, self.widest), "kind": "goal"}
+        return {"goal": rng.uniform(-self.widest, self.widest), "kind": f"goal {rng.integers(1_000_000)}"}
 
     def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
         return GoalEnv(float(parameters["goal"]))

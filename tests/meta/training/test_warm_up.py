@@ -1,0 +1,164 @@
+"""Direct steps before the online ones, and starts that know their task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from meta.learning.neural import NeuralMetaState
+from meta.learning.online import State, first_state, warm_up
+from meta.learning.settings import ContextSettings, LearningRateSettings, MetaSettings, WarmUpSettings
+from meta.learning.settings import NeuralInitializationSettings as Initialization
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.experiment import Drawn, Experiment, draw
+from meta.training.loop import Position, teams_of, train, training_plan
+from meta.training.pool import LocalLearner, LocalPool
+from policies.mixtures.team import TeamStep, mean_policy, team_step
+from policies.neural.neural_settings import NeuralSettings
+from policies.neural.policy_state import PolicyState, merge
+from tasks.contract.context import ContextError
+from tasks.contract.family_registry import FamilySpec
+
+WITHIN = NeuralSettings(num_iterations=1, steps_per_iteration=200, num_copies=10, hidden=(8,), critic_hidden=(8,))
+FAMILY = "tests.support.goal_family:GoalFamily"
+WARM = WarmUpSettings(rounds=4, teams=2, tasks=5, distinct_tasks=12)
+
+
+def _experiment(context: Any = "given", warm: WarmUpSettings = WARM, **family: Any) -> Experiment:
+    meta = MetaSettings(
+        context=context,
+        warm_up=warm,
+        neural=Initialization(steps=2, step_size=1e-5),
+        learning_rates=LearningRateSettings(initial=0.1),
+    )
+    spec, evaluation = FamilySpec(FAMILY, 0, 4, family), EvaluationSettings(num_test_tasks=4)
+    return Experiment(spec, 2, WITHIN, DICESettings(estimator="none"), meta, evaluation)
+
+
+class Seen:
+    """What a tracker is told."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.states: list[State] = []
+        self.steps: list[Sequence[TeamStep]] = []
+        self._stop_after = stop_after
+
+    def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
+        self.states.append(state)
+        self.steps.append(steps)
+        if state.warm_up_rounds == self._stop_after:
+            raise KeyboardInterrupt
+
+    def task_finished(self, finished: Any, result: Any) -> None:
+        """Not of interest."""
+
+    def round_finished(self, state: State, rows: Any) -> None:
+        """Not of interest."""
+
+
+def _train(experiment: Experiment, tracker: Seen, position: Position | None = None) -> tuple[Drawn, State]:
+    pool = LocalPool(experiment.family)
+    drawn = draw(pool, experiment)
+    learner = LocalLearner(experiment.meta, experiment.dice, WITHIN.num_iterations)
+    start = position or Position(drawn.initial_state(experiment.meta))
+    return drawn, train(training_plan(experiment, drawn), pool, learner, [tracker], start)
+
+
+def test_teams_take_all_tasks_in_turn_whatever_the_number_of_rounds() -> None:
+    drawn = draw(LocalPool(_experiment().family), _experiment())
+    rounds = [teams_of(drawn.together, WARM, number) for number in range(6)]
+    assert [len(teams) for teams in rounds] == [1, 2, 2, 2, 2, 2]
+    taken = [task.index for teams in rounds for team in teams for task in team.tasks]
+    assert len(taken) == 55
+    for begin in range(0, 48, 12):
+        assert sorted(taken[begin : begin + 12]) == list(range(12))
+    assert taken[:12] != taken[12:24]
+
+
+def test_an_interrupted_warm_up_goes_on_to_the_same_bits() -> None:
+    whole, half = Seen(), Seen(stop_after=2)
+    _, state = _train(_experiment(), whole)
+    with pytest.raises(KeyboardInterrupt):
+        _train(_experiment(), half)
+    kept = cast("NeuralMetaState", half.states[-1])
+    restored = NeuralMetaState.from_arrays(kept.to_arrays())
+    assert restored.warm_up_rounds == 2
+    _, again = _train(_experiment(), Seen(), Position(restored))
+    assert again.sha256() == state.sha256()
+    assert [one.warm_up_rounds for one in whole.states] == [1, 2, 3, 4]
+    assert state.num_tasks == 4
+    assert sum(step.env_steps for steps in whole.steps for step in steps) == 7 * 5 * 20
+
+
+def test_the_mean_of_teams_is_the_mean_of_their_functions_first_layers_included() -> None:
+    drawn = draw(LocalPool(_experiment().family), _experiment())
+    family = drawn.family.make()
+    (first,) = teams_of(drawn.together, WARM, 0)
+    begin = team_step(family, first, cast("PolicyState", drawn.fresh), WITHIN)
+    policy = mean_policy(cast("PolicyState", drawn.fresh), [begin])
+    np.testing.assert_array_equal(policy.actor.vector, begin.policy.actor.vector)
+    steps = [team_step(family, team, policy, WITHIN) for team in teams_of(drawn.together, WARM, 1)]
+    mean = mean_policy(policy, steps)
+    statistics = merge(merge(policy.statistics, steps[0].seen), steps[1].seen)
+    assert mean.statistics.count == statistics.count
+    np.testing.assert_allclose(mean.statistics.mean[:-1], statistics.mean[:-1])
+    assert (mean.statistics.mean[-1], mean.statistics.variance[-1]) == (0.0, 1.0)
+    vector = np.mean([step.policy.actor.vector for step in steps], axis=0)
+    plain = dataclasses.replace(policy, actor=dataclasses.replace(policy.actor, vector=vector))
+    observations = np.column_stack([np.zeros(9), np.linspace(-1.0, 1.0, 9)]).astype(np.float32)
+    np.testing.assert_allclose(mean.act(observations)[0], plain.act(observations)[0], atol=1e-5)
+    with pytest.raises(ValueError, match="takes its statistics from one team"):
+        mean_policy(cast("PolicyState", drawn.fresh), [begin, begin])
+
+
+def test_a_start_with_contexts_goes_to_the_goal_of_a_new_task_at_once() -> None:
+    warm = WarmUpSettings(rounds=60, teams=2, tasks=10, distinct_tasks=40, delta_max=0.1)
+    rewards = {}
+    for context in ("none", "given", "probed"):
+        experiment = _experiment(context, warm)
+        drawn, state = _train(experiment, Seen())
+        pool = LocalPool(drawn.family)
+        solved = pool.solve(drawn.test, state.start, experiment.held_out_within, collect=False)
+        rewards[context] = float(np.mean([found.result.values[0, 0] for found in solved]))
+    best = -0.4  # |a - goal| of a policy with a standard deviation of e^-3, over 20 discounted steps: about -0.7
+    assert rewards["given"] > best - 1.5
+    assert rewards["probed"] > best - 2.5
+    assert rewards["none"] < best - 4.0
+
+
+def test_a_warmed_state_has_a_digest_of_its_own_and_an_unwarmed_one_that_of_before() -> None:
+    _, state = _train(_experiment(warm=WarmUpSettings()), Seen())
+    assert isinstance(state, NeuralMetaState)
+    assert state.warm_up_rounds == 0
+    assert dataclasses.replace(state, warm_up_rounds=1).sha256() != state.sha256()
+    old = {name: part for name, part in state.to_arrays().items() if name != "warm_up_rounds"}
+    assert NeuralMetaState.from_arrays(old).sha256() == state.sha256()
+
+
+def test_tables_take_no_direct_steps() -> None:
+    state = first_state(MetaSettings(), np.full((3, 2), 0.5), 1)
+    with pytest.raises(TypeError, match="a tabular state takes no direct steps"):
+        warm_up(state, [])
+
+
+def test_contexts_that_teach_nothing_are_an_error_that_names_the_entry() -> None:
+    with pytest.raises(ContextError, match=r"the context's entry goal is 0 in all 12 training tasks"):
+        draw(LocalPool(_experiment().family), _experiment(widest=0.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context": "given", "num_initializations": 2}, r"meta\.context: needs num_initializations 1, which is 2"),
+        ({"warm_up": WARM, "num_initializations": 2}, r"meta\.warm_up\.rounds: needs num_initializations 1"),
+        ({"contexts": ContextSettings(limits=True)}, r"meta\.contexts: has no effect where meta\.context is none"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_an_error(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MetaSettings(**settings)
