@@ -16,6 +16,7 @@ from meta.learning.tabular_contribution import TABULAR_LEARNING
 from meta.offline.dice_settings import DICESettings
 from policies.common.policy import Policy
 from policies.solving.algorithms import WithinTask, kind_of, kind_of_policy
+from tasks.contract.contextual_family import Contexts
 
 SingleState = MetaState | NeuralMetaState
 """What a meta-learner with one initialisation knows."""
@@ -51,7 +52,9 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
     def averaging_dice(self, dice: DICESettings) -> DICESettings:
         """The estimator that the baselines' plain averages are made with."""
 
-    def first_state(self, settings: MetaSettings, fresh: OwnPolicyT, num_costs: int) -> StateT:
+    def first_state(
+        self, settings: MetaSettings, fresh: OwnPolicyT, num_costs: int, contexts: Contexts | None = None
+    ) -> StateT:
         """The state before the first task: the fresh policy and the initial rates."""
 
     def contribute(self, dataset: DatasetT, dice: DICESettings, settings: MetaSettings) -> ItemT:

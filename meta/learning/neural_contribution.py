@@ -28,6 +28,7 @@ from policies.common.policy import Policy
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.solving import NeuralDataset
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -146,9 +147,11 @@ class NeuralLearning:
         del dice
         return DICESettings(estimator="none")
 
-    def first_state(self, settings: MetaSettings, fresh: PolicyState, num_costs: int) -> NeuralMetaState:
-        """A fresh policy and the initial rates."""
-        del num_costs
+    def first_state(
+        self, settings: MetaSettings, fresh: PolicyState, num_costs: int, contexts: Contexts | None = None
+    ) -> NeuralMetaState:
+        """A fresh policy and the initial rates; contexts are inputs of the network."""
+        del num_costs, contexts
         return initial_neural_state(settings, fresh)
 
     def contribute(self, dataset: NeuralDataset, dice: DICESettings, settings: MetaSettings) -> NeuralContribution:

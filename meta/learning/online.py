@@ -13,6 +13,7 @@ from meta.offline.dice_settings import DICESettings
 from policies.common.policy import Policy
 from policies.mixtures.team import TeamStep
 from policies.solving.algorithms import Dataset
+from tasks.contract.contextual_family import Contexts
 
 State = SingleState | GroupedState
 STATES: dict[str, type[State]] = {
@@ -28,9 +29,12 @@ ITEMS: dict[str, type[Item]] = {kind.name: kind.item for kind in LEARNERS.values
 """By the name that a checkpoint keeps."""
 
 
-def first_state(settings: MetaSettings, fresh: Policy, num_costs: int) -> State:
-    """The state before the first task: ``fresh`` (uniform probabilities, or a fresh network) and the initial rates."""
-    one: SingleState = learning_of_policy(fresh).first_state(settings, fresh, num_costs)
+def first_state(settings: MetaSettings, fresh: Policy, num_costs: int, contexts: Contexts | None = None) -> State:
+    """The state before the first task: ``fresh`` (uniform probabilities, or a fresh network) and the initial rates.
+
+    ``contexts`` of the training tasks, where a start depends on them.
+    """
+    one: SingleState = learning_of_policy(fresh).first_state(settings, fresh, num_costs, contexts)
     count = settings.num_initializations
     return one if count == 1 else first_groups(one, count, settings.groups)
 

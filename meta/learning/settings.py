@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ ContextMode = Literal["none", "given", "probed"]
 Part = Literal["actor", "critic", "statistics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Rate = Annotated[float, Field(gt=0.0)]
+Bandwidth = Annotated[float, Field(gt=0.0)]
 
 
 class InitializationSettings(BaseModel):
@@ -142,6 +144,10 @@ class ContextSettings(BaseModel):
 
     limits: bool = False
     """Whether the limits are entries of the context, so that one start serves tasks of different limits."""
+    bandwidths: tuple[Bandwidth, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, math.inf), min_length=1)
+    """Of tables: distances over which tasks count for each other; one is learned, .inf counts all tasks alike."""
+    bandwidth_rate: float = Field(default=1.0, gt=0.0)
+    """Of tables: lambda of the exponential weights over the bandwidths."""
 
 
 class WarmUpSettings(BaseModel):

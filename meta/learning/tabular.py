@@ -18,16 +18,16 @@ from meta.learning.settings import (
 )
 from meta.learning.updates import (
     initialization_gradient,
-    leader,
     next_rates,
     project_to_shrunk_simplex,
     rate_sums,
     scheduled_step,
-    shrink,
 )
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
 from policies.common.results import Start
+from policies.tabular.kernel_table import KernelTable, leader, shrink
+from tasks.contract.context import Distance
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -37,7 +37,7 @@ class MetaState(Record):
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
     ``policy_count`` the number (or discounted number) of policies in it; ``loss_sum``, ``curvature_sum`` [1+p] the sums
-    of ftl on rates; ``experts`` those of ``schedule: mixture``.
+    of ftl on rates; ``experts`` those of ``schedule: mixture``; ``memory`` makes phi a function of the context.
     """
 
     num_rounds: int
@@ -49,9 +49,13 @@ class MetaState(Record):
     loss_sum: FloatArray
     curvature_sum: FloatArray
     experts: Experts | None = None
+    memory: KernelTable | None = None
 
     KIND: ClassVar[str] = "tabular"
-    NESTED: ClassVar[Mapping[str, Nested]] = {"experts": Nested(Experts.from_arrays, "experts.")}
+    NESTED: ClassVar[Mapping[str, Nested]] = {
+        "experts": Nested(Experts.from_arrays, "experts."),
+        "memory": Nested(KernelTable.from_arrays, "memory."),
+    }
     assigned: ClassVar[None] = None
     """One start for all tasks: none is assigned to a group."""
     warm_up_rounds: ClassVar[int] = 0
@@ -60,7 +64,7 @@ class MetaState(Record):
     @property
     def start(self) -> Start:
         """What the next tasks start from."""
-        return Start(self.initialization, self.learning_rates)
+        return Start(self.initialization if self.memory is None else self.memory, self.learning_rates)
 
     @property
     def starts(self) -> tuple[Start, ...]:
@@ -71,6 +75,9 @@ class MetaState(Record):
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
         for name, part in self.to_arrays().items():
+            if isinstance(part, str):
+                digest.update(f"{name}{part}".encode())
+                continue
             value = np.ascontiguousarray(part, dtype=np.float64)
             digest.update(f"{name}{value.shape}".encode())
             digest.update(value.tobytes())
@@ -96,6 +103,7 @@ class Contribution(Record):
     diagnostics: Diagnostics | None
     failures: tuple[str, ...]
     problem: str = ""
+    context: FloatArray | None = None
 
     KIND: ClassVar[str] = "tabular"
     NESTED: ClassVar[Mapping[str, Nested]] = {"diagnostics": Nested(lambda parts: Diagnostics(**parts))}
@@ -121,6 +129,8 @@ def update(
     """One online step on the summed losses of a round, taken in task order whatever order they arrived in."""
     ordered = sorted(contributions, key=lambda item: item.task_index)
     state = _remember(state, ordered, settings)
+    if state.memory is not None:
+        state = dataclasses.replace(state, memory=remember_contexts(state.memory, ordered, settings))
     if settings.initialization.method == "ogd":
         state = _descend(state, ordered, settings.initialization)
     return dataclasses.replace(
@@ -143,6 +153,45 @@ def _remember(state: MetaState, ordered: Sequence[Contribution], settings: MetaS
     return dataclasses.replace(
         state, policy_sum=policy_sum, policy_count=count, loss_sum=loss_sum, curvature_sum=curvature_sum
     )
+
+
+def remember_contexts(memory: KernelTable, ordered: Sequence[Contribution], settings: MetaSettings) -> KernelTable:
+    """The kernel leader's memory with a round's tasks; its bandwidths' shares by their losses *before* the round.
+
+    p_h becomes proportional to p_h exp(-lambda sum_t w_t f_hat_t(phi_h(.; c_t))): regret log(H) / lambda + lambda T F^2
+    / 8 to the best bandwidth, F the largest loss (Cesa-Bianchi, Lugosi 2006, theorem 2.2).
+    """
+    losses = np.zeros(memory.bandwidths.size)
+    for item in ordered:
+        losses += item.weight * np.array([loss_of(item, table) for table in memory.tables(_context_of(item))])
+    raised = memory.shares * np.exp(-settings.contexts.bandwidth_rate * (losses - losses.min()))
+    new = [item.weight * np.maximum(item.occupancy, 0.0)[:, None] * item.policy for item in ordered]
+    return dataclasses.replace(
+        memory,
+        contexts=np.concatenate([memory.contexts, [_context_of(item) for item in ordered]]),
+        weighted=np.concatenate([settings.initialization.forgetting * memory.weighted, new]),
+        shares=raised / raised.sum(),
+    )
+
+
+def no_memory(settings: MetaSettings, shape: tuple[int, int], context_size: int, distance: Distance) -> KernelTable:
+    """The kernel leader before the first task: uniform for every context."""
+    bandwidths = np.array(settings.contexts.bandwidths)
+    return KernelTable(
+        contexts=np.zeros((0, context_size)),
+        weighted=np.zeros((0, *shape)),
+        bandwidths=bandwidths,
+        shares=np.full(bandwidths.size, 1.0 / bandwidths.size),
+        shrinkage=settings.initialization.shrinkage,
+        prior_weight=settings.initialization.prior_weight,
+        distance=distance,
+    )
+
+
+def _context_of(item: Contribution) -> FloatArray:
+    if item.context is None:
+        raise ValueError(f"task {item.task_index}: brings no context, which meta.context asks for")
+    return item.context
 
 
 def _next_initialization(state: MetaState, settings: InitializationSettings) -> FloatArray:

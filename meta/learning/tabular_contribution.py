@@ -12,16 +12,17 @@ from meta.estimators.estimation import Estimate, estimate_corrections
 from meta.estimators.trusted_estimate import NO_ESTIMATE, Trusted, trusted
 from meta.learning.bounds import chosen_curvature, initialization_loss, measured_curvature, worst_case_curvature
 from meta.learning.settings import MetaSettings
-from meta.learning.tabular import Contribution, MetaState, initial_state, loss_of, update
-from meta.learning.updates import shrink
+from meta.learning.tabular import Contribution, MetaState, initial_state, loss_of, no_memory, update
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import DICESettings
 from meta.offline.target_policy import TableTarget
 from policies.common.policy import Policy, table_of
 from policies.common.transition_sample import TransitionSample
 from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.kernel_table import shrink
 from policies.tabular.solving import TaskDataset
 from policies.tabular.transitions import tabular_sample
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -53,6 +54,7 @@ def contribution(dataset: TaskDataset, dice: DICESettings, settings: MetaSetting
         diagnostics=found.diagnostics,
         failures=found.failures,
         problem=found.problem,
+        context=dataset.start.context,
     )
 
 
@@ -88,7 +90,13 @@ class TabularLearning:
 
     def require_settings(self, within: WithinTaskSettings, dice: DICESettings, meta: MetaSettings) -> None:
         """Raise ValueError where a setting of another section needs a network."""
-        del within, meta
+        del within
+        if meta.warm_up.rounds:
+            raise ValueError("meta.warm_up.rounds: direct steps need within_task.algorithm neural_crpo")
+        if meta.context not in ("none", "given"):
+            raise ValueError(f"meta.context: {meta.context} needs within_task.algorithm neural_crpo; tables take given")
+        if meta.context != "none" and meta.initialization.method != "ftl":
+            raise ValueError("meta.initialization.method: must be ftl where meta.context is given")
         if dice.linear.features == "last_layer":
             raise ValueError("dice.linear.features: last_layer needs within_task.algorithm neural_crpo")
 
@@ -101,9 +109,15 @@ class TabularLearning:
         """The estimator that plain averages are made with: they read none of its corrections."""
         return dice
 
-    def first_state(self, settings: MetaSettings, fresh: FloatArray, num_costs: int) -> MetaState:
-        """The uniform policy and the initial rates."""
-        return initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
+    def first_state(
+        self, settings: MetaSettings, fresh: FloatArray, num_costs: int, contexts: Contexts | None = None
+    ) -> MetaState:
+        """The uniform policy and the initial rates; with contexts an empty memory of them."""
+        state = initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
+        if contexts is None:
+            return state
+        space = contexts.space
+        return dataclasses.replace(state, memory=no_memory(settings, fresh.shape, space.size, space.distance))
 
     def contribute(self, dataset: TaskDataset, dice: DICESettings, settings: MetaSettings) -> Contribution:
         """See :func:`contribution`."""

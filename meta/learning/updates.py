@@ -38,26 +38,11 @@ def project_to_shrunk_simplex(points: Float[FloatArray, "*any A"], shrinkage: fl
     return np.asarray(np.maximum(shifted - threshold, 0.0) + lower)
 
 
-def shrink(policy: Float[FloatArray, "*any A"], shrinkage: float) -> Float[FloatArray, "*any A"]:
-    """(1 - rho_min) policy + rho_min uniform: into the shrunk simplex, keeping the order of the actions."""
-    return (1.0 - shrinkage) * policy + shrinkage / policy.shape[-1]
-
-
 def initialization_gradient(
     occupancy: Float[FloatArray, " S"], policy: Float[FloatArray, "S A"], initialization: Float[FloatArray, "S A"]
 ) -> Float[FloatArray, "S A"]:
     """Gradient of f_hat in phi: -nu(s) pi(a|s) / phi(a|s), [S, A]."""
     return -occupancy[:, None] * policy / initialization
-
-
-def leader(policy_sum: Float[FloatArray, "S A"], prior_weight: float) -> Float[FloatArray, "S A"]:
-    """Follow the leader: phi(a|s) = sum_t nu_t(s) pi_t(a|s) / sum_t nu_t(s), with a uniform prior. [S, A] -> [S, A].
-
-    ``policy_sum`` is sum_t nu_t(s) pi_t(a|s); a state that no task weighs keeps the uniform policy. Without the prior
-    this is the exact minimiser of sum_t f_hat_t.
-    """
-    actions = policy_sum.shape[1]
-    return (policy_sum + prior_weight / actions) / (policy_sum.sum(axis=1, keepdims=True) + prior_weight)
 
 
 def leading_rates(

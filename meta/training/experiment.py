@@ -86,7 +86,7 @@ class Drawn:
 
     def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
-        return first_state(meta, self.fresh, self.num_costs)
+        return first_state(meta, self.fresh, self.num_costs, self.family.contexts)
 
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:

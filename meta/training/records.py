@@ -12,6 +12,7 @@ from meta.learning.online import State
 from meta.measuring.measures import Measures, gap_bound, inexactness, measure
 from meta.offline.diagnostics import UNKNOWN
 from policies.common.branches import REWARD_BRANCH
+from policies.common.policy import policy_for
 from policies.common.results import TaskResult
 
 Value = float | int | str | bool
@@ -54,7 +55,7 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         )
     found = UNKNOWN if item.diagnostics is None else item.diagnostics
     row |= {f"dice_{name}": value for name, value in dataclasses.asdict(found).items()}
-    split = inexactness(result, item, start.initialization)
+    split = inexactness(result, item, policy_for(start.initialization, result.context))
     if split is not None:
         row |= {f"inexactness_{name}": value for name, value in dataclasses.asdict(split).items()}
     return row

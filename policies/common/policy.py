@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,16 @@ class NetworkPolicy(Protocol):
         """Every parameter by name; names and shapes hold the architecture."""
 
 
-Policy = FloatArray | NetworkPolicy
-"""A table of probabilities [S, A], or a network."""
+@runtime_checkable
+class ContextPolicy(Protocol):
+    """Tables of probabilities by context."""
+
+    def at(self, context: FloatArray) -> FloatArray:
+        """The table [S, A] for a normalised ``context`` [k]."""
+
+
+Policy = FloatArray | NetworkPolicy | ContextPolicy
+"""A table of probabilities [S, A], a network, or tables by context."""
 PolicyT = TypeVar("PolicyT")
 
 
@@ -38,3 +46,8 @@ def table_of(policy: Policy) -> FloatArray:
     if not isinstance(policy, np.ndarray):
         raise TypeError("a neural policy is no table of probabilities")
     return policy
+
+
+def policy_for(policy: Policy, context: FloatArray | None) -> Policy:
+    """The policy of a task with ``context``: the table for it, where there is one for every context."""
+    return policy.at(context) if context is not None and isinstance(policy, ContextPolicy) else policy

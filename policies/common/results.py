@@ -18,10 +18,14 @@ from tasks.contract.task import Task, TaskError
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What is broadcast: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha)."""
+    """What is broadcast: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha).
+
+    ``context`` [k] is that of the task that the start was made for; None for a start of all tasks.
+    """
 
     initialization: Policy
     learning_rates: FloatArray
+    context: FloatArray | None = None
 
     selection: ClassVar[Literal["only"]] = "only"
     probe_episodes: ClassVar[None] = None

@@ -15,9 +15,11 @@ from policies.common.results import Start, TaskResult
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.empirical import TransitionCounts, evaluate_empirical
+from policies.tabular.kernel_table import KernelTable, from_kernel_arrays, to_kernel_arrays
 from policies.tabular.rollouts import TabularRollouts, discrete_shape
 from policies.tabular.solving import NO_MODEL, TaskDataset, solve_tabular_task
 from tasks.contract import returned
+from tasks.contract.contextual_family import ContextualFamily
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import step_seconds, time_limit
@@ -34,8 +36,8 @@ class TabularKind:
     name = "tabular"
 
     def owns(self, policy: Policy) -> bool:
-        """Whether ``policy`` is an array."""
-        return type(policy) is np.ndarray
+        """Whether ``policy`` is an array, or makes one of a context."""
+        return type(policy) in (np.ndarray, KernelTable)
 
     def fresh(self, family: TaskFamily, task: Task, settings: WithinTaskSettings, seed: int) -> FloatArray:
         """The uniform policy [S, A].
@@ -50,9 +52,20 @@ class TabularKind:
         return np.full((states, actions), 1.0 / actions)
 
     def settle(self, family: TaskFamily, task: Task, start: Start, settings: WithinTaskSettings) -> Settled:
-        """The start as it is."""
-        del task, settings
-        return Settled(family, start)
+        """The table for the task's context, where the start is a function of it.
+
+        Raises:
+            TaskError: the start needs a context and the family gives none.
+        """
+        del settings
+        if not isinstance(family, ContextualFamily):
+            if isinstance(start.initialization, KernelTable):
+                raise TaskError(f"task {task.label}: the start needs the task's context; the family has no contexts")
+            return Settled(family, start)
+        context = family.context_of(task)
+        policy = start.initialization
+        table = policy.at(context) if isinstance(policy, KernelTable) else policy
+        return Settled(family, Start(table, start.learning_rates, context), context)
 
     def solve(
         self,
@@ -127,12 +140,14 @@ class TabularKind:
         states, actions = discrete_shape(family, task)
         return Spaces(tabular=True, observation=states, actions=actions)
 
-    def to_arrays(self, policy: FloatArray) -> dict[str, NDArray[Any]]:
-        """One array, ``probabilities``."""
-        return {"probabilities": policy}
+    def to_arrays(self, policy: FloatArray | KernelTable) -> dict[str, NDArray[Any]]:
+        """One array, ``probabilities``; or the parts of a :class:`policies.tabular.kernel_table.KernelTable`."""
+        return to_kernel_arrays(policy) if isinstance(policy, KernelTable) else {"probabilities": policy}
 
-    def from_arrays(self, arrays: Mapping[str, NDArray[Any]], spaces: Spaces) -> FloatArray:
+    def from_arrays(self, arrays: Mapping[str, NDArray[Any]], spaces: Spaces) -> FloatArray | KernelTable:
         """The table, checked: its shape, and that its rows are distributions."""
+        if "weighted" in arrays:
+            return from_kernel_arrays(arrays, (spaces.observation, spaces.actions))
         table = arrays["probabilities"]
         if table.shape != (spaces.observation, spaces.actions):
             raise ValueError(f"probabilities must have the shape [{spaces.observation}, {spaces.actions}]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class ContextSpace:
     """The contexts of a family's training tasks: names [k] of the entries, and what normalises them.
 
     ``mean`` and ``scale`` [k] are taken over tasks, not over steps; ``low`` and ``high`` [k] are the training range.
-    ``limits``: whether the limits are part of it.
+    ``limits``: whether the limits are part of it. ``distance`` compares two contexts.
     """
 
     names: tuple[str, ...]
@@ -79,6 +79,7 @@ class ContextSpace:
     low: FloatArray
     high: FloatArray
     limits: bool
+    distance: Distance = "euclidean"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ContextSpace) and self.to_json() == other.to_json()
@@ -89,7 +90,7 @@ class ContextSpace:
     def to_json(self) -> dict[str, Any]:
         """The space as JSON."""
         numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "low", "high")}
-        return {"names": list(self.names), "limits": self.limits, **numbers}
+        return {"names": list(self.names), "limits": self.limits, "distance": self.distance, **numbers}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> ContextSpace:
@@ -103,7 +104,9 @@ class ContextSpace:
         if not names or any(part.shape != (len(names),) or not np.isfinite(part).all() for part in parts):
             raise ValueError(f"a context of {len(names)} entries needs as many finite numbers of each kind")
         mean, scale, low, high = parts
-        return ContextSpace(names, mean, scale, low, high, limits)
+        if content["distance"] not in get_args(Distance):
+            raise ValueError(f"distance must be one of {', '.join(get_args(Distance))}, got {content['distance']!r}")
+        return ContextSpace(names, mean, scale, low, high, limits, content["distance"])
 
     @property
     def size(self) -> int:
@@ -174,5 +177,7 @@ def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) ->
             "vary it, or set meta.context to none"
         )
     scale = np.where(constant, 1.0, 1.0 / np.where(constant, 1.0, spread))
-    space = ContextSpace(names, values.mean(axis=0), scale, values.min(axis=0), values.max(axis=0), limits)
+    space = ContextSpace(
+        names, values.mean(axis=0), scale, values.min(axis=0), values.max(axis=0), limits, context_distance(family)
+    )
     return space, np.asarray((values - space.mean) * space.scale)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal, SupportsFloat
+from typing import Any, ClassVar, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import MAPS, generate_random_map, is_valid
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
+from tasks.contract.context import Distance
 from tasks.contract.tabular_model import TabularModel, model_from_gymnasium
 from tasks.contract.task import Parameters, Split, TaskError
 
@@ -124,6 +125,14 @@ class FrozenLake(BaseModel):
             f"frozen_lake: no solvable map of the {split} split differs from its base in {self.num_changes} tiles; "
             "change similarity or map_size"
         )
+
+    context_distance: ClassVar[Distance] = "differing"
+    """Two maps are as far apart as the number of their tiles that differ."""
+
+    def context(self, parameters: Parameters) -> dict[str, float]:
+        """The tiles of the map: 1 for a hole, 0 for another one."""
+        rows = parameters["desc"]
+        return {f"hole[{i}][{j}]": float(tile == "H") for i, row in enumerate(rows) for j, tile in enumerate(row)}
 
     def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's FrozenLake-v1 on the task's map, with the cost added."""

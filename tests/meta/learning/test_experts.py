@@ -12,7 +12,8 @@ import pytest
 from meta.learning.experts import Experts, alike, average, heaviest, next_weights, step_size_grid
 from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
 from meta.learning.tabular import Contribution, MetaState, initial_state, loss_of, update
-from meta.learning.updates import project_to_shrunk_simplex, shrink
+from meta.learning.updates import project_to_shrunk_simplex
+from policies.tabular.kernel_table import shrink
 from tasks.contract.tabular_model import FloatArray
 from tests.meta.learning.test_learner import SOUND, contributions
 

@@ -13,7 +13,7 @@ from meta.learning.bounds import initialization_loss, worst_case_curvature
 from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
 from meta.learning.tabular import Contribution, MetaState, initial_state, update
 from meta.learning.tabular_contribution import contribution
-from meta.learning.updates import leader, project_to_shrunk_simplex, shrink
+from meta.learning.updates import project_to_shrunk_simplex
 from meta.offline.diagnostics import Diagnostics
 from meta.offline.dice_settings import DICESettings
 from meta.training.loop import Finished, Position, TrainingPlan, train
@@ -24,6 +24,7 @@ from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, occupancy
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.kernel_table import leader, shrink
 from policies.tabular.solving import TaskDataset
 from policies.tabular.transitions import Transitions
 from tasks.contract.family_registry import FamilySpec

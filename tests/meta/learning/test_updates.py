@@ -8,13 +8,12 @@ from meta.learning.bounds import initialization_loss, upper_bound
 from meta.learning.settings import InitializationSettings, LearningRateSettings
 from meta.learning.updates import (
     initialization_gradient,
-    leader,
     leading_rates,
     log_rate_gradient,
     project_to_shrunk_simplex,
     scheduled_step,
-    shrink,
 )
+from policies.tabular.kernel_table import leader, shrink
 from tasks.contract.tabular_model import FloatArray
 from tests.support.meta_helpers import random_rows
 

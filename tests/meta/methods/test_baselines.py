@@ -8,7 +8,6 @@ import pytest
 from meta.judging.held_out import compare_starts, hold_out
 from meta.judging.tuned_starts import starts_of, tuned_start
 from meta.learning.settings import MetaSettings
-from meta.learning.updates import shrink
 from meta.methods.registry import METHODS
 from meta.methods.workbench import Workbench, mean_score
 from meta.offline.dice_settings import DICESettings
@@ -17,6 +16,7 @@ from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalLearner, LocalPool
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.kernel_table import shrink
 from tasks.contract.family_registry import FamilySpec
 
 EXPERIMENT = Experiment(
