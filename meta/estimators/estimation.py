@@ -54,11 +54,11 @@ def estimate_corrections(
     """Estimate d^pi of ``target`` from transitions that CRPO's iterates made; pure in its arguments.
 
     Raises:
-        EstimateError: the data are not sound, or the estimator has no finite answer on them.
+        EstimateError: the data are invalid, or the estimator has no finite answer on them.
     """
     assert settings.estimator is not None
     data, keep = prepare(sample, target, discount, horizon, settings)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named below
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # non-finite values are reported below
         fitted = estimator_named(settings.estimator)(data, settings, seed)
     ratio = _finite(fitted.ratio, settings.estimator)
     mass = data.weights * ratio

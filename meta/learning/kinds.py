@@ -34,7 +34,7 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
     name: str
     """Name of the kind, as of :class:`policies.common.policy_kind.PolicyKind`."""
     section: str
-    """The section of ``meta`` that says how phi is learned."""
+    """The section of ``meta`` with the settings for learning phi."""
     state: type[StateT]
     item: type[ItemT]
 
@@ -42,14 +42,14 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
         """Check the settings of all sections together.
 
         Raises:
-            ValueError: one does not fit this kind of policy; the message says what would be right.
+            ValueError: a setting does not fit this kind of policy; the message names what would be right.
         """
 
     def training_settings(self, within: SettingsT, dice: DICESettings) -> SettingsT:
         """How a training task is solved, without collecting what no estimator reads."""
 
     def averaging_dice(self, dice: DICESettings) -> DICESettings:
-        """The estimator that the baselines' plain averages are made with."""
+        """The estimator behind the baselines' plain averages."""
 
     def first_state(self, settings: MetaSettings, fresh: OwnPolicyT, num_costs: int) -> StateT:
         """The state before the first task: the fresh policy and the initial rates."""

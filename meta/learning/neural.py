@@ -25,7 +25,7 @@ from tasks.stepping.batch import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class NeuralMetaState(Record):
-    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+    """Everything the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
     ``experts`` are parameters of actors; the rest as in :class:`meta.learning.tabular.MetaState`.
@@ -105,7 +105,7 @@ def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMe
 
 
 def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
-    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each sees them through its own statistics."""
+    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each normalises them with its own statistics."""
     outputs, extra = first.act(observations)
     new_outputs, new_extra = second.act(observations)
     divergence = distribution_of(first.actor.network).kl(outputs, extra, new_outputs, new_extra)
@@ -141,7 +141,7 @@ def neural_update(
 def _mixed(
     state: NeuralMetaState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
 ) -> NeuralMetaState:
-    """Every expert takes the round's steps in its own step size; phi is the expert of the greatest weight."""
+    """Every expert takes the round's steps with its own step size; phi is the expert with the greatest weight."""
     policy = state.initialization
     experts = state.experts or alike(policy.actor.vector, settings.num_experts)
     sizes = step_size_grid(settings.step_size, settings.num_experts).tolist()
@@ -160,7 +160,7 @@ def _mixed(
 def _remember(
     reservoir: Reservoir | None, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
 ) -> Reservoir | None:
-    """ftl's memory with a round's tasks offered; the other methods have none."""
+    """ftl's memory after a round's tasks were offered to it; the other methods have none."""
     if settings.method != "ftl":
         return reservoir
     if reservoir is not None:
@@ -180,8 +180,8 @@ def next_policy(
 ) -> PolicyState:
     """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
 
-    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
-    if it had not been there. Parts that are not ``learned`` stay as they are.
+    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 has no
+    effect. Parts that are not ``learned`` stay as they are.
     """
     ordered = [item for item in ordered if item.weight > 0.0]
     if settings.method == "fixed" or not ordered:

@@ -1,4 +1,4 @@
-"""The meta-learner: frozen state in, state out. It estimates each task's loss and takes one online step a round."""
+"""The meta-learner: frozen state in, state out. It estimates each task's loss and takes one online step per round."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tasks.contract.tabular_model import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class MetaState(Record):
-    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+    """Everything the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
     ``policy_count`` the number (or discounted number) of policies in it; ``loss_sum``, ``curvature_sum`` [1+p] the sums

@@ -64,8 +64,8 @@ def _closed_form(dataset: TaskDataset, dice: DICESettings) -> tuple[Trusted, Flo
         seen = np.bincount(dataset.transitions.states, minlength=len(dataset.policy)) / max(1, len(dataset.transitions))
         return Trusted(None, None, dice.failed_weight, (NO_ESTIMATE,), str(error)), seen
     diagnostics = found.diagnostics
-    told = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
-    return told, found.occupancy
+    trusted = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
+    return trusted, found.occupancy
 
 
 def _sample_of(dataset: TaskDataset) -> TransitionSample:

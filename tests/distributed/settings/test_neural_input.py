@@ -62,7 +62,7 @@ NEURAL_DICE = "dice.estimator: dualdice_tabular needs a table; with within_task.
             tiny_neural(within_task={"dataset_transitions": 0}),
             "within_task.dataset_transitions: must be above 0 where dice.estimator is dualdice_linear",
         ),
-        (tiny_neural(dice={"ridge": 0.1}), "dice.ridge: is of dualdice_tabular; within_task.algorithm is neural_crpo"),
+        (tiny_neural(dice={"ridge": 0.1}), "dice.ridge: applies to dualdice_tabular only; within_task.algorithm is neural_crpo"),
         (
             tiny_neural(meta={"initialization": {"method": "fal"}}),
             "meta.initialization: has no effect where within_task.algorithm is neural_crpo; meta.neural is its section",

@@ -413,7 +413,7 @@ def _changed(**changes: Any) -> TransitionSample:
     [
         (None, "no transitions were kept; within_task.dataset_transitions must be above 0"),
         (path().rows(np.arange(0)), "the dataset is empty"),
-        (path().rows(np.arange(200) != 45), "episode 2 is not whole: transition 45 has age 6, expected 5"),
+        (path().rows(np.arange(200) != 45), "episode 2 is incomplete: transition 45 has age 6, expected 5"),
         (_changed(observations=np.full((200, SIZE), np.nan, np.float32)), "observations of transition 0 is not finite"),
         (_changed(log_probabilities=np.full(200, np.inf)), "log_probabilities of transition 0 is not finite"),
     ],
