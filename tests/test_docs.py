@@ -86,7 +86,7 @@ def test_the_example_family_runs_and_is_short(example_run: Path) -> None:
 CONTINUOUS = "own_continuous_family"
 
 
-def test_the_continuous_example_is_shown_as_it_is_and_is_short() -> None:
+def test_the_continuous_example_is_shown_verbatim_and_is_short() -> None:
     page = (DOCS / "families_continuous.md").read_text()
     code, run_file = ((DOCS / "examples" / f"{CONTINUOUS}{suffix}").read_text() for suffix in (".py", ".yaml"))
     assert code.strip() in page
@@ -98,7 +98,7 @@ def test_the_continuous_example_keeps_the_contract() -> None:
     checks = check_family(str(DOCS / "examples" / f"{CONTINUOUS}.py:Pendulums"), {}, 0, 12.0)
     assert {check.verdict for check in checks} == {"ok", "skipped"}, table(checks)
     assert [check.name for check in checks if check.verdict == "skipped"] == ["batch"]
-    assert "; reachable" in checks[-1].told
+    assert "; reachable" in checks[-1].finding
 
 
 def test_the_continuous_example_comes_under_its_limit() -> None:

@@ -261,4 +261,4 @@ def require_known(client: Client, job_id: str) -> None:
     """
     known = [row[0] for row in job_rows(client)]
     if job_id not in known:
-        raise ConfigurationError(f"{job_id}: no such job; there are {', '.join(known) or 'none'} (metasrl jobs)")
+        raise ConfigurationError(f"{job_id}: no such job; existing jobs: {', '.join(known) or 'none'} (metasrl jobs)")

@@ -165,7 +165,7 @@ def _from_occupancy(model: ExactModel, pair_occupancy: FloatArray) -> OptimalPol
 
 @dataclass(frozen=True, slots=True)
 class CostRange:
-    """Between what each limit can bind: ``least`` [p] reachable costs; ``unconstrained`` [p] costs of the cheapest
+    """The range where each limit can bind: ``least`` [p] reachable costs; ``unconstrained`` [p] costs of the cheapest
     reward-optimal policy (ties between reward-optimal policies are broken for each cost)."""
 
     least: Float[FloatArray, " p"]

@@ -2,7 +2,7 @@
 
 phi(. | s; c) is an ordinary :class:`PolicyState` on observations that carry the normalised context [k] behind them.
 Once c is known, :func:`condition` makes an ordinary policy on plain observations of it: the context's part of the first
-layer becomes part of its bias. Everything within a task (CRPO, corrections, films) then works as it does without.
+layer becomes part of its bias. Everything within a task (CRPO, corrections, films) then works as without a context.
 """
 
 from __future__ import annotations

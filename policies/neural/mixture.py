@@ -1,4 +1,4 @@
-"""One CRPO step on a mixture of tasks: a policy that sees the context, and a branch of its own for every task.
+"""One CRPO step on a mixture of tasks: a policy that sees the context, and every task has its own branch.
 
 With N_t samples of task t at the same phi, the step is alpha F^{-1} sum_t (N_t / N) (+g_{t,0} or -g_{t,i_t}), F the
 Fisher matrix over all samples; each task chooses its own branch i_t by its own J. For one task it is CRPO's step.
@@ -115,7 +115,7 @@ def combined_advantages(advantages: Array, branches: NDArray[np.int64], mixture:
     """What each sample ascends on, [T, n]: +A_0, or -A_i of the cost that its task descends on.
 
     ``advantages`` [T, n, 1+p] are centred and put in units of their spread over the batch, head by head, so that
-    rewards and costs pull alike.
+    rewards and costs have equal influence.
     """
     scale = advantages.reshape(-1, advantages.shape[2]).std(axis=0)
     mean = advantages.reshape(-1, advantages.shape[2]).mean(axis=0)

@@ -28,11 +28,11 @@ _SAMPLE_STREAM = 24
 
 @dataclass(frozen=True, slots=True)
 class NeuralDataset:
-    """What the meta-learner gets of a task solved with a neural policy.
+    """What the meta-learner gets from a task solved with a neural policy.
 
     ``observations`` [K, d], as the environment gave them, are drawn evenly from the batches of all iterates;
     ``statistics`` are those of every observation seen. ``divergences`` [M] are the mean KL(pi_m || pi_{m+1}) that each
-    step asked for (before caps), and ``branches`` [M] its objective. ``sample`` are whole paths of some copies under
+    step asked for (before caps), and ``branches`` [M] its objective. ``sample`` are complete paths of some copies under
     every iterate, for estimators of the stationary distribution; None where ``dataset_transitions`` is 0.
     """
 
@@ -50,9 +50,9 @@ class NeuralDataset:
 
 @dataclass(slots=True)
 class _Collector:
-    """Looks on while CRPO runs: measures whole episodes, and draws ``shares`` [M or M+1] of the observations.
+    """Observes CRPO: measures complete episodes, and draws ``shares`` [M or M+1] of the observations.
 
-    ``paths`` [M or M+1] is how many copies' whole paths are kept under each iterate.
+    ``paths`` [M or M+1] is the number of copies whose complete paths are kept under each iterate.
     """
 
     seed: int
@@ -178,7 +178,7 @@ def _log_probabilities(policy: PolicyState, part: TransitionSample) -> FloatArra
 
 
 def _even_shares(total: int, parts: int) -> NDArray[np.int64]:
-    """``total`` split into ``parts`` whole numbers [parts] that differ by at most one."""
+    """``total`` split into ``parts`` integers [parts] that differ by at most one."""
     return np.diff(np.arange(parts + 1) * total // parts)
 
 

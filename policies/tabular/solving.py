@@ -25,7 +25,7 @@ NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled
 
 @dataclass(frozen=True, slots=True)
 class TaskDataset:
-    """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""
+    """Everything the meta-learner gets from a solved task: D_t, the start, pi_hat and what b_t is measured from."""
 
     task_index: int
     transitions: Transitions

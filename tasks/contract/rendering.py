@@ -34,7 +34,7 @@ the difference is invisible in a picture that is scaled down."""
 
 
 class NoGraphicsError(RuntimeError):
-    """MuJoCo cannot render on this machine; the message says what to install."""
+    """MuJoCo cannot render on this machine; the message names the package to install."""
 
 
 def renderable(family: TaskFamily, task: Task) -> gymnasium.Env[Any, Any]:

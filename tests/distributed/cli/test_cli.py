@@ -88,7 +88,7 @@ def test_families_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> N
     assert "package.module:ClassName" in told
 
 
-def test_the_summary_says_what_was_run_and_found(trained: Path) -> None:
+def test_the_summary_holds_settings_and_results(trained: Path) -> None:
     summary = summary_of(trained)
     assert summary["schema_version"] == 1
     expected = {
@@ -124,7 +124,7 @@ def test_the_summary_agrees_with_the_table(trained: Path) -> None:
     assert [row["round"] for row in rows] == ["0"] * 4 + ["1"] * 4
 
 
-def test_a_run_directory_holds_what_the_documentation_says(trained: Path) -> None:
+def test_a_run_directory_holds_what_the_documentation_lists(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} >= {
         "config.yaml",
         "summary.json",
@@ -269,7 +269,7 @@ def test_watch_films_the_start_and_the_adapted_policy(trained: Path, capsys: pyt
         assert str(path) in told.err
 
 
-def test_watch_writes_where_it_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_writes_to_the_given_path(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("watch", trained, "--output", tmp_path / "film.gif") == 0
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
     assert {path.name for path in tmp_path.iterdir()} >= {"film.gif", "film-frames.png"}
@@ -418,7 +418,7 @@ def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path)
     assert {f"violation_{i}" for i in (1, 2)} <= set(rows_of(only_run(workplace))[0])
 
 
-def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contract_is_kept(
+def test_check_family_prints_a_table_and_its_exit_code_shows_whether_the_family_satisfies_the_contract(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = (ROOT / "tests" / "support" / "user_families.py").read_text(encoding="utf-8")
@@ -427,7 +427,7 @@ def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contr
     assert exit_code("check-family", "mine.py:CourierFamily", *quick) == 0
     told = capsys.readouterr().out
     assert "| costs | ok | in every step: fuel 0 to 1, damage 0 to 1 |" in told
-    assert "The family keeps the contract." in told
+    assert "The family satisfies the contract." in told
     faulty = '{"fault": "three_costs", "with_model": false, "limit": [1.0, 1.0]}'
     assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", faulty, *quick) == 2
     told = capsys.readouterr().out
@@ -438,7 +438,7 @@ def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contr
         assert "--parameters: " in capsys.readouterr().err
 
 
-def test_a_comparison_is_no_run_to_report(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_cannot_be_reported_as_a_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("compare", run_file(workplace, tiny(evaluation={"seeds": [3]}))) == 0
     (run,) = (workplace / "runs" / "tiny-compare").iterdir()
     capsys.readouterr()
@@ -449,7 +449,7 @@ def test_a_comparison_is_no_run_to_report(workplace: Path, capsys: pytest.Captur
         assert "Traceback" not in told
 
 
-def test_a_damaged_summary_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_summary_is_reported(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
     (tmp_path / "tasks.csv").write_bytes((trained / "tasks.csv").read_bytes())
     (tmp_path / "summary.json").write_text('{"schema_version": 1, "tao')

@@ -66,9 +66,9 @@ def copy_with(trained: Trained, folder: Path, table: Any, rates: Any) -> Path:
 
 
 def test_train_registers_and_the_first_version_is_judged_against_the_random_start(trained: Trained) -> None:
-    assert "models:/lakes/1 registered; minus the random start: gap" in trained.told
-    assert "over 20 new tasks" in trained.told
-    assert "champion is now version 1" in trained.told
+    assert "models:/lakes/1 registered; minus the random start: gap" in trained.finding
+    assert "over 20 new tasks" in trained.finding
+    assert "champion is now version 1" in trained.finding
 
 
 def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, client: Any) -> None:
@@ -125,7 +125,7 @@ def test_the_same_start_again_is_no_better(trained: Trained, client: Any) -> Non
         ("models:/../etc/1", "must be models:/NAME@champion"),
     ],
 )
-def test_what_is_not_in_the_registry_is_told(client: Any, source: str, message: str) -> None:
+def test_a_name_that_is_not_in_the_registry_is_reported(client: Any, source: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
         resolve(client, source)
 
@@ -147,7 +147,7 @@ def test_a_model_of_somebody_else_is_refused_without_running_it(client: Any, tmp
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_registry_that_is_away_is_told_before_any_work(
+def test_an_unreachable_registry_is_reported_before_any_work(
     workplace: Path, no_plots: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = f"http://127.0.0.1:{free_port()}"
@@ -158,7 +158,7 @@ def test_a_registry_that_is_away_is_told_before_any_work(
     assert exit_code("adapt", "models:/lakes@champion", "--tracking-uri", away) == 2
 
 
-def test_a_bad_name_and_an_unfinished_run_are_told(
+def test_a_bad_name_and_an_unfinished_run_are_reported(
     workplace: Path, client: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert exit_code("train", run_file(workplace, TRACKED), "--register", "a/b") == 2

@@ -82,7 +82,7 @@ def family(**keys: Any) -> Raw:
     ],
     ids=lambda value: None if isinstance(value, dict) else value[0],
 )
-def test_a_wrong_run_file_is_told_before_anything_is_made(
+def test_a_wrong_run_file_is_reported_before_anything_is_made(
     raw: Raw, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, raw)
@@ -130,7 +130,7 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
         "spaces",
     ],
 )
-def test_tasks_that_cannot_be_used_are_told_before_a_run_is_begun(
+def test_unusable_tasks_are_reported_before_a_run_begins(
     raw: Raw, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, raw)
@@ -174,7 +174,7 @@ def test_an_environment_that_breaks_its_contract_ends_the_run(
         ("one cost", 'step 4, copy 0: info["cost"] must hold 2 number(s), got 1.0'),
         ("no cost", 'step 1, copy 0: step reports no info["cost"]'),
         ("reward nan", "step 4, copy 0: the reward is nan; it must be finite"),
-        ("float64", "step 3, copy 0: the observation must be float32 of shape [2] as the space says, got float64"),
+        ("float64", "step 3, copy 0: the observation must be float32 of shape [2] as its space defines, got float64"),
         ("too large", "step 3, copy 0: observation[0] is"),
         ("space changes", "copy 0: the space was Box(-50.0, 50.0, (2,), float32) and has become"),
     ],
@@ -200,7 +200,7 @@ def test_a_continuous_environment_that_breaks_its_contract_ends_the_run(
 
 
 @pytest.mark.parametrize("content", ["name: [1", "\tname: a", "name: \x00"])
-def test_a_run_file_that_is_no_yaml(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_file_that_is_not_yaml(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(content)
     assert exit_code("train", "run.yaml") == 2
     assert "run.yaml: is not valid YAML" in told(capsys)
@@ -272,7 +272,7 @@ def test_a_run_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_options_are_told(
+def test_wrong_options_are_reported(
     arguments: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, tiny())
@@ -281,7 +281,7 @@ def test_wrong_options_are_told(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_settings_may_stand_before_the_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_may_precede_the_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     if exit_code("train", "--seed", "5", file):
         assert "RUN_FILE" in told(capsys), "or else the message says that the run file comes first"
@@ -303,12 +303,12 @@ def test_settings_may_stand_before_the_run_file(tmp_path: Path, capsys: pytest.C
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_usage_is_told(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_reported(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*arguments) == 2
     assert part in told(capsys)
 
 
-def test_resuming_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_a_directory_that_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file, "--resume", tmp_path / "nowhere") == 2
     assert f"{tmp_path / 'nowhere'}: is not a run directory" in told(capsys)

@@ -109,13 +109,13 @@ def interrupted_and_resumed_elsewhere(place: str, folder: Path, method: str, cal
 
 
 @pytest.mark.parametrize(("method", "call"), [("task_finished", 2), ("round_finished", 1), ("task_finished", 7)])
-def test_a_run_goes_on_from_the_store_alone(
+def test_a_run_resumes_from_the_store_alone(
     workplace: Path, no_plots: None, memory: str, method: str, call: int
 ) -> None:
     interrupted_and_resumed_elsewhere(memory, workplace, method, call)
 
 
-def test_a_run_goes_on_from_an_s3_server(workplace: Path, no_plots: None, s3: str) -> None:
+def test_a_run_resumes_from_an_s3_server(workplace: Path, no_plots: None, s3: str) -> None:
     interrupted_and_resumed_elsewhere(s3, workplace, "task_finished", 6)
 
 
@@ -195,7 +195,7 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_all_when_it_is_back(
     assert read_file(f"{memory}/x", read_manifest(f"{memory}/x"), "a") == b"22"
 
 
-def test_a_run_that_ends_while_the_store_is_away_says_where_it_is_whole(
+def test_a_run_that_ends_while_the_store_is_unreachable_reports_where_it_is_complete(
     workplace: Path, no_plots: None, memory: str, broken: Broken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = stored(memory)
@@ -217,7 +217,7 @@ def test_a_run_that_ends_while_the_store_is_away_says_where_it_is_whole(
     assert "summary.json" in read_manifest(only_url(memory))
 
 
-def test_a_store_that_cannot_be_written_is_told_before_any_work(
+def test_a_store_that_cannot_be_written_is_reported_before_any_work(
     workplace: Path, no_plots: None, memory: str, broken: Broken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken.away.set()
@@ -229,7 +229,7 @@ def test_a_store_that_cannot_be_written_is_told_before_any_work(
 
 
 @pytest.mark.parametrize(("place", "message"), [("nowhere://x", "no file system for nowhere://"), ("s3://", "s3")])
-def test_a_url_that_leads_nowhere_is_told(
+def test_a_url_that_leads_nowhere_is_reported(
     workplace: Path, place: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
@@ -293,7 +293,7 @@ def test_a_damaged_or_hostile_copy_is_refused_and_leaves_what_is_here(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
 
 
-def test_a_file_that_is_gone_from_the_store_is_told(copied: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_file_missing_from_the_store_is_reported(copied: tuple[Path, str], tmp_path: Path) -> None:
     _, url = copied
     del MemoryFileSystem.store[in_store(url, "files/tasks")]
     with pytest.raises(DamagedFileError, match=r"tasks.csv is missing from the store"):
@@ -340,7 +340,7 @@ def test_progress_is_read_from_names() -> None:
     assert progress_of(["tasks.csv"]) == (0, 0)
 
 
-def test_the_manifest_says_size_and_digest(copied: tuple[Path, str]) -> None:
+def test_the_manifest_holds_size_and_digest(copied: tuple[Path, str]) -> None:
     _, url = copied
     told = json.loads(fsspec.filesystem("memory").cat_file(in_store(url, MANIFEST)))
     assert told["schema_version"] == 1

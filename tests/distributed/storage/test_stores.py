@@ -40,7 +40,7 @@ def database() -> Iterator[str]:
         pytest.skip(str(error))
 
 
-def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
+def test_a_run_is_complete_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
     with database() as uri:
         file = run_file(tmp_path, TRACKED)
         done = command(["train", file, "--register", "lakes"], tmp_path, MLFLOW_TRACKING_URI=uri)
@@ -75,7 +75,7 @@ def test_a_password_in_a_run_file_is_refused_and_not_repeated() -> None:
     assert parsed(tiny(tracking={"uri": "postgresql://ml@db/mlflow"})).tracking.uri == "postgresql://ml@db/mlflow"
 
 
-def test_a_run_is_whole_in_sqlite_while_others_read_it(tmp_path: Path) -> None:
+def test_a_run_is_complete_in_sqlite_while_others_read_it(tmp_path: Path) -> None:
     """Four readers that ask fifty times a second each, which is more than browsers do."""
     stop, faults, counts = threading.Event(), list[str](), list[int]()
 

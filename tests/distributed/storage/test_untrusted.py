@@ -119,7 +119,7 @@ def test_yaml_that_makes_objects_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run").exists(), "the bomb itself works"
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_message_explains_what_to_do(
     workplace: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written, fsync = [0], os.fsync

@@ -122,18 +122,18 @@ def test_the_least_reachable_cost_itself_is_feasible() -> None:
 
 
 @pytest.mark.parametrize("limits", [(), (1.0,), (1.0, 1.0, 1.0)])
-def test_a_wrong_number_of_limits_is_told(limits: tuple[float, ...]) -> None:
+def test_a_wrong_number_of_limits_is_reported(limits: tuple[float, ...]) -> None:
     with pytest.raises(TaskError, match=rf"courier/train/1: {len(limits)} limits for 2 costs \(fuel, damage\)"):
         draw_task(CourierFamily(0, 4, limit=limits), "courier", 0, "train", 1)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
-def test_a_limit_that_is_no_cost_is_told(wrong: float) -> None:
+def test_a_limit_that_no_cost_can_have_is_reported(wrong: float) -> None:
     with pytest.raises(TaskError, match="courier/train/1: limits must be finite and not negative"):
         draw_task(CourierFamily(0, 4, limit=(1.0, wrong)), "courier", 0, "train", 1)
 
 
-def test_a_fraction_without_a_model_is_told() -> None:
+def test_a_fraction_without_a_model_is_reported() -> None:
     with pytest.raises(TaskError, match="courier/train/0: a limit fraction needs an exact model"):
         draw_task(CourierFamily(0, 4, with_model=False), "courier", 0, "train", 0)
 
@@ -144,6 +144,6 @@ def test_a_draw_that_cannot_bind_is_drawn_again(absent: str) -> None:
     assert draw_task(family, "courier", 0, "train", 0).parameters == family.parameters("train", 0, 3)
 
 
-def test_costs_that_never_oppose_the_reward_are_told() -> None:
+def test_costs_that_never_oppose_the_reward_are_reported() -> None:
     with pytest.raises(TaskError, match="courier/train/0: in 200 draws no constraint could bind"):
         draw_task(NeverBinds(0, 4, fault="costs", fault_step=1000), "courier", 0, "train", 0)

@@ -180,7 +180,7 @@ def test_a_video_is_read_back(suffix: str, tmp_path: Path) -> None:
         assert np.abs(read[number][..., :3].astype(float) - frames[number]).mean() < 6.0
 
 
-def test_other_suffixes_are_told(tmp_path: Path) -> None:
+def test_other_suffixes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"film\.avi: a video ends in \.mp4 or \.gif"):
         write_video(tmp_path / "film.avi", pair())
     write_picture(tmp_path / "deep" / "sheet.png", pair()[0])

@@ -127,7 +127,7 @@ def test_uniform_draws_from_the_iterates_improved_on_the_reward() -> None:
 
 
 @pytest.mark.parametrize("rule", ["best", "last"])
-def test_without_a_feasible_iterate_the_least_violation_is_chosen_and_told(rule: str) -> None:
+def test_without_a_feasible_iterate_the_least_violation_is_chosen_and_reported(rule: str) -> None:
     assert _output(rule, limit=0.1) == (3, False)
 
 

@@ -242,7 +242,7 @@ def test_a_first_observation_out_of_range_is_refused() -> None:
 
 
 @pytest.mark.parametrize("observation", [1.5, None, np.array([1])], ids=["fraction", "none", "array"])
-def test_an_observation_that_is_no_integer_is_refused(observation: object) -> None:
+def test_an_observation_that_is_not_an_integer_is_refused(observation: object) -> None:
     class Vague(CourierFamily):
         def make(self, parameters: Any) -> gymnasium.Env[Any, Any]:
             return gymnasium.wrappers.TransformObservation(super().make(parameters), lambda _: observation, None)
@@ -303,7 +303,7 @@ def _odd_rollouts(odd: str) -> TabularRollouts:
         ("spaces change", r"step 0: the space was Discrete\(3\) and has become Discrete\(4\); spaces must stay"),
     ],
 )
-def test_an_environment_that_does_not_keep_up_is_told_with_task_and_step(odd: str, told: str) -> None:
+def test_an_environment_that_does_not_keep_up_is_reported_with_task_and_step(odd: str, told: str) -> None:
     walking = np.tile([1.0, 0.0, 0.0], (NUM_STATES, 1))
     with pytest.raises(TaskError, match=f"task courier/train/1, iteration 5, episode 0, {told}"):
         _odd_rollouts(odd).collect(walking, 5, 2)

@@ -150,7 +150,7 @@ def test_a_make_without_render_mode_will_do() -> None:
     assert picture(env, "").shape == (4, 6, 3)
 
 
-def test_an_environment_that_cannot_be_rendered_is_told() -> None:
+def test_an_environment_that_cannot_be_rendered_is_reported() -> None:
     with pytest.raises(
         TaskError, match=r"squares/test/4: its environment _Blind cannot be rendered.*'human'.*rgb_array"
     ):
@@ -165,7 +165,7 @@ def test_an_environment_that_cannot_be_rendered_is_told() -> None:
         (np.zeros((4, 6, 4), np.uint8), r"got uint8 of shape \[4, 6, 4\]"),
     ],
 )
-def test_what_is_no_picture_is_told(image: Any, told: str) -> None:
+def test_a_render_result_that_is_not_a_picture_is_reported(image: Any, told: str) -> None:
     env = _Square()
     env.render_mode, env.image = "rgb_array", image
     with pytest.raises(TaskError, match=rf"squares/test/4, step 2: render must give .*\[height, width, 3\], {told}"):

@@ -41,7 +41,7 @@ EITHER = pytest.mark.parametrize("run", [here, in_a_thread])
 
 
 @EITHER
-def test_what_takes_too_long_is_told_even_where_exceptions_are_swallowed(run: Callable[..., list[str]]) -> None:
+def test_a_timeout_is_reported_even_where_exceptions_are_swallowed(run: Callable[..., list[str]]) -> None:
     def stubborn() -> None:
         with time_limit(0.1, lambda: "walk/train/0, step 3"):
             while True:

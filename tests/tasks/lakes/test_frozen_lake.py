@@ -75,7 +75,7 @@ def _walk(family: FrozenLake, desc: list[str], actions: list[int]) -> list[tuple
     return [(int(state), float(gain), info["cost"], ended) for state, gain, ended, _, info in steps]
 
 
-def test_thin_ice_costs_on_entering_only_and_the_episode_goes_on() -> None:
+def test_thin_ice_costs_on_entering_only_and_the_episode_continues() -> None:
     family = FrozenLake(seed=0, map_size=4, success_rate=1.0)
     desc = ["SHHF", "FFFF", "FFFF", "FFFG"]
     steps = _walk(family, desc, [RIGHT, UP, RIGHT, LEFT, LEFT, UP])

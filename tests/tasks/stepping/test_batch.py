@@ -113,7 +113,7 @@ def test_a_fault_names_task_step_and_copy(fault: Any, told: str) -> None:
         batch.step(np.zeros((2, 1)))
 
 
-def test_spaces_it_cannot_step_are_told() -> None:
+def test_spaces_it_cannot_step_are_reported() -> None:
     def taxi() -> gymnasium.Env[Any, Any]:
         return gymnasium.make("Taxi-v3")
 
@@ -128,7 +128,7 @@ def test_it_wants_a_reset_first() -> None:
         batch.step(np.zeros((2, 1)))
 
 
-def test_a_step_that_hangs_is_told() -> None:
+def test_a_step_that_hangs_is_reported() -> None:
     batch = GymnasiumBatch(lambda: Walk(("hang", 30.0)), 2, 2, 50, "walk/train/4", seconds=0.2)
     batch.reset(np.arange(2), np.arange(2))
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_a_step_that_hangs_is_told() -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
+def test_a_step_that_hangs_is_reported_in_another_thread_too() -> None:
     class Stuck(Walk):
         def step(self, action: Any) -> Any:
             result = super().step(action)
@@ -164,7 +164,7 @@ def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
     assert told == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
 
 
-def test_a_reset_that_hangs_or_raises_is_told() -> None:
+def test_a_reset_that_hangs_or_raises_is_reported() -> None:
     class Stuck(Walk):
         def reset(self, **arguments: Any) -> Any:
             time.sleep(30.0)
@@ -225,7 +225,7 @@ def test_one_cost_may_be_a_plain_number(cost: Any) -> None:
     assert batch.costs.tolist() == [[float(np.ravel(cost)[0])]]
 
 
-def test_spaces_that_change_are_told() -> None:
+def test_spaces_that_change_are_reported() -> None:
     class Growing(Walk):
         def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
             self.observation_space = gymnasium.spaces.Box(-60.0, 50.0, (1, 2), np.float64)
@@ -236,7 +236,7 @@ def test_spaces_that_change_are_told() -> None:
         batch.reset(np.arange(1), np.arange(1))
 
 
-def test_an_instability_of_an_environment_on_mujoco_is_told() -> None:
+def test_an_instability_of_an_environment_on_mujoco_is_reported() -> None:
     class Costly(gymnasium.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
             observation, reward, terminated, truncated, info = self.env.step(action)
