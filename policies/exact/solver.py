@@ -131,14 +131,7 @@ def optimal_policy(
     outflow = sparse.kron(sparse.identity(states), np.ones((1, actions)), format="csr")
     flow = outflow - discount * model.transitions.T
     sign = -1.0 if objective == 0 else 1.0
-    rows: list[FloatArray] = []
-    bounds: list[float] = []
-    if limits is not None:
-        rows += [cost.ravel() for cost in model.tabular.costs]
-        bounds += [float(limit) for limit in limits]
-    if least_reward is not None:
-        rows.append(-model.tabular.reward.ravel())
-        bounds.append(-least_reward)
+    rows, bounds = _inequalities(model, limits, least_reward)
     result = linprog(
         sign * model.objectives[objective].ravel(),
         A_eq=flow,
@@ -153,6 +146,21 @@ def optimal_policy(
     if result.status != 0:
         raise RuntimeError(f"the occupancy linear programme failed: {result.message}")
     return _from_occupancy(model, np.maximum(np.asarray(result.x), 0.0).reshape(states, actions))
+
+
+def _inequalities(
+    model: ExactModel, limits: FloatArray | None, least_reward: float | None
+) -> tuple[list[FloatArray], list[float]]:
+    """Rows and bounds of the programme's inequalities, the bounds in units of J."""
+    rows: list[FloatArray] = []
+    bounds: list[float] = []
+    if limits is not None:
+        rows += [cost.ravel() for cost in model.tabular.costs]
+        bounds += [float(limit) for limit in limits]
+    if least_reward is not None:
+        rows.append(-model.tabular.reward.ravel())
+        bounds.append(-least_reward)
+    return rows, bounds
 
 
 def _from_occupancy(model: ExactModel, pair_occupancy: FloatArray) -> OptimalPolicy:

@@ -72,13 +72,7 @@ def improve_mixture(
         NonFiniteError: a value on the way is not finite.
     """
     values = task_returns(data, mixture)
-    branches = np.array(
-        [
-            choose_branch(own, limits, mixture.tolerance, settings.constraint_choice, rng)
-            for own, limits in zip(values, mixture.limits, strict=True)
-        ],
-        np.int64,
-    )
+    branches = _task_branches(values, mixture, settings, rng)
     fresh = policy.statistics.count == 0.0
     policy, estimates = prepare(policy, data, mixture.discount, settings, rng)
     combined = combined_advantages(estimates.advantages.reshape(data.signals.shape), branches, mixture)
@@ -93,6 +87,17 @@ def improve_mixture(
     np.maximum(extra, mixture.least_log_std, out=extra)
     improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     return with_plain_contexts(improved, mixture.context_size), MixtureReport(values, branches, step)
+
+
+def _task_branches(
+    values: FloatArray, mixture: Mixture, settings: NeuralSettings, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The branch of every task, [G], each by its own values and limits."""
+    branches = [
+        choose_branch(own, limits, mixture.tolerance, settings.constraint_choice, rng)
+        for own, limits in zip(values, mixture.limits, strict=True)
+    ]
+    return np.array(branches, np.int64)
 
 
 def task_returns(data: NeuralTransitions, mixture: Mixture) -> FloatArray:

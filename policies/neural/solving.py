@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,15 +110,13 @@ def solve_neural_task(
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
-    shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
-    paths = _paths(settings) if collect and settings.dataset_transitions else None
-    collector = _Collector(task.seed, shares, no_observations(batch.observation_size), paths)
+    collector = _collector(task, settings, batch.observation_size, collect=collect)
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
         on_iteration(iteration)
         collector.see(iteration, data)
 
-    try:
+    with closing(batch):
         solution = solve_neural(
             batch,
             policy,
@@ -129,10 +128,14 @@ def solve_neural_task(
             label=task.label,
             on_batch=on_batch,
         )
-    finally:
-        batch.close()
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
+
+
+def _collector(task: Task, settings: NeuralSettings, observation_size: int, *, collect: bool) -> _Collector:
+    shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
+    paths = _paths(settings) if collect and settings.dataset_transitions else None
+    return _Collector(task.seed, shares, no_observations(observation_size), paths)
 
 
 def _dataset(
