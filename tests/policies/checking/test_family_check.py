@@ -288,7 +288,7 @@ def test_the_probe_takes_no_longer_than_it_may() -> None:
     checks = found(seconds=1.0, given=(0.0, 0.0))
     assert "NOT reached" in checks["probe"].finding
     assert time.monotonic() - began < 6.0
-    assert "no time for it" in found(seconds=1.0, horizon=300_000)["probe"].finding
+    assert "not enough time" in found(seconds=1.0, horizon=300_000)["probe"].finding
 
 
 def test_a_probe_in_words() -> None:

@@ -208,7 +208,7 @@ def test_a_table_is_not_a_start_for_a_network_nor_the_reverse() -> None:
         solve_task(FAMILY, task_of(FAMILY), table, SETTINGS, collect=True)
     with pytest.raises(TaskError, match=r"task point/train/0: crpo needs a table of probabilities .* neural policy"):
         solve_task(FAMILY, task_of(FAMILY), start(), WithinTaskSettings(evaluation="sampled"), collect=True)
-    with pytest.raises(TypeError, match="no table of probabilities"):
+    with pytest.raises(TypeError, match="is not a table of probabilities"):
         table_of(start().initialization)
 
 
