@@ -1,4 +1,4 @@
-"""What networks of the estimators see of states and actions."""
+"""States and actions encoded as inputs of the estimators' networks."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ _ROUNDING = 1e-6
 class Estimate:
     """A stationary-distribution estimate on a sample of N rows.
 
-    ``mass`` [N] is the estimated d^pi of each row: expectations under d^pi are ``mass @ values``; its sum is 1 without
-    what is absorbed and missing. ``correction`` [N] is w = d^pi / d^D, 0 on rows that were dropped. ``iteration_sizes``
-    [M] is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
+    ``mass`` [N] is the estimated d^pi of each row: expectations under d^pi are ``mass @ values``; its sum is 1 minus
+    the absorbed and the missing mass. ``correction`` [N] is w = d^pi / d^D, 0 on dropped rows. ``iteration_sizes`` [M]
+    is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
     """
 
     mass: Float[FloatArray, " N"]

@@ -1,4 +1,4 @@
-"""The registry of kinds of meta-learner: what learning across tasks asks of tables and of networks.
+"""The registry of kinds of meta-learner: what learning across tasks requires of tables and of networks.
 
 The counterpart of :mod:`policies.solving.algorithms`: a kind of policy has its meta-learner here, under the same name.
 """
@@ -20,7 +20,7 @@ from policies.solving.algorithms import WithinTask, kind_of, kind_of_policy
 SingleState = MetaState | NeuralMetaState
 """What a meta-learner with one initialisation knows."""
 Item = Contribution | NeuralContribution
-"""What one solved task brings to the meta-update."""
+"""What one solved task contributes to the meta-update."""
 StateT = TypeVar("StateT")
 ItemT = TypeVar("ItemT")
 DatasetT = TypeVar("DatasetT", contravariant=True)
@@ -55,7 +55,7 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
         """The state before the first task: the fresh policy and the initial rates."""
 
     def contribute(self, dataset: DatasetT, dice: DICESettings, settings: MetaSettings) -> ItemT:
-        """What a solved task brings to the meta-update."""
+        """What a solved task contributes to the meta-update."""
 
     def step(self, state: StateT, items: Sequence[ItemT], settings: MetaSettings, num_iterations: int) -> StateT:
         """One online step of one initialisation on a round of tasks."""

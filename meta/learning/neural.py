@@ -71,7 +71,7 @@ class NeuralMetaState(Record):
 
 @dataclass(frozen=True, slots=True)
 class NeuralContribution(Record):
-    """What one task solved with a neural policy brings to the meta-update.
+    """What one task solved with a neural policy contributes to the meta-update.
 
     ``observations`` [K, d] drawn from the estimated distribution of pi_hat, with ``statistics`` of all that the task
     saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in

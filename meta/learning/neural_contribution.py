@@ -1,4 +1,4 @@
-"""What a task solved with a neural policy brings to the meta-update: corrections, f_hat and b (THEORY section 4)."""
+"""Contribution of a task solved with a neural policy to the meta-update: corrections, f_hat, b (THEORY section 4)."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class MetaState(Record):
 
 @dataclass(frozen=True, slots=True)
 class Contribution(Record):
-    """What one solved task brings to the meta-update; a few kilobytes.
+    """What one solved task contributes to the meta-update; a few kilobytes.
 
     ``occupancy`` [S] nu_hat; ``policy`` [S, A] pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not
     measured; ``weight`` in [0, 1], ``failures`` and ``problem`` as in

@@ -1,4 +1,4 @@
-"""What a task solved with a table brings to the meta-update: nu_hat, f_hat and b; and the meta-learner of tables."""
+"""Contribution of a task solved with a table to the meta-update: nu_hat, f_hat, b; and the meta-learner of tables."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tasks.contract.task import Task, TaskError, TaskFamily
 
 @dataclass(frozen=True)
 class Learned:
-    """A start and what it took.
+    """A learned start and the work spent on it.
 
     ``updates`` counts CRPO iterations, each on one task's data. ``results`` are the training tasks of methods that
     solve them from what they have learned so far; ``rows`` and ``state`` are those of meta_srl.

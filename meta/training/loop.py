@@ -17,7 +17,7 @@ from tasks.contract.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A task of the current round that is solved and estimated: its row and what it brings to the meta-update."""
+    """A task of the current round that is solved and estimated: its row and its contribution to the meta-update."""
 
     row: Row
     contribution: Item

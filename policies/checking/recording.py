@@ -15,7 +15,7 @@ from tasks.contract.task import TaskError
 from tasks.contract.timeout import time_limit
 
 Spaces = tuple[Any, Any]
-"""Of observations and of actions."""
+"""The spaces of observations and of actions."""
 _ACTIONS_SEED = 29
 _WIDE = 1.0
 """Actions without bounds are drawn from a normal distribution of this deviation."""

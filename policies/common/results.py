@@ -96,7 +96,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A solved task, small enough to travel through the driver.
+    """A solved task, small enough to pass through the driver.
 
     ``policy`` is pi_hat, the iterate with the index ``output``; ``feasible`` is True if any iterate kept every limit.
     ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO

@@ -74,7 +74,7 @@ class TrustRegionSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a step is computed from.
+    """The data from which a step is computed.
 
     ``inputs`` [N, d] (normalised observations), ``actions`` [N] or [N, A], ``advantages`` [N, 1+p] and ``weights`` [N]
     (shares of the state-action distribution; they sum to 1).

@@ -27,7 +27,7 @@ _Running = tuple[Any, int]
 
 @dataclass(frozen=True, slots=True)
 class _Episodes:
-    """What E episodes of at most H steps show, [E, H, ...], as it comes in; ``lengths`` [E] of them is filled."""
+    """Data of E episodes of at most H steps, [E, H, ...]; so far the first ``lengths`` [E] steps of each are filled."""
 
     states: IndexArray
     next_states: IndexArray

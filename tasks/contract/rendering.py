@@ -29,7 +29,7 @@ assert renderer.render().shape == (8, 8, 3)
 """
 _SECONDS = 60.0
 _SHADOWS = 1024
-"""Resolution of MuJoCo's shadows. The defaults of 4096, and of four samples a pixel, take a CPU ten times as long, and
+"""Resolution of MuJoCo's shadows. The defaults of 4096, and of four samples per pixel, take a CPU ten times as long;
 the difference is invisible in a picture that is scaled down."""
 
 
