@@ -165,11 +165,11 @@ def test_the_tables_of_an_algorithm_have_its_keys_and_defaults(heading: str, mod
     page = (DOCS / "configuration.md").read_text()
     section = re.split(r"^##", page.partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows = re.findall(r"^\| `(within_task\.[\w.]+)` \| (\S.*?) \| .*? \| (.*) \|$", section, re.MULTILINE)
-    told = {key: (default.strip("`"), meaning.replace("\\|", "|")) for key, default, meaning in rows}
+    reported = {key: (default.strip("`"), meaning.replace("\\|", "|")) for key, default, meaning in rows}
     expected = {key: (value.strip('"'), meaning) for key, value, meaning in dotted_fields(model, "within_task.")}
     if model is NeuralSettings:  # its name must be given: the other algorithm is the default
         expected["within_task.algorithm"] = ("required", expected["within_task.algorithm"][1])
-    assert told == expected
+    assert reported == expected
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md"), key=str), ids=lambda page: str(page.relative_to(DOCS)))

@@ -330,8 +330,8 @@ def test_actors_have_informative_names(two: RayPool, learner: RayLearner) -> Non
         int(re.fullmatch(r"CRPOWorker\(id=(\d+), task=frozen_lake/train/\d, done\)", text).group(1)) for text in shown
     ]
     assert len(set(ids)) == 2
-    told = ray.get(learner.actor.__ray_call__.remote(repr))
-    assert re.fullmatch(r"MetaLearner\(round=2, tasks=\d+\)", told)
+    reported = ray.get(learner.actor.__ray_call__.remote(repr))
+    assert re.fullmatch(r"MetaLearner\(round=2, tasks=\d+\)", reported)
 
 
 def test_a_worker_shows_task_and_iteration_while_it_solves(monkeypatch: pytest.MonkeyPatch) -> None:

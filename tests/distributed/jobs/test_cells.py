@@ -103,11 +103,11 @@ def test_a_cell_keeps_who_computed_it(tmp_path: Path) -> None:
     cell = Cell("describe", small())
     runner(tmp_path).run([cell], "work")
     (file,) = tmp_path.glob("tiny/*.json")
-    told = json.loads(file.read_text())
-    assert told["digest"] == cell.digest
+    reported = json.loads(file.read_text())
+    assert reported["digest"] == cell.digest
     assert file.name == f"tiny-describe-3-{cell.digest[:16]}.json"
-    assert len(told["sources"]) == 12
-    assert told["result"]["num_test"] == 2
+    assert len(reported["sources"]) == 12
+    assert reported["result"]["num_test"] == 2
 
 
 def test_tuning_seeds_must_differ_from_reported_seeds() -> None:

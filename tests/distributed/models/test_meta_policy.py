@@ -250,8 +250,8 @@ def test_somebody_elses_family_is_not_run_unless_named(tmp_path: Path) -> None:
 def test_a_start_that_does_not_fit_a_family_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
     assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--parameters", '{"map_size": 5}') == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "was learned on 16 states, 4 actions; tasks of frozen_lake have 25 states, 4 actions" in told
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "was learned on 16 states, 4 actions; tasks of frozen_lake have 25 states, 4 actions" in reported
     assert exit_code("adapt", tmp_path, "--family", "acrobot") == 2
     assert "which does not fit" in capsys.readouterr().err
 
@@ -270,9 +270,9 @@ def test_inspect_describes_a_folder_and_a_pair(tmp_path: Path, capsys: pytest.Ca
     save_meta_policy(tmp_path / "good", start_of(tiny()))
     save_meta_policy(tmp_path / "bad", start_of(tiny()))
     truncate(tmp_path / "bad" / f"{STEM}.safetensors")
-    told = inspect(tmp_path)
-    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | intact |" in told
-    assert f"| {tmp_path / 'bad' / STEM} | – | – | – | damaged" in told
+    reported = inspect(tmp_path)
+    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | intact |" in reported
+    assert f"| {tmp_path / 'bad' / STEM} | – | – | – | damaged" in reported
     pair = inspect(tmp_path / "good" / f"{STEM}.safetensors")
     assert "| start_0.probabilities | [16, 4] | float64 |" in pair
     assert '| cost_names | ["holes_entered"] |' in pair

@@ -35,7 +35,7 @@ class Trained:
     folder: Path
     run: Path
     uri: str
-    told: str
+    reported: str
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def test_mlflow_loads_what_is_registered(trained: Trained, client: Any) -> None:
 
 def test_a_worse_start_becomes_a_version_and_no_champion(trained: Trained, client: Any, tmp_path: Path) -> None:
     worse = copy_with(trained, tmp_path, np.full((16, 4), 0.25), np.array([0.01, 0.01]))
-    told = register(client, worse, "lakes", None, Console(), num_tasks=6)
-    assert "models:/lakes/2 registered; minus models:/lakes/1: gap +" in told
-    assert "champion stays version 1" in told
+    reported = register(client, worse, "lakes", None, Console(), num_tasks=6)
+    assert "models:/lakes/2 registered; minus models:/lakes/1: gap +" in reported
+    assert "champion stays version 1" in reported
     assert {name: int(v) for name, v in client.get_registered_model("lakes").aliases.items()} == {"champion": 1}
     assert client.get_model_version("lakes", "2").tags["verdict"].startswith("gap +")
 
@@ -110,9 +110,9 @@ def test_a_better_start_becomes_champion(trained: Trained, client: Any, tmp_path
 
 
 def test_the_same_start_again_is_no_better(trained: Trained, client: Any) -> None:
-    told = register(client, trained.run, "lakes", None, Console(), num_tasks=4)
-    assert "gap +0.0000 [+0.0000, +0.0000]" in told
-    assert "champion stays version 1" in told
+    reported = register(client, trained.run, "lakes", None, Console(), num_tasks=4)
+    assert "gap +0.0000 [+0.0000, +0.0000]" in reported
+    assert "champion stays version 1" in reported
 
 
 @pytest.mark.parametrize(

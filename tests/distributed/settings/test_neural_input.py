@@ -205,10 +205,10 @@ def test_the_default_estimator_may_be_named() -> None:
 def test_keys_that_both_algorithms_have_are_listed_once_with_both_defaults() -> None:
     listed = [key for key, _, _ in dotted_fields()]
     assert len(listed) == len(set(listed))
-    told = {key: (default, meaning) for key, default, meaning in dotted_fields()}
-    assert told["within_task.num_iterations"][0] == "5 or 10"
-    assert told["within_task.algorithm"][0] == '"crpo" or "neural_crpo"'
-    assert told["within_task.tolerance"][0] == "0.0"
+    reported = {key: (default, meaning) for key, default, meaning in dotted_fields()}
+    assert reported["within_task.num_iterations"][0] == "5 or 10"
+    assert reported["within_task.algorithm"][0] == '"crpo" or "neural_crpo"'
+    assert reported["within_task.tolerance"][0] == "0.0"
 
 
 def test_nested_settings_can_be_overridden(tmp_path: Path) -> None:

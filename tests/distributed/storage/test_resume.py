@@ -187,9 +187,9 @@ def test_without_an_intact_checkpoint_the_error_is_clear(tmp_path: Path, capsys:
         truncate(path)
     capsys.readouterr()
     assert exit_code("train", file, "--resume", run) == 1
-    told = capsys.readouterr().err
-    assert "all 2 checkpoints are damaged; start a new run" in told
-    assert "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert "all 2 checkpoints are damaged; start a new run" in reported
+    assert "Traceback" not in reported
     assert exit_code("adapt", run) != 0
     assert "all 2 checkpoints are damaged" in capsys.readouterr().err
 
@@ -212,9 +212,9 @@ def test_a_run_is_not_resumed_under_another_configuration(
     run = RunDirectory.create(parsed(tiny())).path
     before = sorted(run.rglob("*"))
     assert exit_code("train", run_file(tmp_path, tiny(**changes)), "--resume", run) == 2
-    told = capsys.readouterr().err
-    assert told.rstrip().endswith(f"differing keys: {key}")
-    assert str(run) in told
+    reported = capsys.readouterr().err
+    assert reported.rstrip().endswith(f"differing keys: {key}")
+    assert str(run) in reported
     assert sorted(run.rglob("*")) == before
 
 

@@ -179,18 +179,18 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_all_when_it_is_back(
     tmp_path: Path, memory: str, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distributed.storage.mirror._RETRY_SECONDS", 0.02)
-    local, told = tmp_path / "run", list[str]()
+    local, reported = tmp_path / "run", list[str]()
     local.mkdir()
     (local / "a").write_text("1")
-    mirror = Mirror(local, f"{memory}/x", told.append)
+    mirror = Mirror(local, f"{memory}/x", reported.append)
     broken.away.set()
     (local / "a").write_text("22")
     assert mirror.close(0.3) is False
-    assert told == [f"storage: {memory}/x: OSError: the store is away; the run continues, {local} has everything"]
+    assert reported == [f"storage: {memory}/x: OSError: the store is away; the run continues, {local} has everything"]
     manifest = read_manifest(f"{memory}/x")
     assert read_file(f"{memory}/x", manifest, "a") == b"1"
     broken.away.clear()
-    again = Mirror(local, f"{memory}/x", told.append)
+    again = Mirror(local, f"{memory}/x", reported.append)
     assert again.close(5.0) is True
     assert read_file(f"{memory}/x", read_manifest(f"{memory}/x"), "a") == b"22"
 
@@ -222,9 +222,9 @@ def test_a_store_that_cannot_be_written_is_reported_before_any_work(
 ) -> None:
     broken.away.set()
     assert exit_code("train", run_file(workplace, stored(memory))) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "output.run_dir: memory://bucket/runs/tiny/" in told
-    assert "cannot be written: OSError: the store is away" in told
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "output.run_dir: memory://bucket/runs/tiny/" in reported
+    assert "cannot be written: OSError: the store is away" in reported
     assert not (workplace / "here").exists()
 
 
@@ -342,9 +342,9 @@ def test_progress_is_read_from_names() -> None:
 
 def test_the_manifest_holds_size_and_digest(copied: tuple[Path, str]) -> None:
     _, url = copied
-    told = json.loads(fsspec.filesystem("memory").cat_file(in_store(url, MANIFEST)))
-    assert told["schema_version"] == 1
-    assert read_manifest(url)["tasks.csv"] == Entry(told["files"]["tasks.csv"]["sha256"], 9)
+    reported = json.loads(fsspec.filesystem("memory").cat_file(in_store(url, MANIFEST)))
+    assert reported["schema_version"] == 1
+    assert read_manifest(url)["tasks.csv"] == Entry(reported["files"]["tasks.csv"]["sha256"], 9)
 
 
 def test_local_dir_means_nothing_for_a_path() -> None:

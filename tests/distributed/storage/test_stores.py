@@ -50,8 +50,8 @@ def test_a_run_is_complete_in_postgresql_and_the_password_is_nowhere(tmp_path: P
         assert rows(uri, "SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 9)]
         assert rows(uri, "SELECT count(*) FROM metrics WHERE key = 'J_0'") == [(8 * 3,)]
         assert rows(uri, "SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
-        told = rows(uri, "SELECT value FROM params UNION SELECT value FROM tags")
-        assert not any(PASSWORD in str(value) for (value,) in told)
+        reported = rows(uri, "SELECT value FROM params UNION SELECT value FROM tags")
+        assert not any(PASSWORD in str(value) for (value,) in reported)
         adapted = command(["adapt", "models:/lakes@champion", "--task-seed", "1"], tmp_path, MLFLOW_TRACKING_URI=uri)
         assert adapted.returncode == 0, adapted.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

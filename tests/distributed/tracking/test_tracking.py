@@ -402,9 +402,11 @@ def test_a_run_with_neural_policies_logs_rewards_and_facts_about_its_steps(workp
     tasks = {event["params"]["task_index"]: event for event in fake.events if event["kind"] == "task"}
     assert len(tasks) == 8
     for row in rows:
-        told = {name: value for name, value, step in tasks[row["task_index"]]["metrics"] if step == row["task_index"]}
+        reported = {
+            name: value for name, value, step in tasks[row["task_index"]]["metrics"] if step == row["task_index"]
+        }
         for name in ("reward", "reward_start", "episodic_reward", "f_hat", "capped_steps", "refused_steps", "mean_kl"):
-            assert told[name] == row[name]
+            assert reported[name] == row[name]
     (end,) = [event for event in fake.events if event["kind"] == "end"]
     final = {name: value for name, value, _ in end["metrics"]}
     assert final["final/mean_reward"] == summary["mean_reward"]

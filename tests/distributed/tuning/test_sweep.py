@@ -181,6 +181,6 @@ def test_a_sweep_whose_trials_all_fail_reports_why(tmp_path: Path) -> None:
     raw["meta"] = {"learning_rates": {"initial": 1.0}}
     done = command(["sweep", run_file(tmp_path, raw), *VARY, "--trials", "2"], tmp_path)
     assert done.returncode == 2
-    told = " ".join(done.stderr.split())
-    assert "no trial is complete; reasons:" in told
-    assert "info['cost']" in told
+    reported = " ".join(done.stderr.split())
+    assert "no trial is complete; reasons:" in reported
+    assert "info['cost']" in reported

@@ -202,11 +202,13 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "parameters"), BROKEN, ids=[f"{name}: {told[:30]}" for name, told, _ in BROKEN]
+    ("name", "reported", "parameters"), BROKEN, ids=[f"{name}: {reported[:30]}" for name, reported, _ in BROKEN]
 )
-def test_a_broken_rule_is_found_by_its_check_and_by_no_other(name: str, told: str, parameters: dict[str, Any]) -> None:
+def test_a_broken_rule_is_found_by_its_check_and_by_no_other(
+    name: str, reported: str, parameters: dict[str, Any]
+) -> None:
     checks = found(**parameters)
-    assert told in checks[name].finding
+    assert reported in checks[name].finding
     assert [check.name for check in checks.values() if check.verdict == "wrong"] == [name]
     assert checks["probe"].verdict == "skipped"
     if NAMES.index(name) > NAMES.index("limits"):
@@ -217,7 +219,7 @@ def test_a_broken_rule_is_found_by_its_check_and_by_no_other(name: str, told: st
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "parameters"),
+    ("name", "reported", "parameters"),
     [
         ("numbers", "the horizon cuts off 82% of the discounted steps", {"discount": 0.98}),
         ("drawing", "training and held-out tasks share", {"fault": "one task for both"}),
@@ -227,10 +229,10 @@ def test_a_broken_rule_is_found_by_its_check_and_by_no_other(name: str, told: st
         ("probe", "the limits were NOT reached; they may be out of reach", {"given": (0.0, 0.0)}),
     ],
 )
-def test_what_may_be_intended_is_a_warning(name: str, told: str, parameters: dict[str, Any]) -> None:
+def test_what_may_be_intended_is_a_warning(name: str, reported: str, parameters: dict[str, Any]) -> None:
     checks = found(seconds=3.0, **parameters)
     assert checks[name].verdict == "warning"
-    assert told in checks[name].finding
+    assert reported in checks[name].finding
     assert not broken(tuple(checks.values()))
 
 
@@ -245,7 +247,7 @@ def test_a_good_family_is_found_good_and_its_limits_reachable(parameters: dict[s
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("no_such_module:Family", "module 'no_such_module' does not import"),
         ("none.py:Family", "there is no file 'none.py'"),
@@ -253,10 +255,10 @@ def test_a_good_family_is_found_good_and_its_limits_reachable(parameters: dict[s
         (f"{HERE}:Track", "Track has no such parameter"),
     ],
 )
-def test_a_family_that_does_not_load_is_reported_and_the_rest_is_skipped(name: str, told: str) -> None:
+def test_a_family_that_does_not_load_is_reported_and_the_rest_is_skipped(name: str, reported: str) -> None:
     first, *rest = check_family(name, {}, 0, 1.0)
     assert (first.name, first.verdict) == ("loads", "wrong")
-    assert told in first.finding
+    assert reported in first.finding
     assert {check.verdict for check in rest} == {"skipped"}
     assert [check.name for check in rest] == list(NAMES[1:])
 
@@ -265,19 +267,19 @@ def test_a_family_that_does_not_load_is_reported_and_the_rest_is_skipped(name: s
 def test_every_built_in_family_satisfies_the_contract(name: str) -> None:
     checks = check_family(name, {"horizon": 30}, 0, 1.0)
     assert not broken(checks), table(checks)
-    told = {check.name: check for check in checks}
-    assert told["seeding"].verdict == "ok"
-    assert told["batch"].verdict == ("skipped" if name == "frozen_lake" else "ok")
+    reported = {check.name: check for check in checks}
+    assert reported["seeding"].verdict == "ok"
+    assert reported["batch"].verdict == ("skipped" if name == "frozen_lake" else "ok")
 
 
 def test_a_table_is_probed_too() -> None:
     """Couriers: driving costs fuel, crossing the lawn damage; walking neither, so that any limit can be kept."""
     parameters = {"with_model": False, "limit": [0.5, 0.5]}
-    told = {
+    reported = {
         check.name: check for check in check_family("tests.support.user_families:CourierFamily", parameters, 0, 12.0)
     }
-    assert told["probe"].verdict == "ok"
-    assert "; reachable" in told["probe"].finding
+    assert reported["probe"].verdict == "ok"
+    assert "; reachable" in reported["probe"].finding
     modelled = check_family("tests.support.user_families:CourierFamily", {}, 0, 12.0)[-1]
     assert "by the exact model, some policy keeps them all" in modelled.finding
     assert "fuel: limit" in modelled.finding
@@ -294,9 +296,9 @@ def test_the_probe_takes_no_longer_than_it_may() -> None:
 def test_a_probe_in_words() -> None:
     p = np.array
     probe = Probe(p([12.3, 2.0]), p([1.0, 0.1]), p([8.1, 1.0]), 6, True, p([14.0, 3.0]))
-    told = told_by_probe(("effort", "noise"), p([10.0, 1.5]), probe)
-    assert told.verdict == "ok"
-    assert told.finding == (
+    reported = told_by_probe(("effort", "noise"), p([10.0, 1.5]), probe)
+    assert reported.verdict == "ok"
+    assert reported.finding == (
         "effort: random actions 12.3 ± 1, after 6 iterations of CRPO 8.1, after 6 on the reward alone 14; limit 10; "
         "noise: random actions 2 ± 0.1, after 6 iterations of CRPO 1, after 6 on the reward alone 3; limit 1.5; "
         "reachable"

@@ -100,10 +100,10 @@ def test_an_infeasible_limit_names_the_task_and_the_least_reachable_cost() -> No
     with pytest.raises(TaskError, match="courier/train/2: no policy keeps its limits") as caught:
         draw_task(family, "courier", 0, "train", 2)
     least = cost_range(ExactModel(family.model(family.parameters("train", 2, 0)))).least
-    told = re.findall(r"(\w+): limit ([\d.]+), least reachable cost ([\d.e-]+)", str(caught.value))
-    assert [name for name, _, _ in told] == ["fuel", "damage"]
-    np.testing.assert_allclose([float(limit) for _, limit, _ in told], [0.1, 5.0])
-    np.testing.assert_allclose([float(cost) for _, _, cost in told], least, rtol=1e-5, atol=1e-12)
+    reported = re.findall(r"(\w+): limit ([\d.]+), least reachable cost ([\d.e-]+)", str(caught.value))
+    assert [name for name, _, _ in reported] == ["fuel", "damage"]
+    np.testing.assert_allclose([float(limit) for _, limit, _ in reported], [0.1, 5.0])
+    np.testing.assert_allclose([float(cost) for _, _, cost in reported], least, rtol=1e-5, atol=1e-12)
     assert least[0] > 0.5
 
 

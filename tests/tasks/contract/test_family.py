@@ -80,15 +80,15 @@ def test_the_splits_share_no_task_and_a_third_is_for_tests() -> None:
 
 
 def test_too_few_tasks_for_both_splits_are_reported() -> None:
-    told = []
+    reported = []
     for seed in range(12):
         for split in ("train", "test"):
             try:
                 Coins(seed=seed).parameters(split, 0, 0)  # type: ignore[arg-type]
             except TaskError as error:
-                told.append(str(error))
-    assert told
-    assert all("draws none belongs to the" in message and message.startswith("Coins/") for message in told)
+                reported.append(str(error))
+    assert reported
+    assert all("draws none belongs to the" in message and message.startswith("Coins/") for message in reported)
 
 
 def test_parameters_that_are_not_plain_are_reported() -> None:

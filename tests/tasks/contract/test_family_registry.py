@@ -72,7 +72,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("no_such_module:Family", "module 'no_such_module' does not import: ModuleNotFoundError"),
         (f"{USER}:Missing", "module 'tests.support.user_families' has no class 'Missing'"),
@@ -81,10 +81,10 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
         (f"{USER}:NOT_A_CLASS", "NOT_A_CLASS"),
     ],
 )
-def test_a_family_that_cannot_be_made_reports_why(name: str, told: str) -> None:
+def test_a_family_that_cannot_be_made_reports_why(name: str, reported: str) -> None:
     error = _error(name)
     assert error.field == "name"
-    assert told in error.message
+    assert reported in error.message
 
 
 def test_a_module_that_fails_while_importing_reports_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_an_unknown_parameter_lists_the_allowed_ones(name: str, allowed: str) ->
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "told"),
+    ("parameter", "value", "reported"),
     [
         ("map_size", 2, "greater than or equal to 4 (given: 2)"),
         ("drift", 0, "greater than or equal to 1 (given: 0)"),
@@ -112,10 +112,10 @@ def test_an_unknown_parameter_lists_the_allowed_ones(name: str, allowed: str) ->
         ("similarity", "medium", "'high' or 'low' (given: 'medium')"),
     ],
 )
-def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: object, told: str) -> None:
+def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: object, reported: str) -> None:
     error = _error("frozen_lake", **{parameter: value})
     assert error.field == parameter
-    assert told in error.message
+    assert reported in error.message
 
 
 def test_values_that_do_not_fit_together_are_reported() -> None:

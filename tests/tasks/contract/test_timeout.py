@@ -13,19 +13,19 @@ from tasks.contract.timeout import time_limit
 
 def in_a_thread(work: Callable[[], None]) -> list[str]:
     """What ``work`` said with a TaskError in a thread of its own."""
-    told: list[str] = []
+    reported: list[str] = []
 
     def run() -> None:
         try:
             work()
         except TaskError as error:
-            told.append(str(error))
+            reported.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(10.0)
     assert not thread.is_alive()
-    return told
+    return reported
 
 
 def here(work: Callable[[], None]) -> list[str]:

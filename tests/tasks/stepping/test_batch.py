@@ -84,7 +84,7 @@ def test_discrete_actions_start_where_the_space_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reported"),
     [
         (("raise", RuntimeError("stuck")), "step raised RuntimeError: stuck"),
         (("cost", None), r'step reports no info\["cost"\]; it must hold 2 number\(s\)'),
@@ -103,13 +103,13 @@ def test_discrete_actions_start_where_the_space_does() -> None:
         (("result", (np.zeros((1, 2)), 0.0, {}, False, False)), r"terminated \{\}, truncated False, info False"),
     ],
 )
-def test_a_fault_names_task_step_and_copy(fault: Any, told: str) -> None:
+def test_a_fault_names_task_step_and_copy(fault: Any, reported: str) -> None:
     envs = iter([Walk(), Walk(fault)])
     batch = GymnasiumBatch(lambda: next(envs), 2, 2, 50, "walk/train/4")
     batch.reset(np.arange(2), np.arange(2))
     for _ in range(2):
         batch.step(np.zeros((2, 1)))
-    with pytest.raises(TaskError, match=f"walk/train/4, step 3, copy 1: .*{told}"):
+    with pytest.raises(TaskError, match=f"walk/train/4, step 3, copy 1: .*{reported}"):
         batch.step(np.zeros((2, 1)))
 
 
@@ -148,7 +148,7 @@ def test_a_step_that_hangs_is_reported_in_another_thread_too() -> None:
             return result
 
     batch = GymnasiumBatch(Stuck, 2, 2, 50, "walk/train/4", seconds=0.2)
-    told: list[str] = []
+    reported: list[str] = []
 
     def run() -> None:
         batch.reset(np.arange(2), np.arange(2))
@@ -156,12 +156,12 @@ def test_a_step_that_hangs_is_reported_in_another_thread_too() -> None:
             for _ in range(3):
                 batch.step(np.zeros((2, 1)))
         except TaskError as error:
-            told.append(str(error))
+            reported.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(5.0)
-    assert told == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
+    assert reported == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
 
 
 def test_a_reset_that_hangs_or_raises_is_reported() -> None:
