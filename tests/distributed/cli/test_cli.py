@@ -323,7 +323,7 @@ def test_watch_films_a_neural_policy_of_a_robot(
             assert "MuJoCo cannot draw pictures on this machine" in reported
             assert "libosmesa6" in reported
             assert "Traceback" not in reported
-    assert not (run / "adapt").exists(), "it is told before any work"
+    assert not (run / "adapt").exists(), "it is reported before any work"
     if not any(rendering.graphics_work(name) for name in rendering.LIBRARIES):
         pytest.skip("no graphics library works here; Debian: libegl1 or libosmesa6")
     assert exit_code("watch", run) == 0

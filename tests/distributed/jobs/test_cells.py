@@ -74,7 +74,7 @@ def test_a_stopped_comparison_resumes(tmp_path: Path) -> None:
 
 
 def stripped(judged: Any) -> Any:
-    """All but what a clock or the system told."""
+    """Everything except what a clock or the system reported."""
     return {
         method: [{k: v for k, v in cell.items() if k != "cost"} for cell in cells] for method, cells in judged.items()
     }

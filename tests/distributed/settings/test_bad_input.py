@@ -353,7 +353,7 @@ def test_a_dashboard_port_that_is_taken(taken: int, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1"])
-def test_an_address_that_is_none(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_address(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny(cluster={"pool": "ray", "address": address}))
     assert exit_code("train", file) == 2
     text = reported(capsys)

@@ -1,4 +1,4 @@
-"""Settings of the two algorithms that do not belong together are told before anything is made."""
+"""Settings of the two algorithms that do not belong together are reported before anything is made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _in_an_empty_folder(workplace: Path, no_plots: None) -> None:
 
 
 def refused(folder: Path, raw: Raw, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """What is told of a run file that is refused, without a trace left behind."""
+    """The error message for a run file that is refused, without a trace left behind."""
     file = run_file(folder, raw)
     assert exit_code("train", file, *options) == 2
     text = capsys.readouterr().err

@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> CheckpointFolder:
 
 @pytest.fixture
 def said() -> Said:
-    """What is told."""
+    """The messages."""
     return []
 
 

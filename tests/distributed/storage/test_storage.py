@@ -31,7 +31,7 @@ from tests.distributed.helpers import Raw, exit_code, parsed, run_file, summary_
 
 
 def silent(text: str) -> None:
-    """Nobody is told."""
+    """Reports to nobody."""
     del text
 
 

@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What is told."""
+    """The messages."""
     return []
 
 

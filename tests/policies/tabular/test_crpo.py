@@ -22,7 +22,7 @@ NO_TOLERANCE = np.zeros(3)
 
 @dataclasses.dataclass
 class Script:
-    """An evaluator that says what it is told: ``values`` [M+1, 1+p] and one action-value table per objective."""
+    """An evaluator that returns given values: ``values`` [M+1, 1+p] and one action-value table per objective."""
 
     values: FloatArray
     action_values: FloatArray

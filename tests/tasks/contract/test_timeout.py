@@ -74,7 +74,7 @@ def test_the_clock_can_be_started_anew(run: Callable[..., list[str]]) -> None:
 
 
 @EITHER
-def test_nothing_goes_off_afterwards(run: Callable[..., list[str]]) -> None:
+def test_no_alarm_fires_afterwards(run: Callable[..., list[str]]) -> None:
     def quick() -> None:
         for _ in range(20):
             with time_limit(0.02, lambda: "walk"):
