@@ -18,7 +18,7 @@ from tasks.contract.tabular_model import FloatArray
 
 _NEXT_STREAM, _FIRST_STREAM = 33, 34
 _JITTER = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-2}
-"""Added to C: C is I over all episodes, but some of them may lack a direction. It changes the metric of the ridge."""
+"""Added to C: C is I over all episodes; a subset of them may lack a direction. It changes the metric of the ridge."""
 _ROUNDINGS = 64.0
 """Directions of psi are dropped if their variance is at most this many roundings of the largest variance."""
 

@@ -29,7 +29,7 @@ def importance(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
 
 
 def cumulative_log_ratio(data: OfflineData) -> FloatArray:
-    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity if pi excludes it."""
+    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity once pi(a_j|s_j) is 0."""
     sample = data.sample
     steps = data.target.log_probabilities(sample.observations, sample.actions) - sample.log_probabilities
     impossible = np.isneginf(steps)

@@ -51,7 +51,7 @@ def require_matching_sections(within: WithinTask, dice: DICESettings, meta: Meta
     """Check that the settings of all sections are for the same algorithm, so that none is without effect.
 
     Raises:
-        ValueError: a section is for another kind of policy; the message names the right one.
+        ValueError: a setting is for another kind of policy; the message explains what would be right.
     """
     kind = learning_of(within)
     kind.require_settings(within, dice, meta)

@@ -76,7 +76,7 @@ class Solution:
 
     ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
     the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
-    ``output`` is the index of the chosen iterate and ``feasible`` tells whether any iterate kept every limit
+    ``output`` is the index of the chosen iterate and ``feasible`` is True if any iterate kept every limit
     (within its tolerance); if none did, the output is the iterate with the smallest violation.
     """
 
