@@ -86,7 +86,7 @@ def test_the_example_family_runs_and_is_short(example_run: Path) -> None:
 CONTINUOUS = "own_continuous_family"
 
 
-def test_the_continuous_example_is_shown_as_it_is_and_is_short() -> None:
+def test_the_continuous_example_is_shown_verbatim_and_is_short() -> None:
     page = (DOCS / "families_continuous.md").read_text()
     code, run_file = ((DOCS / "examples" / f"{CONTINUOUS}{suffix}").read_text() for suffix in (".py", ".yaml"))
     assert code.strip() in page
@@ -94,11 +94,11 @@ def test_the_continuous_example_is_shown_as_it_is_and_is_short() -> None:
     assert len(code.splitlines()) <= 30
 
 
-def test_the_continuous_example_keeps_the_contract() -> None:
+def test_the_continuous_example_satisfies_the_contract() -> None:
     checks = check_family(str(DOCS / "examples" / f"{CONTINUOUS}.py:Pendulums"), {}, 0, 12.0)
     assert {check.verdict for check in checks} == {"ok", "skipped"}, table(checks)
     assert [check.name for check in checks if check.verdict == "skipped"] == ["batch"]
-    assert "; reachable" in checks[-1].told
+    assert "; reachable" in checks[-1].finding
 
 
 def test_the_continuous_example_comes_under_its_limit() -> None:
@@ -165,11 +165,11 @@ def test_the_tables_of_an_algorithm_have_its_keys_and_defaults(heading: str, mod
     page = (DOCS / "configuration.md").read_text()
     section = re.split(r"^##", page.partition(f"### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows = re.findall(r"^\| `(within_task\.[\w.]+)` \| (\S.*?) \| .*? \| (.*) \|$", section, re.MULTILINE)
-    told = {key: (default.strip("`"), meaning.replace("\\|", "|")) for key, default, meaning in rows}
+    reported = {key: (default.strip("`"), meaning.replace("\\|", "|")) for key, default, meaning in rows}
     expected = {key: (value.strip('"'), meaning) for key, value, meaning in dotted_fields(model, "within_task.")}
     if model is NeuralSettings:  # its name must be given: the other algorithm is the default
         expected["within_task.algorithm"] = ("required", expected["within_task.algorithm"][1])
-    assert told == expected
+    assert reported == expected
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md"), key=str), ids=lambda page: str(page.relative_to(DOCS)))

@@ -171,7 +171,7 @@ def _write_plot(source: Source, task: Task, results: dict[str, TaskResult]) -> P
 
 
 def _write_policy(stem: Path, policy: Policy) -> Path:
-    """Write a table of probabilities as CSV, one row a state; a neural policy as safetensors."""
+    """Write a table of probabilities as CSV, one row per state; a neural policy as safetensors."""
     kind = kind_of_policy(policy)
     if kind.name != "tabular":
         save_arrays(stem, kind.to_arrays(policy), {"kind": kind.name})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -200,26 +200,34 @@ def follow(
     Raises:
         ConfigurationError: The cluster did not answer for ``patience_seconds``.
     """
-    written, lost_since = 0, None
+    polls, written = _polls(client, job_id, say, patience_seconds, every_seconds), 0
+    while True:
+        status, log = next(polls)
+        write(log[written:])
+        written = len(log)
+        if status in _ENDS:
+            return exit_code(client, job_id, status)
+
+
+def _polls(
+    client: Client, job_id: str, say: Callable[[str], None], patience_seconds: float, every_seconds: float
+) -> Iterator[tuple[str, str]]:
+    """Yield a job's status and log again and again; reconnect after a lost connection."""
+    lost_since = None
     while True:
         try:
-            status = str(client.get_job_status(job_id))
-            log = client.get_job_logs(job_id)
+            polled = str(client.get_job_status(job_id)), client.get_job_logs(job_id)
         except Exception as error:  # requests, Ray and sockets raise their own types
             now = time.monotonic()
             if lost_since is None:
                 lost_since = now
                 say(f"connection lost ({_first_line(error)}); reconnecting, the job continues")
             _require_patience(job_id, now - lost_since, patience_seconds, error)
-            time.sleep(every_seconds)
-            continue
-        if lost_since is not None:
-            say("connected again")
-            lost_since = None
-        write(log[written:])
-        written = len(log)
-        if status in _ENDS:
-            return exit_code(client, job_id, status)
+        else:
+            if lost_since is not None:
+                say("connected again")
+                lost_since = None
+            yield polled
         time.sleep(every_seconds)
 
 
@@ -261,4 +269,4 @@ def require_known(client: Client, job_id: str) -> None:
     """
     known = [row[0] for row in job_rows(client)]
     if job_id not in known:
-        raise ConfigurationError(f"{job_id}: no such job; there are {', '.join(known) or 'none'} (metasrl jobs)")
+        raise ConfigurationError(f"{job_id}: no such job; existing jobs: {', '.join(known) or 'none'} (metasrl jobs)")

@@ -50,8 +50,8 @@ def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
             python_model=str(CODE),
             artifacts={STEM: str(policy_folder)},
             signature=ModelSignature(
-                Schema([_tensor(() if spaces.tabular else (spaces.observation,), whole=spaces.tabular)]),
-                Schema([_tensor(() if spaces.actions else (len(spaces.low),), whole=bool(spaces.actions))]),
+                Schema([_tensor(() if spaces.tabular else (spaces.observation,), integers=spaces.tabular)]),
+                Schema([_tensor(() if spaces.actions else (len(spaces.low),), integers=bool(spaces.actions))]),
                 ParamSchema([ParamSpec(*default) for default in defaults]),
             ),
             input_example=input_example(policy),
@@ -81,10 +81,10 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str | None, fold
     return str(logged.model_id), str(logged.artifact_location)
 
 
-def _tensor(shape: tuple[int, ...], *, whole: bool) -> TensorSpec:
+def _tensor(shape: tuple[int, ...], *, integers: bool) -> TensorSpec:
     from mlflow.types import TensorSpec
 
-    return TensorSpec(np.dtype(np.int64 if whole else np.float32), (-1, *shape))
+    return TensorSpec(np.dtype(np.int64 if integers else np.float32), (-1, *shape))
 
 
 @contextlib.contextmanager

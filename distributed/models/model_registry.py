@@ -211,7 +211,7 @@ def require_name(name: str) -> None:
 
 
 def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) -> Verdict:
-    """Compare ``policy`` with a rival on new tasks of its family; None stands for the random start.
+    """Compare ``policy`` with a rival on new tasks of its family; None is the random start.
 
     Raises:
         ConfigurationError: The rival does not fit these tasks, or the random start has no learning rates.

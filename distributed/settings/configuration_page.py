@@ -46,7 +46,7 @@ _REPLACED = {
     "evaluation.grids": "by method, a list of points with the keys below, as many for every method named",
     "evaluation.methods": f"list of {_IN_TRAINING} or `null`",
 }
-"""Allowed values that need words of their own."""
+"""Allowed values that need their own description."""
 _REQUIRED = {(NeuralSettings, "algorithm")}
 """Fields whose default applies only once another value is chosen: for the user they are required."""
 

@@ -72,9 +72,9 @@ def _parse(text: str) -> Varied:
         if len(values) < 2:
             raise ConfigurationError(f"--vary: {text!r} needs at least two choices")
         return Varied(key, kind, values)
-    whole = kind == "int"
-    if len(values) != 2 or not all(isinstance(v, int if whole else int | float) and math.isfinite(v) for v in values):
-        raise ConfigurationError(f"--vary: {text!r} needs a lower and an upper bound, {'whole ' * whole}numbers both")
+    allowed, names = (int, "integers") if kind == "int" else (int | float, "numbers")
+    if len(values) != 2 or not all(isinstance(v, allowed) and math.isfinite(v) for v in values):
+        raise ConfigurationError(f"--vary: {text!r} needs a lower and an upper bound, both {names}")
     if not values[0] < values[1] or (kind == "loguniform" and values[0] <= 0.0):
         raise ConfigurationError(
             f"--vary: {text!r}: the lower bound must be below the upper one, and above 0 for a log"
@@ -89,7 +89,7 @@ def _require_known(key: str) -> None:
         return
     near = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     raise ConfigurationError(
-        f"--vary: {key} is no setting of {', '.join(name.rstrip('.') for name in SECTIONS)}"
+        f"--vary: {key} is not a setting of {', '.join(name.rstrip('.') for name in SECTIONS)}"
         + (f"; did you mean {' or '.join(near)}?" if near else " (docs/configuration.md lists them)")
     )
 

@@ -69,7 +69,7 @@ def estimate(
 
     With B = I - gamma P_hat^pi over visited pairs and d = diag(d^D): B' d B nu = (1 - gamma) mu_0, w = B nu (q = 2).
     Transitions that terminate enter an absorbing state, where nu is 0 by convention; an episode that ended early counts
-    there until the horizon, so that E_D[w] = 1. CRPO's iterations weigh as ``settings`` say.
+    there until the horizon, so that E_D[w] = 1. ``settings`` set the weights of CRPO's iterations.
 
     Raises:
         EstimateError: the data are empty, the policy is not finite, or the answer is not.
@@ -140,7 +140,7 @@ class _Tally:
 
 
 def _row_weights(data: Transitions, settings: DICESettings) -> FloatArray | None:
-    """Weight of every row in d^D, None where all weigh alike; the newest iteration's rows have 1, dropped ones 0."""
+    """Weight of every row in d^D, None if all are equal; rows of the newest iteration have 1, dropped rows 0."""
     if settings.drop_iterations == 0 and settings.iteration_weight == 1.0:
         return None
     ages = (data.iterations.max() - data.iterations).astype(np.float64)
@@ -185,7 +185,7 @@ def _aggregate(tally: _Tally, policy: FloatArray) -> _Aggregate:
 def _count_pairs(
     rows: NDArray[np.int64], columns: NDArray[np.int32], shape: tuple[int, int], weights: FloatArray | None
 ) -> sparse.csr_array[np.float64, tuple[int, int]]:
-    """How often each (row, column) occurs; a table is counted much faster than triples are sorted."""
+    """How often each (row, column) occurs; counting in a table is much faster than sorting triples."""
     if shape[0] * shape[1] <= _LARGEST_TABLE:
         table = np.bincount(rows * shape[1] + columns, weights, minlength=shape[0] * shape[1])
         return sparse.csr_array(table.reshape(shape).astype(np.float64))
@@ -208,7 +208,7 @@ def _solve(aggregate: _Aggregate, discount: float, ridge: float) -> FloatArray:
         weight = sparse.diags_array(-aggregate.total / aggregate.counts)
         system = sparse.block_array([[weight, bellman], [bellman.T, ridge * identity]], format="csc")
         return np.asarray(splu(system).solve(np.concatenate([np.zeros(size), right])))[:size]
-    except RuntimeError as error:  # SuperLU's word for a singular matrix
+    except RuntimeError as error:  # what SuperLU raises for a singular matrix
         raise EstimateError(f"dualdice_tabular: the system is singular ({error})") from error
 
 

@@ -18,14 +18,14 @@ from tasks.contract.tabular_model import FloatArray
 
 _NEXT_STREAM, _FIRST_STREAM = 33, 34
 _JITTER = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-2}
-"""Added to C, which is I on all episodes; a part of them may lack a direction. It changes the metric of the ridge."""
+"""Added to C: C is I over all episodes; a subset of them may lack a direction. It changes the metric of the ridge."""
 _ROUNDINGS = 64.0
-"""Directions of psi with a variance of so many roundings of the largest one, or less, are left out."""
+"""Directions of psi are dropped if their variance is at most this many roundings of the largest variance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What data say about psi: sums over episodes, so that parts add up.
+    """Moments of psi in data: sums over episodes, so that the moments of separate parts add up.
 
     ``covariance`` [J, J] sums d^D(n) psi psi', ``flow`` [J, J] d^D(n) psi (psi - gamma psi_next)' with psi_next =
     E_{a'~pi} psi(s', a'), 0 after a terminal step; ``weight`` sums d^D(n). ``start`` [J] sums psi(s0, a0) over
@@ -56,10 +56,10 @@ class Moments:
 def dualdice_linear(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
     """w = psi' v with A' v = (1 - gamma) E[psi0], A = E_D[psi (psi - gamma E_{a'~pi} psi(s', a'))']; THEORY section 3.
 
-    With a ridge lambda on the multiplier nu the equation may be missed: of all v the one that minimises
-    E_D[(w - 1)^2] + |A' v - (1 - gamma) E[psi0]|^2 / lambda, so that a large lambda gives w = 1. Of several candidates
-    the one is taken whose v from four fifths of the episodes misses the flow equation of the remaining fifth least, in
-    the mean over the fifths.
+    With a ridge lambda on the multiplier nu, the equation need not hold exactly: v then minimises
+    E_D[(w - 1)^2] + |A' v - (1 - gamma) E[psi0]|^2 / lambda, and a large lambda gives w = 1. Five-fold cross-validation
+    over the episodes chooses lambda among the candidates, by the error of the flow equation on the fifth left out
+    (:func:`_choose_ridge`).
 
     Raises:
         EstimateError: the system is singular under every candidate.
@@ -69,7 +69,7 @@ def dualdice_linear(data: OfflineData, settings: DICESettings, seed: int) -> Fit
 
 
 def fit_on(features: Features, data: OfflineData, ridges: tuple[float, ...], samples: int, seed: int) -> Fitted:
-    """:func:`dualdice_linear` on any ``features``; ``samples`` are drawn for an expectation over continuous actions.
+    """:func:`dualdice_linear` on any ``features``; ``samples`` actions are drawn per state if actions are continuous.
 
     Raises:
         EstimateError: the system is singular under every candidate.
@@ -88,7 +88,7 @@ def fit_on(features: Features, data: OfflineData, ridges: tuple[float, ...], sam
 
 
 def _parts(data: OfflineData, rows: Array, features: Features, seed: int, samples: int) -> list[Moments]:
-    """The moments of each fold of episodes; with fewer episodes than folds of all together."""
+    """The moments of each fold of episodes; of all episodes together if there are fewer episodes than folds."""
     sample = data.sample
     following = next_features(features, data, sample.next_observations, (seed, _NEXT_STREAM), samples)
     following[sample.terminated] = 0.0
@@ -115,15 +115,15 @@ def _moments(rows: Array, change: Array, weights: FloatArray, first: Array) -> M
 
 
 def _total(parts: list[Moments]) -> Moments:
-    whole = parts[0]
+    total = parts[0]
     for part in parts[1:]:
-        whole = whole.plus(part)
-    return whole
+        total = total.plus(part)
+    return total
 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for v [J] in a ``basis`` [J, K] in which E[psi psi'] = I: without the directions that rounding ate.
+    """Solves for v [J] in a ``basis`` [J, K] in which E[psi psi'] = I, without the directions lost to rounding.
 
     ``one`` [K] is w = 1 in the basis; ``jitter`` is added to C.
     """
@@ -135,7 +135,7 @@ class _Solver:
 
     @staticmethod
     def of(moments: Moments, one: FloatArray, discount: float, dtype: np.dtype[np.floating[Any]]) -> _Solver:
-        """For moments that were summed in a floating-point type: the constant, and centred directions beside it."""
+        """For moments summed in a floating-point type; the basis has the constant and centred directions."""
         covariance = moments.covariance / moments.weight
         mean = covariance @ one
         variances, directions = np.linalg.eigh(covariance - np.outer(mean, mean))
@@ -149,7 +149,7 @@ class _Solver:
         """v for one ridge, in units of the mean eigenvalue of A' C^{-1} A.
 
         With r = (1 - gamma) E[psi0] - A' one: (A' C^{-1} A + lambda (I - one one')) u = r and v = one + C^{-1} A u.
-        There is no ridge on a constant nu, so that its equation, E_D[w] = 1, is not missed.
+        A constant nu has no ridge, so its equation, E_D[w] = 1, holds exactly.
 
         Raises:
             EstimateError: the system is singular.
@@ -170,10 +170,10 @@ class _Solver:
         return np.asarray(self.basis @ (self.one + projected @ multiplier))
 
     def solve_with_first(self, moments: Moments, ridges: list[float]) -> FloatArray:
-        """v for the first ridge that the system is not singular with.
+        """v for the first ridge that makes the system regular.
 
         Raises:
-            EstimateError: it is with all.
+            EstimateError: the system is singular with every ridge.
         """
         for ridge in ridges[:-1]:
             with contextlib.suppress(EstimateError):
@@ -182,16 +182,16 @@ class _Solver:
 
 
 def _choose_ridge(solver: _Solver, parts: list[Moments], candidates: tuple[float, ...]) -> float:
-    """The smallest candidate that misses the flow equation of the fifth that v has not seen hardly more than the best.
+    """The smallest candidate whose error in the flow equation, on the fifth held out from v, is close to the least.
 
-    The score of a fifth is |(1 - gamma) E[psi0] - A' v|^2; "hardly" is one standard error over the fifths of the best
-    candidate's score (Breiman et al. 1984): most of a score is the noise of the fifth itself, whatever v is.
+    The score of a fifth is |(1 - gamma) E[psi0] - A' v|^2; "close" is within one standard error, over the fifths, of
+    the best candidate's score (Breiman et al. 1984): most of a score is the noise of the fifth itself, whatever v is.
     """
     if len(candidates) == 1 or len(parts) == 1:
         return max(candidates)
-    scores, whole = np.full((len(candidates), len(parts)), np.inf), _total(parts)
+    scores, total = np.full((len(candidates), len(parts)), np.inf), _total(parts)
     for fold, part in enumerate(parts):
-        rest = whole.plus(part, -1.0)
+        rest = total.plus(part, -1.0)
         for place, ridge in enumerate(candidates):
             with contextlib.suppress(EstimateError):
                 missed = part.missed(solver.solve(rest, ridge), solver.discount)

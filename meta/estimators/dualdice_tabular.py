@@ -18,7 +18,7 @@ def dualdice_tabular(data: OfflineData, settings: DICESettings, seed: int) -> Fi
     """w(s,a) of every pair seen, in closed form; 0 at a pair that the other folds have not seen.
 
     Raises:
-        EstimateError: the policy is no table.
+        EstimateError: the policy is not a table.
     """
     del seed
     table = data.target.state_table

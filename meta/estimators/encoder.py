@@ -1,4 +1,4 @@
-"""What networks of the estimators see of states and actions."""
+"""States and actions encoded as inputs of the estimators' networks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Encoder:
         return ((rows - self.centre) * self.scale).astype(np.float32)
 
     def head_weights(self, observations: Float32Array, actions: NDArray[Any] | None) -> Float32Array:
-        """[K, heads]: which head counts; ``actions``, or with None the policy's probabilities."""
+        """Weights of the heads, [K, heads]: 1 for the head of each action; with None the policy's probabilities."""
         count = self.data.target.num_actions
         if count is None:
             return np.ones((len(observations), 1), dtype=np.float32)

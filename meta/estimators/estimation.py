@@ -24,9 +24,9 @@ _ROUNDING = 1e-6
 class Estimate:
     """A stationary-distribution estimate on a sample of N rows.
 
-    ``mass`` [N] is the estimated d^pi of each row: expectations under d^pi are ``mass @ values``; its sum is 1 without
-    what is absorbed and missing. ``correction`` [N] is w = d^pi / d^D, 0 on rows that were dropped. ``iteration_sizes``
-    [M] is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
+    ``mass`` [N] is the estimated d^pi of each row: expectations under d^pi are ``mass @ values``; its sum is 1 minus
+    the absorbed and the missing mass. ``correction`` [N] is w = d^pi / d^D, 0 on dropped rows. ``iteration_sizes`` [M]
+    is the effective number of samples, (sum w)^2 / sum w^2, among the rows of each of CRPO's iterations.
     """
 
     mass: Float[FloatArray, " N"]
@@ -54,11 +54,11 @@ def estimate_corrections(
     """Estimate d^pi of ``target`` from transitions that CRPO's iterates made; pure in its arguments.
 
     Raises:
-        EstimateError: the data are not sound, or the estimator has no finite answer on them.
+        EstimateError: the data are invalid, or the estimator has no finite answer on them.
     """
     assert settings.estimator is not None
     data, keep = prepare(sample, target, discount, horizon, settings)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named below
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # non-finite values are reported below
         fitted = estimator_named(settings.estimator)(data, settings, seed)
     ratio = _finite(fitted.ratio, settings.estimator)
     mass = data.weights * ratio

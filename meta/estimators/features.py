@@ -31,7 +31,7 @@ class Features:
 
     @staticmethod
     def with_constant(of: Callable[[Float32Array, NDArray[Any]], Array], count: int) -> Features:
-        """Features whose first is 1."""
+        """Features of which the first is 1."""
         return Features(of, np.eye(1, count)[0])
 
 
@@ -91,7 +91,7 @@ def _random_fourier(data: OfflineData, settings: LinearDICESettings, seed: int) 
 
 
 def _last_layer(target: TargetPolicy) -> Features:
-    """1 and the tanh activations h(s), once for each discrete action, or beside z and z^2 of standardised actions z."""
+    """1 and the tanh activations h(s), once for each discrete action, or with z and z^2 of standardised actions z."""
     policy, count = target.network, target.num_actions
     if policy is None or len(policy.actor.network.sizes) < 3:
         raise EstimateError("dice.linear.features: last_layer needs a neural policy with a hidden layer")

@@ -1,4 +1,4 @@
-"""Per-decision importance sampling, self-normalised (Precup, Sutton, Singh 2000): our behaviour policies are known."""
+"""Per-decision importance sampling, self-normalised (Precup, Sutton, Singh 2000): the behaviour policies are known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def importance(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
 
 
 def cumulative_log_ratio(data: OfflineData) -> FloatArray:
-    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity where pi never goes."""
+    """sum_{j<=k} log pi(a_j|s_j) - log pi_m(a_j|s_j) along each episode, [N]; minus infinity once pi(a_j|s_j) is 0."""
     sample = data.sample
     steps = data.target.log_probabilities(sample.observations, sample.actions) - sample.log_probabilities
     impossible = np.isneginf(steps)
@@ -42,7 +42,7 @@ def cumulative_log_ratio(data: OfflineData) -> FloatArray:
 
 
 def _ratio(data: OfflineData, logs: FloatArray, fit: NDArray[np.bool_], at: NDArray[np.bool_]) -> FloatArray:
-    """The ratio at the rows of one mask with Z_k from the rows of another; beyond their oldest row Z stays."""
+    """The ratio at the rows of one mask with Z_k from the rows of another; beyond their oldest row, Z is constant."""
     weights = data.weights[fit] / data.weights[fit].sum()
     totals = _log_totals(data.sample.ages[fit], data.sample.terminated[fit], logs[fit] + np.log(weights))
     if np.isneginf(totals).all():

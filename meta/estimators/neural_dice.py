@@ -56,7 +56,7 @@ def bestdice_loss(values: Values, discount: float, regularization: float) -> Gra
     """max_{zeta >= 0} min_{nu, lambda} of the sum of (1 - gamma) E[nu(s0,a0)] + lambda,
     E_D[zeta (gamma nu(s',a') - nu(s,a) - lambda)] and - alpha E_D[zeta^2] / 2.
 
-    Yang et al. 2020 (arXiv 2007.03438), equation 9, with what they found best: no reward, no primal and a dual
+    Yang et al. 2020 (arXiv 2007.03438), equation 9, with the choices they found best: no reward, no primal and a dual
     regularisation, zeta positive, and the redundant constraint E_D[zeta] = 1 with its multiplier lambda.
     """
     zeta, counted = values.zeta, 1.0 + values.absorbs
@@ -106,7 +106,7 @@ def bestdice(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
 
 
 def _fitted(trained: Trained, data: OfflineData, link: Link) -> Fitted:
-    """The ratio of the averaged zeta; the held-out episodes stopped the training, but no gradient came from them."""
+    """The ratio of the averaged zeta; held-out episodes decided when to stop, but contributed no gradient."""
     ratio = link.value(trained.outputs(trained.zeta, data.sample.observations, data.sample.actions))
     return Fitted(ratio, ratio[data.held_out] if data.has_held_out else None)
 

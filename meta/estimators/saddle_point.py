@@ -6,7 +6,7 @@ Networks have a head for each discrete action on the state, or one head on the p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,47 +83,55 @@ def train_saddle_point(
 ) -> Trained:
     """Adam on minibatches of the training episodes; stops when the held-out episodes stop improving.
 
-    Args:
-        data: one task's transitions and the policy whose distribution is wanted.
-        objective: the loss.
-        link: turns zeta's outputs into ratios.
-        settings: networks, steps and rates.
-        seed: of the networks and the minibatches.
-        nu_is_inner: nu takes the larger steps instead of zeta.
+    ``link`` turns zeta's outputs into ratios. ``seed`` determines the networks and the minibatches. With
+    ``nu_is_inner``, nu takes the larger steps instead of zeta.
 
     Raises:
         EstimateError: a parameter is not finite (the rates are too large).
     """
     fit = data.part(~data.held_out) if data.has_held_out else data
-    rest = data.part(data.held_out) if data.has_held_out else None
     encoder = Encoder.of(data)
     network = Network((encoder.size, *settings.hidden, encoder.heads))
-    nu, zeta = _fresh_networks(network, link, seed)
+    (nu, zeta), multiplier = _fresh_networks(network, link, seed), 0.0
     state = _Averages(nu.copy(), zeta.copy(), 0.0)
     batches = _Batches(fit, encoder, settings.minibatch, np.random.default_rng([seed, _BATCHES]))
     rates = settings.outer_rate, settings.inner_rate
     nu_rate, zeta_rate = rates[::-1] if nu_is_inner else rates
     adams = Adam(nu, nu_rate), Adam(zeta, zeta_rate)
-    multiplier, best, waited = 0.0, (np.inf, state), 0
+    first = Trained(encoder, network, state.nu, state.zeta, state.multiplier, 0)
+    best = _Best(first, data.part(data.held_out) if data.has_held_out else None, link, seed)
     for step in range(settings.steps):
         share = 1.0 - step / settings.steps
-        gradient_nu, gradient_zeta, slope = _gradients(
-            batches.draw(), network, nu, zeta, multiplier, objective, link, data
-        )
-        nu, zeta = adams[0].step(nu, gradient_nu, share), adams[1].step(zeta, gradient_zeta, share)
-        multiplier -= nu_rate * share * slope
+        slopes = _gradients(batches.draw(), network, nu, zeta, multiplier, objective, link, data)
+        nu, zeta = adams[0].step(nu, slopes[0], share), adams[1].step(zeta, slopes[1], share)
+        multiplier -= nu_rate * share * slopes[2]
         state = state.towards(nu, zeta, multiplier, min(settings.averaging, step / (step + 1.0)))
         if (step + 1) % settings.check_every == 0 or step + 1 == settings.steps:
             _require_finite(nu, zeta, step + 1)
             trained = Trained(encoder, network, state.nu, state.zeta, state.multiplier, step + 1)
-            residual = 0.0 if rest is None else _residual(trained, rest, link, seed)
-            waited = 0 if residual < best[0] else waited + 1
-            if waited == 0 or rest is None:
-                best = residual, state
-            if waited >= settings.patience:
+            if best.checks_since(trained) >= settings.patience:
                 break
-    kept = best[1]
-    return Trained(encoder, network, kept.nu, kept.zeta, kept.multiplier, step + 1)
+    return replace(best.trained, steps=step + 1)
+
+
+@dataclass(slots=True)
+class _Best:
+    """The networks with the least residual on the held-out episodes ``rest``; without any, the latest networks."""
+
+    trained: Trained
+    rest: OfflineData | None
+    link: Link
+    seed: int
+    residual: float = np.inf
+    waited: int = 0
+
+    def checks_since(self, trained: Trained) -> int:
+        """Keep ``trained`` if it is better; return the number of checks since the last improvement."""
+        residual = 0.0 if self.rest is None else _residual(trained, self.rest, self.link, self.seed)
+        self.waited = 0 if residual < self.residual else self.waited + 1
+        if self.waited == 0 or self.rest is None:
+            self.trained, self.residual = trained, residual
+        return self.waited
 
 
 def _fresh_networks(network: Network, link: Link, seed: int) -> tuple[Array, Array]:

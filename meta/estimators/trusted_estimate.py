@@ -1,4 +1,4 @@
-"""An estimate of one task with what the meta-learner may make of it: its weight, or why there is none."""
+"""An estimate for one task with its weight in the meta-update, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from meta.offline.diagnostics import Diagnostics, EstimateError
 from meta.offline.dice_settings import DICESettings
 
 NO_ESTIMATE = "no_estimate"
-"""Among the failures of a task: no estimate could be made of its data; ``problem`` says why."""
+"""An entry of a task's failures: its data allowed no estimate; ``problem`` gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """``estimate`` is None where the data allowed none; then ``problem`` says why and ``weight`` is ``failed_weight``.
+    """``estimate`` is None if the data allowed none; ``problem`` then explains, and ``weight`` is ``failed_weight``.
 
-    ``weight`` in [0, 1] is the step of the meta-update for this task relative to a task that is trusted fully (see
+    ``weight`` in [0, 1] is the step of the meta-update for this task relative to that of a fully trusted task (see
     :meth:`meta.offline.diagnostics.Diagnostics.trust`); ``failures`` names the diagnostics beyond their thresholds.
     """
 

@@ -1,4 +1,4 @@
-"""No correction: the samples of the behaviour policies are taken as they are."""
+"""No correction: the samples of the behaviour policies are used unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the judged cells of a comparison say: means, interquartile means, paired differences, profiles, claims."""
+"""Statistics of a comparison's judged cells: means, interquartile means, paired differences, profiles, claims."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS: MethodName = "meta_srl"
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A column of ``test``: whether less of it is better, and what people call it."""
+    """A column of ``test``: whether less of it is better, and its name in text."""
 
     key: str
     less_is_better: bool
@@ -51,7 +51,7 @@ def measures_of(judged: Judged) -> tuple[Measure, ...]:
 
 
 def main_measure(judged: Judged) -> Measure:
-    """What a start's worth is told by: the gap, or the reward where the optimum is not known."""
+    """The main measure of a start: the gap, or the reward if the optimum is unknown."""
     return measures_of(judged)[0]
 
 

@@ -1,4 +1,4 @@
-"""Starts on held-out tasks: solve them, and summarise what came of it."""
+"""Starts on held-out tasks: solve the tasks and summarise the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HeldOut:
     ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
     is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
     ``learning_rates`` are those of every start that tasks could choose from, ``starts_used`` how many tasks chose each,
-    and ``env_steps`` the mean of a task, choosing included.
+    and ``env_steps`` the mean per task, including the steps spent on choosing.
     """
 
     gap: Interval
@@ -85,7 +85,7 @@ def compare_starts(
         learner: estimates, for the methods that average policies.
         experiment: the settings.
         drawn: training and held-out tasks.
-        methods: names in the registry; one that needs an exact model is left out where there is none.
+        methods: names in the registry; one that needs an exact model is left out if there is none.
         meta_srl: the start that this run has learned.
         similar: D*^2 and its comparator; None without an exact model.
     """

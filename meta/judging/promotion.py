@@ -36,11 +36,11 @@ class Verdict:
         return any(part.high < 0.0 for part in parts) and not any(part.low > 0.0 for part in parts)
 
     def __str__(self) -> str:
-        def told(part: Interval) -> str:
+        def text(part: Interval) -> str:
             return f"{part.mean:+.4f} [{part.low:+.4f}, {part.high:+.4f}]"
 
         return (
-            f"{self.measured_by} {told(self.value)}, violation during adaptation {told(self.violation)}, over "
+            f"{self.measured_by} {text(self.value)}, violation during adaptation {text(self.violation)}, over "
             f"{self.value.n} new tasks (less is better)"
         )
 

@@ -53,8 +53,8 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
 def tune(experiment: Experiment, method: MethodName) -> Numbers:
     """Try every point of the method's grid on the training tasks of one (tuning) seed.
 
-    A point learns from the first ``grid_tasks`` of them, and the start that it learned is judged on the next
-    ``tuning_tasks``. Held-out tasks choose nothing.
+    A point learns from the first ``grid_tasks`` of them, and the learned start is judged on the next
+    ``tuning_tasks``. Held-out tasks play no part in the choice.
     """
     evaluation = experiment.evaluation
     first, count = evaluation.grid_tasks, evaluation.grid_tasks + evaluation.tuning_tasks
@@ -93,7 +93,7 @@ def _point_score(item: Numbers, fresh: float) -> float:
 
 
 def choose(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> GridPoint:
-    """The grid point of least score; ties go to the earlier one."""
+    """The grid point with the least score; ties go to the earlier one."""
     best = int(np.argmin(point_scores(tuned, random)))
     return GridPoint(**tuned[0]["tried"][best]["point"])
 
@@ -149,7 +149,7 @@ def merged_bounds(parts: Sequence[Numbers]) -> Numbers:
 
 
 def describe(experiment: Experiment) -> Numbers:
-    """Facts of a seed's tasks that no method decides: how alike they are, and their limits."""
+    """Facts about a seed's tasks that depend on no method: how alike they are, and their limits."""
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment)
         similar = measure_similarity(pool, experiment, drawn)

@@ -1,4 +1,4 @@
-"""What is kept of solved tasks for a comparison: plain numbers a task, and the checks of the computed bounds."""
+"""What a comparison keeps of solved tasks: plain numbers per task, and the checks of the computed bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUNDING = 1e-9
 
 
 def task_measures(results: Sequence[TaskResult]) -> Numbers:
-    """One number a task, in task order; costs are averaged, ``relative`` ones over their limits first."""
+    """One number per task, in task order: means over costs; ``relative`` ones divide each cost by its limit first."""
     found = [measure(result) for result in results]
     scales = [_scale(result) for result in results]
     return {
@@ -107,7 +107,7 @@ def bound_checks(results: Sequence[TaskResult], within: WithinTask) -> Numbers:
 
 
 def training_record(results: Sequence[TaskResult], rows: Sequence[Row], tasks_per_round: int) -> Numbers:
-    """What training tasks showed on the way, one number a task, and the failure signatures at the end."""
+    """Measures of the training tasks, one number per task, and the failure signatures at the end."""
     if not results:
         return {}
     found = task_measures(results)
@@ -133,7 +133,7 @@ def _signature(values: FloatArray, first_round: int) -> Numbers | None:
 
 
 def resident_megabytes() -> float | None:
-    """Memory of this process that is in use now, in MB; None where the system does not tell (only Linux does)."""
+    """Memory of this process that is in use now, in MB; None where the system does not report it (only Linux does)."""
     status = Path("/proc/self/statm")
     if not status.is_file():
         return None

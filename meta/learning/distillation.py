@@ -23,8 +23,8 @@ _STREAM, _RESERVOIR_STREAM = 31, 32
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Where and what: ``observations`` [N, d], the ``outputs`` [N, k] and ``extras`` [N, e] of the policy to imitate
-    there, and the ``weights`` [N] of the rows, 1 in the mean.
+    """What to imitate: the ``outputs`` [N, k] and ``extras`` [N, e] of a policy at ``observations`` [N, d]. The
+    ``weights`` [N] of the rows have mean 1.
     """
 
     observations: Float32Array
@@ -49,10 +49,10 @@ def joined(parts: Sequence[Targets]) -> Targets:
 
 @dataclass(frozen=True, slots=True)
 class Reservoir:
-    """At most a set number of rows [R] of all that were offered, each kept with a chance that grows with its weight.
+    """A sample of all rows offered, of limited size R; the greater a row's weight, the likelier it stays.
 
     A row's key is log(weight) plus Gumbel noise, and the greatest keys stay: a weighted sample without replacement
-    (Efraimidis, Spirakis 2006, in logarithms), one row at a time, in one pass. Kept rows count alike.
+    (Efraimidis, Spirakis 2006, in logarithms), one row at a time, in one pass. Kept rows have equal weights.
     """
 
     observations: Float32Array
@@ -65,7 +65,7 @@ class Reservoir:
         return Targets(self.observations, self.outputs, self.extras, np.ones(len(self.keys)))
 
     def forget(self, factor: float) -> Reservoir:
-        """Every weight times ``factor`` in (0, 1], so that what comes later weighs more."""
+        """Every weight times ``factor`` in (0, 1], so that later rows weigh more."""
         return dataclasses.replace(self, keys=self.keys + np.log(factor))
 
     def to_arrays(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A set of step sizes mixed by exponential weights, for comparators that drift at a speed nobody knows (THEORY 4).
+"""A set of step sizes mixed by exponential weights, for comparators that drift at an unknown speed (THEORY 4).
 
-Each expert takes online gradient steps of one size, and its losses decide how much it has to say, as in Ader (Zhang,
-Lu, Zhou 2018). The loss of a start is a KL divergence, so exp(-f / mass) is concave in phi: exponential weights of the
+Each expert takes online gradient steps of one size, and its losses decide its weight, as in Ader (Zhang, Lu,
+Zhou 2018). The loss of a start is a KL divergence, so exp(-f / mass) is concave in phi: exponential weights of the
 rate 1 / mass lose only mass * ln(N) to the best expert, and need no setting (Cesa-Bianchi, Lugosi 2006, theorem 3.2). A
 fixed share of the weight moves evenly to all experts, so that another one can take over when the drift changes its
 speed (Herbster, Warmuth 1998).
@@ -38,7 +38,7 @@ class Experts:
 
 
 def alike(point: NDArray[Any], count: int) -> Experts:
-    """``count`` experts that all begin at ``point``."""
+    """``count`` experts that all start at ``point``."""
     return Experts(np.repeat(point[None], count, axis=0), np.full(count, 1.0 / count))
 
 
@@ -64,6 +64,6 @@ def average(experts: Experts) -> FloatArray:
 
 
 def heaviest(experts: Experts) -> int:
-    """The expert of the greatest weight; of equals the one nearest to the middle of the grid."""
+    """The expert with the greatest weight; ties go to the one nearest to the middle of the grid."""
     away = np.abs(np.arange(experts.weights.size) - 0.5 * (experts.weights.size - 1))
     return int(np.lexsort((away, -experts.weights))[0])

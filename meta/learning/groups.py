@@ -1,7 +1,7 @@
 """Several meta-initialisations for a family of tasks in groups: who learns from which task, without labels.
 
-Each initialisation has rates, sums and a memory of its own: it is a whole state of the plain meta-learner, which sees
-only its own tasks. A task belongs to the initialisation with the least bound on it.
+Each initialisation has its own rates, sums and memory: it is a complete state of the plain meta-learner, which sees
+only the tasks of that initialisation. A task belongs to the initialisation with the least bound on it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tasks.contract.tabular_model import FloatArray
 class GroupedState:
     """K meta-initialisations after ``num_rounds`` updates from ``num_tasks`` tasks.
 
-    ``groups`` [K] the state of each, ``idle`` [K] rounds since a task last came to it, ``assigned`` [B] the groups of
+    ``groups`` [K] the state of each, ``idle`` [K] rounds since its last task, ``assigned`` [B] the groups of
     the newest round's tasks, in task order, ``spread`` how far apart the tasks of a round are, a running mean.
-    ``selection`` and ``probe_episodes`` say how a new task takes its start.
+    ``selection`` and ``probe_episodes`` define how a new task chooses its start.
     """
 
     num_rounds: int
@@ -46,7 +46,7 @@ class GroupedState:
 
     @property
     def starts(self) -> tuple[Start, ...]:
-        """Of the groups that have tasks (they come first); all groups begin alike."""
+        """The starts of the groups that have tasks (they come first); initially all groups have the same start."""
         return tuple(group.starts[0] for group in self.groups if group.num_tasks) or self.groups[0].starts
 
     @property
@@ -116,7 +116,7 @@ def update_groups(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The groups [B] of a round's tasks; the groups that begin anew, each with the group whose state it takes over
+    """The groups [B] of a round's tasks; the groups that restart, each with the group whose state it takes over
     without its memory; and the new ``spread``.
     """
 
@@ -156,8 +156,8 @@ def split(state: GroupedState, ordered: Sequence[Item], settings: MetaSettings) 
 def assign(state: GroupedState, ordered: Sequence[Item], settings: MetaSettings) -> Plan:
     """Each task to the group where its f_hat is least, and with it the bound U at the bound's best rate.
 
-    A group without tasks, or idle for ``restart_after`` rounds, first takes for its centre the policy of the task that
-    is farthest from all other groups.
+    A group without tasks, or idle for ``restart_after`` rounds, first takes as its centre the policy of the task
+    farthest from all other groups.
     """
     idle = np.where([group.num_tasks for group in state.groups], state.idle, settings.groups.restart_after)
     vacant = np.flatnonzero(idle >= settings.groups.restart_after)

@@ -1,4 +1,4 @@
-"""The registry of kinds of meta-learner: what learning across tasks asks of tables and of networks.
+"""The registry of kinds of meta-learner: what learning across tasks requires of tables and of networks.
 
 The counterpart of :mod:`policies.solving.algorithms`: a kind of policy has its meta-learner here, under the same name.
 """
@@ -21,7 +21,7 @@ from tasks.contract.contextual_family import Contexts
 SingleState = MetaState | NeuralMetaState
 """What a meta-learner with one initialisation knows."""
 Item = Contribution | NeuralContribution
-"""What one solved task brings to the meta-update."""
+"""What one solved task contributes to the meta-update."""
 StateT = TypeVar("StateT")
 ItemT = TypeVar("ItemT")
 DatasetT = TypeVar("DatasetT", contravariant=True)
@@ -35,7 +35,7 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
     name: str
     """Name of the kind, as of :class:`policies.common.policy_kind.PolicyKind`."""
     section: str
-    """The section of ``meta`` that says how phi is learned."""
+    """The section of ``meta`` with the settings for learning phi."""
     state: type[StateT]
     item: type[ItemT]
 
@@ -43,14 +43,14 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
         """Check the settings of all sections together.
 
         Raises:
-            ValueError: one does not fit this kind of policy; the message says what would be right.
+            ValueError: a setting does not fit this kind of policy; the message names what would be right.
         """
 
     def training_settings(self, within: SettingsT, dice: DICESettings) -> SettingsT:
         """How a training task is solved, without collecting what no estimator reads."""
 
     def averaging_dice(self, dice: DICESettings) -> DICESettings:
-        """The estimator that the baselines' plain averages are made with."""
+        """The estimator behind the baselines' plain averages."""
 
     def first_state(
         self, settings: MetaSettings, fresh: OwnPolicyT, num_costs: int, contexts: Contexts | None = None
@@ -58,7 +58,7 @@ class LearningKind(Protocol[StateT, ItemT, DatasetT, OwnPolicyT, SettingsT]):
         """The state before the first task: the fresh policy and the initial rates."""
 
     def contribute(self, dataset: DatasetT, dice: DICESettings, settings: MetaSettings) -> ItemT:
-        """What a solved task brings to the meta-update."""
+        """What a solved task contributes to the meta-update."""
 
     def step(self, state: StateT, items: Sequence[ItemT], settings: MetaSettings, num_iterations: int) -> StateT:
         """One online step of one initialisation on a round of tasks."""

@@ -26,7 +26,7 @@ from tasks.stepping.batch import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class NeuralMetaState(Record):
-    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+    """Everything the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
     ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; the rest as in
@@ -77,7 +77,7 @@ class NeuralMetaState(Record):
 
 @dataclass(frozen=True, slots=True)
 class NeuralContribution(Record):
-    """What one task solved with a neural policy brings to the meta-update.
+    """What one task solved with a neural policy contributes to the meta-update.
 
     ``observations`` [K, d] drawn from the estimated distribution of pi_hat, with ``statistics`` of all that the task
     saw; ``policy`` pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not measured; ``weight`` in
@@ -111,7 +111,7 @@ def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMe
 
 
 def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
-    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each sees them through its own statistics."""
+    """KL(first(.|s) || second(.|s)) [K] for ``observations`` [K, d]; each normalises them with its own statistics."""
     outputs, extra = first.act(observations)
     new_outputs, new_extra = second.act(observations)
     divergence = distribution_of(first.actor.network).kl(outputs, extra, new_outputs, new_extra)
@@ -153,7 +153,7 @@ def warm_up_update(state: NeuralMetaState, steps: Sequence[TeamStep]) -> NeuralM
 def _mixed(
     state: NeuralMetaState, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
 ) -> NeuralMetaState:
-    """Every expert takes the round's steps in its own step size; phi is the expert of the greatest weight."""
+    """Every expert takes the round's steps with its own step size; phi is the expert with the greatest weight."""
     policy = state.initialization
     experts = state.experts or alike(policy.actor.vector, settings.num_experts)
     sizes = step_size_grid(settings.step_size, settings.num_experts).tolist()
@@ -172,7 +172,7 @@ def _mixed(
 def _remember(
     reservoir: Reservoir | None, ordered: Sequence[NeuralContribution], settings: NeuralInitializationSettings
 ) -> Reservoir | None:
-    """ftl's memory with a round's tasks offered; the other methods have none."""
+    """ftl's memory after a round's tasks were offered to it; the other methods have none."""
     if settings.method != "ftl":
         return reservoir
     if reservoir is not None:
@@ -192,8 +192,8 @@ def next_policy(
 ) -> PolicyState:
     """phi after a round: statistics merged with the tasks', the actor by Adam on f_hat, the critic moved by a share.
 
-    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 is as
-    if it had not been there. Parts that are not ``learned`` stay as they are.
+    The actor imitates the round's tasks, or what is in the ``reservoir`` where there is one. A task of weight 0 has no
+    effect. Parts that are not ``learned`` stay as they are.
     """
     ordered = [item for item in ordered if item.weight > 0.0]
     if settings.method == "fixed" or not ordered:

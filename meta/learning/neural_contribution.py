@@ -1,4 +1,4 @@
-"""What a task solved with a neural policy brings to the meta-update: corrections, f_hat and b (THEORY section 4)."""
+"""Contribution of a task solved with a neural policy to the meta-update: corrections, f_hat, b (THEORY section 4)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,8 @@ class NeuralLearning:
         for name, field in DICESettings.model_fields.items():
             unused = name == "ridge" or (chosen == "none" and name != "estimator")
             if unused and getattr(dice, name) != field.default:
-                reason = "is of dualdice_tabular" if name == "ridge" else "has no effect where dice.estimator is none"
+                only = "applies to dualdice_tabular only"
+                reason = only if name == "ridge" else "has no effect where dice.estimator is none"
                 raise ValueError(f"dice.{name}: {reason}; within_task.algorithm is neural_crpo")
         if meta.learning_rates.curvature == "worst_case":
             raise ValueError(
@@ -169,7 +170,7 @@ class NeuralLearning:
         return loss_for(item, cast("PolicyState", policy))
 
     def with_support(self, policy: PolicyState, settings: MetaSettings) -> PolicyState:
-        """The network as it is: every action has a positive density."""
+        """The network unchanged: every action has a positive density."""
         del settings
         return policy
 

@@ -20,13 +20,13 @@ STATES: dict[str, type[State]] = {
     **{kind.name: kind.state for kind in LEARNERS.values()},
     GroupedState.KIND: GroupedState,
 }
-"""By the name that a checkpoint keeps."""
+"""Classes by their names in checkpoints."""
 _STEPS: dict[str, Callable[[Any, Sequence[Item], MetaSettings, int], State]] = {
     **{kind.name: kind.step for kind in LEARNERS.values()},
     GroupedState.KIND: update_groups,
 }
 ITEMS: dict[str, type[Item]] = {kind.name: kind.item for kind in LEARNERS.values()}
-"""By the name that a checkpoint keeps."""
+"""Classes by their names in checkpoints."""
 
 
 def first_state(settings: MetaSettings, fresh: Policy, num_costs: int, contexts: Contexts | None = None) -> State:
@@ -40,7 +40,7 @@ def first_state(settings: MetaSettings, fresh: Policy, num_costs: int, contexts:
 
 
 def contribute(dataset: Dataset, dice: DICESettings, settings: MetaSettings) -> Item:
-    """What a solved task brings to the meta-update."""
+    """What a solved task contributes to the meta-update."""
     item: Item = learning_of_policy(dataset.policy).contribute(dataset, dice, settings)
     return item
 

@@ -31,13 +31,13 @@ class InitializationSettings(BaseModel):
     step_size: float = Field(default=3.0, gt=0.0)
     """beta of ogd."""
     schedule: MixedSchedule = "static"
-    """Of ogd: static is beta / sqrt(t), for a fixed comparator; dynamic constant, for a drifting one; or a mixture."""
+    """ogd: static is beta / sqrt(t), for a fixed comparator; dynamic is constant, for a drifting one; or a mixture."""
     num_experts: int = Field(default=7, ge=2)
     """Step sizes that `mixture` mixes by exponential weights: beta times powers of 2, beta in the middle."""
     switching: float = Field(default=0.01, gt=0.0, lt=1.0)
     """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
     forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on what ftl and fal remember, once a round; 1 remembers every task alike."""
+    """Factor on what ftl and fal remember, applied once per round; 1 remembers all tasks equally."""
     shrinkage: float = Field(default=0.01, gt=0.0, lt=1.0)
     """rho_min: every action keeps at least the probability rho_min / |A|."""
     prior_weight: float = Field(default=1e-3, gt=0.0)
@@ -54,17 +54,17 @@ class NeuralInitializationSettings(BaseModel):
     reservoir: int = Field(default=20_000, gt=0)
     """Observations that ftl remembers of all tasks, whatever their number."""
     forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the weight of what ftl remembers, once a round; 1 remembers every task alike."""
+    """Factor on the weight of what ftl remembers, applied once per round; 1 remembers all tasks equally."""
     steps: int = Field(default=40, gt=0)
     """Adam steps of a round."""
     step_size: float = Field(default=1e-3, gt=0.0)
     """Adam's step size, beta."""
     minibatch: int = Field(default=512, gt=0)
-    """Observations of one Adam step, of all tasks of the round."""
+    """Observations per Adam step, over all tasks of the round."""
     schedule: MixedSchedule = "dynamic"
     """static: beta / sqrt(t), for a fixed comparator; dynamic: constant, for a drifting one; or a mixture."""
     num_experts: int = Field(default=5, ge=2)
-    """Step sizes that `mixture` tries side by side, beta times powers of 2; the one of least loss is used."""
+    """Step sizes that `mixture` tries side by side, beta times powers of 2; the one with the least loss is used."""
     switching: float = Field(default=0.01, gt=0.0, lt=1.0)
     """Share of the experts' weight that moves evenly to all of them each round, so that another one can take over."""
     learned: tuple[Part, ...] = PARTS
@@ -91,7 +91,7 @@ class LearningRateSettings(BaseModel):
     schedule: Schedule = "dynamic"
     """Step sizes of ogd: static divides by sqrt(t); dynamic is constant."""
     forgetting: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Factor on the sums of ftl, once a round; 1 remembers every task alike."""
+    """Factor on the sums of ftl, applied once per round; 1 remembers all tasks equally."""
     regularizer: float = Field(default=1e-6, gt=0.0)
     """eps, added to both sums of ftl."""
     curvature: Curvature = "measured"
@@ -132,9 +132,9 @@ class GroupSettings(BaseModel):
     probe_episodes: int | None = Field(default=None, gt=0)
     """Episodes of that rollout, for each start; empty takes as many as an iteration has. None with exact values."""
     split_after: int = Field(default=4, ge=0)
-    """Rounds that the first initialisation learns from alone, so that tasks are told apart once solved well."""
+    """Initial rounds in which only the first initialisation learns: tasks are divided once they are solved well."""
     restart_after: int = Field(default=8, gt=0)
-    """Rounds without a task after which an initialisation begins anew, at the task farthest from all others."""
+    """Rounds without a task after which an initialisation restarts, at the task farthest from all others."""
 
 
 class ContextSettings(BaseModel):

@@ -1,4 +1,4 @@
-"""The meta-learner: frozen state in, state out. It estimates each task's loss and takes one online step a round."""
+"""The meta-learner: frozen state in, state out. It estimates each task's loss and takes one online step per round."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tasks.contract.tabular_model import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class MetaState(Record):
-    """All that the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
+    """Everything the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
     ``policy_count`` the number (or discounted number) of policies in it; ``loss_sum``, ``curvature_sum`` [1+p] the sums
@@ -86,7 +86,7 @@ class MetaState(Record):
 
 @dataclass(frozen=True, slots=True)
 class Contribution(Record):
-    """What one solved task brings to the meta-update; a few kilobytes.
+    """What one solved task contributes to the meta-update; a few kilobytes.
 
     ``occupancy`` [S] nu_hat; ``policy`` [S, A] pi_hat; ``loss`` f_hat_t(phi_t); ``curvature`` [1+p] b_t, NaN where not
     measured; ``weight`` in [0, 1], ``failures`` and ``problem`` as in

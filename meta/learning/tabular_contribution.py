@@ -1,4 +1,4 @@
-"""What a task solved with a table brings to the meta-update: nu_hat, f_hat and b; and the meta-learner of tables."""
+"""Contribution of a task solved with a table to the meta-update: nu_hat, f_hat, b; and the meta-learner of tables."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def _closed_form(dataset: TaskDataset, dice: DICESettings) -> tuple[Trusted, Flo
         seen = np.bincount(dataset.transitions.states, minlength=len(dataset.policy)) / max(1, len(dataset.transitions))
         return Trusted(None, None, dice.failed_weight, (NO_ESTIMATE,), str(error)), seen
     diagnostics = found.diagnostics
-    told = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
-    return told, found.occupancy
+    trusted = Trusted(None, diagnostics, diagnostics.trust(dice), diagnostics.failures(dice))
+    return trusted, found.occupancy
 
 
 def _sample_of(dataset: TaskDataset) -> TransitionSample:

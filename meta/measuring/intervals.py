@@ -14,7 +14,7 @@ from tasks.contract.tabular_model import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with the half-open facts a reader needs: 95 % confidence interval (Student's t) and sample size."""
+    """A mean with what a reader needs to judge it: 95 % confidence interval (Student's t) and sample size."""
 
     mean: float
     low: float

@@ -1,4 +1,4 @@
-"""What is measured of one solved task: gap, violations, score, and how inexact its loss is."""
+"""Measures of one solved task: gap, violations, score, and how inexact its loss is."""
 
 from __future__ import annotations
 

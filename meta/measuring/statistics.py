@@ -1,8 +1,8 @@
 """Statistics of comparisons over few seeds (Agarwal et al. 2021, *Deep RL at the edge of the statistical precipice*).
 
-Scores come in strata: one array [n_k] or [n_k, N_k] for each family setting k, a row a seed. Seeds are independent; the
-columns of a row (held-out tasks that share a learned start) are not, so that a bootstrap draws whole rows, within each
-stratum by itself. The definitions are those of the library rliable, and tests hold them to its numbers.
+Scores come in strata: one array [n_k] or [n_k, N_k] for each family setting k, one row per seed. Seeds are independent;
+the columns of a row (held-out tasks that share a learned start) are not, so the bootstrap draws complete rows, within
+each stratum separately. The definitions are those of the library rliable, and tests compare them with its numbers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _single(strata: Strata) -> list[FloatArray]:
 
 
 def stratified_bootstrap(strata: Strata, statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES) -> FloatArray:
-    """``statistic`` of [resamples] data sets, each of rows drawn with replacement within every stratum by itself."""
+    """``statistic`` of [resamples] data sets, each of rows drawn with replacement within each stratum separately."""
     rng = np.random.default_rng(seed)
     drawn = [scores[rng.integers(len(scores), size=(resamples, len(scores)))] for scores in strata]
     return np.asarray(statistic(drawn), np.float64)

@@ -74,7 +74,7 @@ class PenaltyLearner:
     """First-order MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400, section 5.2) on logits [S, A].
 
     Its outer objective is the mean over tasks of J_0 - sum_i lambda_i J_i at the adapted policy; first-order: the
-    adapted parameters are differentiated as if they were the start's. Adam ascends it, a step a round.
+    adapted parameters are differentiated as if they were the start's. Adam ascends it, one step per round.
     """
 
     logits: FloatArray

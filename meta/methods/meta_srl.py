@@ -53,7 +53,7 @@ def learn(bench: Workbench, point: GridPoint) -> Learned:
 
 
 def with_point(meta: MetaSettings, point: GridPoint, section: str) -> MetaSettings:
-    """The meta-learner's settings with a grid point's values in place; phi is learned as ``section`` of them says."""
+    """The meta-learner's settings with a grid point's values in place; ``section`` is the one for learning phi."""
     given = {"step_size": point.step, "forgetting": point.forgetting}
     part = getattr(meta, section).model_copy(update={name: value for name, value in given.items() if value is not None})
     rates = meta.learning_rates

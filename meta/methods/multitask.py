@@ -51,7 +51,7 @@ def mixture(models: Sequence[ExactModel], policy: FloatArray) -> Evaluation:
 
     J_i is the mean of the J_{t,i}. The natural gradient of that mean for a softmax table is the nu-weighted mean of the
     advantages, A_i(s,a) = sum_t nu_t(s) A_{t,i}(s,a) / sum_t nu_t(s) (plain where no task visits s); it is returned as
-    action values about state values of 0. One model gives its own advantages.
+    action values about state values of 0. A single model gives its own advantages.
     """
     evaluations = [evaluate(model, policy) for model in models]
     weights = np.array([np.maximum(occupancy(model, policy), 0.0) for model in models])
@@ -65,7 +65,7 @@ def mixture(models: Sequence[ExactModel], policy: FloatArray) -> Evaluation:
 
 
 def task_groups(count: int, size: int, updates: int) -> Iterator[list[int]]:
-    """``updates`` groups of ``size`` positions below ``count``, in turn and around again."""
+    """``updates`` groups of ``size`` positions below ``count``, cycling through them in order."""
     for update in range(updates):
         yield [(update * size + position) % count for position in range(min(size, count))]
 

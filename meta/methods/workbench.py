@@ -1,4 +1,4 @@
-"""What a method learns its start with: a pool, a learner that estimates, the training tasks and the settings."""
+"""What a method needs to learn its start: a pool, a learner that estimates, the training tasks and the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.contract.task import Task, TaskError, TaskFamily
 
 @dataclass(frozen=True)
 class Learned:
-    """A start and what it took.
+    """A learned start and the work spent on it.
 
     ``updates`` counts CRPO iterations, each on one task's data. ``results`` are the training tasks of methods that
     solve them from what they have learned so far; ``rows`` and ``state`` are those of meta_srl.
@@ -120,7 +120,7 @@ class Workbench:
         return self.fixed(policy, point.rate)
 
     def best_rate(self, policy: Policy) -> Start:
-        """``policy`` with the grid's rate of least mean score on the grid tasks (ties go to the smaller rate)."""
+        """``policy`` with the grid's rate with the least mean score on the grid tasks (ties go to the smaller rate)."""
         return self.random if policy is self.drawn.fresh else self._with_best_rate(policy)
 
     def _with_best_rate(self, policy: Policy) -> Start:
@@ -204,7 +204,7 @@ class Method:
     """A method that learns a start: everything that any part of the library asks about it.
 
     ``forms``: how it learns, by kind of policy. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
-    with ``defaults`` for those that a grid leaves out. ``place``: its place in tables. ``colour`` and ``marker``: in
+    with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` and ``marker``: in
     plots. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``: whether ``train`` can evaluate
     it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is empty. ``own_rate``: the rate
     is chosen by the method's own run over the grid tasks instead of by solving them from its start.

@@ -1,4 +1,4 @@
-"""What tells whether an estimate of a stationary distribution is to be trusted (THEORY section 3)."""
+"""Diagnostics that decide whether an estimate of a stationary distribution can be trusted (THEORY section 3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EstimateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """What tells whether an estimate is to be trusted.
+    """Measures that decide whether an estimate can be trusted.
 
     ``mean_correction``: E_D[w], 1 when nothing is missing. ``effective_sample_size``: (sum w)^2 / sum w^2 / N.
     ``negative_share``: samples with w < -1e-6 (beyond rounding). ``flow_residual``: how far the Bellman-flow equation
@@ -64,4 +64,4 @@ def _share(value: float, threshold: float) -> float:
 
 
 UNKNOWN = Diagnostics(np.nan, np.nan, np.nan, np.nan, np.nan, regularized=False)
-"""Of a task without an estimate, in tables."""
+"""Diagnostics of a task without an estimate, for tables."""

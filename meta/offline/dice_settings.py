@@ -15,10 +15,10 @@ ESTIMATORS: dict[str, str] = {
     "importance": "meta.estimators.importance:importance",
     "none": "meta.estimators.uniform:uniform",
 }
-"""Every estimator and the function that it is: the one place where a new one is entered."""
+"""The function of every estimator by name: the one place to register a new one."""
 
 NEURAL_DEFAULT = "dualdice_linear"
-"""What an empty ``dice.estimator`` stands for where policies are networks."""
+"""The estimator that an empty ``dice.estimator`` selects for neural policies."""
 
 
 class LinearDICESettings(BaseModel):
@@ -51,7 +51,7 @@ class NeuralDICESettings(BaseModel):
     steps: int = Field(default=3000, gt=0)
     """Adam steps at most."""
     minibatch: int = Field(default=256, gt=0)
-    """Transitions, and as many starts, of one step."""
+    """Transitions, and as many starts, per step."""
     outer_rate: float = Field(default=1e-3, gt=0.0)
     """Adam's step for the outer player, falling linearly to 0: nu of dualdice_neural and bestdice, w of gendice."""
     inner_rate: float = Field(default=1e-2, gt=0.0)
@@ -59,9 +59,9 @@ class NeuralDICESettings(BaseModel):
     averaging: float = Field(default=0.99, ge=0.0, lt=1.0)
     """Share of the running average of both networks that is kept at each step; the average is what counts."""
     check_every: int = Field(default=200, gt=0)
-    """Steps between two looks at the flow residual of the held-out episodes."""
+    """Steps between two checks of the flow residual of the held-out episodes."""
     patience: int = Field(default=5, gt=0)
-    """Looks without a smaller residual after which training stops."""
+    """Checks without a smaller residual after which training stops."""
     last_layer: Literal["solved", "trained"] = "solved"
     """dualdice_neural: whether zeta's last layer is solved in the end, as dualdice_linear does, or left as trained."""
     normalization: float = Field(default=1.0, gt=0.0)
@@ -76,7 +76,7 @@ class DICESettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     estimator: str | None = None
-    """none: all samples weigh alike; empty: dualdice_tabular, or dualdice_linear for neural policies."""
+    """none: all samples weigh the same; empty: dualdice_tabular, or dualdice_linear for neural policies."""
     drop_iterations: int = Field(default=0, ge=0)
     """CRPO's first iterations that are left out of the data."""
     iteration_weight: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -108,7 +108,7 @@ class DICESettings(BaseModel):
         return name
 
     def resolved(self, *, neural: bool) -> DICESettings:
-        """With the estimator that an empty one stands for."""
+        """The settings with an empty estimator replaced by the default."""
         if self.estimator is not None:
             return self
         return self.model_copy(update={"estimator": NEURAL_DEFAULT if neural else "dualdice_tabular"})

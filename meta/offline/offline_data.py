@@ -1,4 +1,4 @@
-"""One task's transitions as an estimator takes them: a weighted sample of d^D, and what is done with each episode."""
+"""One task's transitions as an estimator takes them: a weighted sample of d^D, divided into episodes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OfflineData:
         return self.target.state_table is not None
 
     def inputs(self, observations: Float32Array, actions: NDArray[Any]) -> FloatArray:
-        """(s, a) as one vector, [K, d + A]: the observation as it is, discrete actions as indicators."""
+        """(s, a) as one vector, [K, d + A]: the unchanged observation, discrete actions as indicators."""
         count = self.target.num_actions
         encoded = actions.reshape(len(actions), -1) if count is None else np.eye(count)[actions]
         return np.concatenate([observations, encoded], axis=1, dtype=np.float64)
@@ -67,7 +67,7 @@ class OfflineData:
         return bool(self.held_out.any() and not self.held_out.all())
 
     def part(self, keep: NDArray[np.bool_]) -> OfflineData:
-        """The rows of a mask [N] of whole episodes, with their own starts; weights sum to 1 again."""
+        """The rows of a mask [N] of complete episodes, with their own starts; weights sum to 1 again."""
         sample = self.sample.rows(keep)
         weights = self.weights[keep]
         return OfflineData(
@@ -143,7 +143,7 @@ def _require_sound(sample: TransitionSample, horizon: int) -> None:
     if wrong.size:
         row = int(wrong[0])
         raise EstimateError(
-            f"episode {int(sample.episodes[row])} is not whole: transition {row} has age {int(sample.ages[row])}, "
+            f"episode {int(sample.episodes[row])} is incomplete: transition {row} has age {int(sample.ages[row])}, "
             f"expected {int(expected[row])}"
         )
     if int(sample.ages.max()) >= horizon:

@@ -39,7 +39,7 @@ def draw(figure: Figure) -> go.Figure:
 
 
 def _counts(panel: Panel) -> bool:
-    """Whether every whole number on the x axis gets a tick."""
+    """Whether every integer on the x axis gets a tick."""
     return panel.whole_x and max((series.x.size for series in panel.series), default=0) <= _MANY_UPDATES
 
 

@@ -51,8 +51,7 @@ def run_summary(
         held_out: Held-out results by method.
         wall_seconds: Wall-clock time of the run.
     """
-    gaps, violations = column(rows, "gap"), cost_columns(rows, "violation")
-    half = len(rows) // 2
+    gaps, violations, half = column(rows, "gap"), cost_columns(rows, "violation"), len(rows) // 2
     return RunSummary(
         **facts.model_dump(),
         num_tasks=len(rows),

@@ -47,7 +47,7 @@ def disturbed(
 ) -> Contribution:
     """``item`` as it would be with wrong corrections: nu_hat, and with it f_hat and b, which it weighs.
 
-    nu_hat keeps its sum, since DICE's own diagnostics would tell a wrong mean correction.
+    nu_hat keeps its sum, since DICE's own diagnostics would detect a wrong mean correction.
     """
     factor = disturbance.factor(item.occupancy.size, item.task_index)
     wrong = np.maximum(item.occupancy, 0.0) * factor
@@ -70,7 +70,7 @@ class DisturbedLearner:
         self._learner, self._disturbance, self._settings = learner, disturbance, settings
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._learner.restore(state)
 
     def estimate(self, dataset: Any, label: str) -> Pending:

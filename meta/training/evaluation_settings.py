@@ -11,12 +11,12 @@ MethodName = str
 
 
 class GridPoint(BaseModel):
-    """Hyper-parameters of one method in `compare`; what a method has no use for must be left out."""
+    """Hyper-parameters of one method in `compare`; fields that the method does not use must be left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rate: float | None = Field(default=None, gt=0.0)
-    """Learning rate of every objective, on training and on held-out tasks; empty for meta_srl: as `meta` says."""
+    """Learning rate of every objective, on training and on held-out tasks; empty for meta_srl: `meta` sets it."""
     step: float | None = Field(default=None, gt=0.0)
     """reptile: eps; maml_penalty: step size of the outer gradient; meta_srl: step size of the initialisation."""
     penalty: float | None = Field(default=None, ge=0.0)
@@ -51,7 +51,7 @@ class EvaluationSettings(BaseModel):
     grid_tasks: int = Field(default=24, gt=0)
     """Training tasks (the first ones) on which the rate is chosen; in `compare`, from which a grid point learns."""
     grids: dict[MethodName, tuple[GridPoint, ...]] = Field(default={})
-    """Hyper-parameters that `compare` tries, by method, as many for each; a method not named gets `rate_grid`."""
+    """Hyper-parameters that `compare` tries, by method, equally many for each; a method not named gets `rate_grid`."""
     tuning_seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(90,), min_length=1)
     """Seeds on whose training tasks `compare` chooses among the points of a grid; none of `seeds`."""
     tuning_tasks: int = Field(default=8, gt=0)

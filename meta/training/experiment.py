@@ -23,7 +23,7 @@ from tasks.contract.task import Task
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides what is computed; where and how fast it runs is not in here."""
+    """Everything that decides what is computed; where and how fast it runs is not part of it."""
 
     family: FamilySpec
     tasks_per_round: int
@@ -53,7 +53,7 @@ def require_matching_sections(within: WithinTask, dice: DICESettings, meta: Meta
     """Check that the settings of all sections are for the same algorithm, so that none is without effect.
 
     Raises:
-        ValueError: one is for another kind of policy; the message says what would be right.
+        ValueError: a setting is for another kind of policy; the message explains what would be right.
     """
     kind = learning_of(within)
     kind.require_settings(within, dice, meta)
@@ -90,7 +90,7 @@ class Drawn:
 
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:
-    """Draw all training and held-out tasks, so that a bad one is known before any work is done.
+    """Draw all training and held-out tasks, so that a bad one is found before any work is done.
 
     Raises:
         TaskError: a task is infeasible or malformed, or a setting does not fit the number of costs.

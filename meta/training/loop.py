@@ -1,4 +1,4 @@
-"""The one training loop: rounds of tasks from a common start, one meta-update a round (THEORY section 4)."""
+"""The one training loop: rounds of tasks from a common start, one meta-update per round (THEORY section 4)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ORDER_STREAM = 63
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A task of the current round that is solved and estimated: its row and what it brings to the meta-update."""
+    """A task of the current round that is solved and estimated: its row and its contribution to the meta-update."""
 
     row: Row
     contribution: Item
 
 
 class Tracker(Protocol):
-    """Who looks on: checkpoints, experiment tracking, progress bars."""
+    """An observer of the training: checkpoints, experiment tracking, progress bars."""
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """A task is solved and estimated (called in the order tasks finish)."""
@@ -48,7 +48,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What is trained on: the tasks in order, B tasks a round, and how each is solved.
+    """What is trained on: the tasks in order, B tasks per round, and how each is solved.
 
     ``warm_up`` are the direct steps before, on the tasks ``together``.
     """
@@ -73,7 +73,7 @@ def training_plan(experiment: Experiment, drawn: Drawn, tasks: Sequence[Task] | 
 
 @dataclass(slots=True)
 class Position:
-    """Where a run stands: the state after the last whole round, and what is finished of the next one."""
+    """The position of a run: the state after the last complete round, and the finished tasks of the next one."""
 
     state: State
     finished: Mapping[int, Finished] = field(default_factory=dict)

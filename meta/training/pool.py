@@ -31,7 +31,7 @@ from tasks.contract.task import Split, Task
 class Solved:
     """A finished task: its small result, and an opaque handle on its dataset (None where none was collected).
 
-    A dataset is released by dropping the last handle on it: nobody may keep one after its estimate.
+    Dropping the last handle on a dataset releases it, so no code may keep a handle after the estimate.
     """
 
     result: TaskResult
@@ -50,7 +50,7 @@ class Pool(Protocol):
         """Tasks solved at the same time."""
 
     def use(self, family: FamilySpec) -> None:
-        """Turn to another family (or another seed of the same)."""
+        """Switch to another family (or another seed of the same)."""
 
     def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
         """Draw tasks, in the order of ``indices``."""
@@ -64,7 +64,7 @@ class Pool(Protocol):
     def solve_and_watch(
         self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]
     ) -> Iterator[Solved | None]:
-        """As :meth:`solve` with datasets; None whenever ``watch``, asked while the pool waits for a task, says so."""
+        """As :meth:`solve`, with datasets; also yields None whenever ``watch``, polled while waiting, returns True."""
 
     def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
         """One direct step of ``policy`` by each team, in the order of ``teams``."""
@@ -86,7 +86,7 @@ class Pending(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An estimate that was made on the spot; a :class:`Pending`."""
+    """An estimate that was made at once; a :class:`Pending`."""
 
     item: Item
 
@@ -103,7 +103,7 @@ class Learner(Protocol):
     """The meta-learner as the loop sees it."""
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
 
     def estimate(self, dataset: Any, label: str) -> Pending:
         """Begin to estimate from the dataset behind the handle; ``label`` is its task's.
@@ -124,7 +124,7 @@ def solve_and_estimate(
 ) -> Iterator[tuple[TaskResult, Item]]:
     """Solve tasks and estimate each as it finishes; a task whose dataset is lost is solved again.
 
-    An estimate that is under way holds nobody up: the next task is handed out first.
+    An estimate under way delays no worker: the next task is assigned first.
     """
     missing = {task.index: task for task in tasks}
     while missing:
@@ -155,7 +155,7 @@ def _estimated(
 
 
 class LocalPool:
-    """Everything in this process, one task after the other; what a debugger wants."""
+    """Everything in this process, one task after the other; convenient for debugging."""
 
     def __init__(self, family: FamilySpec) -> None:
         self.use(family)
@@ -166,7 +166,7 @@ class LocalPool:
         return 1
 
     def use(self, family: FamilySpec) -> None:
-        """Turn to another family."""
+        """Switch to another family."""
         self._spec = family
         self._family = family.make()
 
@@ -211,11 +211,11 @@ class LocalLearner:
         self._state: State | None = None
 
     def restore(self, state: State) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._state = state
 
     def estimate(self, dataset: Dataset, label: str) -> Pending:
-        """Estimate here and now."""
+        """Estimate at once."""
         del label
         with threadpool_limits(1):
             return Done(contribute(dataset, self._dice, self._meta))

@@ -1,4 +1,4 @@
-"""A row of ``tasks.csv``: what is measured of one training task, flat; docs/metrics.md explains each column."""
+"""A row of ``tasks.csv``: the measures of one training task, flat; docs/metrics.md explains each column."""
 
 from __future__ import annotations
 

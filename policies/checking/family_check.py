@@ -1,4 +1,4 @@
-"""Check a user's family against the contract and say in words what is wrong: ``metasrl check-family``."""
+"""Check a user's family against the contract and explain every violation: ``metasrl check-family``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUM_TASKS = 16
 _RECORDING = 0.04
 """Share of the time that one recording may take."""
 _STEP_SECONDS = 5.0
-"""What one reset or step may take here, unless the family allows less."""
+"""Time limit of one reset or step in a check, unless the family allows less."""
 
 
 def check_family(name: str, parameters: dict[str, Any], seed: int, seconds: float) -> tuple[Check, ...]:
@@ -33,15 +33,15 @@ def check_family(name: str, parameters: dict[str, Any], seed: int, seconds: floa
     """
     found = tuple(_checks(name, parameters, seed, seconds))
     names = {check.name for check in found}
-    waiting = (Check(one, "skipped", "waits until what is wrong above is mended") for one in NAMES if one not in names)
+    waiting = (Check(one, "skipped", "runs once the error above is fixed") for one in NAMES if one not in names)
     return (*found, *waiting)
 
 
 def table(checks: tuple[Check, ...]) -> str:
     """The checks as a Markdown table, and a last line."""
-    rows = [f"| {check.name} | {check.verdict} | {_cell(check.told)} |" for check in checks]
+    rows = [f"| {check.name} | {check.verdict} | {_cell(check.finding)} |" for check in checks]
     counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("wrong", "warning")}
-    last = "The family keeps the contract" if not counts["wrong"] else f"{counts['wrong']} wrong"
+    last = "The family satisfies the contract" if not counts["wrong"] else f"{counts['wrong']} wrong"
     if counts["warning"]:
         last += f"; {counts['warning']} warning(s)"
     return "\n".join(["| check | result | what was found |", "|---|---|---|", *rows, "", f"{last}."])
@@ -110,7 +110,7 @@ def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], seconds: float, dea
 
 
 def _guarded(check: Callable[..., Any], *subjects: Any) -> tuple[Check, Any]:
-    """What ``check`` finds, and what it hands on; whatever the family raises in it is a finding too."""
+    """The result of ``check``, and what it passes to later checks; an exception in the family is a finding too."""
     try:
         found = check(*subjects)
     except TaskError as error:

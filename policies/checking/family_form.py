@@ -16,19 +16,19 @@ from tasks.contract.task import Split, Task, TaskFamily
 
 Verdict = Literal["ok", "warning", "wrong", "skipped"]
 LOOKED_AT: tuple[tuple[Split, int], ...] = (("train", 0), ("train", 1), ("test", 0))
-"""Split and index of the tasks that are looked at."""
+"""Split and index of the tasks that are checked."""
 _SPLITS: tuple[Split, Split] = ("train", "test")
 _TAIL = 0.2
-"""A horizon that cuts off more than this share of the discounted steps is worth a word."""
+"""A horizon that cuts off more than this share of the discounted steps gets a warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a check found: ``told`` says it in words, with what would be right where it is wrong."""
+    """The result of a check: ``finding`` describes it and, if something is wrong, what would be right."""
 
     name: str
     verdict: Verdict
-    told: str
+    finding: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,23 @@ class Form:
     seed: int
 
 
-def ok(name: str, told: str) -> Check:
+def ok(name: str, finding: str) -> Check:
     """Nothing to mend."""
-    return Check(name, "ok", told)
+    return Check(name, "ok", finding)
 
 
-def wrong(name: str, told: str) -> Check:
+def wrong(name: str, finding: str) -> Check:
     """The contract is broken."""
-    return Check(name, "wrong", told)
+    return Check(name, "wrong", finding)
 
 
-def warning(name: str, told: str) -> Check:
-    """Allowed, but perhaps not meant."""
-    return Check(name, "warning", told)
+def warning(name: str, finding: str) -> Check:
+    """Allowed, but perhaps not intended."""
+    return Check(name, "warning", finding)
 
 
 def check_numbers(form: Form) -> Check:
-    """Names of the costs, discount and horizon are what they should be."""
+    """Names of the costs, discount and horizon are valid."""
     name, family = "numbers", form.family
     names, discount, horizon = family.cost_names, family.discount, family.horizon
     if not isinstance(names, tuple) or not names or not all(isinstance(one, str) and one for one in names):
@@ -68,17 +68,18 @@ def check_numbers(form: Form) -> Check:
         return wrong(name, f"discount must lie strictly between 0 and 1, got {discount!r}")
     if not isinstance(horizon, numbers.Integral) or int(horizon) < 1:
         return wrong(name, f"horizon must be a whole number of steps of at least 1, got {horizon!r}")
-    told = f"costs {', '.join(names)}; discount {discount:g}; horizon {horizon}"
+    finding = f"costs {', '.join(names)}; discount {discount:g}; horizon {horizon}"
     tail = float(discount) ** int(horizon)
     if tail > _TAIL:
         return warning(
-            name, f"{told}: the horizon cuts off {tail:.0%} of the discounted steps; a longer one or a smaller discount"
+            name,
+            f"{finding}: the horizon cuts off {tail:.0%} of the discounted steps; lengthen it or lower the discount",
         )
-    return ok(name, told)
+    return ok(name, finding)
 
 
 def check_parameters(form: Form) -> Check:
-    """Parameters are plain: they survive JSON as they are."""
+    """Parameters are plain: they survive JSON unchanged."""
     name = "parameters"
     for split in _SPLITS:
         drawn = form.family.parameters(split, 0, 0)
@@ -97,7 +98,7 @@ def check_parameters(form: Form) -> Check:
 
 
 def check_drawing(form: Form) -> Check:
-    """Drawing is pure: the same twice and in a second family; it differs between indices and splits."""
+    """Drawing is pure: it repeats, also in a second family, and differs between indices and splits."""
     name, places = "drawing", [(split, index) for split in _SPLITS for index in range(8)]
     first = {place: _key(form.family.parameters(*place, 0)) for place in places}
     for place in reversed(places):
@@ -105,7 +106,7 @@ def check_drawing(form: Form) -> Check:
             if _key(family.parameters(*place, 0)) != first[place]:
                 return wrong(
                     name,
-                    f"the parameters of task {'/'.join(map(str, place))} are others {whose}; draw from a generator "
+                    f"the parameters of task {'/'.join(map(str, place))} differ {whose}; draw from a generator "
                     "made of the family's seed, split, index and attempt, and from nothing else",
                 )
     if len({first["train", index] for index in range(8)}) == 1:
@@ -135,22 +136,22 @@ def check_limits(form: Form) -> Check:
         return wrong(name, f"{len(given)} limit(s) for {len(names)} cost(s) ({', '.join(names)}); give one for each")
     if not all(np.isfinite(limit) and limit >= 0.0 for limit in given):
         return wrong(name, f"limits must be finite and not negative, got {given}")
-    told = [f"{one} at most {limit:g}" for one, limit in zip(names, given, strict=True)]
-    return ok(name, f"{', '.join(told)} (expected discounted sum of an episode)")
+    findings = [f"{one} at most {limit:g}" for one, limit in zip(names, given, strict=True)]
+    return ok(name, f"{', '.join(findings)} (expected discounted sum of an episode)")
 
 
 def check_tasks(form: Form) -> tuple[Check, tuple[Task, ...]]:
-    """Tasks can be drawn, their limits be kept as far as a model tells, and they pickle by value."""
+    """Tasks can be drawn and pickle by value; a policy can keep their limits, as far as a model shows."""
     tasks = tuple(draw_task(form.family, form.name, form.seed, split, index) for split, index in LOOKED_AT)
     for task in tasks:
         if pickle.loads(pickle.dumps(task)) != task:  # noqa: S301 - our own bytes
             return wrong("tasks", f"{task.label} is not the same after pickling; keep its parameters plain"), ()
     size = max(len(pickle.dumps(task)) for task in tasks)
-    return ok("tasks", f"{len(tasks)} drawn; {size} bytes when they travel"), tasks
+    return ok("tasks", f"{len(tasks)} drawn; {size} bytes when they are sent to workers"), tasks
 
 
 FORM_CHECKS: tuple[Callable[[Form], Check], ...] = (check_numbers, check_parameters, check_drawing, check_limits)
-"""In this order; what follows is skipped when one is wrong."""
+"""In this order; once one is wrong, the following ones are skipped."""
 
 
 def _lists(value: Any) -> Any:

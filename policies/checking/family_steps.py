@@ -18,7 +18,7 @@ from tasks.stepping.batch import make_batch
 
 _SEEDS = 1, 2
 _COMPARED = 50
-"""Steps over which a family's own batch is compared with its environment: chaos makes more of rounding later."""
+"""Steps over which a family's own batch is compared with its environment: later, chaos amplifies rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class Moment:
 
 
 def moments(label: str, recording: Recording) -> Iterator[Moment]:
-    """A recording, read; step 0 is the reset.
+    """The moments of a recording; step 0 is the reset.
 
     Raises:
-        TaskError: reset or a step returned something else than the contract says.
+        TaskError: reset or a step returned something other than the contract requires.
     """
     where = f"{label}, step 0"
     yield Moment(where, returned.first_observation(recording.start, lambda: where), None, None, (False, False))
@@ -131,9 +131,9 @@ def check_observations(evidence: Evidence) -> Check:
     space = evidence.episodes[0].spaces[0]
 
     def look(moment: Moment) -> None:
-        told = observation_fault(moment.observation, space)
-        if told is not None:
-            raise TaskError(f"{moment.where}: {told}")
+        fault = observation_fault(moment.observation, space)
+        if fault is not None:
+            raise TaskError(f"{moment.where}: {fault}")
 
     fault = _first_fault(evidence, look)
     return wrong("observations", fault) if fault else ok("observations", "of the space's type, shape and bounds")
@@ -151,7 +151,7 @@ def observation_fault(observation: Any, space: Any) -> str | None:
         return f"the observation must be an array of {space.dtype}, got {observation!r}"
     if observation.dtype != space.dtype or observation.shape != space.shape:
         return (
-            f"the observation must be {space.dtype} of shape {list(space.shape)} as the space says, "
+            f"the observation must be {space.dtype} of shape {list(space.shape)} as its space defines, "
             f"got {observation.dtype} of shape {list(observation.shape)}"
         )
     inside = np.isfinite(observation) & (observation >= space.low) & (observation <= space.high)
@@ -160,7 +160,7 @@ def observation_fault(observation: Any, space: Any) -> str | None:
     place = tuple(int(index) for index in np.argwhere(~inside)[0])
     return (
         f"observation[{', '.join(map(str, place))}] is {observation[place]}, not a number in [{space.low[place]}, "
-        f"{space.high[place]}]; mend the observation or widen the space"
+        f"{space.high[place]}]; fix the observation or widen the space"
     )
 
 
@@ -173,7 +173,9 @@ def check_rewards(evidence: Evidence) -> Check:
             values.append(returned.number(moment.reward, "the reward", lambda: moment.where))
 
     fault = _first_fault(evidence, look)
-    return wrong("rewards", fault) if fault else ok("rewards", f"finite, {min(values):.4g} to {max(values):.4g} a step")
+    if fault:
+        return wrong("rewards", fault)
+    return ok("rewards", f"finite, {min(values):.4g} to {max(values):.4g} per step")
 
 
 def check_costs(evidence: Evidence) -> Check:
@@ -192,11 +194,11 @@ def check_costs(evidence: Evidence) -> Check:
     if fault is not None:
         return wrong("costs", f"{fault} ({', '.join(names)})")
     low, high = np.min(values, axis=0), np.max(values, axis=0)
-    told = ", ".join(f"{one} {a:.4g} to {b:.4g}" for one, a, b in zip(names, low, high, strict=True))
+    ranges = ", ".join(f"{one} {a:.4g} to {b:.4g}" for one, a, b in zip(names, low, high, strict=True))
     never = [one for one, most in zip(names, high, strict=True) if most == 0.0]
     if never:
-        return warning("costs", f"{told} a step: random actions never cost any {', '.join(never)}")
-    return ok("costs", f"in every step: {told}")
+        return warning("costs", f"{ranges} per step: random actions never cost any {', '.join(never)}")
+    return ok("costs", f"in every step: {ranges}")
 
 
 def check_seeding(evidence: Evidence) -> Check:
@@ -207,7 +209,7 @@ def check_seeding(evidence: Evidence) -> Check:
         if step is not None:
             return wrong(
                 name,
-                f"{label}, step {step}: the same seed and actions give something else {whose}; draw every random "
+                f"{label}, step {step}: the same seed and actions give another result {whose}; draw every random "
                 "number from self.np_random, call super().reset(seed=seed), and set all state in reset",
             )
     if first_difference(first, evidence.other) is None:
@@ -220,7 +222,7 @@ def check_seeding(evidence: Evidence) -> Check:
 
 
 def first_difference(one: Recording, two: Recording) -> int | None:
-    """The first step (0: the reset) at which two recordings differ as far as both go; None where nowhere."""
+    """The first step (0: the reset) at which two recordings differ, as far as both go; None if they agree."""
     pairs = zip(moments("", one), moments("", two), strict=False)
     return next((number for number, (a, b) in enumerate(pairs) if _key(a) != _key(b)), None)
 
@@ -256,11 +258,11 @@ def check_batch(evidence: Evidence) -> Check:
 def check_speed(evidence: Evidence) -> Check:
     """How fast an environment is and how long its episodes are, for information."""
     steps, seconds = len(evidence.episodes[0].steps), evidence.episodes[0].seconds
-    lengths = [len(one.steps) for one in evidence.episodes if one.whole]
-    told = f"{steps / max(seconds, 1e-9):,.0f} steps a second in one environment"
+    lengths = [len(one.steps) for one in evidence.episodes if one.complete]
+    speed = f"{steps / max(seconds, 1e-9):,.0f} steps per second in one environment"
     if not lengths:
-        return ok("speed", f"{told}; no episode came to its end in the time of the check")
-    return ok("speed", f"{told}; {len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps")
+        return ok("speed", f"{speed}; no episode ended within the time of the check")
+    return ok("speed", f"{speed}; {len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps")
 
 
 STEP_CHECKS: tuple[Callable[[Evidence], Check], ...] = (
@@ -272,7 +274,7 @@ STEP_CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     check_batch,
     check_speed,
 )
-"""They read what :func:`check_returned` has found readable."""
+"""Checks of values that :func:`check_returned` has found readable."""
 
 
 def _first_fault(evidence: Evidence, look: Callable[[Moment], None]) -> str | None:

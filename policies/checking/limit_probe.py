@@ -1,4 +1,4 @@
-"""A short probing run: whether the limits of a task can be reached, and whether they bind."""
+"""A short probing run that checks whether some policy reaches the limits of a task, and whether they bind."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tasks.stepping.batch import BatchEnvironment, make_batch
 _NAME = "probe"
 _NO_LIMIT = 1e12
 _COPIES, _FEWEST = 20, 4
-"""Copies of the environment, and how few still tell something."""
+"""Copies of the environment, and the least number that is still informative."""
 _CHUNK, _MOST, _GREEDY = 2, 20, 6
-"""Iterations of CRPO at a time, at most towards the limits, and on the reward alone."""
+"""CRPO iterations: per chunk, at most towards the limits, and on the reward alone."""
 _STEPS = 1000
 """Fewest steps of an iteration of a neural policy."""
 _SEED = 31
@@ -42,7 +42,7 @@ class Probe:
 
     ``random`` are those of random actions, with standard ``errors``; ``nearest`` those of the iterate nearest to the
     limits in ``iterations`` of CRPO, and ``reached`` whether it keeps them all; ``greedy`` those after iterations on
-    the reward alone, None where the time was up before.
+    the reward alone, None if the time was up before.
     """
 
     random: FloatArray
@@ -54,9 +54,9 @@ class Probe:
 
 
 def check_probe(family: TaskFamily, task: Task, seconds: float, step_seconds: float) -> Check:
-    """Say whether the limits of ``task`` are reachable and bind, in about ``seconds``.
+    """Report whether the limits of ``task`` are reachable and bind, in about ``seconds``.
 
-    ``step_seconds`` is what a step of one environment takes.
+    ``step_seconds`` is the duration of a step in one environment.
     """
     limits, model = np.array(task.limits), family.model(task.parameters)
     if model is not None:
@@ -68,42 +68,42 @@ def check_probe(family: TaskFamily, task: Task, seconds: float, step_seconds: fl
     copies = int(min(_COPIES, seconds / max(each, 1e-9)))
     if copies < _FEWEST:
         needed = _FEWEST * each
-        return Check(_NAME, "skipped", f"there is no time for it: it needs about {needed:.0f} s (--seconds)")
+        return Check(_NAME, "skipped", f"not enough time: the check needs about {needed:.0f} s (--seconds)")
     return told_by_probe(family.cost_names, limits, probe(family, task, copies, time.monotonic() + seconds))
 
 
 def told_by_model(names: tuple[str, ...], limits: FloatArray, least: FloatArray, greedy: FloatArray) -> Check:
-    """The exact answer: limits [p] beside the ``least`` reachable costs and those of the reward's optimum."""
+    """The exact answer: limits [p] with the ``least`` reachable costs and those of the reward's optimum."""
     rows = zip(names, limits, least.round(12) + 0.0, greedy.round(12) + 0.0, strict=True)
-    told = [f"{one}: limit {d:.4g}, least {a:.4g}, reward's optimum {b:.4g}" for one, d, a, b in rows]
-    told.append("by the exact model, some policy keeps them all")
+    findings = [f"{one}: limit {d:.4g}, least {a:.4g}, reward's optimum {b:.4g}" for one, d, a, b in rows]
+    findings.append("by the exact model, some policy keeps them all")
     loose = [one for one, limit, cost in zip(names, limits, greedy, strict=True) if cost <= limit]
     if len(loose) == len(names):
-        return warning(_NAME, f"{'; '.join(told)}; no limit binds: the reward's optimum keeps them all")
-    return ok(_NAME, "; ".join(told))
+        return warning(_NAME, f"{'; '.join(findings)}; no limit binds: the reward's optimum keeps them all")
+    return ok(_NAME, "; ".join(findings))
 
 
 def told_by_probe(names: tuple[str, ...], limits: FloatArray, found: Probe) -> Check:
     """A probe in words."""
-    told, nearest = [], found.nearest.round(12) + 0.0
+    findings, nearest = [], found.nearest.round(12) + 0.0
     for i, name in enumerate(names):
         parts = [f"random actions {found.random[i]:.4g} ± {found.errors[i]:.2g}"]
         parts.append(f"after {found.iterations} iterations of CRPO {nearest[i]:.4g}")
         if found.greedy is not None:
             parts.append(f"after {_GREEDY} on the reward alone {found.greedy[i]:.4g}")
-        told.append(f"{name}: {', '.join(parts)}; limit {limits[i]:.4g}")
+        findings.append(f"{name}: {', '.join(parts)}; limit {limits[i]:.4g}")
     if not found.reached:
-        told.append("the limits were NOT reached; they may be out of reach, or need more time (--seconds)")
-        return warning(_NAME, "; ".join(told))
-    told.append("reachable")
+        findings.append("the limits were NOT reached; they may be out of reach, or need more time (--seconds)")
+        return warning(_NAME, "; ".join(findings))
+    findings.append("reachable")
     most = found.random if found.greedy is None else np.maximum(found.random, found.greedy)
     loose = [name for name, limit, cost in zip(names, limits, most, strict=True) if cost <= limit]
     if loose:
-        told.append(
-            f"the limit did not bind in this probe for {', '.join(loose)}: a smaller one would ask for something"
+        findings.append(
+            f"the limit did not bind in this probe for {', '.join(loose)}: a smaller one would constrain the policy"
         )
-        return warning(_NAME, "; ".join(told))
-    return ok(_NAME, "; ".join(told))
+        return warning(_NAME, "; ".join(findings))
+    return ok(_NAME, "; ".join(findings))
 
 
 def probe(family: TaskFamily, task: Task, copies: int, deadline: float) -> Probe:

@@ -1,4 +1,4 @@
-"""Episodes of random actions, kept just as an environment gave them: the evidence that a family is checked on."""
+"""Episodes of random actions, stored exactly as an environment returned them: the evidence for checking a family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.contract.task import TaskError
 from tasks.contract.timeout import time_limit
 
 Spaces = tuple[Any, Any]
-"""Of observations and of actions."""
+"""The spaces of observations and of actions."""
 _ACTIONS_SEED = 29
 _WIDE = 1.0
 """Actions without bounds are drawn from a normal distribution of this deviation."""
@@ -23,11 +23,11 @@ _WIDE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One episode, or its beginning.
+    """One episode, complete or cut off.
 
-    ``start`` is what ``reset`` returned, ``steps`` what each ``step`` returned. ``failure`` says what ended it early
-    (an exception, or no answer in time), ``whole`` whether it came to the episode's end or the horizon. ``spaces`` are
-    those of the environment when it was made, ``spaces_after`` those at the end.
+    ``start`` is what ``reset`` returned, ``steps`` what each ``step`` returned. ``failure`` is what ended it early
+    (an exception, or no answer in time), ``complete`` whether it reached the episode's end or the horizon.
+    ``spaces`` are those of the environment when it was made, ``spaces_after`` those at the end.
     """
 
     seed: int
@@ -37,7 +37,7 @@ class Recording:
     steps: tuple[Any, ...]
     seconds: float
     failure: str | None
-    whole: bool
+    complete: bool
 
 
 def action_fault(space: Any) -> str | None:
@@ -75,9 +75,9 @@ class Bounds:
 
 
 def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording:
-    """Run one episode of ``env`` from ``seed``, with actions that are always the same."""
+    """Run one episode of ``env`` from ``seed``, with the same actions in every call."""
     spaces = (env.observation_space, env.action_space)
-    start, steps, failure, whole = None, list[Any](), None, False
+    start, steps, failure, complete = None, list[Any](), None, False
     actions = fixed_actions(env.action_space, bounds.horizon)
     began, at = time.perf_counter(), "reset"
     try:
@@ -87,14 +87,14 @@ def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording
                 at = f"step {number}"
                 again()
                 steps.append(_own(env.step(action.item() if action.ndim == 0 else action)))
-                whole = number == bounds.horizon or _ended(steps[-1])
-                if whole or time.perf_counter() - began > bounds.seconds:
+                complete = number == bounds.horizon or _ended(steps[-1])
+                if complete or time.perf_counter() - began > bounds.seconds:
                     break
     except Exception as error:
         failure = str(error) if isinstance(error, TaskError) else f"{at}: raised {type(error).__name__}: {error}"
     taken = time.perf_counter() - began
     after = (env.observation_space, env.action_space)
-    return Recording(seed, spaces, after, start, tuple(steps), taken, failure, whole)
+    return Recording(seed, spaces, after, start, tuple(steps), taken, failure, complete)
 
 
 def _own(values: Any) -> Any:

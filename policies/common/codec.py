@@ -18,7 +18,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A field that is a record of its own: what its parts are called, and how it is made from them.
+    """A field that is itself a record: the names of its parts, and how it is made from them.
 
     ``prefix``: its parts are kept one by one under this prefix; empty keeps the record as one plain dictionary. A value
     of None has no parts under a prefix, and is null without one.
@@ -49,7 +49,7 @@ def to_parts(record: Any) -> dict[str, Any]:
     """Every field of ``record`` by name: arrays, plain values, and the parts of nested records under their prefix.
 
     Raises:
-        TypeError: a field holds what no file can keep.
+        TypeError: a field holds a value that no file can keep.
     """
     nested: Mapping[str, Nested] = record.NESTED
     plain: dict[str, Any] = {}

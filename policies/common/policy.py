@@ -1,4 +1,4 @@
-"""What a policy is to code that does not depend on its kind."""
+"""Policies as seen by code that does not depend on their kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NetworkPolicy(Protocol):
         """1 + p, the heads of the critic."""
 
     def act(self, observations: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Outputs [N, k] for ``observations`` [N, d], and the parameters of the action distribution beside them."""
+        """Outputs [N, k] for ``observations`` [N, d], and further parameters of the action distribution."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Every parameter by name; names and shapes hold the architecture."""
@@ -44,7 +44,7 @@ def table_of(policy: Policy) -> FloatArray:
         TypeError: the policy is a network.
     """
     if not isinstance(policy, np.ndarray):
-        raise TypeError("a neural policy is no table of probabilities")
+        raise TypeError("a neural policy is not a table of probabilities")
     return policy
 
 

@@ -1,4 +1,4 @@
-"""Kinds of policy: everything that differs between a table and a network, asked in one place.
+"""Kinds of policy: everything that differs between a table and a network, in one place.
 
 A kind is a class with the methods of :class:`PolicyKind`. The registry :mod:`policies.solving.algorithms` finds the
 kind of a within-task algorithm and of a policy; an unknown one is an error.
@@ -45,7 +45,7 @@ class Spaces:
 
     @property
     def sizes(self) -> tuple[bool, int, int, int]:
-        """What two spaces must share for a policy to fit both; bounds may differ."""
+        """The part that two spaces must share for a policy to fit both; bounds may differ."""
         return self.tabular, self.observation, self.actions, len(self.low)
 
 
@@ -63,10 +63,10 @@ class Settled:
 
 
 class PolicyKind(Protocol[PolicyT, SettingsT, DatasetT]):
-    """One kind of policy, with the settings of its within-task algorithm and the datasets that it leaves."""
+    """One kind of policy, with the settings of its within-task algorithm and the datasets that it produces."""
 
     name: str
-    """What files call the kind."""
+    """Name of the kind in files."""
 
     def owns(self, policy: Policy) -> bool:
         """Whether ``policy`` is of this kind."""

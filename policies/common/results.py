@@ -18,7 +18,7 @@ from tasks.contract.task import Task, TaskError
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What is broadcast: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha).
+    """A start as sent to the workers: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha).
 
     ``context`` [k] is that of the task that the start was made for; None for a start of all tasks.
     """
@@ -32,7 +32,7 @@ class Start:
 
     @property
     def starts(self) -> tuple[Start, ...]:
-        """The start itself: the choice that a task has, as of :class:`Candidates`."""
+        """The start itself, as the only choice of a task; compare :class:`Candidates`."""
         return (self,)
 
 
@@ -41,7 +41,7 @@ Selection = Literal["probe", "round_robin"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Several starts, of which each task takes one (:func:`policies.solving.probing.choose_start`).
+    """Several starts, of which each task uses one (:func:`policies.solving.probing.choose_start`).
 
     ``selection``: probe takes the best after ``probe_episodes`` episodes of each (None: as many as an iteration has);
     round_robin takes them in turn by the task's index.
@@ -58,14 +58,14 @@ class Candidates:
 
 
 Starts = Start | Candidates
-"""What is broadcast to the workers."""
+"""The start or starts sent to the workers."""
 
 
 def require_rates(task: Task, start: Start) -> None:
     """Check that ``start`` has a rate for the reward and one for each cost of ``task``.
 
     Raises:
-        TaskError: it has another number of rates.
+        TaskError: the number of rates is another one.
     """
     objectives = 1 + len(task.limits)
     if start.learning_rates.shape != (objectives,):
@@ -80,8 +80,8 @@ class Solution:
 
     ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
     the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
-    ``output`` is the index of the chosen iterate and ``feasible`` says whether any iterate kept every limit (within
-    its tolerance); where none did, the output is the iterate of smallest violation.
+    ``output`` is the index of the chosen iterate and ``feasible`` is True if any iterate kept every limit
+    (within its tolerance); if none did, the output is the iterate with the smallest violation.
     """
 
     iterates: FloatArray
@@ -100,16 +100,16 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A solved task, small enough to travel through the driver.
+    """A solved task, small enough to pass through the driver.
 
-    ``policy`` is pi_hat, the iterate with the index ``output``; ``feasible`` says whether any iterate kept every limit.
+    ``policy`` is pi_hat, the iterate with the index ``output``; ``feasible`` is True if any iterate kept every limit.
     ``values`` [M+1, 1+p] are the true J_i of every iterate where an exact model exists, else the estimates that CRPO
     itself used. ``branches`` [M] are the objectives of the steps. ``reference`` is the linear programme's optimum and
     ``occupancy`` [S] that of pi_hat, both None without an exact model; ``solution`` is None for a neural policy.
     ``episodic`` [M+1, 1+p] are mean undiscounted sums over complete episodes, where they are measured. ``facts`` are
-    further numbers by name, a column each. ``start_index`` says from which of several :class:`Candidates` the task was
-    solved, and ``probe_steps`` how many of the ``env_steps`` went into choosing it, or the context. ``context`` [k] is
-    the normalised context that it was solved with; None without contexts.
+    further numbers by name, one column each. ``start_index`` is the index of the start among several
+    :class:`Candidates`, and ``probe_steps`` how many of the ``env_steps`` were spent on choosing it, or the context.
+    ``context`` [k] is the normalised context that the task was solved with; None without contexts.
     """
 
     task: Task

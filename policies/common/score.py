@@ -1,6 +1,6 @@
 """The score by which starts, rates and settings are compared: relative loss of reward plus relative violation.
 
-All of the library compares with these functions. Smaller scores are better.
+The entire library uses these functions for comparisons. Smaller scores are better.
 """
 
 from __future__ import annotations

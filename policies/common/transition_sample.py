@@ -15,7 +15,7 @@ from tasks.stepping.batch import BoolArray, Float32Array
 
 @dataclass(frozen=True, slots=True)
 class TransitionSample:
-    """N transitions that CRPO's iterates made in one task, whole episodes one after the other.
+    """N transitions that CRPO's iterates made in one task, complete episodes one after the other.
 
     ``observations``, ``next_observations`` [N, d] as the environment gave them; ``actions`` [N] or [N, A] as the policy
     chose them (before scaling and clipping to the bounds); ``terminated`` (the environment ended the episode) and

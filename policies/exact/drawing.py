@@ -78,18 +78,18 @@ def require_feasible(task: Task, model: ExactModel, names: tuple[str, ...]) -> N
         optimal_policy(model, np.array(task.limits))
     except InfeasibleError:
         reachable = cost_range(model).least
-        told = "; ".join(
+        limits_and_costs = "; ".join(
             f"{name}: limit {limit:g}, least reachable cost {least:.6g}"
             for name, limit, least in zip(names, task.limits, reachable, strict=True)
         )
-        raise TaskError(f"{task.label}: no policy keeps its limits ({told}); raise the limits") from None
+        raise TaskError(f"{task.label}: no policy keeps its limits ({limits_and_costs}); raise the limits") from None
 
 
 def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:
     try:
         return family.model(task.parameters)
     except ModelError as error:
-        raise TaskError(f"{task.label}: its exact model is none: {error}") from error
+        raise TaskError(f"{task.label}: its exact model is invalid: {error}") from error
 
 
 def _with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | None:

@@ -131,14 +131,7 @@ def optimal_policy(
     outflow = sparse.kron(sparse.identity(states), np.ones((1, actions)), format="csr")
     flow = outflow - discount * model.transitions.T
     sign = -1.0 if objective == 0 else 1.0
-    rows: list[FloatArray] = []
-    bounds: list[float] = []
-    if limits is not None:
-        rows += [cost.ravel() for cost in model.tabular.costs]
-        bounds += [float(limit) for limit in limits]
-    if least_reward is not None:
-        rows.append(-model.tabular.reward.ravel())
-        bounds.append(-least_reward)
+    rows, bounds = _inequalities(model, limits, least_reward)
     result = linprog(
         sign * model.objectives[objective].ravel(),
         A_eq=flow,
@@ -155,6 +148,21 @@ def optimal_policy(
     return _from_occupancy(model, np.maximum(np.asarray(result.x), 0.0).reshape(states, actions))
 
 
+def _inequalities(
+    model: ExactModel, limits: FloatArray | None, least_reward: float | None
+) -> tuple[list[FloatArray], list[float]]:
+    """Rows and bounds of the programme's inequalities, the bounds in units of J."""
+    rows: list[FloatArray] = []
+    bounds: list[float] = []
+    if limits is not None:
+        rows += [cost.ravel() for cost in model.tabular.costs]
+        bounds += [float(limit) for limit in limits]
+    if least_reward is not None:
+        rows.append(-model.tabular.reward.ravel())
+        bounds.append(-least_reward)
+    return rows, bounds
+
+
 def _from_occupancy(model: ExactModel, pair_occupancy: FloatArray) -> OptimalPolicy:
     mass = pair_occupancy.sum(axis=1)
     reached = (mass > 1e-12) & ~model.tabular.absorbing
@@ -165,7 +173,7 @@ def _from_occupancy(model: ExactModel, pair_occupancy: FloatArray) -> OptimalPol
 
 @dataclass(frozen=True, slots=True)
 class CostRange:
-    """Between what each limit can bind: ``least`` [p] reachable costs; ``unconstrained`` [p] costs of the cheapest
+    """The range where each limit can bind: ``least`` [p] reachable costs; ``unconstrained`` [p] costs of the cheapest
     reward-optimal policy (ties between reward-optimal policies are broken for each cost)."""
 
     least: Float[FloatArray, " p"]

@@ -18,7 +18,7 @@ from tasks.contract.task import Task, TaskFamily
 Frames = NDArray[np.uint8]
 _ACTION_STREAM = 41
 _SLOWEST, _FASTEST = 2.0, 50.0
-"""Frames a second."""
+"""Frames per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Film:
     """One episode of T steps.
 
     ``frames`` [F, height, width, 3] show the environment after ``times`` [F] steps (0 is the start, the last one the
-    end). ``reward`` [T+1] and ``costs`` [T+1, p] are the discounted sums so far. ``rate`` is frames a second in the
+    end). ``reward`` [T+1] and ``costs`` [T+1, p] are the discounted sums so far. ``rate`` is frames per second in the
     environment's own time.
     """
 

@@ -25,7 +25,7 @@ _GIF_SHORTEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What stands above a film: its ``title``, and the names [p] of the costs with their ``limits`` [p]."""
+    """The caption above a film: its ``title``, and the names [p] of the costs with their ``limits`` [p]."""
 
     title: str
     cost_names: tuple[str, ...]
@@ -33,9 +33,10 @@ class Caption:
 
 
 class SideBySide:
-    """The frames of several films beside each other, made when they are asked for.
+    """The frames of several films side by side, made on demand.
 
-    A film that is over stays at its last frame. Discounted sums so far stand above each; a cost above its limit is red.
+    A film that is over stays at its last frame. The caption shows the discounted sums so far; a cost above its limit is
+    red.
     """
 
     def __init__(self, films: Sequence[Film], captions: Sequence[Caption]) -> None:
@@ -48,16 +49,16 @@ class SideBySide:
         return max(len(film.times) for film in self._films)
 
     def __getitem__(self, number: int) -> Frames:
-        """Frame ``number``, [height, width, 3]; both sides are even numbers, as video wants."""
+        """Frame ``number``, [height, width, 3]; both sides are even numbers, as video requires."""
         every = zip(self._films, self._captions, self._widths, strict=True)
         panels = [self._panel(film, caption, width, number) for film, caption, width in every]
         height = max(panel.height for panel in panels)
         width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
-        whole, left = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER), 0
+        picture, left = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER), 0
         for panel in panels:
-            whole.paste(panel, (left, 0))
+            picture.paste(panel, (left, 0))
             left += panel.width + _GAP
-        return np.asarray(whole)
+        return np.asarray(picture)
 
     def _panel(self, film: Film, caption: Caption, width: int, number: int) -> Image.Image:
         lines = self._lines(film, caption, number)
@@ -80,7 +81,7 @@ class SideBySide:
         return lines
 
     def _widest(self, film: Film, caption: Caption) -> int:
-        """Pixels of the longest line that stands above the film."""
+        """Width in pixels of the longest line of the caption."""
         lines = (line for number in range(len(film.times) + 1) for line, _ in self._lines(film, caption, number))
         return math.ceil(max(map(self._font.getlength, lines)))
 
@@ -96,7 +97,7 @@ def contact_sheet(frames: SideBySide, count: int = 8, columns: int = 2) -> Frame
 
 
 def write_video(path: Path, frames: SideBySide) -> None:
-    """Write an MP4 (H.264) or a GIF, by the suffix; to the side first, so that the file is whole or absent.
+    """Write an MP4 (H.264) or a GIF, by the suffix; atomically, so that the file is complete or absent.
 
     Raises:
         ValueError: another suffix.
@@ -104,9 +105,9 @@ def write_video(path: Path, frames: SideBySide) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a video ends in {' or '.join(SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.stem}.part{path.suffix}")
-    (_write_gif if path.suffix == ".gif" else _write_mp4)(beside, frames)
-    os.replace(beside, path)
+    partial = path.with_name(f"{path.stem}.part{path.suffix}")
+    (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames)
+    os.replace(partial, path)
 
 
 def write_picture(path: Path, picture: Frames) -> None:

@@ -1,4 +1,4 @@
-"""One CRPO step on a mixture of tasks: a policy that sees the context, and a branch of its own for every task.
+"""One CRPO step on a mixture of tasks: a policy that sees the context, and every task has its own branch.
 
 With N_t samples of task t at the same phi, the step is alpha F^{-1} sum_t (N_t / N) (+g_{t,0} or -g_{t,i_t}), F the
 Fisher matrix over all samples; each task chooses its own branch i_t by its own J. For one task it is CRPO's step.
@@ -72,13 +72,7 @@ def improve_mixture(
         NonFiniteError: a value on the way is not finite.
     """
     values = task_returns(data, mixture)
-    branches = np.array(
-        [
-            choose_branch(own, limits, mixture.tolerance, settings.constraint_choice, rng)
-            for own, limits in zip(values, mixture.limits, strict=True)
-        ],
-        np.int64,
-    )
+    branches = _task_branches(values, mixture, settings, rng)
     fresh = policy.statistics.count == 0.0
     policy, estimates = prepare(policy, data, mixture.discount, settings, rng)
     combined = combined_advantages(estimates.advantages.reshape(data.signals.shape), branches, mixture)
@@ -93,6 +87,17 @@ def improve_mixture(
     np.maximum(extra, mixture.least_log_std, out=extra)
     improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     return with_plain_contexts(improved, mixture.context_size), MixtureReport(values, branches, step)
+
+
+def _task_branches(
+    values: FloatArray, mixture: Mixture, settings: NeuralSettings, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The branch of every task, [G], each by its own values and limits."""
+    branches = [
+        choose_branch(own, limits, mixture.tolerance, settings.constraint_choice, rng)
+        for own, limits in zip(values, mixture.limits, strict=True)
+    ]
+    return np.array(branches, np.int64)
 
 
 def task_returns(data: NeuralTransitions, mixture: Mixture) -> FloatArray:
@@ -115,7 +120,7 @@ def combined_advantages(advantages: Array, branches: NDArray[np.int64], mixture:
     """What each sample ascends on, [T, n]: +A_0, or -A_i of the cost that its task descends on.
 
     ``advantages`` [T, n, 1+p] are centred and put in units of their spread over the batch, head by head, so that
-    rewards and costs pull alike.
+    rewards and costs have equal influence.
     """
     scale = advantages.reshape(-1, advantages.shape[2]).std(axis=0)
     mean = advantages.reshape(-1, advantages.shape[2]).mean(axis=0)

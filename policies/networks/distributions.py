@@ -1,7 +1,7 @@
-"""Action distributions over a network's outputs: what a step needs of a categorical and of a diagonal Gaussian.
+"""Action distributions over a network's outputs, categorical or diagonal Gaussian, with what a step needs of them.
 
-``outputs`` [N, k] come from the network, ``extra`` [e] are its parameters beside the layers: log standard deviations of
-the Gaussian, nothing for the categorical.
+``outputs`` [N, k] come from the network, ``extra`` [e] are its parameters outside the layers: log standard deviations
+of the Gaussian, nothing for the categorical.
 """
 
 from __future__ import annotations
@@ -151,5 +151,5 @@ def distribution_of(actor: Network) -> Distribution:
 
 
 def extra_of(actor: Network, vector: Array) -> Array:
-    """The distribution's parameters beside the layers: a view, empty for a categorical actor."""
+    """The distribution's parameters outside the layers: a view, empty for a categorical actor."""
     return vector[actor.places[LOG_STD]] if LOG_STD in actor.places else vector[:0]

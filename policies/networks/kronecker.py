@@ -18,7 +18,7 @@ def kronecker_preconditioner(
 ) -> Callable[[Array], Array]:
     """v -> (about) (F + damping)^{-1} v, exact inverses of each layer's block under independence.
 
-    ``damping`` is that of the layers, ``damping_extras`` that of the parameters beside them.
+    ``damping`` is that of the layers, ``damping_extras`` that of the parameters outside them.
 
     Layer l's block is about A (x) G with A = E[a a'] of its inputs a (a 1 appended for the bias) and G = E[g g'] of the
     score's derivatives g at its outputs, for actions drawn from the policy. The damping is shared between both factors:
@@ -39,7 +39,7 @@ def kronecker_preconditioner(
         if index:
             covectors = covectors @ layers[index][0].T * linear.slopes[index - 1]
     inverses.reverse()
-    beside = 1.0 / (2.0 * float(weights.sum()) + damping_extras)
+    scale = 1.0 / (2.0 * float(weights.sum()) + damping_extras)
 
     def precondition(right: Array) -> Array:
         result = np.empty_like(right)
@@ -47,7 +47,7 @@ def kronecker_preconditioner(
             product = left @ np.vstack(given) @ other
             found[0][:], found[1][:] = product[:-1], product[-1]
         if LOG_STD in network.places:
-            result[network.places[LOG_STD]] = right[network.places[LOG_STD]] * beside
+            result[network.places[LOG_STD]] = right[network.places[LOG_STD]] * scale
         return result
 
     return precondition

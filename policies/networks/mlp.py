@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.floating[Any]]
-"""float32 where speed matters, float64 where tests ask for it; functions keep the type that they are given."""
+"""float32 where speed matters, float64 where tests ask for it; functions keep the type of their arguments."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A multilayer perceptron with tanh between its layers, and named extra parameters beside it.
+    """A multilayer perceptron with tanh between its layers, and named extra parameters outside them.
 
     ``sizes`` are the widths from the inputs to the outputs; two numbers make a linear map. ``extras`` are vectors that
     the layers do not use: (name, length), such as a Gaussian's log standard deviations.

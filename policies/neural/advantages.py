@@ -47,7 +47,7 @@ def generalized_advantages(
 
 
 def episode_ages(ended: Bool[BoolArray, "T n"]) -> Int[NDArray[np.int64], "T n"]:
-    """How many steps each step [T, n] lies after the start of its episode; every copy starts one at time 0."""
+    """Number of steps between each step [T, n] and the start of its episode; every copy starts one at time 0."""
     times = np.arange(len(ended))[:, None]
     starts = np.zeros(ended.shape, dtype=np.int64)
     starts[1:] = np.where(ended[:-1], times[1:], 0)
@@ -77,9 +77,10 @@ def life_table_returns(
 ) -> Float[FloatArray, " h"]:
     """J_i = sum_{k < horizon} gamma^k E[c_i at age k], each expectation from every episode begun early enough, [h].
 
-    An episode that began at time s shows its age k iff s + k < T, whatever happens in it, so nothing that is counted
-    depends on how the episode goes. The mean over complete episodes is not like that: of the episodes still running
-    when the batch ends it drops the long ones. Where all episodes have one length that divides T, both are the same.
+    An episode that began at time s shows its age k iff s + k < T, whatever happens in it, so the choice of data
+    does not depend on the course of an episode. The mean over complete episodes lacks this property: it drops the
+    episodes still running when the batch ends, which are long ones more often. If all episodes have one length that
+    divides T, both are the same.
 
     Raises:
         ValueError: the batch is shorter than an episode may be.

@@ -24,7 +24,7 @@ class CriticSettings(BaseModel):
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Adam's step, falling linearly to 0 over the fit."""
     ridge: float = Field(default=1.0, gt=0.0)
-    """How much the last layer, solved before Adam, is held at its old weights, in units of the features' variance."""
+    """How strongly the last layer, solved before Adam, is held at its old weights, in units of the feature variance."""
 
 
 def fit_critic(
@@ -33,7 +33,7 @@ def fit_critic(
     """Least squares of the normalised heads on ``targets`` [N, h] at ``inputs`` [N, d] (normalised observations).
 
     Heads are put in units of the spread of their targets with the function unchanged (Pop-Art, van Hasselt et al. 2016,
-    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam goes on from there.
+    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam continues from there.
     """
     network, vector = critic.network, critic.vector.copy()
     mean, spread = targets.mean(axis=0, dtype=np.float64), targets.std(axis=0, dtype=np.float64)
@@ -48,8 +48,8 @@ def fit_critic(
 def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Array, ridge: float) -> None:
     """Write the last layer of ``vector``: min_w mean |wanted - h w - b|^2 + ridge |w - w_0|^2, the bias free.
 
-    w = w_0 + (cov(h, h) + ridge)^{-1} cov(h, wanted - h w_0) and b = mean(wanted) - mean(h) w. w_0 are the weights that
-    are there, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns).
+    w = w_0 + (cov(h, h) + ridge)^{-1} cov(h, wanted - h w_0) and b = mean(wanted) - mean(h) w. w_0 are the present
+    weights, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns).
     """
     last = network.num_layers - 1
     weights, bias = network.part(vector, f"weights_{last}"), network.part(vector, f"bias_{last}")

@@ -29,8 +29,8 @@ class NeuralSolution:
     ``iterates`` are the policies 0..M and ``values`` [M+1, 1+p] the estimates of their J_i (the last row is missing
     where the last iterate was not evaluated; it is then no candidate for the output). ``updates`` [M] report each
     step, ``rollout_seconds`` [M or M+1] the time of each batch. ``output`` is the index of the chosen iterate;
-    ``feasible`` says whether any candidate kept every limit within its tolerance, else the output is the one of
-    smallest violation.
+    ``feasible`` is True if any candidate kept every limit within its tolerance; otherwise the output is the one
+    with the smallest violation.
     """
 
     iterates: tuple[PolicyState, ...]
@@ -178,7 +178,7 @@ def require_whole_episodes(settings: NeuralSettings, horizon: int, label: str) -
     """Check that each copy has room for an episode of ``horizon`` steps.
 
     Raises:
-        TaskError: it has not; the message says what would be right.
+        TaskError: it has not; the message gives settings that would be right.
     """
     steps = settings.steps_per_iteration // settings.num_copies
     if steps < horizon:

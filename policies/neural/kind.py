@@ -28,7 +28,7 @@ from tasks.stepping.batch import BatchEnvironment, GymnasiumBatch, make_batch
 from tasks.stepping.context_batch import with_context
 
 PROBE = 2**20
-"""The iteration that probing rollouts have in their random numbers: the same for every start, none of CRPO's."""
+"""The iteration number behind the random numbers of probing rollouts: equal for every start, none of CRPO's."""
 ACTION_STREAM = 41
 """Key of the random actions of an episode that is played."""
 

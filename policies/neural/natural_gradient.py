@@ -20,7 +20,7 @@ from policies.networks.kronecker import kronecker_preconditioner
 from policies.networks.mlp import Array, Linearization, Network, apply, linearize
 
 Cap = Literal["none", "trust_region", "satisfied_cost", "refused"]
-"""What shortened a step: nothing, KL <= delta_max, a cost that had to stay satisfied; refused: no step was taken."""
+"""The cause of a shorter step: nothing, KL <= delta_max, a cost that had to stay satisfied; refused: no step."""
 
 
 class TrustRegionSettings(BaseModel):
@@ -33,7 +33,7 @@ class TrustRegionSettings(BaseModel):
     delta_last: float | None = Field(default=None, gt=0.0)
     """delta_max of a task's last step, reached linearly from delta_max of its first; None: the same for all."""
     cg_iterations: int = Field(default=10, gt=0)
-    """At most this many Fisher-vector products a step."""
+    """At most this many Fisher-vector products per step."""
     cg_residual: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Conjugate gradient stops once |g - F x| is this share of |g|."""
     cg_damping: float = Field(default=0.1, ge=0.0)
@@ -45,7 +45,7 @@ class TrustRegionSettings(BaseModel):
     fisher_samples: int = Field(default=4000, gt=0)
     """Fisher-vector products use every k-th sample, so that at most about this many are used."""
     backtracking: float = Field(default=0.7, gt=0.0, lt=1.0)
-    """Factor by which the line search shortens a step, less where the KL measured says that less is enough."""
+    """Factor by which the line search shortens a step; it shortens less if the measured KL shows that to be enough."""
     max_backtracks: int = Field(default=12, ge=0)
     """A step is refused after this many shortenings."""
     keep_satisfied: bool = False
@@ -74,7 +74,7 @@ class TrustRegionSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a step is computed from.
+    """The data from which a step is computed.
 
     ``inputs`` [N, d] (normalised observations), ``actions`` [N] or [N, A], ``advantages`` [N, 1+p] and ``weights`` [N]
     (shares of the state-action distribution; they sum to 1).
@@ -93,7 +93,7 @@ def equal_weights(inputs: Float[Array, "N d"]) -> Float[Array, " N"]:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What became of a step.
+    """The result of a step.
 
     ``rate`` is the signed alpha that was asked for and ``scale`` the share of it that was taken; ``requested_kl`` is
     the quadratic model's KL of the step asked for, ``kl`` the KL of the one taken. ``surrogate`` [1+p] is
@@ -153,7 +153,7 @@ def conjugate_gradient(
     """Solve F x = ``right`` for a symmetric positive F, from x = 0 (Hestenes, Stiefel 1952; Saad 2003, algorithm 9.1).
 
     Returns x, the products used and the last |right - F x| / |right| (from the recurrence). Stops at ``residual``.
-    ``precondition`` is a symmetric positive approximation of F^{-1}; it changes the way, not the solution.
+    ``precondition`` is a symmetric positive approximation of F^{-1}; it changes the path, not the solution.
     """
     solution = np.zeros_like(right)
     error = right.copy()
@@ -255,7 +255,7 @@ def natural_gradient_step(
 
 
 def _shortening(kl: float, settings: TrustRegionSettings) -> float:
-    """Where a KL that grows as the square of the length would be just under delta_max."""
+    """The factor on the length that takes a KL quadratic in it just under delta_max; at least ``backtracking``."""
     if not np.isfinite(kl):
         return settings.backtracking
     return max(settings.backtracking, 0.98 * float(np.sqrt(settings.delta_max / kl)))

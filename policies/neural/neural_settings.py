@@ -25,9 +25,9 @@ class NeuralSettings(BaseModel):
     num_iterations: int = Field(default=10, gt=0)
     """M, policy updates within a task."""
     steps_per_iteration: int = Field(default=4000, gt=0)
-    """Environment steps of each iteration, over all copies; each copy must hold at least one whole episode."""
+    """Environment steps of each iteration, over all copies; each copy must hold at least one complete episode."""
     num_copies: int = Field(default=20, gt=0)
-    """n, copies of the task stepped together; part of what the random numbers depend on."""
+    """n, copies of the task stepped together; the random numbers depend on it."""
     hidden: tuple[Width, ...] = (64, 64)
     """Widths of the actor's hidden layers."""
     critic_hidden: tuple[Width, ...] = (64, 64)
@@ -53,7 +53,7 @@ class NeuralSettings(BaseModel):
     dataset_size: int = Field(default=1000, gt=0)
     """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
     dataset_transitions: int = Field(default=4000, ge=0)
-    """Transitions of a task, whole paths of some copies under every iterate, that estimators of DICE get."""
+    """Transitions of a task for DICE's estimators: complete paths of some copies under every iterate."""
     evaluate_last: bool = True
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True
@@ -67,7 +67,7 @@ class NeuralSettings(BaseModel):
     def _copies_share_the_steps(self) -> NeuralSettings:
         if self.steps_per_iteration % self.num_copies:
             raise ValueError(
-                f"steps_per_iteration {self.steps_per_iteration} is no multiple of num_copies {self.num_copies}"
+                f"steps_per_iteration {self.steps_per_iteration} is not a multiple of num_copies {self.num_copies}"
             )
         return self
 

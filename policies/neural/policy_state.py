@@ -86,12 +86,12 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class PolicyState:
-    """All of a neural policy.
+    """A complete neural policy.
 
-    ``actor``: outputs are logits (categorical) or means (Gaussian, with ``log_std`` beside the layers), in units of
+    ``actor``: outputs are logits (categorical) or means (Gaussian, with ``log_std`` outside the layers), in units of
     half the action range. ``critic``: one network with 1 + p heads, in units of its own ``target_scale`` about
     ``target_mean`` [1+p] per head. One shared network costs 1 / (1 + p) of p + 1 critics in time and parameters; with
-    targets normalised per head, no objective drowns another (``benchmarks/speed/update_speed.py`` measures it beside
+    targets normalised per head, no objective drowns another (``benchmarks/speed/update_speed.py`` compares it with
     separate critics).
     """
 
@@ -128,7 +128,7 @@ class PolicyState:
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """A flat dictionary of arrays, as safetensors stores it; shapes and names hold the whole architecture."""
+        """A flat dictionary of arrays, as safetensors stores it; shapes and names hold the entire architecture."""
         actor = {f"actor.{name}": value for name, value in self.actor.arrays().items()}
         critic = {f"critic.{name}": value for name, value in self.critic.arrays().items()}
         statistics = self.statistics
@@ -167,7 +167,7 @@ def policy_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> PolicyState:
     for name, value in arrays.items():
         group, _, rest = name.partition(".")
         if group not in groups:
-            raise ValueError(f"{name} is no part of a policy; names start with actor., critic. or statistics.")
+            raise ValueError(f"{name} is not part of a policy; names start with actor., critic. or statistics.")
         groups[group][rest] = value
     missing = {"mean", "variance", "count"} - groups["statistics"].keys()
     if missing:

@@ -1,4 +1,4 @@
-"""Rollouts of a neural policy in many copies of one task: one policy call a time step, arrays allocated once."""
+"""Rollouts of a neural policy in many copies of one task: one policy call per time step, arrays allocated once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NeuralTransitions:
         return array.reshape(-1, *array.shape[2:])
 
     def copy(self) -> NeuralTransitions:
-        """An own copy: the arrays of :meth:`NeuralRollouts.collect` are overwritten by its next call."""
+        """A separate copy: the arrays of :meth:`NeuralRollouts.collect` are overwritten by its next call."""
         arrays = (getattr(self, name).copy() for name in self.__dataclass_fields__)
         return NeuralTransitions(*arrays)
 
@@ -172,7 +172,7 @@ class NeuralRollouts:
 
 
 def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Actions in units of half the range about its centre, clipped; unbounded and discrete ones as they are."""
+    """Actions in units of half the range about its centre, clipped; unbounded and discrete ones unchanged."""
     low, high = batch.action_low, batch.action_high
     if low is None or high is None:
         return lambda actions: actions
@@ -185,7 +185,7 @@ def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def sample_of(data: NeuralTransitions, num_copies: int, iteration: int, first_episode: int) -> TransitionSample:
-    """The whole paths of the first ``num_copies`` copies, copy by copy; an own copy of the arrays.
+    """The complete paths of the first ``num_copies`` copies, copy by copy; a separate copy of the arrays.
 
     A path ends with the batch: its last step is truncated where it ended no episode. ``log_probabilities`` are NaN
     until they are computed.

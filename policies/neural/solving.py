@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,11 +29,11 @@ _SAMPLE_STREAM = 24
 
 @dataclass(frozen=True, slots=True)
 class NeuralDataset:
-    """What the meta-learner gets of a task solved with a neural policy.
+    """What the meta-learner gets from a task solved with a neural policy.
 
     ``observations`` [K, d], as the environment gave them, are drawn evenly from the batches of all iterates;
     ``statistics`` are those of every observation seen. ``divergences`` [M] are the mean KL(pi_m || pi_{m+1}) that each
-    step asked for (before caps), and ``branches`` [M] its objective. ``sample`` are whole paths of some copies under
+    step asked for (before caps), and ``branches`` [M] its objective. ``sample`` are complete paths of some copies under
     every iterate, for estimators of the stationary distribution; None where ``dataset_transitions`` is 0.
     """
 
@@ -50,9 +51,9 @@ class NeuralDataset:
 
 @dataclass(slots=True)
 class _Collector:
-    """Looks on while CRPO runs: measures whole episodes, and draws ``shares`` [M or M+1] of the observations.
+    """Observes CRPO: measures complete episodes, and draws ``shares`` [M or M+1] of the observations.
 
-    ``paths`` [M or M+1] is how many copies' whole paths are kept under each iterate.
+    ``paths`` [M or M+1] is the number of copies whose complete paths are kept under each iterate.
     """
 
     seed: int
@@ -109,15 +110,13 @@ def solve_neural_task(
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
-    shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
-    paths = _paths(settings) if collect and settings.dataset_transitions else None
-    collector = _Collector(task.seed, shares, no_observations(batch.observation_size), paths)
+    collector = _collector(task, settings, batch.observation_size, collect=collect)
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
         on_iteration(iteration)
         collector.see(iteration, data)
 
-    try:
+    with closing(batch):
         solution = solve_neural(
             batch,
             policy,
@@ -129,10 +128,14 @@ def solve_neural_task(
             label=task.label,
             on_batch=on_batch,
         )
-    finally:
-        batch.close()
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
+
+
+def _collector(task: Task, settings: NeuralSettings, observation_size: int, *, collect: bool) -> _Collector:
+    shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
+    paths = _paths(settings) if collect and settings.dataset_transitions else None
+    return _Collector(task.seed, shares, no_observations(observation_size), paths)
 
 
 def _dataset(
@@ -178,7 +181,7 @@ def _log_probabilities(policy: PolicyState, part: TransitionSample) -> FloatArra
 
 
 def _even_shares(total: int, parts: int) -> NDArray[np.int64]:
-    """``total`` split into ``parts`` whole numbers [parts] that differ by at most one."""
+    """``total`` split into ``parts`` integers [parts] that differ by at most one."""
     return np.diff(np.arange(parts + 1) * total // parts)
 
 

@@ -32,7 +32,7 @@ class NonFiniteError(FloatingPointError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What CRPO needs of a task beside its rollouts: alpha [1+p], d [p], eta [p], gamma and the horizon."""
+    """What CRPO needs of a task in addition to its rollouts: alpha [1+p], d [p], eta [p], gamma and the horizon."""
 
     learning_rates: FloatArray
     limits: FloatArray
@@ -103,8 +103,8 @@ def improve(
 ) -> tuple[PolicyState, UpdateReport]:
     """The next iterate, and what was done.
 
-    A fresh policy (no observation seen) first takes its statistics from the batch, and one with a fresh critic a critic
-    of Monte Carlo returns.
+    A fresh policy (no observation seen) first takes its statistics from the batch; a policy with a fresh critic first
+    gets a critic of Monte Carlo returns.
 
     Raises:
         NonFiniteError: a value on the way is not finite.
@@ -133,7 +133,7 @@ def improve(
 def prepare(
     policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
 ) -> tuple[PolicyState, Estimates]:
-    """The policy with statistics and a critic of its own, if it had none, and the advantages of every head.
+    """The policy, with statistics and a critic of its own if it had none, and the advantages of every head.
 
     Raises:
         NonFiniteError: an advantage is not finite.

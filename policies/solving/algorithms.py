@@ -21,7 +21,7 @@ from policies.tabular.solving import TaskDataset
 WithinTask = WithinTaskSettings | NeuralSettings
 """How one task is solved: the ``within_task`` section, by its ``algorithm``."""
 Dataset = TaskDataset | NeuralDataset
-"""What the meta-learner gets of a solved task."""
+"""What the meta-learner gets from a solved task."""
 AnyKind = PolicyKind[Any, Any, Any]
 
 ALGORITHMS: Mapping[str, AnyKind] = {"crpo": TABULAR, "neural_crpo": NEURAL}
@@ -41,7 +41,7 @@ def kind_of(settings: WithinTask) -> AnyKind:
 
 
 def kind_named(name: str) -> AnyKind:
-    """The kind that files call ``name``.
+    """The kind with the name ``name`` in files.
 
     Raises:
         ValueError: there is no such kind.
@@ -56,9 +56,9 @@ def kind_of_policy(policy: Policy) -> AnyKind:
     """The kind that ``policy`` is of.
 
     Raises:
-        TypeError: it is of none.
+        TypeError: it is of no known kind.
     """
     for kind in ALGORITHMS.values():
         if kind.owns(policy):
             return kind
-    raise TypeError(f"a {type(policy).__name__} is no policy of a known kind ({', '.join(ALGORITHMS)})")
+    raise TypeError(f"a {type(policy).__name__} is not a policy of a known kind ({', '.join(ALGORITHMS)})")

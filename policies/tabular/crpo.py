@@ -20,7 +20,7 @@ class WithinTaskSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     final_batches: ClassVar[int] = 0
-    """Batches that evaluate the last iterate: none, the data of the earlier ones serve."""
+    """Batches that evaluate the last iterate: none, the data of the earlier ones are used."""
     steps_of_batch: ClassVar[int] = 0
     """Environment steps of one iteration: 0, since episodes decide how many there are."""
 

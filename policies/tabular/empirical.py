@@ -85,7 +85,7 @@ def evaluate_empirical(empirical: EmpiricalModel, policy: FloatArray) -> Evaluat
     """J_i, V_i, Q_i of ``policy`` [S, A] in the empirical model.
 
     The policy is conditioned on actions with data; an action without data gets Q = V (advantage 0: the step neither
-    prefers nor avoids what nobody has tried), a state without data gets values 0.
+    prefers nor avoids untried actions), a state without data gets values 0.
     """
     seen = empirical.counts > 0
     allowed = policy * seen

@@ -25,7 +25,7 @@ from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import step_seconds, time_limit
 
 PROBE = 2**20
-"""The iteration that probing rollouts have in their random numbers: the same for every start, none of CRPO's."""
+"""The iteration number behind the random numbers of probing rollouts: equal for every start, none of CRPO's."""
 ACTION_STREAM = 41
 """Key of the random actions of an episode that is played."""
 
@@ -93,7 +93,7 @@ class TabularKind:
         if settings.evaluation == "exact":
             model = family.model(task.parameters)
             if model is None:
-                raise TaskError(f"task {task.label}: exact evaluation needs a model to choose a start by")
+                raise TaskError(f"task {task.label}: choosing a start by exact evaluation needs a model")
             exact = ExactModel(model)
             return np.array([evaluate(exact, table).values for table in tables]), 0
         count = episodes or settings.episodes_per_iteration
@@ -152,7 +152,7 @@ class TabularKind:
         if table.shape != (spaces.observation, spaces.actions):
             raise ValueError(f"probabilities must have the shape [{spaces.observation}, {spaces.actions}]")
         if not (table >= 0.0).all() or not np.allclose(table.sum(axis=1), 1.0):
-            raise ValueError("probabilities must be probabilities, one row a state")
+            raise ValueError("probabilities must be probabilities, one row per state")
         return table
 
 

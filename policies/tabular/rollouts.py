@@ -18,7 +18,7 @@ from tasks.contract.timeout import Again, step_seconds, time_limit
 
 
 class EnvironmentContractError(TaskError):
-    """An environment that breaks its contract; the message names task, step and what would be right."""
+    """An environment that breaks its contract; the message names the task, the step and what would be right."""
 
 
 _Running = tuple[Any, int]
@@ -27,7 +27,7 @@ _Running = tuple[Any, int]
 
 @dataclass(frozen=True, slots=True)
 class _Episodes:
-    """What E episodes of at most H steps show, [E, H, ...], as it comes in; ``lengths`` [E] of them is filled."""
+    """Data of E episodes of at most H steps, [E, H, ...]; so far the first ``lengths`` [E] steps of each are filled."""
 
     states: IndexArray
     next_states: IndexArray
@@ -102,7 +102,7 @@ class TabularRollouts:
         ones are not over-represented.
 
         Raises:
-            TaskError: the environment raises, hangs, or gives what breaks its contract; names task and step.
+            TaskError: the environment raises, hangs, or breaks its contract; names the task and the step.
         """
         with time_limit(self._seconds, lambda: f"{self._here()}: {self._at[3]}") as again:
             return self._collect(policy, iteration, num_episodes, again)
@@ -135,7 +135,7 @@ class TabularRollouts:
         waiting: Iterator[int],
         seen: _Episodes,
     ) -> list[_Running]:
-        """Step every running copy once; returns what runs on, new episodes included."""
+        """Step every running copy once; returns the copies that run on, including those with new episodes."""
         still: list[_Running] = []
         for (env, episode), time, action in zip(running, times, actions, strict=True):
             self._at = (iteration, episode, time, "step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ NO_MODEL = "the family has no exact model; set within_task.evaluation to sampled
 
 @dataclass(frozen=True, slots=True)
 class TaskDataset:
-    """All that the meta-learner gets of a solved task: D_t, the start, pi_hat and what b_t is measured from."""
+    """Everything the meta-learner gets from a solved task: D_t, the start, pi_hat and what b_t is measured from."""
 
     task_index: int
     transitions: Transitions
@@ -76,10 +77,7 @@ def solve_tabular_task(
         TaskError: the environment breaks its contract, or exact evaluation is asked of a family without a model.
     """
     began = time.perf_counter()
-    tabular = family.model(task.parameters)
-    exact = None if tabular is None else ExactModel(tabular)
-    if settings.evaluation == "exact" and exact is None:
-        raise TaskError(f"task {task.label}: {NO_MODEL}")
+    exact = _exact_model(family, task, settings)
     rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
     initialization = _table(task, start)
     if exact is not None:
@@ -91,21 +89,26 @@ def solve_tabular_task(
         assert exact is not None
         solution = solve(ExactEvaluator(exact), logits, start.learning_rates, limits, settings, family.discount, rng)
     else:
-        rollouts = TabularRollouts(family, task, min(settings.num_copies, settings.episodes_per_iteration))
-        try:
+        num_copies = min(settings.num_copies, settings.episodes_per_iteration)
+        with closing(TabularRollouts(family, task, num_copies)) as rollouts:
             _require_shape(task, (rollouts.num_states, rollouts.num_actions), initialization)
             known = exact if settings.evaluation == "exact" else None
             counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
             collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
             solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
-        finally:
-            rollouts.close()
     result = _measure(task, exact, solution, settings, sum(map(len, batches)), time.perf_counter() - began)
     if not collect:
         return result, None
     return result, TaskDataset(
         task.index, concatenate(batches), np.exp(solution.logits), start, solution, family.discount, family.horizon
     )
+
+
+def _exact_model(family: TaskFamily, task: Task, settings: WithinTaskSettings) -> ExactModel | None:
+    tabular = family.model(task.parameters)
+    if tabular is None and settings.evaluation == "exact":
+        raise TaskError(f"task {task.label}: {NO_MODEL}")
+    return None if tabular is None else ExactModel(tabular)
 
 
 def _measure(

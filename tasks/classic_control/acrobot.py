@@ -3,7 +3,7 @@
 State: angles theta_1 (first link, 0 hanging down) and theta_2 (second link relative to the first) in [-pi, pi], and
 their velocities. Observation [6]: cosine and sine of both angles, and both velocities. Actions: 0, 1, 2 apply a torque
 of -1, 0, +1 N m at the joint between the links. Start: each state number uniform in [-0.1, 0.1]. Dynamics: Gymnasium's
-(the book's equations, Runge-Kutta over 0.2 s). Reward: -1 a step, 0 on reaching the goal -cos(theta_1) -
+(the book's equations, Runge-Kutta over 0.2 s). Reward: -1 per step, 0 on reaching the goal -cos(theta_1) -
 cos(theta_1 + theta_2) > 1, which ends the episode. The goal is Gymnasium's rule on the angles, for any lengths.
 Costs: ``torque_first`` is 1 if the step applies a torque (action 0 or 2) while theta_1 is in ``first_region``;
 ``torque_second`` does the same for theta_2 and ``second_region``. Both use the state in which the action is taken.

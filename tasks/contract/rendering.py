@@ -29,12 +29,12 @@ assert renderer.render().shape == (8, 8, 3)
 """
 _SECONDS = 60.0
 _SHADOWS = 1024
-"""Resolution of MuJoCo's shadows. The defaults of 4096, and of four samples a pixel, take a CPU ten times as long, and
+"""Resolution of MuJoCo's shadows. The defaults of 4096, and of four samples per pixel, take a CPU ten times as long;
 the difference is invisible in a picture that is scaled down."""
 
 
 class NoGraphicsError(RuntimeError):
-    """MuJoCo cannot render on this machine; the message says what to install."""
+    """MuJoCo cannot render on this machine; the message names the package to install."""
 
 
 def renderable(family: TaskFamily, task: Task) -> gymnasium.Env[Any, Any]:

@@ -21,7 +21,7 @@ def step_values(result: Any, where: Where) -> tuple[Any, Any, Boolean, Boolean, 
     """A step's ``result`` as Gymnasium's five values; the cost of a six-value step becomes ``info["cost"]``.
 
     Raises:
-        TaskError: the number of values is wrong, an end is no boolean, or info is no dictionary.
+        TaskError: the number of values is wrong, an end is not a boolean, or info is not a dictionary.
     """
     if isinstance(result, tuple) and len(result) == 5:
         observation, reward, terminated, truncated, info = result

@@ -15,7 +15,7 @@ _PROBABILITY_TOLERANCE = 1e-9
 
 
 class ModelError(ValueError):
-    """An exact model is no constrained MDP: wrong probabilities, shapes or numbers."""
+    """An exact model is not a constrained MDP: wrong probabilities, shapes or numbers."""
 
 
 @dataclass(frozen=True, slots=True)

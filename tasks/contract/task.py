@@ -16,7 +16,7 @@ Parameters = Mapping[str, Any]
 
 
 class TaskError(ValueError):
-    """A task cannot be used; the message names the family and the task, and says what would be right."""
+    """A task cannot be used; the message names the family and the task, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ STEP_SECONDS = 60.0
 _REPEAT = 0.251
 """Seconds between repeated alarms, since one that another thread receives does not end the main thread's sleep.
 
-The interval also tells our timer from one of other code.
+The interval also distinguishes our timer from that of other code.
 """
 _ROUNDING = 1e-3
 

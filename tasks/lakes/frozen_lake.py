@@ -65,7 +65,7 @@ class FrozenLake(BaseModel):
     similarity: Literal["high", "low"] | StrictInt = "high"
     """Tiles in which each task differs from its base map: high is 1, low is 12, or give a number."""
     sequence: Literal["iid", "drifting", "clustered"] = "iid"
-    """iid: one base map; drifting: the base changes by `drift` tiles a task; clustered: `num_clusters` base maps."""
+    """iid: one base map; drifting: the base changes by `drift` tiles per task; clustered: `num_clusters` base maps."""
     map_size: int = Field(default=8, ge=4, le=64)
     """Tiles along one side. Sizes 4 and 8 use Gymnasium's own base maps, other sizes a random solvable one."""
     success_rate: float = Field(default=0.8, gt=0.0, le=1.0)

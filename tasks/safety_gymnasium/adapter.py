@@ -70,7 +70,7 @@ def _old_numpy() -> Iterator[None]:
 
 
 def make_builder(spec: NavigationSpec, render_mode: str | None = None) -> Any:
-    """The package's own environment (its ``Builder``, six values a step), changed according to ``spec``.
+    """The package's own environment (its ``Builder``, six values per step), changed according to ``spec``.
 
     Raises:
         TaskError: the package is missing, has no such task, or the task has no such object to change.
@@ -112,7 +112,7 @@ def _change(task: Any, spec: NavigationSpec) -> None:
 
 
 class NavigationEnv(gymnasium.Env[Any, Any]):
-    """The package's environment with five values a step, ``info["cost"]`` [p] and clipped float32 actions.
+    """The package's environment with five values per step, ``info["cost"]`` [p] and clipped float32 actions.
 
     ``costs`` lists the reported costs: the package's own (without ``cost_``), or ``sum`` for its sum; all are 1 or 0.
     With ``layout_seed``, every episode starts the same way; None starts each episode from its own seed. Raises
@@ -174,7 +174,7 @@ class NavigationEnv(gymnasium.Env[Any, Any]):
 
 
 def velocity_env(name: str) -> gymnasium.Env[Any, Any]:
-    """The package's own, unchanged velocity task (v1) of a robot such as ``HalfCheetah`` (six values a step).
+    """The package's own, unchanged velocity task (v1) of a robot such as ``HalfCheetah`` (six values per step).
 
     Raises:
         TaskError: the package is missing or has no task for this robot.

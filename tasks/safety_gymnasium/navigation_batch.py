@@ -67,7 +67,7 @@ class NavigationBatch:
         self._generators = [np.random.RandomState(0) for _ in range(num_copies)]
         self._elapsed, self._resting = np.full(num_copies, -1), np.zeros(num_copies, np.int64)
         self._undrawn = np.zeros(num_copies, np.int64)
-        """[n], random numbers that the package has drawn since the latest draw here: one a step, for its frame skip."""
+        """[n], random numbers that the package has drawn since our latest draw: one per step, for its frame skip."""
         self._started, self._ended = False, np.zeros(num_copies, np.bool_)
         self._clipped: Float32Array = np.zeros((num_copies, self.action_low.size), np.float32)
         self.observations: Float32Array = np.zeros((num_copies, self.observation_size), np.float32)

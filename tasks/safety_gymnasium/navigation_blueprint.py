@@ -103,7 +103,7 @@ class Sensor:
 
     name: str
     form: SensorForm
-    """plain: as it is; height: z alone; angle: sine and cosine; rotation: a quaternion as a matrix."""
+    """plain: unchanged; height: z alone; angle: sine and cosine; rotation: a quaternion as a matrix."""
 
 
 @dataclass(frozen=True)

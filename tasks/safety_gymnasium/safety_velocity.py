@@ -120,7 +120,7 @@ class SafetyVelocity(BaseModel):
 
 
 class VelocityEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The package's velocity environment with five values a step, another threshold (m/s) and clipped actions."""
+    """The package's velocity environment with five values per step, another threshold (m/s) and clipped actions."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], threshold: float, horizon: int) -> None:
         super().__init__(env)

@@ -258,7 +258,7 @@ class GymnasiumBatch:
                 got = f"{observation.dtype} of shape {list(observation.shape)}"
             raise TaskError(
                 f"{self._where(copy)}: the observation must be {box.dtype} of shape {list(box.shape)} "
-                f"as the space says, got {got}"
+                f"as its space defines, got {got}"
             )
         self.observations[copy] = observation.ravel()
 

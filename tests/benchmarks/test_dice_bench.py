@@ -16,7 +16,7 @@ def test_gridwalk_has_its_published_value() -> None:
 
 
 @pytest.mark.parametrize("problem", [gridwalk(), taxi(), random_problem(3)], ids=["gridwalk", "taxi", "random"])
-def test_samples_are_as_the_exact_shares_say(problem: object) -> None:
+def test_samples_match_the_exact_shares(problem: object) -> None:
     rng = np.random.default_rng(0)
     steps = 30
     rows = problem.sample(problem.behaviour(0.0), 3000, steps, rng)  # type: ignore[attr-defined]

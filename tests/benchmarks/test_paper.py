@@ -120,7 +120,7 @@ def test_the_run_files_are_fair() -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_page_is_made_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_page_is_made_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path.cwd()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deploy").symlink_to(root / "deploy")

@@ -72,8 +72,8 @@ def task_names(url: str) -> set[str]:
     deadline = time.monotonic() + 30.0
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"{url}/api/v0/tasks?limit=1000", timeout=10.0) as reply:
-            told = json.load(reply)["data"]["result"]["result"]
-        names = {str(entry["name"]) for entry in told}
+            reported = json.load(reply)["data"]["result"]["result"]
+        names = {str(entry["name"]) for entry in reported}
         if any(name.startswith("task ") for name in names):
             return names
         time.sleep(0.5)

@@ -100,7 +100,7 @@ def test_pods_run_as_nobody_with_a_read_only_root_and_limits(place: str, pod: di
             assert {"readinessProbe", "livenessProbe"} <= set(container)
 
 
-def test_a_job_that_is_started_again_goes_on_from_shared_storage() -> None:
+def test_a_restarted_job_continues_from_shared_storage() -> None:
     spec = documents(RAY["RayJob"])[0]["spec"]
     assert spec["backoffLimit"] >= 1
     assert spec["shutdownAfterJobFinishes"] is True

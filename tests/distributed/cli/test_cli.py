@@ -63,32 +63,32 @@ def require_pictures(paths: list[Path], names: set[str]) -> None:
 @pytest.mark.parametrize("command", ["train", "compare", "adapt", "report", "families", "check-family", "watch"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0
-    told = capsys.readouterr().out
-    assert f"Usage: metasrl {command}" in told
+    reported = capsys.readouterr().out
+    assert f"Usage: metasrl {command}" in reported
     if command in {"train", "compare"}:
-        flat = re.sub(r"\s+", "", told)
+        flat = re.sub(r"\s+", "", reported)
         for key in ("within_task.num_iterations", "meta.learning_rates.initial", "output.keep_checkpoints"):
             assert key in flat
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for command in ("train", "compare", "adapt", "report", "families", "check-family", "watch"):
-        assert re.search(rf"^\s+{command}\s+\w", told, re.MULTILINE)
+        assert re.search(rf"^\s+{command}\s+\w", reported, re.MULTILINE)
 
 
 def test_families_lists_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("families") == 0
-    told = capsys.readouterr().out
-    assert "## frozen_lake" in told
+    reported = capsys.readouterr().out
+    assert "## frozen_lake" in reported
     for name, field in FrozenLake.model_fields.items():
-        assert re.search(rf"^\| `{name}` \| .+ \| .+ \|$", told, re.MULTILINE)
-        assert field.description in told
-    assert "package.module:ClassName" in told
+        assert re.search(rf"^\| `{name}` \| .+ \| .+ \|$", reported, re.MULTILINE)
+        assert field.description in reported
+    assert "package.module:ClassName" in reported
 
 
-def test_the_summary_says_what_was_run_and_found(trained: Path) -> None:
+def test_the_summary_holds_settings_and_results(trained: Path) -> None:
     summary = summary_of(trained)
     assert summary["schema_version"] == 1
     expected = {
@@ -124,7 +124,7 @@ def test_the_summary_agrees_with_the_table(trained: Path) -> None:
     assert [row["round"] for row in rows] == ["0"] * 4 + ["1"] * 4
 
 
-def test_a_run_directory_holds_what_the_documentation_says(trained: Path) -> None:
+def test_a_run_directory_holds_what_the_documentation_lists(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} >= {
         "config.yaml",
         "summary.json",
@@ -175,11 +175,11 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code("train", run_file(workplace, tiny())) == 0
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     summary = summary_of(only_run(workplace))
-    assert told.out.startswith(f"TAOG {summary['taog']:.4f}")
-    assert "run directory" not in told.out
-    assert f"run directory: {only_run(workplace).relative_to(workplace)}" in told.err
+    assert reported.out.startswith(f"TAOG {summary['taog']:.4f}")
+    assert "run directory" not in reported.out
+    assert f"run directory: {only_run(workplace).relative_to(workplace)}" in reported.err
 
 
 def test_words_in_brackets_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,11 +193,11 @@ def test_report_prints_and_draws_again(trained: Path, capsys: pytest.CaptureFixt
     for path in pictures:
         path.unlink()
     assert exit_code("report", trained) == 0
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     summary = summary_of(trained)
-    assert f"TAOG {summary['taog']:.4f}" in told.out
+    assert f"TAOG {summary['taog']:.4f}" in reported.out
     for name, entry in summary["test"].items():
-        assert f"| `{name}` | {entry['gap']['mean']:.4f} " in told.out
+        assert f"| `{name}` | {entry['gap']['mean']:.4f} " in reported.out
     require_pictures(list((trained / "plots").iterdir()), {path.stem for path in pictures})
 
 
@@ -257,19 +257,19 @@ def watched(printed: str) -> list[list[str]]:
 
 def test_watch_films_the_start_and_the_adapted_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("watch", trained, "--task-index", "1") == 0
-    told = capsys.readouterr()
-    assert "One episode of task frozen_lake/test/1 each" in told.out
-    rows = watched(told.out)
+    reported = capsys.readouterr()
+    assert "One episode of task frozen_lake/test/1 each" in reported.out
+    rows = watched(reported.out)
     assert [row[0].split(" (")[0] for row in rows] == ["learned start", "after 2 updates"]
     assert all(1 <= int(row[1]) <= 30 for row in rows)
     video = trained / "adapt" / "test-1.mp4"
     assert video.read_bytes()[4:8] == b"ftyp"
     assert video.with_name("test-1-frames.png").read_bytes().startswith(PNG)
     for path in (video, video.with_name("test-1-frames.png")):
-        assert str(path) in told.err
+        assert str(path) in reported.err
 
 
-def test_watch_writes_where_it_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_writes_to_the_given_path(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("watch", trained, "--output", tmp_path / "film.gif") == 0
     assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF89a")
     assert {path.name for path in tmp_path.iterdir()} >= {"film.gif", "film-frames.png"}
@@ -285,9 +285,9 @@ def test_adapt_films_what_it_adapted(trained: Path, capsys: pytest.CaptureFixtur
     alone = watched(capsys.readouterr().out)
     (trained / "adapt" / "test-0.mp4").unlink()
     assert exit_code("adapt", trained, "--video") == 0
-    told = capsys.readouterr().out
-    assert "| updates | random: reward" in told
-    assert [row[1:] for row in watched(told)] == [row[1:] for row in alone]
+    reported = capsys.readouterr().out
+    assert "| updates | random: reward" in reported
+    assert [row[1:] for row in watched(reported)] == [row[1:] for row in alone]
     assert (trained / "adapt" / "test-0.mp4").is_file()
 
 
@@ -319,11 +319,11 @@ def test_watch_films_a_neural_policy_of_a_robot(
         capsys.readouterr()
         for arguments in (["watch", run], ["adapt", run, "--video"]):
             assert exit_code(*arguments) == 2
-            told = capsys.readouterr().err
-            assert "MuJoCo cannot draw pictures on this machine" in told
-            assert "libosmesa6" in told
-            assert "Traceback" not in told
-    assert not (run / "adapt").exists(), "it is told before any work"
+            reported = capsys.readouterr().err
+            assert "MuJoCo cannot draw pictures on this machine" in reported
+            assert "libosmesa6" in reported
+            assert "Traceback" not in reported
+    assert not (run / "adapt").exists(), "it is reported before any work"
     if not any(rendering.graphics_work(name) for name in rendering.LIBRARIES):
         pytest.skip("no graphics library works here; Debian: libegl1 or libosmesa6")
     assert exit_code("watch", run) == 0
@@ -418,38 +418,38 @@ def test_a_family_of_the_user_is_found_in_the_working_directory(workplace: Path)
     assert {f"violation_{i}" for i in (1, 2)} <= set(rows_of(only_run(workplace))[0])
 
 
-def test_check_family_prints_a_table_and_says_by_its_exit_code_whether_the_contract_is_kept(
+def test_check_family_prints_a_table_and_its_exit_code_shows_whether_the_family_satisfies_the_contract(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = (ROOT / "tests" / "support" / "user_families.py").read_text(encoding="utf-8")
     (workplace / "mine.py").write_text(source, encoding="utf-8")
     quick = ["--seconds", "2"]
     assert exit_code("check-family", "mine.py:CourierFamily", *quick) == 0
-    told = capsys.readouterr().out
-    assert "| costs | ok | in every step: fuel 0 to 1, damage 0 to 1 |" in told
-    assert "The family keeps the contract." in told
+    reported = capsys.readouterr().out
+    assert "| costs | ok | in every step: fuel 0 to 1, damage 0 to 1 |" in reported
+    assert "The family satisfies the contract." in reported
     faulty = '{"fault": "three_costs", "with_model": false, "limit": [1.0, 1.0]}'
     assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", faulty, *quick) == 2
-    told = capsys.readouterr().out
-    assert '| costs | wrong | mine.py:CourierFamily/train/0, step 3: info["cost"] must hold 2 number(s)' in told
-    assert "1 wrong." in told
+    reported = capsys.readouterr().out
+    assert '| costs | wrong | mine.py:CourierFamily/train/0, step 3: info["cost"] must hold 2 number(s)' in reported
+    assert "1 wrong." in reported
     for wrong in ("{", "[1]"):
         assert exit_code("check-family", "mine.py:CourierFamily", "--parameters", wrong) == 2
         assert "--parameters: " in capsys.readouterr().err
 
 
-def test_a_comparison_is_no_run_to_report(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_cannot_be_reported_as_a_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("compare", run_file(workplace, tiny(evaluation={"seeds": [3]}))) == 0
     (run,) = (workplace / "runs" / "tiny-compare").iterdir()
     capsys.readouterr()
     for command in ("report", "adapt"):
         assert exit_code(command, run) == 2
-        told = capsys.readouterr().err
-        assert str(run) in told
-        assert "Traceback" not in told
+        reported = capsys.readouterr().err
+        assert str(run) in reported
+        assert "Traceback" not in reported
 
 
-def test_a_damaged_summary_is_told(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_summary_is_reported(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
     (tmp_path / "tasks.csv").write_bytes((trained / "tasks.csv").read_bytes())
     (tmp_path / "summary.json").write_text('{"schema_version": 1, "tao')

@@ -66,7 +66,7 @@ def test_the_dashboard_listens_on_loopback_only(asked: dict[str, Any]) -> None:
     assert asked["dashboard_host"] == "127.0.0.1"
 
 
-def test_a_cluster_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
+def test_a_cluster_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
     def failing(**options: Any) -> None:
         raise ConnectionError("no cluster there")
 

@@ -176,7 +176,7 @@ class _Killer:
         pass
 
 
-def test_a_killed_meta_learner_goes_on_from_its_last_state(two: RayPool, learner: RayLearner) -> None:
+def test_a_killed_meta_learner_continues_from_its_last_state(two: RayPool, learner: RayLearner) -> None:
     config = parsed(tiny())
     first = ray.get(learner.actor.pid.remote())
     state, _ = learn(config, two, learner, None, _Killer(learner, {4, 6}))
@@ -217,14 +217,14 @@ def test_a_task_whose_dataset_died_with_its_worker_is_run_again(
     assert counts(notes(tmp_path / "notes", "runs")) == {f"train/{i}": 2 if i == 0 else 1 for i in range(8)}
 
 
-def test_too_many_workers_for_the_cluster_are_told(ray_cluster: str) -> None:
+def test_too_many_workers_for_the_cluster_are_reported(ray_cluster: str) -> None:
     spec = parsed(tiny()).experiment.family
     message = r"only \d of 7 workers started in 0.2 s; the cluster has 6 CPUs .* lower cluster.num_workers"
     with pytest.raises(WorkerLostError, match=message):
         RayPool(spec, 7, 0, 0.2)
 
 
-def test_a_hanging_environment_is_told_by_a_worker(one: RayPool, learner: RayLearner) -> None:
+def test_a_worker_reports_a_hanging_environment(one: RayPool, learner: RayLearner) -> None:
     """An actor's methods run in its main thread, where the limit ends a sleep too."""
     config = parsed(courier(name="tests.distributed.families:HangsAt", with_model=False, limit=[5.0, 5.0]))
     config = config.model_copy(update={"within_task": config.within_task.model_copy(update={"evaluation": "sampled"})})
@@ -325,7 +325,7 @@ def test_datasets_are_released(two: RayPool, learner: RayLearner) -> None:
     assert 1 <= max(watch.kept) <= 4, "at most those of one round"
 
 
-def test_actors_say_who_they_are(two: RayPool, learner: RayLearner) -> None:
+def test_actors_have_informative_names(two: RayPool, learner: RayLearner) -> None:
     config = parsed(tiny())
     learn(config, two, learner)
     shown = ray.get([worker.__ray_call__.remote(repr) for worker in two.workers])
@@ -333,8 +333,8 @@ def test_actors_say_who_they_are(two: RayPool, learner: RayLearner) -> None:
         int(re.fullmatch(r"CRPOWorker\(id=(\d+), task=frozen_lake/train/\d, done\)", text).group(1)) for text in shown
     ]
     assert len(set(ids)) == 2
-    told = ray.get(learner.actor.__ray_call__.remote(repr))
-    assert re.fullmatch(r"MetaLearner\(round=2, tasks=\d+\)", told)
+    reported = ray.get(learner.actor.__ray_call__.remote(repr))
+    assert re.fullmatch(r"MetaLearner\(round=2, tasks=\d+\)", reported)
 
 
 def test_a_worker_shows_task_and_iteration_while_it_solves(monkeypatch: pytest.MonkeyPatch) -> None:

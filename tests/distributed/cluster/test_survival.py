@@ -76,9 +76,7 @@ def stop(process: subprocess.Popen[bytes]) -> float:
 
 
 @pytest.mark.parametrize(("pool", "finished"), [("local", {4}), ("ray", {4, 6, 7})])
-def test_a_run_that_is_told_to_stop_leaves_in_time_and_is_resumed(
-    tmp_path: Path, pool: str, finished: set[int]
-) -> None:
+def test_a_run_that_is_stopped_exits_in_time_and_is_resumed(tmp_path: Path, pool: str, finished: set[int]) -> None:
     file = run_file(tmp_path, held(tmp_path, pool))
     with started(["train", file], tmp_path) as process:
         until_held(tmp_path, finished, process)
@@ -144,7 +142,7 @@ def test_a_run_that_is_interrupted_again_and_again_is_resumed(tmp_path: Path, si
 @pytest.mark.parametrize(
     "delay", [0.7, *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2))]
 )
-def test_a_run_that_is_told_to_stop_while_its_workers_start_leaves_in_time(tmp_path: Path, delay: float) -> None:
+def test_a_run_that_is_stopped_while_its_workers_start_exits_in_time(tmp_path: Path, delay: float) -> None:
     """Ray's waiting calls do not pass on every exception that a signal raises in them."""
     file = run_file(tmp_path, tiny(cluster={"pool": "ray"}))
     with started(["train", file], tmp_path) as process:
@@ -160,7 +158,7 @@ def test_a_run_that_is_told_to_stop_while_its_workers_start_leaves_in_time(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
-def test_a_run_that_is_told_to_stop_while_its_cluster_starts_leaves_in_time(tmp_path: Path, name: str) -> None:
+def test_a_run_that_is_stopped_while_its_cluster_starts_exits_in_time(tmp_path: Path, name: str) -> None:
     """Inside ray.init, as soon as a process of the cluster is there; Ray's own code may then end it by a signal."""
     file = run_file(tmp_path, tiny(cluster={"pool": "ray"}))
     with started(["train", file], tmp_path) as process:

@@ -53,7 +53,7 @@ def test_a_digest_covers_what_decides_the_result_and_nothing_else() -> None:
     assert len({cell.digest for cell in [base, *others]}) == 1 + len(others)
 
 
-def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_comparison_resumes(tmp_path: Path) -> None:
     config = small()
     (whole,) = compare_all([config], runner(tmp_path / "whole"))
     files = sorted((tmp_path / "whole" / "tiny").glob("*.json"))
@@ -74,7 +74,7 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path) -> None:
 
 
 def stripped(judged: Any) -> Any:
-    """All but what a clock or the system told."""
+    """Everything except what a clock or the system reported."""
     return {
         method: [{k: v for k, v in cell.items() if k != "cost"} for cell in cells] for method, cells in judged.items()
     }
@@ -103,14 +103,14 @@ def test_a_cell_keeps_who_computed_it(tmp_path: Path) -> None:
     cell = Cell("describe", small())
     runner(tmp_path).run([cell], "work")
     (file,) = tmp_path.glob("tiny/*.json")
-    told = json.loads(file.read_text())
-    assert told["digest"] == cell.digest
+    reported = json.loads(file.read_text())
+    assert reported["digest"] == cell.digest
     assert file.name == f"tiny-describe-3-{cell.digest[:16]}.json"
-    assert len(told["sources"]) == 12
-    assert told["result"]["num_test"] == 2
+    assert len(reported["sources"]) == 12
+    assert reported["result"]["num_test"] == 2
 
 
-def test_seeds_that_choose_are_none_that_are_reported() -> None:
+def test_tuning_seeds_must_differ_from_reported_seeds() -> None:
     with pytest.raises(ConfigurationError, match=r"evaluation.tuning_seeds: \[4\] are among evaluation.seeds"):
         methods_of(small(tuning_seeds=[4, 50]))
 
@@ -135,7 +135,7 @@ def test_unfair_or_idle_grids_are_refused(grids: Any, message: str) -> None:
         small(grids=grids)
 
 
-def test_what_is_left_is_told_from_the_likes_of_it() -> None:
+def test_the_remaining_time_is_estimated_from_similar_cells() -> None:
     seconds = {("a", "judge", "fal"): [2.0, 4.0], ("a", "judge", "random"): [1.0], ("b", "tune", "fal"): [100.0]}
     assert expected_seconds(("a", "judge", "fal"), seconds) == 3.0
     assert expected_seconds(("a", "judge", "reptile"), seconds) == pytest.approx(7.0 / 3.0)

@@ -88,7 +88,7 @@ def test_local_pool_and_ray_pools_give_the_same_bits(ray_cluster: str, workplace
     assert table(of_ray.path) == table(directory.path)
 
 
-def test_rows_tell_start_group_and_probing(workplace: Path) -> None:
+def test_rows_record_start_group_and_probing(workplace: Path) -> None:
     config = parsed(raw_of("groups", workplace / "notes"))
     state, directory = learn(config, *local(config))
     assert isinstance(state, GroupedState)

@@ -115,7 +115,7 @@ def test_finished_tasks_are_not_run_again(workplace: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("suffix", "harm"), [(".safetensors", flip), (".json", truncate)], ids=["arrays flipped", "facts cut"]
 )
-def test_a_damaged_newest_checkpoint_is_told_and_does_no_harm(
+def test_a_damaged_newest_checkpoint_is_reported_and_harmless(
     workplace: Path, no_plots: None, capsys: pytest.CaptureFixture[str], suffix: str, harm: Callable[[Path], None]
 ) -> None:
     file = run_file(workplace, noted(workplace / "notes"))
@@ -189,7 +189,7 @@ def test_the_summary_agrees_with_the_table(trained: Path) -> None:
         assert len(entry["reward_curve"]) == len(entry["cost_curve"]) == len(entry["episodic_curve"]) == 3
 
 
-def test_rows_tell_what_a_neural_solution_was_like(trained: Path) -> None:
+def test_rows_describe_a_neural_solution(trained: Path) -> None:
     rows = read_rows(trained / "tasks.csv")
     for row in rows:
         assert np.isnan(row["gap"])

@@ -127,7 +127,7 @@ def test_the_checkout_itself_is_small() -> None:
     assert not shipped & {".git", ".venv", "runs", "docs"}
 
 
-def test_bad_submissions_are_told_before_anything_is_sent(project: Path, tmp_path_factory: Any) -> None:
+def test_bad_submissions_are_reported_before_anything_is_sent(project: Path, tmp_path_factory: Any) -> None:
     with pytest.raises(ConfigurationError, match="--secret: A, C not set in this shell"):
         options_of(project, {"B": "x", "C": ""}, secrets=["A", "B", "C"])
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -174,7 +174,7 @@ def test_jobs_are_listed_newest_first() -> None:
     rows = job_rows(FakeClient())
     assert [row[:3] for row in rows] == [["raysubmit_2", "tiny", "FAILED"], ["raysubmit_1", "tiny", "RUNNING"]]
     require_known(FakeClient(), "raysubmit_2")
-    with pytest.raises(ConfigurationError, match="raysubmit_9: no such job; there are raysubmit_2, raysubmit_1"):
+    with pytest.raises(ConfigurationError, match="raysubmit_9: no such job; existing jobs: raysubmit_2, raysubmit_1"):
         require_known(FakeClient(), "raysubmit_9")
 
 
@@ -195,7 +195,7 @@ def test_clusters_that_cannot_be_submitted_to(raised: Exception, message: str, m
         connect("http://x:1")
 
 
-def test_another_version_of_ray_is_told_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_ray_is_reported_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "ray.job_submission.JobSubmissionClient", lambda a: SimpleNamespace(_server_ray_version="2.9.0")
     )

@@ -170,7 +170,7 @@ def load_model(folder: Path) -> Any:
         return mlflow.pyfunc.load_model(str(folder))
 
 
-def test_the_model_has_no_pickle_and_says_what_it_takes(tmp_path: Path) -> None:
+def test_the_model_has_no_pickle_and_a_signature(tmp_path: Path) -> None:
     policy = start_of(CHEETAH)
     save_meta_policy(tmp_path / STEM, policy)
     build_model(tmp_path / "model", tmp_path / STEM, policy)
@@ -205,11 +205,11 @@ def test_a_damaged_start_is_refused(tmp_path: Path, damage: Any, suffix: str) ->
         ({"num_starts": 2}, "learning_rates"),
         ({"cost_names": ["a", "b"]}, "3 positive numbers"),
         ({"spaces": {"tabular": True, "observation": 9, "actions": 4, "low": [], "high": []}}, r"shape \[9, 4\]"),
-        ({"spaces": {"tabular": False, "observation": 9, "actions": 4, "low": [], "high": []}}, "no part of a policy"),
+        ({"spaces": {"tabular": False, "observation": 9, "actions": 4, "low": [], "high": []}}, "not part of a policy"),
         ({"spaces": {"code": "x"}}, "code"),
     ],
 )
-def test_a_start_that_says_something_else_than_it_holds_is_refused(
+def test_a_start_whose_description_contradicts_its_content_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
@@ -247,11 +247,11 @@ def test_somebody_elses_family_is_not_run_unless_named(tmp_path: Path) -> None:
     assert load_meta_policy(folder).config(chosen).family.name == "frozen_lake"
 
 
-def test_a_start_that_does_not_fit_a_family_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_start_that_does_not_fit_a_family_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
     assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--parameters", '{"map_size": 5}') == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "was learned on 16 states, 4 actions; tasks of frozen_lake have 25 states, 4 actions" in told
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "was learned on 16 states, 4 actions; tasks of frozen_lake have 25 states, 4 actions" in reported
     assert exit_code("adapt", tmp_path, "--family", "acrobot") == 2
     assert "which does not fit" in capsys.readouterr().err
 
@@ -266,13 +266,13 @@ def test_a_start_adapts_to_a_family_of_the_same_spaces(
     assert list((tmp_path / "adapt").glob("*-policy.csv"))
 
 
-def test_inspect_tells_what_is_in_a_folder_and_in_a_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_describes_a_folder_and_a_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_meta_policy(tmp_path / "good", start_of(tiny()))
     save_meta_policy(tmp_path / "bad", start_of(tiny()))
     truncate(tmp_path / "bad" / f"{STEM}.safetensors")
-    told = inspect(tmp_path)
-    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | intact |" in told
-    assert f"| {tmp_path / 'bad' / STEM} | – | – | – | damaged" in told
+    reported = inspect(tmp_path)
+    assert f"| {tmp_path / 'good' / STEM} | meta_policy | 2 | 0.001 | intact |" in reported
+    assert f"| {tmp_path / 'bad' / STEM} | – | – | – | damaged" in reported
     pair = inspect(tmp_path / "good" / f"{STEM}.safetensors")
     assert "| start_0.probabilities | [16, 4] | float64 |" in pair
     assert '| cost_names | ["holes_entered"] |' in pair
@@ -284,7 +284,7 @@ def test_inspect_tells_what_is_in_a_folder_and_in_a_pair(tmp_path: Path, capsys:
     capsys.readouterr()
 
 
-def test_export_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_reports_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
     assert exit_code("export", tmp_path, tmp_path / "x.onnx") == 0
     assert (tmp_path / "x.onnx").is_file()

@@ -35,7 +35,7 @@ class Trained:
     folder: Path
     run: Path
     uri: str
-    told: str
+    reported: str
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def copy_with(trained: Trained, folder: Path, table: Any, rates: Any) -> Path:
 
 
 def test_train_registers_and_the_first_version_is_judged_against_the_random_start(trained: Trained) -> None:
-    assert "models:/lakes/1 registered; minus the random start: gap" in trained.told
-    assert "over 20 new tasks" in trained.told
-    assert "champion is now version 1" in trained.told
+    assert "models:/lakes/1 registered; minus the random start: gap" in trained.finding
+    assert "over 20 new tasks" in trained.finding
+    assert "champion is now version 1" in trained.finding
 
 
 def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, client: Any) -> None:
@@ -93,9 +93,9 @@ def test_mlflow_loads_what_is_registered(trained: Trained, client: Any) -> None:
 
 def test_a_worse_start_becomes_a_version_and_no_champion(trained: Trained, client: Any, tmp_path: Path) -> None:
     worse = copy_with(trained, tmp_path, np.full((16, 4), 0.25), np.array([0.01, 0.01]))
-    told = register(client, worse, "lakes", None, Console(), num_tasks=6)
-    assert "models:/lakes/2 registered; minus models:/lakes/1: gap +" in told
-    assert "champion stays version 1" in told
+    reported = register(client, worse, "lakes", None, Console(), num_tasks=6)
+    assert "models:/lakes/2 registered; minus models:/lakes/1: gap +" in reported
+    assert "champion stays version 1" in reported
     assert {name: int(v) for name, v in client.get_registered_model("lakes").aliases.items()} == {"champion": 1}
     assert client.get_model_version("lakes", "2").tags["verdict"].startswith("gap +")
 
@@ -110,9 +110,9 @@ def test_a_better_start_becomes_champion(trained: Trained, client: Any, tmp_path
 
 
 def test_the_same_start_again_is_no_better(trained: Trained, client: Any) -> None:
-    told = register(client, trained.run, "lakes", None, Console(), num_tasks=4)
-    assert "gap +0.0000 [+0.0000, +0.0000]" in told
-    assert "champion stays version 1" in told
+    reported = register(client, trained.run, "lakes", None, Console(), num_tasks=4)
+    assert "gap +0.0000 [+0.0000, +0.0000]" in reported
+    assert "champion stays version 1" in reported
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_same_start_again_is_no_better(trained: Trained, client: Any) -> Non
         ("models:/../etc/1", "must be models:/NAME@champion"),
     ],
 )
-def test_what_is_not_in_the_registry_is_told(client: Any, source: str, message: str) -> None:
+def test_a_name_that_is_not_in_the_registry_is_reported(client: Any, source: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
         resolve(client, source)
 
@@ -147,7 +147,7 @@ def test_a_model_of_somebody_else_is_refused_without_running_it(client: Any, tmp
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_registry_that_is_away_is_told_before_any_work(
+def test_an_unreachable_registry_is_reported_before_any_work(
     workplace: Path, no_plots: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = f"http://127.0.0.1:{free_port()}"
@@ -158,7 +158,7 @@ def test_a_registry_that_is_away_is_told_before_any_work(
     assert exit_code("adapt", "models:/lakes@champion", "--tracking-uri", away) == 2
 
 
-def test_a_bad_name_and_an_unfinished_run_are_told(
+def test_a_bad_name_and_an_unfinished_run_are_reported(
     workplace: Path, client: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert exit_code("train", run_file(workplace, TRACKED), "--register", "a/b") == 2

@@ -22,7 +22,7 @@ def _in_an_empty_folder(workplace: Path, no_plots: None) -> None:
     pass
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def reported(capsys: pytest.CaptureFixture[str]) -> str:
     """What was printed to standard error; a message is never a traceback."""
     text = capsys.readouterr().err
     assert "Traceback" not in text
@@ -82,12 +82,12 @@ def family(**keys: Any) -> Raw:
     ],
     ids=lambda value: None if isinstance(value, dict) else value[0],
 )
-def test_a_wrong_run_file_is_told_before_anything_is_made(
+def test_a_wrong_run_file_is_reported_before_anything_is_made(
     raw: Raw, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, raw)
     assert exit_code("train", file) == 2
-    text = told(capsys)
+    text = reported(capsys)
     assert text.startswith(f"error: {file}: ")
     for part in parts:
         assert part in text
@@ -99,7 +99,7 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
     del raw["name"], raw["family"]["name"]
     file = run_file(tmp_path, raw)
     assert exit_code("train", file) == 2
-    text = told(capsys)
+    text = reported(capsys)
     assert f"{file}: name: is missing (allowed here: name, seed" in text
     assert f"{file}: family.name: is missing" in text
 
@@ -130,12 +130,12 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
         "spaces",
     ],
 )
-def test_tasks_that_cannot_be_used_are_told_before_a_run_is_begun(
+def test_unusable_tasks_are_reported_before_a_run_begins(
     raw: Raw, parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, raw)
     assert exit_code("train", file) in {1, 2}
-    text = told(capsys)
+    text = reported(capsys)
     for part in parts:
         assert part in text
     assert list(tmp_path.iterdir()) == [file], "no run directory is left behind"
@@ -159,7 +159,7 @@ def test_an_environment_that_breaks_its_contract_ends_the_run(
 ) -> None:
     file = run_file(tmp_path, courier(name=f"{FAMILIES}:FaultyAt", fault=fault))
     assert exit_code("train", file) == 1
-    text = told(capsys)
+    text = reported(capsys)
     assert part in text
     assert "FaultyAt/train/2, iteration 0, episode 0, step 2" in text
     assert not list(tmp_path.rglob("summary.json"))
@@ -174,7 +174,7 @@ def test_an_environment_that_breaks_its_contract_ends_the_run(
         ("one cost", 'step 4, copy 0: info["cost"] must hold 2 number(s), got 1.0'),
         ("no cost", 'step 1, copy 0: step reports no info["cost"]'),
         ("reward nan", "step 4, copy 0: the reward is nan; it must be finite"),
-        ("float64", "step 3, copy 0: the observation must be float32 of shape [2] as the space says, got float64"),
+        ("float64", "step 3, copy 0: the observation must be float32 of shape [2] as its space defines, got float64"),
         ("too large", "step 3, copy 0: observation[0] is"),
         ("space changes", "copy 0: the space was Box(-50.0, 50.0, (2,), float32) and has become"),
     ],
@@ -193,30 +193,30 @@ def test_a_continuous_environment_that_breaks_its_contract_ends_the_run(
         "critic_hidden": [4],
     }
     assert exit_code("train", run_file(tmp_path, raw)) == 1
-    text = told(capsys)
+    text = reported(capsys)
     assert f"{TRACKS}/train/0, " in text
     assert part in text
     assert not list(tmp_path.rglob("summary.json"))
 
 
 @pytest.mark.parametrize("content", ["name: [1", "\tname: a", "name: \x00"])
-def test_a_run_file_that_is_no_yaml(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_file_that_is_not_yaml(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(content)
     assert exit_code("train", "run.yaml") == 2
-    assert "run.yaml: is not valid YAML" in told(capsys)
+    assert "run.yaml: is not valid YAML" in reported(capsys)
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "5"])
 def test_a_run_file_without_sections(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(content)
     assert exit_code("train", "run.yaml") == 2
-    assert "run.yaml: must hold the sections name, seed, family" in told(capsys)
+    assert "run.yaml: must hold the sections name, seed, family" in reported(capsys)
 
 
 def test_a_run_file_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\x00name")
     assert exit_code("train", "run.yaml") == 2
-    assert "run.yaml: is not valid YAML" in told(capsys)
+    assert "run.yaml: is not valid YAML" in reported(capsys)
 
 
 EVIL = "!!python/object/apply:os.mkdir [made]"
@@ -225,14 +225,14 @@ EVIL = "!!python/object/apply:os.mkdir [made]"
 def test_a_run_file_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text(f"name: {EVIL}\n")
     assert exit_code("train", "run.yaml") == 2
-    assert "is not valid YAML" in told(capsys)
+    assert "is not valid YAML" in reported(capsys)
     assert not (tmp_path / "made").exists()
 
 
 def test_an_override_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file, "--name", EVIL) == 2
-    assert "--name" in told(capsys)
+    assert "--name" in reported(capsys)
     assert not (tmp_path / "made").exists()
 
 
@@ -244,15 +244,15 @@ def test_a_tampered_run_directory_runs_no_code(
     run.mkdir()
     (run / "config.yaml").write_text(f"name: {EVIL}\n")
     assert exit_code(command, run) == 2
-    assert str(run) in told(capsys)
+    assert str(run) in reported(capsys)
     assert not (tmp_path / "made").exists()
 
 
 def test_a_run_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("train", "none.yaml") == 2
-    assert "none.yaml: cannot be read: No such file or directory" in told(capsys)
+    assert "none.yaml: cannot be read: No such file or directory" in reported(capsys)
     assert exit_code("train", tmp_path) == 2
-    assert "cannot be read: Is a directory" in told(capsys)
+    assert "cannot be read: Is a directory" in reported(capsys)
 
 
 @pytest.mark.parametrize(
@@ -272,19 +272,19 @@ def test_a_run_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_options_are_told(
+def test_wrong_options_are_reported(
     arguments: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file, *arguments) == 2
-    assert part in told(capsys)
+    assert part in reported(capsys)
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_settings_may_stand_before_the_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_may_precede_the_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     if exit_code("train", "--seed", "5", file):
-        assert "RUN_FILE" in told(capsys), "or else the message says that the run file comes first"
+        assert "RUN_FILE" in reported(capsys), "or else the message says that the run file comes first"
 
 
 @pytest.mark.parametrize(
@@ -303,24 +303,24 @@ def test_settings_may_stand_before_the_run_file(tmp_path: Path, capsys: pytest.C
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_wrong_usage_is_told(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_reported(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*arguments) == 2
-    assert part in told(capsys)
+    assert part in reported(capsys)
 
 
-def test_resuming_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_a_directory_that_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file, "--resume", tmp_path / "nowhere") == 2
-    assert f"{tmp_path / 'nowhere'}: is not a run directory" in told(capsys)
+    assert f"{tmp_path / 'nowhere'}: is not a run directory" in reported(capsys)
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_an_unfinished_run_cannot_be_adapted_or_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDirectory.create(parsed(tiny())).path
     assert exit_code("adapt", run) == 2
-    assert f"{run}: has no checkpoint yet" in told(capsys)
+    assert f"{run}: has no checkpoint yet" in reported(capsys)
     assert exit_code("report", run) == 2
-    assert f"{run}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {run}" in told(capsys)
+    assert f"{run}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {run}" in reported(capsys)
 
 
 @pytest.mark.parametrize("where", ["file", "file/below", "file/below/deeper"])
@@ -328,7 +328,7 @@ def test_a_run_directory_that_cannot_be_made(where: str, tmp_path: Path, capsys:
     (tmp_path / "file").write_text("not a folder")
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file, "--output.run_dir", where) == 2
-    text = told(capsys)
+    text = reported(capsys)
     assert "output.run_dir: " in text
     assert where in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run.yaml"]
@@ -346,17 +346,17 @@ def taken() -> Iterator[int]:
 def test_a_dashboard_port_that_is_taken(taken: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny(cluster={"pool": "ray", "dashboard": True, "dashboard_port": taken}))
     assert exit_code("train", file) == 2
-    text = told(capsys)
+    text = reported(capsys)
     assert f"cluster.dashboard_port: port {taken} on 127.0.0.1 is in use" in text
     assert "cluster.dashboard to false" in text
     assert list(tmp_path.iterdir()) == [file], "no run directory is left behind"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1"])
-def test_an_address_that_is_none(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_address(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny(cluster={"pool": "ray", "address": address}))
     assert exit_code("train", file) == 2
-    text = told(capsys)
+    text = reported(capsys)
     assert "cluster.address: " in text
     assert address in text
     assert list(tmp_path.iterdir()) == [file], "no run directory is left behind"

@@ -126,7 +126,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         parsed(tiny()).seed = 5  # type: ignore[misc]
 
 
-def test_errors_of_several_keys_are_told_together(tmp_path: Path) -> None:
+def test_errors_of_several_keys_are_reported_together(tmp_path: Path) -> None:
     raw = tiny(cluster={"num_workers": 0, "task_retries": -1}, seed=-1)
     with pytest.raises(ConfigurationError) as error:
         parse_config(raw, "file.yaml")

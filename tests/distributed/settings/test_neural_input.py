@@ -1,4 +1,4 @@
-"""Settings of the two algorithms that do not belong together are told before anything is made."""
+"""Settings of the two algorithms that do not belong together are reported before anything is made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _in_an_empty_folder(workplace: Path, no_plots: None) -> None:
 
 
 def refused(folder: Path, raw: Raw, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """What is told of a run file that is refused, without a trace left behind."""
+    """The error message for a run file that is refused, without a trace left behind."""
     file = run_file(folder, raw)
     assert exit_code("train", file, *options) == 2
     text = capsys.readouterr().err
@@ -62,7 +62,10 @@ NEURAL_DICE = "dice.estimator: dualdice_tabular needs a table; with within_task.
             tiny_neural(within_task={"dataset_transitions": 0}),
             "within_task.dataset_transitions: must be above 0 where dice.estimator is dualdice_linear",
         ),
-        (tiny_neural(dice={"ridge": 0.1}), "dice.ridge: is of dualdice_tabular; within_task.algorithm is neural_crpo"),
+        (
+            tiny_neural(dice={"ridge": 0.1}),
+            "dice.ridge: applies to dualdice_tabular only; within_task.algorithm is neural_crpo",
+        ),
         (
             tiny_neural(meta={"initialization": {"method": "fal"}}),
             "meta.initialization: has no effect where within_task.algorithm is neural_crpo; meta.neural is its section",
@@ -107,7 +110,7 @@ NEURAL_DICE = "dice.estimator: dualdice_tabular needs a table; with within_task.
         "no algorithm",
     ],
 )
-def test_what_does_not_belong_together_is_told(
+def test_settings_that_do_not_belong_together_are_reported(
     raw: Raw, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(tmp_path, raw, capsys)
@@ -123,7 +126,7 @@ def test_what_does_not_belong_together_is_told(
     ],
     ids=["neural xyz", "neural evaluation", "crpo xyz", "crpo steps"],
 )
-def test_an_unknown_key_is_told_with_those_of_its_own_algorithm(
+def test_an_unknown_key_is_reported_with_those_of_its_own_algorithm(
     raw: Raw, key: str, right: Any, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = refused(tmp_path, raw, capsys)
@@ -148,13 +151,13 @@ def test_an_unknown_key_is_told_with_those_of_its_own_algorithm(
         ({"initial_log_std": float("inf")}, ["within_task.initial_log_std: ", "finite", "given: inf"]),
         ({"tolerance": -0.5}, ["within_task.tolerance: ", "greater than or equal to 0", "given: -0.5"]),
         ({"tolerance": [0.1, 0.1]}, ["within_task.tolerance: 2 numbers given for 1 cost"]),
-        ({"num_copies": 7}, ["within_task: ", "steps_per_iteration 80 is no multiple of num_copies 7"]),
+        ({"num_copies": 7}, ["within_task: ", "steps_per_iteration 80 is not a multiple of num_copies 7"]),
         ({"num_copies": 8}, ["10 steps per copy do not hold an episode of 20", "set num_copies to at most 4"]),
         ({"steps_per_iteration": 40}, ["do not hold an episode of 20", "steps_per_iteration to at least 80"]),
     ],
     ids=lambda value: None if isinstance(value, list) else str(value),
 )
-def test_a_wrong_value_of_a_neural_key_is_told(
+def test_a_wrong_value_of_a_neural_key_is_reported(
     changes: dict[str, Any], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = refused(tmp_path, tiny_neural(within_task=changes), capsys)
@@ -174,13 +177,13 @@ def test_a_wrong_value_of_a_neural_key_is_told(
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
-def test_wrong_overrides_are_told(
+def test_wrong_overrides_are_reported(
     options: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert part in refused(tmp_path, tiny_neural(), capsys, *options)
 
 
-def test_a_family_that_an_algorithm_cannot_take_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_that_an_algorithm_cannot_take_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = tiny_neural()
     lake["family"] = {"name": "frozen_lake", "num_tasks": 8, "map_size": 4, "horizon": 20}
     text = refused(tmp_path, lake, capsys)
@@ -191,7 +194,7 @@ def test_a_family_that_an_algorithm_cannot_take_is_told(tmp_path: Path, capsys: 
     assert "acrobot/train/0: observation_space must be Discrete(n) starting at 0, got Box" in text
 
 
-def test_the_estimator_that_an_empty_one_stands_for_may_be_named() -> None:
+def test_the_default_estimator_may_be_named() -> None:
     assert sha_of(parsed(tiny_neural(dice={"estimator": "dualdice_linear"}))) == undisturbed_neural_sha()
     raw = tiny_neural()
     raw["dice"] = {"estimator": "none"}
@@ -202,10 +205,10 @@ def test_the_estimator_that_an_empty_one_stands_for_may_be_named() -> None:
 def test_keys_that_both_algorithms_have_are_listed_once_with_both_defaults() -> None:
     listed = [key for key, _, _ in dotted_fields()]
     assert len(listed) == len(set(listed))
-    told = {key: (default, meaning) for key, default, meaning in dotted_fields()}
-    assert told["within_task.num_iterations"][0] == "5 or 10"
-    assert told["within_task.algorithm"][0] == '"crpo" or "neural_crpo"'
-    assert told["within_task.tolerance"][0] == "0.0"
+    reported = {key: (default, meaning) for key, default, meaning in dotted_fields()}
+    assert reported["within_task.num_iterations"][0] == "5 or 10"
+    assert reported["within_task.algorithm"][0] == '"crpo" or "neural_crpo"'
+    assert reported["within_task.tolerance"][0] == "0.0"
 
 
 def test_nested_settings_can_be_overridden(tmp_path: Path) -> None:

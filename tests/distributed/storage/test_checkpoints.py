@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> CheckpointFolder:
 
 @pytest.fixture
 def said() -> Said:
-    """What is told."""
+    """The messages."""
     return []
 
 
@@ -137,7 +137,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
     folder: CheckpointFolder, tmp_path: Path, said: Said, harm: Callable[[Path], None], suffix: str
 ) -> None:
     for rounds in (1, 2):
@@ -187,7 +187,7 @@ def flipped(path: Path) -> Iterator[bytes]:
         yield bytes(content)
 
 
-def test_a_checkpoint_of_no_use_at_all_is_an_error_that_says_so(
+def test_without_a_usable_checkpoint_the_error_names_the_fault(
     folder: CheckpointFolder, tmp_path: Path, said: Said
 ) -> None:
     for rounds in (1, 2):
@@ -198,7 +198,9 @@ def test_a_checkpoint_of_no_use_at_all_is_an_error_that_says_so(
     assert len(said) == 2
 
 
-def test_a_damaged_finished_task_is_told_and_run_again(folder: CheckpointFolder, tmp_path: Path, said: Said) -> None:
+def test_a_damaged_finished_task_is_reported_and_run_again(
+    folder: CheckpointFolder, tmp_path: Path, said: Said
+) -> None:
     for index in (4, 5):
         folder.save_finished(finished(index, 1))
     truncate(tmp_path / "finished" / "task-000004.safetensors")
@@ -247,7 +249,7 @@ def test_a_crash_at_any_moment_leaves_the_old_or_the_new_checkpoint(
     assert again[0].sha256() == state(2).sha256()
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     write_atomically(path, b"new and longer")

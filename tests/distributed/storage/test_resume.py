@@ -135,7 +135,7 @@ def test_a_row_that_was_cut_short_is_not_taken_for_another(tmp_path: Path, cut: 
     assert without_seconds(table) == without_seconds(whole)
 
 
-def test_rows_that_were_lost_are_told_or_made_again(tmp_path: Path) -> None:
+def test_lost_rows_are_reported_or_computed_again(tmp_path: Path) -> None:
     """After a power cut the table may be older than the checkpoint: the summary must not be made from half of it."""
     config = parsed(tiny())
     _, directory = learn(config, *local(config))
@@ -165,7 +165,7 @@ def harm_json(path: Path) -> None:
     [(".safetensors", truncate), (".safetensors", flip), (".json", truncate), (".json", harm_json)],
     ids=["arrays cut", "arrays flipped", "facts cut", "a digit changed"],
 )
-def test_a_damaged_newest_checkpoint_is_told_and_does_no_harm(
+def test_a_damaged_newest_checkpoint_is_reported_and_harmless(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, harm: Callable[[Path], None]
 ) -> None:
     raw = noted(tmp_path / "notes", family={"num_tasks": 8})
@@ -182,7 +182,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_does_no_harm(
     assert counts(notes(tmp_path / "notes", "runs")) == {f"train/{i}": 1 + (i >= 4) for i in range(8)}
 
 
-def test_without_a_whole_checkpoint_the_error_is_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_intact_checkpoint_the_error_is_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file) == 0
     run = only_run(tmp_path)
@@ -190,9 +190,9 @@ def test_without_a_whole_checkpoint_the_error_is_clear(tmp_path: Path, capsys: p
         truncate(path)
     capsys.readouterr()
     assert exit_code("train", file, "--resume", run) == 1
-    told = capsys.readouterr().err
-    assert "all 2 checkpoints are damaged; start a new run" in told
-    assert "Traceback" not in told
+    reported = capsys.readouterr().err
+    assert "all 2 checkpoints are damaged; start a new run" in reported
+    assert "Traceback" not in reported
     assert exit_code("adapt", run) != 0
     assert "all 2 checkpoints are damaged" in capsys.readouterr().err
 
@@ -215,13 +215,15 @@ def test_a_run_is_not_resumed_under_another_configuration(
     run = RunDirectory.create(parsed(tiny())).path
     before = sorted(run.rglob("*"))
     assert exit_code("train", run_file(tmp_path, tiny(**changes)), "--resume", run) == 2
-    told = capsys.readouterr().err
-    assert told.rstrip().endswith(f"differing keys: {key}")
-    assert str(run) in told
+    reported = capsys.readouterr().err
+    assert reported.rstrip().endswith(f"differing keys: {key}")
+    assert str(run) in reported
     assert sorted(run.rglob("*")) == before
 
 
-def test_a_resume_that_cannot_start_leaves_the_run_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_that_cannot_start_leaves_the_run_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Even one whose table is gone: its checkpoints are worth more."""
     config = parsed(tiny())
     directory = RunDirectory.create(config)

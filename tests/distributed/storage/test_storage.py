@@ -31,7 +31,7 @@ from tests.distributed.helpers import Raw, exit_code, parsed, run_file, summary_
 
 
 def silent(text: str) -> None:
-    """Nobody is told."""
+    """Reports to nobody."""
     del text
 
 
@@ -109,13 +109,13 @@ def interrupted_and_resumed_elsewhere(place: str, folder: Path, method: str, cal
 
 
 @pytest.mark.parametrize(("method", "call"), [("task_finished", 2), ("round_finished", 1), ("task_finished", 7)])
-def test_a_run_goes_on_from_the_store_alone(
+def test_a_run_resumes_from_the_store_alone(
     workplace: Path, no_plots: None, memory: str, method: str, call: int
 ) -> None:
     interrupted_and_resumed_elsewhere(memory, workplace, method, call)
 
 
-def test_a_run_goes_on_from_an_s3_server(workplace: Path, no_plots: None, s3: str) -> None:
+def test_a_run_resumes_from_an_s3_server(workplace: Path, no_plots: None, s3: str) -> None:
     interrupted_and_resumed_elsewhere(s3, workplace, "task_finished", 6)
 
 
@@ -179,23 +179,23 @@ def test_a_store_that_goes_away_stops_nothing_and_gets_all_when_it_is_back(
     tmp_path: Path, memory: str, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distributed.storage.mirror._RETRY_SECONDS", 0.02)
-    local, told = tmp_path / "run", list[str]()
+    local, reported = tmp_path / "run", list[str]()
     local.mkdir()
     (local / "a").write_text("1")
-    mirror = Mirror(local, f"{memory}/x", told.append)
+    mirror = Mirror(local, f"{memory}/x", reported.append)
     broken.away.set()
     (local / "a").write_text("22")
     assert mirror.close(0.3) is False
-    assert told == [f"storage: {memory}/x: OSError: the store is away; the run continues, {local} has everything"]
+    assert reported == [f"storage: {memory}/x: OSError: the store is away; the run continues, {local} has everything"]
     manifest = read_manifest(f"{memory}/x")
     assert read_file(f"{memory}/x", manifest, "a") == b"1"
     broken.away.clear()
-    again = Mirror(local, f"{memory}/x", told.append)
+    again = Mirror(local, f"{memory}/x", reported.append)
     assert again.close(5.0) is True
     assert read_file(f"{memory}/x", read_manifest(f"{memory}/x"), "a") == b"22"
 
 
-def test_a_run_that_ends_while_the_store_is_away_says_where_it_is_whole(
+def test_a_run_that_ends_while_the_store_is_unreachable_reports_where_it_is_complete(
     workplace: Path, no_plots: None, memory: str, broken: Broken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = stored(memory)
@@ -217,19 +217,19 @@ def test_a_run_that_ends_while_the_store_is_away_says_where_it_is_whole(
     assert "summary.json" in read_manifest(only_url(memory))
 
 
-def test_a_store_that_cannot_be_written_is_told_before_any_work(
+def test_a_store_that_cannot_be_written_is_reported_before_any_work(
     workplace: Path, no_plots: None, memory: str, broken: Broken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken.away.set()
     assert exit_code("train", run_file(workplace, stored(memory))) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "output.run_dir: memory://bucket/runs/tiny/" in told
-    assert "cannot be written: OSError: the store is away" in told
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "output.run_dir: memory://bucket/runs/tiny/" in reported
+    assert "cannot be written: OSError: the store is away" in reported
     assert not (workplace / "here").exists()
 
 
 @pytest.mark.parametrize(("place", "message"), [("nowhere://x", "no file system for nowhere://"), ("s3://", "s3")])
-def test_a_url_that_leads_nowhere_is_told(
+def test_a_url_that_leads_nowhere_is_reported(
     workplace: Path, place: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
@@ -293,7 +293,7 @@ def test_a_damaged_or_hostile_copy_is_refused_and_leaves_what_is_here(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "run"]
 
 
-def test_a_file_that_is_gone_from_the_store_is_told(copied: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_file_missing_from_the_store_is_reported(copied: tuple[Path, str], tmp_path: Path) -> None:
     _, url = copied
     del MemoryFileSystem.store[in_store(url, "files/tasks")]
     with pytest.raises(DamagedFileError, match=r"tasks.csv is missing from the store"):
@@ -340,11 +340,11 @@ def test_progress_is_read_from_names() -> None:
     assert progress_of(["tasks.csv"]) == (0, 0)
 
 
-def test_the_manifest_says_size_and_digest(copied: tuple[Path, str]) -> None:
+def test_the_manifest_holds_size_and_digest(copied: tuple[Path, str]) -> None:
     _, url = copied
-    told = json.loads(fsspec.filesystem("memory").cat_file(in_store(url, MANIFEST)))
-    assert told["schema_version"] == 1
-    assert read_manifest(url)["tasks.csv"] == Entry(told["files"]["tasks.csv"]["sha256"], 9)
+    reported = json.loads(fsspec.filesystem("memory").cat_file(in_store(url, MANIFEST)))
+    assert reported["schema_version"] == 1
+    assert read_manifest(url)["tasks.csv"] == Entry(reported["files"]["tasks.csv"]["sha256"], 9)
 
 
 def test_local_dir_means_nothing_for_a_path() -> None:

@@ -40,7 +40,7 @@ def database() -> Iterator[str]:
         pytest.skip(str(error))
 
 
-def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
+def test_a_run_is_complete_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
     with database() as uri:
         file = run_file(tmp_path, TRACKED)
         done = command(["train", file, "--register", "lakes"], tmp_path, MLFLOW_TRACKING_URI=uri)
@@ -50,8 +50,8 @@ def test_a_run_is_whole_in_postgresql_and_the_password_is_nowhere(tmp_path: Path
         assert rows(uri, "SELECT status, count(*) FROM runs GROUP BY status") == [("FINISHED", 9)]
         assert rows(uri, "SELECT count(*) FROM metrics WHERE key = 'J_0'") == [(8 * 3,)]
         assert rows(uri, "SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
-        told = rows(uri, "SELECT value FROM params UNION SELECT value FROM tags")
-        assert not any(PASSWORD in str(value) for (value,) in told)
+        reported = rows(uri, "SELECT value FROM params UNION SELECT value FROM tags")
+        assert not any(PASSWORD in str(value) for (value,) in reported)
         adapted = command(["adapt", "models:/lakes@champion", "--task-seed", "1"], tmp_path, MLFLOW_TRACKING_URI=uri)
         assert adapted.returncode == 0, adapted.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -75,7 +75,7 @@ def test_a_password_in_a_run_file_is_refused_and_not_repeated() -> None:
     assert parsed(tiny(tracking={"uri": "postgresql://ml@db/mlflow"})).tracking.uri == "postgresql://ml@db/mlflow"
 
 
-def test_a_run_is_whole_in_sqlite_while_others_read_it(tmp_path: Path) -> None:
+def test_a_run_is_complete_in_sqlite_while_others_read_it(tmp_path: Path) -> None:
     """Four readers that ask fifty times a second each, which is more than browsers do."""
     stop, faults, counts = threading.Event(), list[str](), list[int]()
 

@@ -50,10 +50,10 @@ def planted(folder: Path, content: bytes, **facts: Any) -> CheckpointFolder:
     """A checkpoint whose checksums are right, as an attacker would make them."""
     made = CheckpointFolder(folder, "digest", 2)
     (folder / "round-000001.safetensors").write_bytes(content)
-    told = {"schema_version": checkpoints.SCHEMA_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **facts}
-    told = {"kind": "tabular", "values": {}, "digest": "digest", **told}
-    told["facts_sha256"] = _facts_sha256(told)
-    (folder / "round-000001.json").write_text(json.dumps(told))
+    reported = {"schema_version": checkpoints.SCHEMA_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    reported = {"kind": "tabular", "values": {}, "digest": "digest", **reported}
+    reported["facts_sha256"] = _facts_sha256(reported)
+    (folder / "round-000001.json").write_text(json.dumps(reported))
     return made
 
 
@@ -119,7 +119,7 @@ def test_yaml_that_makes_objects_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run").exists(), "the bomb itself works"
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_message_explains_what_to_do(
     workplace: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written, fsync = [0], os.fsync
@@ -133,9 +133,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.os, "fsync", full)
         assert exit_code("train", run_file(workplace, tiny())) == 1
-    told = " ".join(capsys.readouterr().err.split())
-    assert "No space left on device; the previous content is intact: free some space" in told
-    assert "Traceback" not in told
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "No space left on device; the previous content is intact: free some space" in reported
+    assert "Traceback" not in reported
     run = only_run(workplace)
     assert not list(run.rglob("*.tmp"))
     assert list((run / "checkpoints").rglob("*.safetensors"))
@@ -149,17 +149,17 @@ def test_a_secret_of_the_environment_is_written_nowhere(tmp_path: Path) -> None:
     secrets = {"MLFLOW_TRACKING_USERNAME": "somebody", **dict.fromkeys(names, SECRET)}
     raw = tiny()
     raw["tracking"] = {"enabled": True, "flush_timeout_seconds": 120.0}
-    told = ""
+    reported = ""
     for uri in (f"sqlite:///{tmp_path / 'mlflow.db'}", "http://127.0.0.1:9"):
         raw["tracking"]["flush_timeout_seconds"] = 120.0 if uri.startswith("sqlite") else 0.5
         done = command(["train", run_file(tmp_path, raw)], tmp_path, MLFLOW_TRACKING_URI=uri, **secrets)
         assert done.returncode == 0, done.stderr
-        told += done.stdout + done.stderr
+        reported += done.stdout + done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"mlflow.db", "config.yaml", "summary.json", "outbox.jsonl"} <= {path.name for path in files}
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
-    assert SECRET not in told
+    assert SECRET not in reported
 
 
 def test_a_run_directory_cannot_bring_its_own_family(

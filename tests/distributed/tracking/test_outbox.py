@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def said() -> list[str]:
-    """What is told."""
+    """The messages."""
     return []
 
 
@@ -84,7 +84,7 @@ def test_events_arrive_in_order(tmp_path: Path, server: Server, said: list[str])
     assert said == []
 
 
-def test_a_failed_delivery_is_tried_again_and_told_once(tmp_path: Path, server: Server, said: list[str]) -> None:
+def test_a_failed_delivery_is_retried_and_reported_once(tmp_path: Path, server: Server, said: list[str]) -> None:
     server.fail_before = ["b", "b", "b"]
     box = outbox(tmp_path, server, said)
     append(box, *"abc")

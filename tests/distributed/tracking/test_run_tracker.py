@@ -47,7 +47,7 @@ class Noting(RunTracker):
         self._note("interrupted")
 
 
-def test_a_good_run_is_told_to_all_in_order() -> None:
+def test_every_tracker_is_called_in_order_by_a_good_run() -> None:
     notes: list[str] = []
     with Trackers([Noting(notes, "a"), Noting(notes, "b")]) as trackers:
         trackers.started(ANYTHING)
@@ -88,5 +88,5 @@ def test_a_run_gets_the_trackers_that_its_settings_ask_for(tmp_path: Path) -> No
     ]
 
 
-def test_every_tracker_says_when_it_is_needed() -> None:
+def test_every_tracker_decides_when_it_is_needed() -> None:
     assert all("of" in vars(kind) for kind in TRACKERS)

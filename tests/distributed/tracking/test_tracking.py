@@ -126,7 +126,7 @@ def test_the_parent_run_has_every_setting(tracked: Tracked) -> None:
     assert tracked.store.status(parent) == "FINISHED"
 
 
-def test_the_parent_run_says_what_it_was_made_with(tracked: Tracked) -> None:
+def test_the_parent_run_records_what_it_was_made_with(tracked: Tracked) -> None:
     tags = tracked.store.runs()[tracked.store.parent()]
     assert tags["seed"] == "3"
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", tags["git_commit"])
@@ -281,7 +281,7 @@ def test_a_server_that_hangs_delays_neither_the_run_nor_its_end(tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["at once", "when MLflow is in use"])
-def test_a_tracked_run_that_is_told_to_stop_leaves_in_time_and_is_sent_whole(
+def test_a_tracked_run_that_is_stopped_exits_in_time_and_is_sent_completely(
     tracked: Tracked, tmp_path: Path, moment: str
 ) -> None:
     from tests.distributed.cluster.test_survival import SECONDS_OF_A_RAY_JOB, stop
@@ -392,7 +392,7 @@ def test_the_running_measures_of_a_resumed_run_go_on(workplace: Path, fake: Fake
     assert fake.points("taog")[-1][1] == pytest.approx(summary_of(only_run(workplace))["taog"], rel=1e-12)
 
 
-def test_a_run_with_neural_policies_tells_rewards_and_what_its_steps_were_like(workplace: Path, fake: Fake) -> None:
+def test_a_run_with_neural_policies_logs_rewards_and_facts_about_its_steps(workplace: Path, fake: Fake) -> None:
     assert exit_code("train", run_file(workplace, tiny_neural(tracking={"enabled": True}))) == 0
     run = only_run(workplace)
     summary, rows = summary_of(run), read_rows(run / "tasks.csv")
@@ -402,9 +402,11 @@ def test_a_run_with_neural_policies_tells_rewards_and_what_its_steps_were_like(w
     tasks = {event["params"]["task_index"]: event for event in fake.events if event["kind"] == "task"}
     assert len(tasks) == 8
     for row in rows:
-        told = {name: value for name, value, step in tasks[row["task_index"]]["metrics"] if step == row["task_index"]}
+        reported = {
+            name: value for name, value, step in tasks[row["task_index"]]["metrics"] if step == row["task_index"]
+        }
         for name in ("reward", "reward_start", "episodic_reward", "f_hat", "capped_steps", "refused_steps", "mean_kl"):
-            assert told[name] == row[name]
+            assert reported[name] == row[name]
     (end,) = [event for event in fake.events if event["kind"] == "end"]
     final = {name: value for name, value, _ in end["metrics"]}
     assert final["final/mean_reward"] == summary["mean_reward"]

@@ -64,12 +64,12 @@ def test_values_come_as_they_are_written() -> None:
         (f"{METHOD}=choice(ftl)", "at least two choices"),
         (f"{METHOD}=choice(ftl, best)", "best"),
         ("prior_weight=uniform(0, 1)", f"did you mean {PRIOR}"),
-        ("family.map_size=int(4, 8)", "is no setting of meta, dice, within_task"),
-        ("within_task.num_iterations=int(1.5, 8)", "whole numbers both"),
+        ("family.map_size=int(4, 8)", "is not a setting of meta, dice, within_task"),
+        ("within_task.num_iterations=int(1.5, 8)", "both integers"),
         (f"{PRIOR}=uniform([, 1)", "is not a list of values"),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_told(text: str, message: str) -> None:
+def test_a_space_that_cannot_be_searched_is_reported(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace("(", r"\(")):
         parse_space([text], parsed(tiny()))
 
@@ -149,7 +149,7 @@ def test_a_sweep_finds_settings_and_tracks_its_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
     file = run_file(tmp_path, swept())
     arguments = ["sweep", file, *VARY, "--trials", "4", "--search", "random", "--no-early-stopping"]
     with started(arguments, tmp_path) as process:
@@ -175,12 +175,12 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_trials_all_fail_says_why(tmp_path: Path) -> None:
+def test_a_sweep_whose_trials_all_fail_reports_why(tmp_path: Path) -> None:
     raw = swept(family={"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"})
     raw["family"] = {"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"}
     raw["meta"] = {"learning_rates": {"initial": 1.0}}
     done = command(["sweep", run_file(tmp_path, raw), *VARY, "--trials", "2"], tmp_path)
     assert done.returncode == 2
-    told = " ".join(done.stderr.split())
-    assert "no trial is complete; reasons:" in told
-    assert "info['cost']" in told
+    reported = " ".join(done.stderr.split())
+    assert "no trial is complete; reasons:" in reported
+    assert "info['cost']" in reported

@@ -76,7 +76,7 @@ def test_dropped_iterations_weigh_nothing_and_fading_ones_less() -> None:
     ("change", "message"),
     [
         (lambda rows: rows.rows(np.zeros(len(rows), dtype=bool)), "empty"),
-        (lambda rows: rows.rows(np.arange(len(rows)) != 3), "episode 0 is not whole: transition 3 has age 4"),
+        (lambda rows: rows.rows(np.arange(len(rows)) != 3), "episode 0 is incomplete: transition 3 has age 4"),
         (lambda rows: dataclasses.replace(rows, observations=np.full_like(rows.observations, np.nan)), "observations"),
         (lambda rows: dataclasses.replace(rows, log_probabilities=rows.log_probabilities - np.inf), "log_prob"),
     ],

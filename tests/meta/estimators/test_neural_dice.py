@@ -93,7 +93,7 @@ def test_ratios_are_positive_and_normalised(estimator: str) -> None:
     assert found.diagnostics.mean_correction == pytest.approx(1.0, abs=0.06)
 
 
-def test_training_that_diverges_is_told() -> None:
+def test_training_that_diverges_is_reported() -> None:
     rows, target = problem()
     neural = TRAINED.model_copy(update={"outer_rate": 1e38, "inner_rate": 1e38, "steps": 200})
     with pytest.raises(EstimateError, match=r"diverged before step \d+; lower dice.neural.inner_rate"):

@@ -135,7 +135,7 @@ def test_a_margin_is_kept_on_training_tasks_alone() -> None:
     assert np.max(kept["curves"]["relative_costs"][-1]) < np.max(without["curves"]["relative_costs"][-1]) - 0.2
 
 
-def test_a_description_tells_what_no_method_decides() -> None:
+def test_a_description_holds_what_no_method_decides() -> None:
     found = describe(EXPERIMENT)
     assert (found["num_train"], found["num_test"]) == (8, 3)
     assert found["similarity"]["task_similarity"] > 0.0

@@ -48,7 +48,7 @@ def test_every_task_keeps_its_share_whenever_it_came() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5])
-def test_one_row_is_kept_as_often_as_its_weight_says(factor: float) -> None:
+def test_one_row_is_kept_in_proportion_to_its_weight(factor: float) -> None:
     """Room for one of two rows, weights 1 and ``factor``: Gumbel's maximum falls on them in that proportion."""
     kept = [filled(1, [marked(0, np.array([1.0, factor]))], first=index).observations[0, 1] for index in range(4000)]
     chance = factor / (1.0 + factor)

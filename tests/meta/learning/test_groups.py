@@ -160,7 +160,7 @@ def test_a_round_of_one_group_only_does_not_split() -> None:
     assert sorted(labelled(after(chosen, both, state=state))) == [0, 1]
 
 
-def test_a_task_of_no_weight_is_no_centre() -> None:
+def test_a_task_without_weight_is_not_a_centre() -> None:
     chosen = settings(2, split_after=0)
     odd = task(2, 2, weight=0.0)
     plan = split(first(chosen), [task(0, 0), task(1, 1), odd, task(3, 0)], chosen)
@@ -219,7 +219,7 @@ def test_an_idle_group_begins_anew_at_the_farthest_task() -> None:
     np.testing.assert_allclose(group.policy_sum, item.occupancy[:, None] * item.policy, rtol=1e-12)
 
 
-def test_with_fewer_tasks_a_round_than_groups_the_others_follow() -> None:
+def test_with_fewer_tasks_per_round_than_groups_the_others_follow() -> None:
     state = after(settings(3, split_after=0), *sequence("01" + "2" + "012" * 4, 2))
     assert sorted(labelled(state)) == [0, 1, 2]
 

@@ -368,7 +368,7 @@ def test_contribution_that_fails_its_diagnostics_gets_the_failed_weight(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ({"learning_rates": {"initial": -0.1}}, "initial"),
         ({"learning_rates": {"intial": 0.1}}, "intial"),
@@ -376,8 +376,8 @@ def test_contribution_that_fails_its_diagnostics_gets_the_failed_weight(
         ({"initialization": {"method": "ftrl"}}, "method"),
     ],
 )
-def test_settings_refuse(given: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_settings_refuse(given: dict[str, object], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         MetaSettings.model_validate(given)
 
 

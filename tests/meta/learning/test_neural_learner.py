@@ -396,7 +396,7 @@ def test_a_contribution_weighs_its_samples_by_their_corrections(estimator: str) 
     assert found.weight == estimate.diagnostics.trust(dice) > 0.0
 
 
-def test_rows_are_drawn_as_often_as_their_share_says() -> None:
+def test_rows_are_drawn_in_proportion_to_their_share() -> None:
     shares = np.random.default_rng(0).dirichlet(np.full(50, 0.3))
     drawn = np.bincount(systematic_draw(shares, 1000), minlength=50)
     assert drawn.sum() == 1000
@@ -413,13 +413,13 @@ def _changed(**changes: Any) -> TransitionSample:
     [
         (None, "no transitions were kept; within_task.dataset_transitions must be above 0"),
         (path().rows(np.arange(0)), "the dataset is empty"),
-        (path().rows(np.arange(200) != 45), "episode 2 is not whole: transition 45 has age 6, expected 5"),
+        (path().rows(np.arange(200) != 45), "episode 2 is incomplete: transition 45 has age 6, expected 5"),
         (_changed(observations=np.full((200, SIZE), np.nan, np.float32)), "observations of transition 0 is not finite"),
         (_changed(log_probabilities=np.full(200, np.inf)), "log_probabilities of transition 0 is not finite"),
     ],
     ids=["nothing kept", "empty", "cut", "not a number", "infinite"],
 )
-def test_bad_data_leave_a_task_out_and_say_why(sample: TransitionSample | None, problem: str) -> None:
+def test_bad_data_leave_a_task_out_and_report_why(sample: TransitionSample | None, problem: str) -> None:
     data = dataset((0.5, 0.1), (0, 1), (0.3, 0.02), sample)
     found = neural_contribution(data, DICESettings(estimator="importance"), settings())
     assert found.weight == 0.0
@@ -493,7 +493,7 @@ def test_the_interface_of_both_kinds_goes_to_the_neural_functions() -> None:
     assert step(state, [item], chosen, ITERATIONS).sha256() == expected.sha256()
 
 
-def test_the_wrong_number_of_first_rates_is_told() -> None:
+def test_the_wrong_number_of_first_rates_is_reported() -> None:
     with pytest.raises(ValueError, match=r"3 rates given; 1 \+ 1 are needed"):
         initial_neural_state(settings(learning_rates={"initial": (1.0, 1.0, 1.0)}), fresh())
 
@@ -594,7 +594,7 @@ def test_a_part_that_is_not_learned_keeps_its_function(part: str) -> None:
     assert found.statistics.count > start.statistics.count
 
 
-def test_statistics_that_are_not_learned_have_next_to_no_say_and_the_actor_learns_under_them() -> None:
+def test_statistics_that_are_not_learned_have_almost_no_weight_and_the_actor_learns_under_them() -> None:
     rounds = [contributions(0, 3), contributions(0, 3, 3)]
     found = after(only("actor", "critic"), *rounds).initialization
     np.testing.assert_array_equal(found.statistics.mean, 0.0)

@@ -217,7 +217,7 @@ def test_initial_rates_are_one_number_or_one_per_objective() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         ({"initial": -1.0}, "initial"),
         ({"initial": (1.0, 0.0)}, "initial"),
@@ -232,13 +232,13 @@ def test_initial_rates_are_one_number_or_one_per_objective() -> None:
         ({"rate": 1.0}, "rate"),
     ],
 )
-def test_learning_rate_settings_refuse(settings: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_learning_rate_settings_refuse(settings: dict[str, object], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         LearningRateSettings.model_validate(settings)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         ({"shrinkage": 0.0}, "shrinkage"),
         ({"shrinkage": 1.0}, "shrinkage"),
@@ -249,6 +249,6 @@ def test_learning_rate_settings_refuse(settings: dict[str, object], told: str) -
         ({"beta": 1.0}, "beta"),
     ],
 )
-def test_initialization_settings_refuse(settings: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_initialization_settings_refuse(settings: dict[str, object], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         InitializationSettings.model_validate(settings)

@@ -149,7 +149,7 @@ def test_interval_is_students_t() -> None:
     assert Interval(math.nan, math.nan, math.nan, 0).as_json()["mean"] is None
 
 
-def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage_of_the_true_mean() -> None:
     rng = np.random.default_rng(0)
     intervals = [interval(rng.normal(1.0, 2.0, size=10)) for _ in range(2000)]
     covered = np.mean([item.low <= 1.0 <= item.high for item in intervals])
@@ -165,7 +165,7 @@ def test_ratio_interval_finds_a_known_ratio_and_is_paired() -> None:
     assert noisy.low < 0.25 < noisy.high < 0.3
 
 
-def test_failure_signature_tells_learning_from_none_and_from_getting_worse() -> None:
+def test_failure_signature_distinguishes_learning_from_none_and_from_getting_worse() -> None:
     rng = np.random.default_rng(2)
     noise = 0.01 * rng.random(48)
     learned = failure_signature(np.where(np.arange(48) < 8, 1.0, 0.1) + noise, first_round=8)

@@ -74,7 +74,7 @@ def test_strata_may_differ_in_size_and_rows_stay_together() -> None:
 
 
 @pytest.mark.parametrize("statistic", [means, interquartile_means])
-def test_the_bootstrap_interval_covers_about_as_often_as_it_says(statistic: Any) -> None:
+def test_the_bootstrap_interval_has_about_its_nominal_coverage(statistic: Any) -> None:
     """20 seeds from a normal: 95 % less what the percentile method loses on small samples."""
     rng = np.random.default_rng(3)
     found = [bootstrap_interval([rng.normal(2.0, 1.0, 20)], statistic, seed=k) for k in range(300)]

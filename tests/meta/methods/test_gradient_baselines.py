@@ -32,7 +32,7 @@ def numerical(function: Callable[[FloatArray], float], point: FloatArray, width:
     return gradient
 
 
-def test_reptile_with_one_task_and_a_whole_step_is_that_tasks_policy() -> None:
+def test_reptile_with_one_task_and_a_full_step_is_that_tasks_policy() -> None:
     start, adapted = logits_of(0, (5, 3)), logits_of(1, (5, 3))
     np.testing.assert_allclose(reptile_step(start, [adapted], 1.0), adapted, atol=1e-12)
     np.testing.assert_allclose(reptile_step(start, [adapted], 0.0), start, atol=1e-12)

@@ -48,7 +48,7 @@ def fresh(task: Task) -> PolicyState:
         batch.close()
 
 
-def test_reptile_with_one_task_and_a_whole_step_acts_as_that_tasks_policy(tasks: list[Task]) -> None:
+def test_reptile_with_one_task_and_a_full_step_acts_as_that_tasks_policy(tasks: list[Task]) -> None:
     pool, start = LocalPool(SPEC), fresh(tasks[0])
     learner = LocalLearner(MetaSettings(), DICESettings(estimator="none"), 3)
     (solved,) = pool.solve(tasks[:1], as_start(start, 0.1), WITHIN, collect=True)

@@ -58,7 +58,7 @@ def test_noise_averages_out_over_tasks_and_bias_does_not() -> None:
     assert (Disturbance(noise=3.0).factor(1000, 0) >= 0.0).all()
 
 
-def test_the_learner_hands_on_what_is_wrong(solved: tuple[Contribution, TaskDataset]) -> None:
+def test_the_learner_returns_disturbed_contributions(solved: tuple[Contribution, TaskDataset]) -> None:
     item, dataset = solved
     inner = LocalLearner(MetaSettings(), DICESettings(), 5)
     found = DisturbedLearner(inner, Disturbance(bias=2.0, seed=1), MetaSettings()).estimate(dataset, "task").result()

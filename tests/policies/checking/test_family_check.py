@@ -163,7 +163,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("parameters", "no NumPy numbers or arrays", {"fault": "numpy parameters"}),
     ("parameters", "comes back from JSON as", {"fault": "keys are numbers"}),
     ("parameters", "the family raised KeyError: 'no slope'", {"fault": "draw raises"}),
-    ("drawing", "are others the second time; draw from a generator made of", {"fault": "draws differ"}),
+    ("drawing", "differ the second time; draw from a generator made of", {"fault": "draws differ"}),
     ("drawing", "are all alike; the draw must use the index", {"fault": "index ignored"}),
     ("limits", "1 limit(s) for 2 cost(s) (effort, haste); give one for each", {"given": (1.0,)}),
     ("limits", "must be finite and not negative, got [1.0, -1.0]", {"given": (1.0, -1.0)}),
@@ -181,7 +181,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("spaces", "became Box(-9.0, 9.0, (2,), float32) during an episode; spaces must stay", {"fault": "space changes"}),
     (
         "observations",
-        "step 3: the observation must be float32 of shape [2] as the space says, got float64",
+        "step 3: the observation must be float32 of shape [2] as its space defines, got float64",
         {"fault": "float64"},
     ),
     ("observations", "step 3: the observation must be an array of float32, got [", {"fault": "list"}),
@@ -195,29 +195,31 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("costs", "must hold 2 number(s), got [0.0, 0.0, 0.0]", {"fault": "three costs"}),
     ("costs", 'step 4: info["cost"] is [-0.5, 0.0]; a cost must be at least 0', {"fault": "negative cost"}),
     ("costs", 'info["cost"] is inf; it must be finite', {"fault": "infinite cost"}),
-    ("seeding", "something else after another episode; draw every random number", {"fault": "state left over"}),
-    ("seeding", "step 0: the same seed and actions give something else", {"fault": "other random numbers"}),
+    ("seeding", "another result after another episode; draw every random number", {"fault": "state left over"}),
+    ("seeding", "step 0: the same seed and actions give another result", {"fault": "other random numbers"}),
     ("batch", "the environment of make", {"fault": "another batch", "name": "BatchedTracks"}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "parameters"), BROKEN, ids=[f"{name}: {told[:30]}" for name, told, _ in BROKEN]
+    ("name", "reported", "parameters"), BROKEN, ids=[f"{name}: {reported[:30]}" for name, reported, _ in BROKEN]
 )
-def test_a_broken_rule_is_found_by_its_check_and_by_no_other(name: str, told: str, parameters: dict[str, Any]) -> None:
+def test_a_broken_rule_is_found_by_its_check_and_by_no_other(
+    name: str, reported: str, parameters: dict[str, Any]
+) -> None:
     checks = found(**parameters)
-    assert told in checks[name].told
+    assert reported in checks[name].finding
     assert [check.name for check in checks.values() if check.verdict == "wrong"] == [name]
     assert checks["probe"].verdict == "skipped"
     if NAMES.index(name) > NAMES.index("limits"):
         assert (
-            f"{HERE}:{parameters.get('name', 'Tracks')}/" in checks[name].told
-            or "the family raised" in checks[name].told
+            f"{HERE}:{parameters.get('name', 'Tracks')}/" in checks[name].finding
+            or "the family raised" in checks[name].finding
         )
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "parameters"),
+    ("name", "reported", "parameters"),
     [
         ("numbers", "the horizon cuts off 82% of the discounted steps", {"discount": 0.98}),
         ("drawing", "training and held-out tasks share", {"fault": "one task for both"}),
@@ -227,10 +229,10 @@ def test_a_broken_rule_is_found_by_its_check_and_by_no_other(name: str, told: st
         ("probe", "the limits were NOT reached; they may be out of reach", {"given": (0.0, 0.0)}),
     ],
 )
-def test_what_may_be_meant_is_a_warning(name: str, told: str, parameters: dict[str, Any]) -> None:
+def test_what_may_be_intended_is_a_warning(name: str, reported: str, parameters: dict[str, Any]) -> None:
     checks = found(seconds=3.0, **parameters)
     assert checks[name].verdict == "warning"
-    assert told in checks[name].told
+    assert reported in checks[name].finding
     assert not broken(tuple(checks.values()))
 
 
@@ -239,13 +241,13 @@ def test_a_good_family_is_found_good_and_its_limits_reachable(parameters: dict[s
     checks = found(**parameters)
     wanted = {"batch": "ok" if "name" in parameters else "skipped"}
     assert {name: check.verdict for name, check in checks.items()} == {**dict.fromkeys(NAMES, "ok"), **wanted}
-    assert "reachable" in checks["probe"].told
-    assert ("6 from step" if "fault" in parameters else "5 from step") in checks["returned"].told
-    assert "3 episodes of 10 to 10 steps" in checks["speed"].told
+    assert "reachable" in checks["probe"].finding
+    assert ("6 from step" if "fault" in parameters else "5 from step") in checks["returned"].finding
+    assert "3 episodes of 10 to 10 steps" in checks["speed"].finding
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("no_such_module:Family", "module 'no_such_module' does not import"),
         ("none.py:Family", "there is no file 'none.py'"),
@@ -253,57 +255,57 @@ def test_a_good_family_is_found_good_and_its_limits_reachable(parameters: dict[s
         (f"{HERE}:Track", "Track has no such parameter"),
     ],
 )
-def test_what_does_not_load_is_told_and_the_rest_is_skipped(name: str, told: str) -> None:
+def test_a_family_that_does_not_load_is_reported_and_the_rest_is_skipped(name: str, reported: str) -> None:
     first, *rest = check_family(name, {}, 0, 1.0)
     assert (first.name, first.verdict) == ("loads", "wrong")
-    assert told in first.told
+    assert reported in first.finding
     assert {check.verdict for check in rest} == {"skipped"}
     assert [check.name for check in rest] == list(NAMES[1:])
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_family_keeps_the_contract(name: str) -> None:
+def test_every_built_in_family_satisfies_the_contract(name: str) -> None:
     checks = check_family(name, {"horizon": 30}, 0, 1.0)
     assert not broken(checks), table(checks)
-    told = {check.name: check for check in checks}
-    assert told["seeding"].verdict == "ok"
-    assert told["batch"].verdict == ("skipped" if name == "frozen_lake" else "ok")
+    reported = {check.name: check for check in checks}
+    assert reported["seeding"].verdict == "ok"
+    assert reported["batch"].verdict == ("skipped" if name == "frozen_lake" else "ok")
 
 
 def test_a_table_is_probed_too() -> None:
     """Couriers: driving costs fuel, crossing the lawn damage; walking neither, so that any limit can be kept."""
     parameters = {"with_model": False, "limit": [0.5, 0.5]}
-    told = {
+    reported = {
         check.name: check for check in check_family("tests.support.user_families:CourierFamily", parameters, 0, 12.0)
     }
-    assert told["probe"].verdict == "ok"
-    assert "; reachable" in told["probe"].told
+    assert reported["probe"].verdict == "ok"
+    assert "; reachable" in reported["probe"].finding
     modelled = check_family("tests.support.user_families:CourierFamily", {}, 0, 12.0)[-1]
-    assert "by the exact model, some policy keeps them all" in modelled.told
-    assert "fuel: limit" in modelled.told
+    assert "by the exact model, some policy keeps them all" in modelled.finding
+    assert "fuel: limit" in modelled.finding
 
 
 def test_the_probe_takes_no_longer_than_it_may() -> None:
     began = time.monotonic()
     checks = found(seconds=1.0, given=(0.0, 0.0))
-    assert "NOT reached" in checks["probe"].told
+    assert "NOT reached" in checks["probe"].finding
     assert time.monotonic() - began < 6.0
-    assert "no time for it" in found(seconds=1.0, horizon=300_000)["probe"].told
+    assert "not enough time" in found(seconds=1.0, horizon=300_000)["probe"].finding
 
 
 def test_a_probe_in_words() -> None:
     p = np.array
     probe = Probe(p([12.3, 2.0]), p([1.0, 0.1]), p([8.1, 1.0]), 6, True, p([14.0, 3.0]))
-    told = told_by_probe(("effort", "noise"), p([10.0, 1.5]), probe)
-    assert told.verdict == "ok"
-    assert told.told == (
+    reported = told_by_probe(("effort", "noise"), p([10.0, 1.5]), probe)
+    assert reported.verdict == "ok"
+    assert reported.finding == (
         "effort: random actions 12.3 ± 1, after 6 iterations of CRPO 8.1, after 6 on the reward alone 14; limit 10; "
         "noise: random actions 2 ± 0.1, after 6 iterations of CRPO 1, after 6 on the reward alone 3; limit 1.5; "
         "reachable"
     )
     assert told_by_probe(("effort", "noise"), p([10.0, 3.0]), probe).verdict == "warning"
     loose = told_by_model(("effort",), p([5.0]), p([1.0]), p([4.0]))
-    assert (loose.verdict, "no limit binds" in loose.told) == ("warning", True)
+    assert (loose.verdict, "no limit binds" in loose.finding) == ("warning", True)
     assert told_by_model(("effort",), p([3.0]), p([1.0]), p([4.0])).verdict == "ok"
 
 
@@ -317,10 +319,10 @@ def test_a_file_is_checked_where_it_lies(tmp_path: Path, monkeypatch: pytest.Mon
     assert not broken(check_family("lane.py:Lanes", {"horizon": 5, "discount": 0.5}, 3, 2.0))
 
 
-def test_the_table_says_how_it_ended() -> None:
+def test_the_table_ends_with_the_outcome() -> None:
     checks = (Check("loads", "ok", "a | b"), Check("costs", "wrong", "none\nat all"), Check("x", "warning", "?"))
     lines = table(checks).splitlines()
     assert lines[2] == "| loads | ok | a \\| b |"
     assert lines[3] == "| costs | wrong | none at all |"
     assert lines[-1] == "1 wrong; 1 warning(s)."
-    assert table(checks[:1]).endswith("The family keeps the contract.")
+    assert table(checks[:1]).endswith("The family satisfies the contract.")

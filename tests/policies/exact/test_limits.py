@@ -100,10 +100,10 @@ def test_an_infeasible_limit_names_the_task_and_the_least_reachable_cost() -> No
     with pytest.raises(TaskError, match="courier/train/2: no policy keeps its limits") as caught:
         draw_task(family, "courier", 0, "train", 2)
     least = cost_range(ExactModel(family.model(family.parameters("train", 2, 0)))).least
-    told = re.findall(r"(\w+): limit ([\d.]+), least reachable cost ([\d.e-]+)", str(caught.value))
-    assert [name for name, _, _ in told] == ["fuel", "damage"]
-    np.testing.assert_allclose([float(limit) for _, limit, _ in told], [0.1, 5.0])
-    np.testing.assert_allclose([float(cost) for _, _, cost in told], least, rtol=1e-5, atol=1e-12)
+    reported = re.findall(r"(\w+): limit ([\d.]+), least reachable cost ([\d.e-]+)", str(caught.value))
+    assert [name for name, _, _ in reported] == ["fuel", "damage"]
+    np.testing.assert_allclose([float(limit) for _, limit, _ in reported], [0.1, 5.0])
+    np.testing.assert_allclose([float(cost) for _, _, cost in reported], least, rtol=1e-5, atol=1e-12)
     assert least[0] > 0.5
 
 
@@ -122,18 +122,18 @@ def test_the_least_reachable_cost_itself_is_feasible() -> None:
 
 
 @pytest.mark.parametrize("limits", [(), (1.0,), (1.0, 1.0, 1.0)])
-def test_a_wrong_number_of_limits_is_told(limits: tuple[float, ...]) -> None:
+def test_a_wrong_number_of_limits_is_reported(limits: tuple[float, ...]) -> None:
     with pytest.raises(TaskError, match=rf"courier/train/1: {len(limits)} limits for 2 costs \(fuel, damage\)"):
         draw_task(CourierFamily(0, 4, limit=limits), "courier", 0, "train", 1)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
-def test_a_limit_that_is_no_cost_is_told(wrong: float) -> None:
+def test_a_limit_that_no_cost_can_have_is_reported(wrong: float) -> None:
     with pytest.raises(TaskError, match="courier/train/1: limits must be finite and not negative"):
         draw_task(CourierFamily(0, 4, limit=(1.0, wrong)), "courier", 0, "train", 1)
 
 
-def test_a_fraction_without_a_model_is_told() -> None:
+def test_a_fraction_without_a_model_is_reported() -> None:
     with pytest.raises(TaskError, match="courier/train/0: a limit fraction needs an exact model"):
         draw_task(CourierFamily(0, 4, with_model=False), "courier", 0, "train", 0)
 
@@ -144,6 +144,6 @@ def test_a_draw_that_cannot_bind_is_drawn_again(absent: str) -> None:
     assert draw_task(family, "courier", 0, "train", 0).parameters == family.parameters("train", 0, 3)
 
 
-def test_costs_that_never_oppose_the_reward_are_told() -> None:
+def test_costs_that_never_oppose_the_reward_are_reported() -> None:
     with pytest.raises(TaskError, match="courier/train/0: in 200 draws no constraint could bind"):
         draw_task(NeverBinds(0, 4, fault="costs", fault_step=1000), "courier", 0, "train", 0)

@@ -158,9 +158,9 @@ def decoded(path: Path, shape: tuple[int, ...]) -> tuple[Any, float]:
     """All frames of an MP4, and frames a second. (imageio's reader leaves pipes open where ffmpeg ends before it.)"""
     command = [get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     run = subprocess.run(command, capture_output=True, check=True)
-    told = re.search(r"([\d.]+) fps", run.stderr.decode())
-    assert told is not None
-    return np.frombuffer(run.stdout, np.uint8).reshape(-1, *shape), float(told[1])
+    reported = re.search(r"([\d.]+) fps", run.stderr.decode())
+    assert reported is not None
+    return np.frombuffer(run.stdout, np.uint8).reshape(-1, *shape), float(reported[1])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
@@ -180,7 +180,7 @@ def test_a_video_is_read_back(suffix: str, tmp_path: Path) -> None:
         assert np.abs(read[number][..., :3].astype(float) - frames[number]).mean() < 6.0
 
 
-def test_other_suffixes_are_told(tmp_path: Path) -> None:
+def test_other_suffixes_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"film\.avi: a video ends in \.mp4 or \.gif"):
         write_video(tmp_path / "film.avi", pair())
     write_picture(tmp_path / "deep" / "sheet.png", pair()[0])

@@ -165,7 +165,7 @@ def test_conjugate_gradient_matches_a_direct_solve() -> None:
     assert residual <= 1e-12
 
 
-def test_conjugate_gradient_stops_at_the_residual_and_says_what_it_is() -> None:
+def test_conjugate_gradient_stops_at_the_residual_and_reports_it() -> None:
     matrix = np.diag(np.linspace(1.0, 100.0, 50))
     right = np.ones(50)
     solution, used, residual = conjugate_gradient(lambda v: matrix @ v, right, 100, 0.2)
@@ -288,7 +288,7 @@ def test_kronecker_factors_are_exact_for_one_sample_of_a_linear_network() -> Non
     np.testing.assert_allclose(again, right, rtol=0.02, atol=0.01)
 
 
-def test_a_small_step_has_the_kl_that_the_quadratic_model_says() -> None:
+def test_a_small_step_has_the_kl_of_the_quadratic_model() -> None:
     network = ACTORS["gaussian"]
     vector, samples = _vector(network), _samples(network, 200)
     settings = TrustRegionSettings(delta_max=1.0, cg_damping=1e-3, cg_residual=1e-6, cg_iterations=300)

@@ -72,7 +72,7 @@ def test_two_constraints_are_both_kept() -> None:
 
 
 @pytest.mark.parametrize("evaluate_last", [True, False])
-def test_one_by_one_is_the_same_as_solved_whole(evaluate_last: bool) -> None:
+def test_solving_one_by_one_equals_solving_all_at_once(evaluate_last: bool) -> None:
     whole = _solve(seed=3, evaluate_last=evaluate_last)
     settings = SETTINGS.model_copy(update={"evaluate_last": evaluate_last})
     batch, problem = PointBatch(5), Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
@@ -209,7 +209,7 @@ def test_a_value_that_is_not_finite_names_task_iteration_and_tensor() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused_with_what_would_be_right() -> None:
-    with pytest.raises(pydantic.ValidationError, match="200 is no multiple of num_copies 7"):
+    with pytest.raises(pydantic.ValidationError, match="200 is not a multiple of num_copies 7"):
         NeuralSettings(steps_per_iteration=200, num_copies=7)
     with pytest.raises(TaskError, match=r"10 steps per copy do not hold an episode of 20; set num_copies to at most 5"):
         _solve(steps_per_iteration=100, num_copies=10)

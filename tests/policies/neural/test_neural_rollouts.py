@@ -42,7 +42,7 @@ def test_transitions_follow_the_environment(discrete: bool) -> None:
     np.testing.assert_allclose(data.final_observations[:, 0], place[tuple(data.final_steps.T)], atol=1e-6)
 
 
-def test_terminated_and_truncated_are_told_apart() -> None:
+def test_terminated_and_truncated_are_distinguished() -> None:
     policy = _policy()
     policy.actor.network.part(policy.actor.vector, "bias_1")[:] = 5.0
     data = NeuralRollouts(PointBatch(2, horizon=20), 40, 0, "point").collect(policy, 0)

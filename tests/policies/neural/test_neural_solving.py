@@ -103,7 +103,9 @@ def test_statistics_are_those_of_every_observation(watched: WatchedFamily, size:
 
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize(("wanted", "copies"), [(1, 1), (300, 3), (10**6, 5)])
-def test_a_sample_is_whole_paths_of_some_copies_under_every_iterate(wanted: int, copies: int, discrete: bool) -> None:
+def test_a_sample_is_complete_paths_of_some_copies_under_every_iterate(
+    wanted: int, copies: int, discrete: bool
+) -> None:
     _, data = solved(collect=True, discrete=discrete, dataset_transitions=wanted)
     assert data is not None
     rows = data.sample
@@ -200,25 +202,25 @@ def test_a_safety_margin_moves_the_output() -> None:
     assert (none.output, none.feasible) == (int(np.argmin(values[:, 1])), False)
 
 
-def test_a_table_is_no_start_of_a_network_and_the_other_way_round() -> None:
+def test_a_table_is_not_a_start_for_a_network_nor_the_reverse() -> None:
     table = Start(np.full((2, 3), 1.0 / 3.0), np.ones(2))
     with pytest.raises(TaskError, match="task point/train/0: neural_crpo needs a neural start, got a table"):
         solve_task(FAMILY, task_of(FAMILY), table, SETTINGS, collect=True)
     with pytest.raises(TaskError, match=r"task point/train/0: crpo needs a table of probabilities .* neural policy"):
         solve_task(FAMILY, task_of(FAMILY), start(), WithinTaskSettings(evaluation="sampled"), collect=True)
-    with pytest.raises(TypeError, match="no table of probabilities"):
+    with pytest.raises(TypeError, match="is not a table of probabilities"):
         table_of(start().initialization)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_wrong_number_of_rates_is_told(count: int) -> None:
+def test_a_wrong_number_of_rates_is_reported(count: int) -> None:
     given = dataclasses.replace(start(), learning_rates=np.ones(count))
     message = rf"task point/train/0: {count} learning rates for 1 \+ 1 objectives"
     with pytest.raises(TaskError, match=message):
         solve_task(FAMILY, task_of(FAMILY), given, SETTINGS, collect=False)
 
 
-def test_a_policy_of_another_shape_is_told() -> None:
+def test_a_policy_of_another_shape_is_reported() -> None:
     with pytest.raises(TaskError, match="task point/train/0: the policy has 2 inputs, 3 outputs and 2 critic heads"):
         solve_task(FAMILY, task_of(FAMILY), start(discrete=True), SETTINGS, collect=False)
 

@@ -56,7 +56,7 @@ def test_the_choice_does_not_depend_on_the_units_of_reward_and_cost(scale: float
         np.testing.assert_allclose(found, start_scores(values, limits, np.zeros(2)), rtol=1e-9)
 
 
-def test_a_tolerance_is_no_violation_and_negative_rewards_are_compared_by_their_loss() -> None:
+def test_costs_within_the_tolerance_do_not_violate_and_negative_rewards_are_compared_by_their_loss() -> None:
     values = np.array([[-10.0, 2.4], [-20.0, 1.0]])
     np.testing.assert_allclose(start_scores(values, np.array([2.0]), np.array([0.5])), [0.0, -1.0])
 
@@ -125,7 +125,7 @@ def test_round_robin_takes_turns_by_the_tasks_index_and_costs_nothing() -> None:
         assert turn == (index % 3, 0)
 
 
-def test_one_row_of_rates_stands_for_all_starts() -> None:
+def test_one_row_of_rates_represents_all_starts() -> None:
     left = good_and_bad()[1]
     both = Candidates((Start(left, np.array([1.0, 4.0])), Start(left, np.array([3.0, 2.0]))))
     np.testing.assert_array_equal(both.learning_rates, [2.0, 3.0])

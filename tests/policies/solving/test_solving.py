@@ -125,7 +125,7 @@ def test_without_a_model_only_estimates_are_known() -> None:
 @pytest.mark.parametrize(
     ("evaluation", "collect"), [("exact", True), ("sampled", True), ("sampled", False), ("exact", False)]
 )
-def test_a_start_of_another_shape_is_told(evaluation: str, collect: bool) -> None:
+def test_a_start_of_another_shape_is_reported(evaluation: str, collect: bool) -> None:
     start = Start(np.full((4, 3), 1.0 / 3.0), START.learning_rates)
     with pytest.raises(TaskError, match=r"courier/train/1: .* 6 states and 3 actions.*\(4, 3\)"):
         solve_task(COURIER, TASK, start, _settings(evaluation=evaluation), collect=collect)

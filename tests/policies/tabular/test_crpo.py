@@ -22,7 +22,7 @@ NO_TOLERANCE = np.zeros(3)
 
 @dataclasses.dataclass
 class Script:
-    """An evaluator that says what it is told: ``values`` [M+1, 1+p] and one action-value table per objective."""
+    """An evaluator that returns given values: ``values`` [M+1, 1+p] and one action-value table per objective."""
 
     values: FloatArray
     action_values: FloatArray
@@ -127,7 +127,7 @@ def test_uniform_draws_from_the_iterates_improved_on_the_reward() -> None:
 
 
 @pytest.mark.parametrize("rule", ["best", "last"])
-def test_without_a_feasible_iterate_the_least_violation_is_chosen_and_told(rule: str) -> None:
+def test_without_a_feasible_iterate_the_least_violation_is_chosen_and_reported(rule: str) -> None:
     assert _output(rule, limit=0.1) == (3, False)
 
 

@@ -195,7 +195,7 @@ def test_concatenation_keeps_order_and_counts_episodes_of_each_iteration() -> No
 @pytest.mark.parametrize("num_copies", [1, 4])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_contract_names_task_and_step(fault: str, num_copies: int) -> None:
-    told = {
+    reported = {
         "no_cost": r"no info\['cost'\]; it must hold 2 number\(s\): fuel, damage",
         "one_cost": r"shape \(\); it must hold 2 number\(s\): fuel, damage",
         "three_costs": r"shape \(3,\); it must hold 2 number\(s\): fuel, damage",
@@ -208,7 +208,7 @@ def test_a_broken_contract_names_task_and_step(fault: str, num_copies: int) -> N
     }[fault]
     family = CourierFamily(0, 4, fault=fault, fault_step=2)
     walking = np.tile([1.0, 0.0, 0.0], (NUM_STATES, 1))
-    with pytest.raises(EnvironmentContractError, match=told) as caught:
+    with pytest.raises(EnvironmentContractError, match=reported) as caught:
         _collect(family, walking, 6, num_copies, iteration=7)
     assert str(caught.value).startswith("task courier/train/1, iteration 7, episode 0, step 2:")
     assert isinstance(caught.value, TaskError)
@@ -242,7 +242,7 @@ def test_a_first_observation_out_of_range_is_refused() -> None:
 
 
 @pytest.mark.parametrize("observation", [1.5, None, np.array([1])], ids=["fraction", "none", "array"])
-def test_an_observation_that_is_no_integer_is_refused(observation: object) -> None:
+def test_an_observation_that_is_not_an_integer_is_refused(observation: object) -> None:
     class Vague(CourierFamily):
         def make(self, parameters: Any) -> gymnasium.Env[Any, Any]:
             return gymnasium.wrappers.TransformObservation(super().make(parameters), lambda _: observation, None)
@@ -292,7 +292,7 @@ def _odd_rollouts(odd: str) -> TabularRollouts:
 
 
 @pytest.mark.parametrize(
-    ("odd", "told"),
+    ("odd", "reported"),
     [
         ("step raises", "step 2: step raised RuntimeError: flat tyre"),
         ("step hangs", r"step 2: step: no answer within 0\.2 seconds"),
@@ -303,9 +303,9 @@ def _odd_rollouts(odd: str) -> TabularRollouts:
         ("spaces change", r"step 0: the space was Discrete\(3\) and has become Discrete\(4\); spaces must stay"),
     ],
 )
-def test_an_environment_that_does_not_keep_up_is_told_with_task_and_step(odd: str, told: str) -> None:
+def test_an_environment_that_does_not_keep_up_is_reported_with_task_and_step(odd: str, reported: str) -> None:
     walking = np.tile([1.0, 0.0, 0.0], (NUM_STATES, 1))
-    with pytest.raises(TaskError, match=f"task courier/train/1, iteration 5, episode 0, {told}"):
+    with pytest.raises(TaskError, match=f"task courier/train/1, iteration 5, episode 0, {reported}"):
         _odd_rollouts(odd).collect(walking, 5, 2)
 
 

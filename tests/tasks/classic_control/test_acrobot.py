@@ -74,7 +74,7 @@ def test_links_vary_within_their_range() -> None:
     assert spread > 0.6
 
 
-def test_it_is_a_batch_and_wrong_actions_are_told() -> None:
+def test_it_is_a_batch_and_wrong_actions_are_reported() -> None:
     batch = Acrobot(seed=0).batch(GYMNASIUMS, 2, label="acrobot/train/0")
     assert isinstance(batch, BatchEnvironment)
     with pytest.raises(TaskError, match="copy 0 was never reset"):

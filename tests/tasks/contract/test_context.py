@@ -21,7 +21,7 @@ def _with(task: Task, **parameters: Any) -> Task:
     return dataclasses.replace(task, parameters=parameters)
 
 
-def test_the_context_is_what_the_parameters_say_in_numbers() -> None:
+def test_the_context_is_the_numbers_of_the_parameters() -> None:
     family, tasks = _tasks()
     task = _with(tasks[0], target_speed=1.5, mass=[1.0, 2], name="deep", flag=True)
     expected = {"target_speed": 1.5, "mass[0]": 1.0, "mass[1]": 2.0}
@@ -30,7 +30,7 @@ def test_the_context_is_what_the_parameters_say_in_numbers() -> None:
     assert context_distance(family) == "euclidean"
 
 
-def test_contexts_are_normalised_over_training_tasks_and_say_what_lies_outside() -> None:
+def test_contexts_are_normalised_over_training_tasks_and_name_entries_outside() -> None:
     family, tasks = _tasks()
     space, contexts = context_space(family, tasks, limits=False)
     np.testing.assert_allclose(contexts.mean(axis=0), 0.0, atol=1e-12)

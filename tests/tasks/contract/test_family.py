@@ -79,24 +79,24 @@ def test_the_splits_share_no_task_and_a_third_is_for_tests() -> None:
     assert 0.2 < len(test) / 300 < 0.47
 
 
-def test_too_few_tasks_for_both_splits_are_told() -> None:
-    told = []
+def test_too_few_tasks_for_both_splits_are_reported() -> None:
+    reported = []
     for seed in range(12):
         for split in ("train", "test"):
             try:
                 Coins(seed=seed).parameters(split, 0, 0)  # type: ignore[arg-type]
             except TaskError as error:
-                told.append(str(error))
-    assert told
-    assert all("draws none belongs to the" in message and message.startswith("Coins/") for message in told)
+                reported.append(str(error))
+    assert reported
+    assert all("draws none belongs to the" in message and message.startswith("Coins/") for message in reported)
 
 
-def test_parameters_that_are_not_plain_are_told() -> None:
+def test_parameters_that_are_not_plain_are_reported() -> None:
     with pytest.raises(TaskError, match=r"Gadgets/train/2: parameter gadget must be plain \(text, numbers, lists\)"):
         Gadgets(seed=0).parameters("train", 2, 0)
 
 
-def test_what_is_missing_is_told() -> None:
+def test_missing_parts_are_reported() -> None:
     class NoDraw(Family):
         cost_names = ("fuel",)
         cost_limits: tuple[float, ...] = (1.0,)

@@ -32,7 +32,7 @@ def test_a_built_in_family_is_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_family_keeps_the_contract(name: str) -> None:
+def test_every_built_in_family_satisfies_the_contract(name: str) -> None:
     family = _make(name)
     assert isinstance(family, TaskFamily)
     drawn = family.parameters("train", 0, 0)
@@ -72,7 +72,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("no_such_module:Family", "module 'no_such_module' does not import: ModuleNotFoundError"),
         (f"{USER}:Missing", "module 'tests.support.user_families' has no class 'Missing'"),
@@ -81,13 +81,13 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
         (f"{USER}:NOT_A_CLASS", "NOT_A_CLASS"),
     ],
 )
-def test_a_family_that_cannot_be_made_says_why(name: str, told: str) -> None:
+def test_a_family_that_cannot_be_made_reports_why(name: str, reported: str) -> None:
     error = _error(name)
     assert error.field == "name"
-    assert told in error.message
+    assert reported in error.message
 
 
-def test_a_module_that_fails_while_importing_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_fails_while_importing_reports_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "family_that_fails.py").write_text("raise OSError('no disk')\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert "does not import: OSError: no disk" in _error("family_that_fails:Family").message
@@ -103,7 +103,7 @@ def test_an_unknown_parameter_lists_the_allowed_ones(name: str, allowed: str) ->
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value", "told"),
+    ("parameter", "value", "reported"),
     [
         ("map_size", 2, "greater than or equal to 4 (given: 2)"),
         ("drift", 0, "greater than or equal to 1 (given: 0)"),
@@ -112,13 +112,13 @@ def test_an_unknown_parameter_lists_the_allowed_ones(name: str, allowed: str) ->
         ("similarity", "medium", "'high' or 'low' (given: 'medium')"),
     ],
 )
-def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: object, told: str) -> None:
+def test_a_bad_value_names_its_field_and_what_is_allowed(parameter: str, value: object, reported: str) -> None:
     error = _error("frozen_lake", **{parameter: value})
     assert error.field == parameter
-    assert told in error.message
+    assert reported in error.message
 
 
-def test_values_that_do_not_fit_together_are_told() -> None:
+def test_values_that_do_not_fit_together_are_reported() -> None:
     error = _error("frozen_lake", map_size=4, sequence="clustered")
     assert "16 tiles cannot change on a map with 14 tiles" in error.message
 
@@ -163,7 +163,7 @@ def test_files_of_one_name_in_two_folders_are_two_modules(own_file: Path, tmp_pa
     assert tolls == [0.25, 0.5]
 
 
-def test_a_file_that_is_not_there_or_does_not_import_is_told(own_file: Path) -> None:
+def test_a_file_that_is_missing_or_does_not_import_is_reported(own_file: Path) -> None:
     assert "there is no file 'none.py' in " in _error("none.py:Mine").message
     assert "has no class 'Theirs'; its classes: Mine" in _error(f"{own_file}:Theirs").message
     own_file.with_name("torn.py").write_text("import no_such_thing\n")

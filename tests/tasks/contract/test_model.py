@@ -37,7 +37,7 @@ def test_costs_of_another_shape_are_refused(costs: Any) -> None:
 @pytest.mark.parametrize(
     "initial", [[0.5, 0.4], [1.0], [0.5, 0.5, 0.0], [float("nan"), 1.0], [2.0, -1.0]], ids=lambda value: str(value)
 )
-def test_an_initial_that_is_no_distribution_is_refused(initial: list[float]) -> None:
+def test_an_initial_vector_that_is_not_a_distribution_is_refused(initial: list[float]) -> None:
     with pytest.raises(ModelError, match="initial must be a distribution over 2 states"):
         _changed(initial=initial)
 

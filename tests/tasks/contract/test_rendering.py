@@ -52,10 +52,10 @@ def test_where_none_works_the_packages_to_install_are_named(monkeypatch: pytest.
     family, task = drawn("hopper")
     with pytest.raises(NoGraphicsError) as caught:
         renderable(family, task)
-    told = str(caught.value)
-    assert "none of egl, osmesa works" in told
-    assert "libegl1 and libgl1-mesa-dri for MUJOCO_GL=egl; libosmesa6 for MUJOCO_GL=osmesa" in told
-    assert told.endswith("Training needs no pictures and is not affected.")
+    reported = str(caught.value)
+    assert "none of egl, osmesa works" in reported
+    assert "libegl1 and libgl1-mesa-dri for MUJOCO_GL=egl; libosmesa6 for MUJOCO_GL=osmesa" in reported
+    assert reported.endswith("Training needs no pictures and is not affected.")
     assert "MUJOCO_GL" not in os.environ
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(NoGraphicsError, match=r"MUJOCO_GL=osmesa is set and does not work.*or unset MUJOCO_GL"):
@@ -150,7 +150,7 @@ def test_a_make_without_render_mode_will_do() -> None:
     assert picture(env, "").shape == (4, 6, 3)
 
 
-def test_an_environment_that_cannot_be_rendered_is_told() -> None:
+def test_an_environment_that_cannot_be_rendered_is_reported() -> None:
     with pytest.raises(
         TaskError, match=r"squares/test/4: its environment _Blind cannot be rendered.*'human'.*rgb_array"
     ):
@@ -158,17 +158,19 @@ def test_an_environment_that_cannot_be_rendered_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "reported"),
     [
         (None, "got NoneType"),
         (np.zeros((4, 6)), r"got float64 of shape \[4, 6\]"),
         (np.zeros((4, 6, 4), np.uint8), r"got uint8 of shape \[4, 6, 4\]"),
     ],
 )
-def test_what_is_no_picture_is_told(image: Any, told: str) -> None:
+def test_a_render_result_that_is_not_a_picture_is_reported(image: Any, reported: str) -> None:
     env = _Square()
     env.render_mode, env.image = "rgb_array", image
-    with pytest.raises(TaskError, match=rf"squares/test/4, step 2: render must give .*\[height, width, 3\], {told}"):
+    with pytest.raises(
+        TaskError, match=rf"squares/test/4, step 2: render must give .*\[height, width, 3\], {reported}"
+    ):
         picture(env, "squares/test/4, step 2")
     env.render_mode = None
     with pytest.raises(TaskError, match="squares/test/4, step 2: render raised ValueError: render_mode is None"):

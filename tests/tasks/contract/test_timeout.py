@@ -13,19 +13,19 @@ from tasks.contract.timeout import time_limit
 
 def in_a_thread(work: Callable[[], None]) -> list[str]:
     """What ``work`` said with a TaskError in a thread of its own."""
-    told: list[str] = []
+    reported: list[str] = []
 
     def run() -> None:
         try:
             work()
         except TaskError as error:
-            told.append(str(error))
+            reported.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(10.0)
     assert not thread.is_alive()
-    return told
+    return reported
 
 
 def here(work: Callable[[], None]) -> list[str]:
@@ -41,7 +41,7 @@ EITHER = pytest.mark.parametrize("run", [here, in_a_thread])
 
 
 @EITHER
-def test_what_takes_too_long_is_told_even_where_exceptions_are_swallowed(run: Callable[..., list[str]]) -> None:
+def test_a_timeout_is_reported_even_where_exceptions_are_swallowed(run: Callable[..., list[str]]) -> None:
     def stubborn() -> None:
         with time_limit(0.1, lambda: "walk/train/0, step 3"):
             while True:
@@ -74,7 +74,7 @@ def test_the_clock_can_be_started_anew(run: Callable[..., list[str]]) -> None:
 
 
 @EITHER
-def test_nothing_goes_off_afterwards(run: Callable[..., list[str]]) -> None:
+def test_no_alarm_fires_afterwards(run: Callable[..., list[str]]) -> None:
     def quick() -> None:
         for _ in range(20):
             with time_limit(0.02, lambda: "walk"):

@@ -75,7 +75,7 @@ def _walk(family: FrozenLake, desc: list[str], actions: list[int]) -> list[tuple
     return [(int(state), float(gain), info["cost"], ended) for state, gain, ended, _, info in steps]
 
 
-def test_thin_ice_costs_on_entering_only_and_the_episode_goes_on() -> None:
+def test_thin_ice_costs_on_entering_only_and_the_episode_continues() -> None:
     family = FrozenLake(seed=0, map_size=4, success_rate=1.0)
     desc = ["SHHF", "FFFF", "FFFF", "FFFG"]
     steps = _walk(family, desc, [RIGHT, UP, RIGHT, LEFT, LEFT, UP])
@@ -239,7 +239,7 @@ def test_every_task_of_a_long_sequence_can_be_drawn(sequence: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reported"),
     [
         ({"similarity": 0}, "similarity.*at least 1"),
         ({"similarity": -3}, "similarity.*at least 1"),
@@ -261,8 +261,8 @@ def test_every_task_of_a_long_sequence_can_be_drawn(sequence: Any) -> None:
         ({"slippery": True}, "slippery"),
     ],
 )
-def test_bad_settings_are_named(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=f"(?s){told}"):
+def test_bad_settings_are_named(settings: dict[str, Any], reported: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=f"(?s){reported}"):
         FrozenLake(seed=0, **settings)
 
 

@@ -150,7 +150,7 @@ def test_bad_fields_are_refused(wrong: dict[str, Any]) -> None:
         Locomotion(**({"robot": "ant", "seed": 0} | wrong))
 
 
-def test_a_missing_graphics_library_is_told() -> None:
+def test_a_missing_graphics_library_is_reported() -> None:
     code = "from tasks.contract.family_registry import family_class; family_class('hopper')"
     run = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "slate"}, capture_output=True, text=True

@@ -143,7 +143,7 @@ def test_an_instability_names_task_step_and_state() -> None:
     batch.step(np.zeros((2, 6)))
 
 
-def test_actions_that_are_not_numbers_or_of_another_shape_are_told() -> None:
+def test_actions_that_are_not_numbers_or_of_another_shape_are_reported() -> None:
     batch = _batch("hopper", 2)
     with pytest.raises(TaskError, match="copy 0 was never reset"):
         batch.step(np.zeros((2, 3)))

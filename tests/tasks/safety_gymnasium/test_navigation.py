@@ -143,7 +143,7 @@ def test_robots_of_one_size_share_a_family() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "reported"),
     [
         ({"robot": ["point", "car"]}, "equal numbers of sensors and actions, got point 12 and 2, car 24 and 2"),
         ({"robot": []}, "equal numbers of sensors and actions, got none"),
@@ -154,8 +154,8 @@ def test_robots_of_one_size_share_a_family() -> None:
         ({"speed": 1}, "has no such parameter"),
     ],
 )
-def test_bad_fields_are_refused(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(FamilyError, match=told):
+def test_bad_fields_are_refused(wrong: dict[str, Any], reported: str) -> None:
+    with pytest.raises(FamilyError, match=reported):
         _family(**wrong)
     with pytest.raises(pydantic.ValidationError):
         SafetyGymnasium(seed=0, **wrong)

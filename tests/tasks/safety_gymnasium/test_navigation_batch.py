@@ -227,7 +227,7 @@ def test_layouts_are_the_packages_draws_for_crowded_fields_too() -> None:
         assert generator.uniform() == rng.uniform(), "the generator goes on from the same place"
 
 
-def test_the_lidar_reads_one_object_as_its_definition_says() -> None:
+def test_the_lidar_reads_one_object_as_defined() -> None:
     lidar = Lidar((1,), 1, 16, 3.0)
     angle, distance = 2.0 * np.pi * 3.25 / 16, 1.2
     place = np.array([[[1.0 + distance * np.cos(angle), 2.0 + distance * np.sin(angle)]]])

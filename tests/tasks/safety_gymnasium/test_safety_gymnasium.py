@@ -153,13 +153,13 @@ def test_only_the_adapter_imports_the_package_and_only_when_asked() -> None:
         assert not imported or path.name in ("adapter.py", "family_registry.py"), path
 
 
-def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TaskError, match=r"not installed; pip install --no-deps safety-gymnasium==1\.0\.0"):
         adapter._load_package.__wrapped__()
 
 
-def test_what_a_task_does_not_have_is_told() -> None:
+def test_changing_something_a_task_lacks_is_reported() -> None:
     with pytest.raises(TaskError, match=r"SafetyPointRun0-v0: has no hazards to change"):
         make_builder(NavigationSpec("point", "run", 0, Changes(hazards=3)))
     with pytest.raises(TaskError, match=r"SafetyPointRun2-v0: Safety-Gymnasium has no such task .*RunLevel2"):
@@ -168,7 +168,7 @@ def test_what_a_task_does_not_have_is_told() -> None:
         velocity_env("Snake")
 
 
-def test_actions_are_clipped_and_instabilities_told() -> None:
+def test_actions_are_clipped_and_instabilities_reported() -> None:
     env = NavigationEnv(NavigationSpec("racecar", "run", 0), costs=("sum",), horizon=50)
     env.reset(seed=0)
     env.step(np.array([50.0, -3.0]))
@@ -180,7 +180,7 @@ def test_actions_are_clipped_and_instabilities_told() -> None:
         env.step(np.zeros(2))
 
 
-def test_the_blueprint_holds_what_the_package_says() -> None:
+def test_the_blueprint_equals_the_package() -> None:
     blueprint = read_blueprint(NavigationSpec("car", "button", 1, Changes(hazards=6, hazard_size=0.3)))
     assert blueprint.lidars == ("buttons", "goal", "hazards", "gremlins")
     hazards, gremlins = blueprint.group("hazards"), blueprint.group("gremlins")

@@ -74,7 +74,7 @@ def test_fast_and_general_path_give_the_same_bits(name: str) -> None:
     assert cost > 0.0
 
 
-def test_what_differs_from_the_v5_robots_is_what_the_page_says() -> None:
+def test_differences_from_the_v5_robots_are_those_on_the_page() -> None:
     """Same starts and speeds for all but Walker2d; same rewards where there are neither falls nor contact costs."""
     for name in ("half_cheetah", "hopper", "swimmer", "ant", "humanoid"):
         limit = {"speed_limit": ROBOTS[name].speed_limit}

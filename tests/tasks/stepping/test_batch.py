@@ -84,7 +84,7 @@ def test_discrete_actions_start_where_the_space_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reported"),
     [
         (("raise", RuntimeError("stuck")), "step raised RuntimeError: stuck"),
         (("cost", None), r'step reports no info\["cost"\]; it must hold 2 number\(s\)'),
@@ -103,17 +103,17 @@ def test_discrete_actions_start_where_the_space_does() -> None:
         (("result", (np.zeros((1, 2)), 0.0, {}, False, False)), r"terminated \{\}, truncated False, info False"),
     ],
 )
-def test_a_fault_names_task_step_and_copy(fault: Any, told: str) -> None:
+def test_a_fault_names_task_step_and_copy(fault: Any, reported: str) -> None:
     envs = iter([Walk(), Walk(fault)])
     batch = GymnasiumBatch(lambda: next(envs), 2, 2, 50, "walk/train/4")
     batch.reset(np.arange(2), np.arange(2))
     for _ in range(2):
         batch.step(np.zeros((2, 1)))
-    with pytest.raises(TaskError, match=f"walk/train/4, step 3, copy 1: .*{told}"):
+    with pytest.raises(TaskError, match=f"walk/train/4, step 3, copy 1: .*{reported}"):
         batch.step(np.zeros((2, 1)))
 
 
-def test_spaces_it_cannot_step_are_told() -> None:
+def test_spaces_it_cannot_step_are_reported() -> None:
     def taxi() -> gymnasium.Env[Any, Any]:
         return gymnasium.make("Taxi-v3")
 
@@ -128,7 +128,7 @@ def test_it_wants_a_reset_first() -> None:
         batch.step(np.zeros((2, 1)))
 
 
-def test_a_step_that_hangs_is_told() -> None:
+def test_a_step_that_hangs_is_reported() -> None:
     batch = GymnasiumBatch(lambda: Walk(("hang", 30.0)), 2, 2, 50, "walk/train/4", seconds=0.2)
     batch.reset(np.arange(2), np.arange(2))
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_a_step_that_hangs_is_told() -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
+def test_a_step_that_hangs_is_reported_in_another_thread_too() -> None:
     class Stuck(Walk):
         def step(self, action: Any) -> Any:
             result = super().step(action)
@@ -148,7 +148,7 @@ def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
             return result
 
     batch = GymnasiumBatch(Stuck, 2, 2, 50, "walk/train/4", seconds=0.2)
-    told: list[str] = []
+    reported: list[str] = []
 
     def run() -> None:
         batch.reset(np.arange(2), np.arange(2))
@@ -156,15 +156,15 @@ def test_a_step_that_hangs_is_told_in_another_thread_too() -> None:
             for _ in range(3):
                 batch.step(np.zeros((2, 1)))
         except TaskError as error:
-            told.append(str(error))
+            reported.append(str(error))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(5.0)
-    assert told == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
+    assert reported == ["walk/train/4, step 3, copy 0: step: no answer within 0.2 seconds"]
 
 
-def test_a_reset_that_hangs_or_raises_is_told() -> None:
+def test_a_reset_that_hangs_or_raises_is_reported() -> None:
     class Stuck(Walk):
         def reset(self, **arguments: Any) -> Any:
             time.sleep(30.0)
@@ -225,7 +225,7 @@ def test_one_cost_may_be_a_plain_number(cost: Any) -> None:
     assert batch.costs.tolist() == [[float(np.ravel(cost)[0])]]
 
 
-def test_spaces_that_change_are_told() -> None:
+def test_spaces_that_change_are_reported() -> None:
     class Growing(Walk):
         def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
             self.observation_space = gymnasium.spaces.Box(-60.0, 50.0, (1, 2), np.float64)
@@ -236,7 +236,7 @@ def test_spaces_that_change_are_told() -> None:
         batch.reset(np.arange(1), np.arange(1))
 
 
-def test_an_instability_of_an_environment_on_mujoco_is_told() -> None:
+def test_an_instability_of_an_environment_on_mujoco_is_reported() -> None:
     class Costly(gymnasium.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
             observation, reward, terminated, truncated, info = self.env.step(action)
