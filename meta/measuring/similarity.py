@@ -10,6 +10,8 @@ import numpy as np
 from scipy.special import entr, xlogy
 
 from policies.exact.solver import OptimalPolicy
+from policies.tabular.kernel_table import kernel
+from tasks.contract.context import Distance
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -18,20 +20,38 @@ class Similarity:
     """How alike the tasks of a sequence are. ``comparator`` [S, A] minimises the first.
 
     ``task_similarity``: D*^2. ``task_relatedness``: V_psi^2 with one comparator per segment; ``path_length``: sum over
-    segment borders of the occupancy-weighted L1 distance of the comparators.
+    segment borders of the occupancy-weighted L1 distance of the comparators. ``conditional_similarity``: D*^2_Phi,
+    where the comparator may depend on the context; None without contexts.
     """
 
     task_similarity: float
     comparator: FloatArray
     task_relatedness: float
     path_length: float
+    conditional_similarity: float | None = None
 
 
-def similarity(references: Iterable[OptimalPolicy], num_segments: int, num_tasks: int) -> Similarity:
-    """D*^2 and V_psi^2 of a sequence of ``num_tasks`` optimal policies; one pass, memory of ``num_segments`` policies.
+@dataclass(frozen=True, slots=True)
+class ContextMaps:
+    """The class Phi of comparators: kernel averages of all tasks over the ``contexts`` [T, k].
 
-    min_phi (1/T) sum_t E_{nu*_t}[KL(pi*_t || phi)] is reached by the nu*-weighted average policy.
+    There is one map for each of the ``bandwidths`` [H]; an infinite one is the constant comparator.
     """
+
+    contexts: FloatArray
+    bandwidths: FloatArray
+    distance: Distance
+
+
+def similarity(
+    references: Iterable[OptimalPolicy], num_segments: int, num_tasks: int, maps: ContextMaps | None = None
+) -> Similarity:
+    """D*^2 and V_psi^2 of a sequence of ``num_tasks`` optimal policies, and with ``maps`` D*^2_Phi.
+
+    min_phi (1/T) sum_t E_{nu*_t}[KL(pi*_t || phi)] is reached by the nu*-weighted average policy. One pass; memory of
+    ``num_segments`` policies, with ``maps`` of all.
+    """
+    kept: list[FloatArray] = []
     sums: list[FloatArray] = []
     negative_entropy, count = 0.0, 0
     for index, reference in enumerate(references):
@@ -40,6 +60,8 @@ def similarity(references: Iterable[OptimalPolicy], num_segments: int, num_tasks
         if segment == len(sums):
             sums.append(np.zeros_like(weighted))
         sums[segment] += weighted
+        if maps is not None:
+            kept.append(weighted)
         negative_entropy -= float(reference.occupancy @ entr(reference.policy).sum(axis=1))
         count += 1
     total = np.sum(sums, axis=0)
@@ -53,7 +75,24 @@ def similarity(references: Iterable[OptimalPolicy], num_segments: int, num_tasks
         comparator=overall,
         task_relatedness=(negative_entropy - cross) / count,
         path_length=path,
+        conditional_similarity=None if maps is None else conditional_similarity(np.array(kept), maps),
     )
+
+
+def conditional_similarity(weighted: FloatArray, maps: ContextMaps) -> float:
+    """D*^2_Phi = min_h (1/T) sum_t E_{nu*_t}[KL(pi*_t || phi_h(.; c_t))] for ``weighted`` [T, S, A] nu*_t pi*_t.
+
+    phi_h is the kernel average of all tasks (conditional meta-learning: Denevi, Pontil, Ciliberto 2020, arXiv
+    2008.10857). With an infinite bandwidth among the maps it is at most D*^2.
+    """
+    occupancies = weighted.sum(axis=2)
+    negative_entropy = float(xlogy(weighted, weighted).sum() - xlogy(occupancies, occupancies).sum())
+    cross = np.zeros(maps.bandwidths.size)
+    for context, own in zip(maps.contexts, weighted, strict=True):
+        kernels = kernel(maps.contexts, context, maps.bandwidths, maps.distance)
+        for h, sums in enumerate(np.tensordot(kernels, weighted, axes=1)):
+            cross[h] += float(xlogy(own, _average_policy(sums)).sum())
+    return float((negative_entropy - cross).min() / len(weighted))
 
 
 def _average_policy(weighted: FloatArray) -> FloatArray:

@@ -139,6 +139,7 @@ def _similarity(similar: Similarity | None) -> SimilaritySummary | None:
         task_similarity=similar.task_similarity,
         task_relatedness=similar.task_relatedness,
         path_length=similar.path_length,
+        conditional_similarity=similar.conditional_similarity,
     )
 
 

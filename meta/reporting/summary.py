@@ -124,6 +124,8 @@ class SimilaritySummary(_Part):
     """V_psi^2."""
     path_length: float
     """Path length of the comparators."""
+    conditional_similarity: float | None = None
+    """D*^2_Phi, where the comparator may depend on the context; null without contexts."""
 
 
 class RunFacts(_Part):

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from meta.learning.kinds import LEARNERS, learning_of
 from meta.learning.online import State, first_state
 from meta.learning.settings import MetaSettings
-from meta.measuring.similarity import Similarity, similarity
+from meta.measuring.similarity import ContextMaps, Similarity, similarity
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.pool import Pool
@@ -124,9 +126,18 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:
-    """D*^2 and V_psi^2 of the training tasks; None without an exact model."""
+    """D*^2, V_psi^2 and with contexts D*^2_Phi of the training tasks; None without an exact model."""
     if experiment.family.make().model(drawn.train[0].parameters) is None:
         return None
     solutions = (solution for solution in pool.references(drawn.train) if solution is not None)
     segments = min(experiment.evaluation.num_segments, len(drawn.train))
-    return similarity(solutions, segments, len(drawn.train))
+    return similarity(solutions, segments, len(drawn.train), _context_maps(experiment, drawn))
+
+
+def _context_maps(experiment: Experiment, drawn: Drawn) -> ContextMaps | None:
+    """The maps from contexts to tables that ``meta.contexts`` learns among; None without contexts."""
+    contexts = drawn.family.contexts
+    if contexts is None:
+        return None
+    known, bandwidths = contexts.known[: len(drawn.train)], np.array(experiment.meta.contexts.bandwidths)
+    return ContextMaps(known, bandwidths, contexts.space.distance)

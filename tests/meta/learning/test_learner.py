@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from meta.estimators.closed_form import estimate
 from meta.learning.bounds import initialization_loss, worst_case_curvature
-from meta.learning.settings import InitializationSettings, LearningRateSettings, MetaSettings
-from meta.learning.tabular import Contribution, MetaState, initial_state, update
+from meta.learning.settings import ContextSettings, InitializationSettings, LearningRateSettings, MetaSettings
+from meta.learning.tabular import Contribution, MetaState, initial_state, no_memory, update
 from meta.learning.tabular_contribution import contribution
 from meta.learning.updates import project_to_shrunk_simplex
 from meta.offline.diagnostics import Diagnostics
@@ -24,7 +25,7 @@ from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, occupancy
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
-from policies.tabular.kernel_table import leader, shrink
+from policies.tabular.kernel_table import KernelTable, leader, shrink
 from policies.tabular.solving import TaskDataset
 from policies.tabular.transitions import Transitions
 from tasks.contract.family_registry import FamilySpec
@@ -112,7 +113,9 @@ def _arrays(item: MetaState | Contribution) -> list[np.ndarray]:
     return [value for value in values if isinstance(value, np.ndarray)]
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(MetaState) if field.name != "experts"])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(MetaState) if field.name not in ("experts", "memory")]
+)
 def test_the_digest_sees_every_bit_of_the_state(name: str) -> None:
     state = after(settings(), contributions(0, 3))
     value = getattr(state, name)
@@ -499,3 +502,83 @@ def test_the_step_of_a_task_falls_with_its_poorest_diagnostic(
     found = dataclasses.replace(SOUND, **changes)
     assert found.trust(dice) == pytest.approx(weight)
     assert found.failures(dice) == failures
+
+
+def with_contexts(batch: list[Contribution], contexts: list[float]) -> list[Contribution]:
+    return [dataclasses.replace(item, context=np.array([c])) for item, c in zip(batch, contexts, strict=True)]
+
+
+def conditional(bandwidths: tuple[float, ...], **changes: Any) -> MetaSettings:
+    contexts = ContextSettings(bandwidths=bandwidths, **changes)
+    return settings().model_copy(update={"context": "given", "contexts": contexts})
+
+
+def remembering(chosen: MetaSettings) -> MetaState:
+    return dataclasses.replace(fresh(chosen), memory=no_memory(chosen, (STATES, ACTIONS), 1, "euclidean"))
+
+
+def table_at(state: MetaState, context: float) -> np.ndarray:
+    assert isinstance(state.start.initialization, KernelTable)
+    return state.start.initialization.at(np.array([context]))
+
+
+def test_with_an_infinite_bandwidth_alone_every_start_is_the_plain_one() -> None:
+    chosen = conditional((math.inf,))
+    state, plain = remembering(chosen), fresh(settings())
+    for first in (0, 3, 6):
+        batch = with_contexts(contributions(0, 3, first), [0.1, -2.0, 0.7])
+        state, plain = update(state, batch, chosen, ITERATIONS), update(plain, batch, settings(), ITERATIONS)
+    for context in (0.0, 5.0):
+        np.testing.assert_allclose(table_at(state, context), plain.initialization, rtol=1e-12)
+    np.testing.assert_array_equal(state.initialization, plain.initialization)
+    np.testing.assert_array_equal(state.learning_rates, plain.learning_rates)
+
+
+def test_bandwidths_share_by_their_losses_before_the_round() -> None:
+    chosen = conditional((0.3, math.inf), bandwidth_rate=2.0)
+    first = with_contexts(contributions(0, 3), [0.0, 1.0, 2.0])
+    second = with_contexts(contributions(0, 2, first=3, weight=0.5), [0.1, 1.9])
+    before = update(remembering(chosen), first, chosen, ITERATIONS)
+    assert before.memory is not None
+    np.testing.assert_allclose(before.memory.shares, 0.5)  # before the first round all bandwidths are uniform
+    losses = np.zeros(2)
+    for item in second:
+        assert item.context is not None
+        tables = before.memory.tables(item.context)
+        losses += [0.5 * initialization_loss(item.occupancy, item.policy, table) for table in tables]
+    after_both = update(before, second, chosen, ITERATIONS)
+    assert after_both.memory is not None
+    raised = np.exp(-2.0 * losses)
+    np.testing.assert_allclose(after_both.memory.shares, raised / raised.sum(), rtol=1e-12)
+    assert after_both.memory.contexts[:, 0].tolist() == [0.0, 1.0, 2.0, 0.1, 1.9]
+
+
+def test_the_mixture_of_bandwidths_keeps_its_regret() -> None:
+    """log(H) / lambda + lambda T F^2 / 8 to the best bandwidth, with F the largest loss of a task."""
+    chosen = conditional((0.01, 0.3, math.inf))
+    state, rng = remembering(chosen), np.random.default_rng(1)
+    right = {value: random_rows(rng, STATES, ACTIONS) ** 4 for value in (0.0, 1.0)}
+    mixed, each, largest = 0.0, np.zeros(3), 0.0
+    for index in range(60):
+        value = float(index % 2)
+        policy = right[value] / right[value].sum(axis=1, keepdims=True)
+        (item,) = with_contexts(contributions(2, 1, first=index), [value])
+        item = dataclasses.replace(item, policy=policy)
+        assert state.memory is not None
+        losses = [initialization_loss(item.occupancy, policy, t) for t in state.memory.tables(np.array([value]))]
+        largest, each = max(largest, *losses), each + losses
+        mixed += initialization_loss(item.occupancy, policy, table_at(state, value))
+        state = update(state, [item], chosen, ITERATIONS)
+    assert mixed <= each.min() + math.log(3.0) + 60 * largest**2 / 8.0
+    assert each.argmin() != 2
+    assert state.memory is not None
+    assert state.memory.shares[2] < 0.05
+
+
+def test_a_task_without_context_is_an_error_and_a_memory_survives_its_arrays() -> None:
+    chosen = conditional((0.5, math.inf))
+    state = update(remembering(chosen), with_contexts(contributions(0, 2), [0.0, 1.0]), chosen, ITERATIONS)
+    again = MetaState.from_arrays(state.to_arrays())
+    assert again.sha256() == state.sha256() != dataclasses.replace(state, memory=None).sha256()
+    with pytest.raises(ValueError, match="task 2: brings no context"):
+        update(state, contributions(0, 1, first=2), chosen, ITERATIONS)

@@ -13,7 +13,7 @@ from meta.learning.settings import MetaSettings
 from meta.learning.tabular_contribution import contribution
 from meta.measuring.intervals import Interval, failure_signature, interval, ratio_interval
 from meta.measuring.measures import gap_bound, inexactness, measure
-from meta.measuring.similarity import similarity
+from meta.measuring.similarity import ContextMaps, similarity
 from meta.offline.dice_settings import DICESettings
 from policies.common.branches import REWARD_BRANCH
 from policies.common.results import Start, TaskResult
@@ -89,6 +89,38 @@ def test_task_relatedness_is_the_mean_over_segments_of_their_own_similarity() ->
     parts = [similarity(references[begin : begin + 3], 1, 3).task_similarity for begin in (0, 3, 6)]
     assert whole.task_relatedness == pytest.approx(np.mean(parts), abs=1e-12)
     assert whole.task_relatedness <= whole.task_similarity
+
+
+def _maps(contexts: list[float], bandwidths: list[float]) -> ContextMaps:
+    return ContextMaps(np.array(contexts)[:, None], np.array(bandwidths), "differing")
+
+
+def test_a_constant_comparator_is_one_of_the_maps_from_contexts() -> None:
+    references, contexts = _references(5, 6), [0.0, 1.0, 0.0, 2.0, 1.0, 2.0]
+    constant = similarity(references, 1, 6, _maps(contexts, [math.inf]))
+    assert constant.conditional_similarity == pytest.approx(constant.task_similarity, rel=1e-12)
+    wider = similarity(references, 1, 6, _maps(contexts, [0.5, math.inf]))
+    widest = similarity(references, 1, 6, _maps(contexts, [0.01, 0.5, math.inf]))
+    assert wider.conditional_similarity is not None
+    assert widest.conditional_similarity is not None
+    assert widest.conditional_similarity <= wider.conditional_similarity <= constant.task_similarity
+    assert similarity(references, 1, 6).conditional_similarity is None
+
+
+def test_what_contexts_explain_is_the_distance_between_the_means_of_their_tasks() -> None:
+    """sum_t KL(pi_t || phi_bar) = sum_t KL(pi_t || phi_{c_t}) + sum_t KL(phi_{c_t} || phi_bar), weighted by nu_t."""
+    references, contexts = _references(6, 8), [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.0]
+    found = similarity(references, 1, 8, _maps(contexts, [1e-3]))
+    between = 0.0
+    for value in set(contexts):
+        own = [reference for reference, context in zip(references, contexts, strict=True) if context == value]
+        weighted = np.sum([one.occupancy[:, None] * one.policy for one in own], axis=0)
+        mean = weighted / weighted.sum(axis=1, keepdims=True)
+        for one in own:
+            between += float(one.occupancy @ (mean * np.log(mean / found.comparator)).sum(axis=1))
+    assert found.conditional_similarity is not None
+    assert found.task_similarity == pytest.approx(found.conditional_similarity + between / 8, rel=1e-10)
+    assert between > 0.01
 
 
 def _solved(rates: float, seed: int = 0, margin: float = 0.0) -> tuple[TaskResult, TaskDataset]:
