@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import models_in
 from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
+from meta.training.held_out_tasks import require_held_out_episodes
 
 RawSettings = dict[str, Any]
 """A run file's content before validation."""
@@ -61,6 +62,7 @@ def parse_config(raw: Mapping[str, Any], source: str) -> RunConfig:
         family = config.experiment.family.make()
         config.within_task.tolerances(len(family.cost_names))
         config.meta.learning_rates.initial_rates(len(family.cost_names))
+        require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
     except ValueError as error:
         raise ConfigurationError(f"{source}: {error}") from error
     return config
