@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         "task_index": task.index,
         "round": state.num_rounds,
         "seed": task.seed,
+        "parameters": json.dumps(dict(task.parameters)),
         "gap": measures.gap,
         "score": measures.score,
         "gap_bound": gap_bound(result),

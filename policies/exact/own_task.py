@@ -157,7 +157,7 @@ def _with_limits(family: TaskFamily, task: Task, limits: Sequence[float] | None)
     if found is None:
         raise OwnTaskError(
             "parameters",
-            f"under them the family's limit fraction gives no limits that bind (costs: {', '.join(family.cost_names)}): "
+            f"under them the family's limit fraction gives no limits that bind ({', '.join(family.cost_names)}): "
             "the reward's optimum costs no more than the least, or the limits cannot be kept together; give limits, or "
             "other parameters",
         )
