@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -108,12 +108,21 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel
         holder = next((model for model in models if part in model.model_fields), None)
         if holder is not None:
             names.append(str(part))
-            models = models_in(holder.model_fields[str(part)].annotation)
+            annotation = holder.model_fields[str(part)].annotation
+            models = models_in(annotation) or _models_of_entries(annotation)
         elif isinstance(part, int):
             names.append(str(part))
         else:
             models = [model for model in models if _tag(model) == part]
     return names, models
+
+
+def _models_of_entries(annotation: object) -> list[type[BaseModel]]:
+    """The models in the entries of a list, which are no sections with keys of their own."""
+    members = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return [model for member in members for model in models_in(member)]
+    return [model for member in members for model in _models_of_entries(member)]
 
 
 def _tag(model: type[BaseModel]) -> object:
