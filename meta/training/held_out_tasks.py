@@ -30,20 +30,16 @@ def given_tasks(family: FamilySpec, given: tuple[GivenTask, ...]) -> list[Task]:
     """The tasks of ``evaluation.tasks``, in their order.
 
     Raises:
-        TaskError: One makes no task of the family, or equals an earlier one; the message begins with its key.
+        TaskError: One makes no task of the family; the message begins with its key.
     """
     made, tasks = family.make(), list[Task]()
     for index, one in enumerate(given):
-        key = f"evaluation.tasks.{index}"
+        content = (made, family.name, one.parameters, one.limits)
         try:
             with threadpool_limits(1):
-                task = own_task(made, family.name, one.parameters, one.limits, seed=family.seed, index=index)
+                tasks.append(own_task(*content, seed=family.seed, index=index, earlier=tasks))
         except OwnTaskError as error:
-            raise TaskError(f"{key}.{error}") from error
-        for earlier in tasks:
-            if (earlier.parameters, earlier.limits) == (task.parameters, task.limits):
-                raise TaskError(f"{key}: is the same task as evaluation.tasks.{earlier.index}; leave one out")
-        tasks.append(task)
+            raise TaskError(f"evaluation.tasks.{index}.{error}") from error
     return tasks
 
 

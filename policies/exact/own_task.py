@@ -40,6 +40,7 @@ def own_task(
     *,
     seed: int,
     index: int = 0,
+    earlier: Sequence[Task] = (),
 ) -> Task:
     """The task of ``family`` with these parameters; pure in its arguments.
 
@@ -50,6 +51,7 @@ def own_task(
         limits: One limit for each cost; None: the family's own, as for a drawn task.
         seed: Seed of the run; with the content it determines the seed of the task.
         index: Place of the task in a list of such tasks.
+        earlier: The tasks before it in this list; a task that repeats one of them gets a seed of its own.
 
     Raises:
         OwnTaskError: An entry is missing, unknown, of the wrong type or not finite, the family makes no environment of
@@ -66,14 +68,15 @@ def own_task(
     task = Task(name, "own", index, seed, fitted, limits=())
     _require_environment(family, task)
     task = _with_limits(family, task, limits)
-    return dataclasses.replace(task, seed=_seed_of(task, seed))
+    repeated = sum((one.parameters, one.limits) == (task.parameters, task.limits) for one in earlier)
+    return dataclasses.replace(task, seed=_seed_of(task, seed, repeated))
 
 
-def _seed_of(task: Task, seed: int) -> int:
-    """The seed of a task by its content, so that equal tasks of a run have equal random numbers."""
+def _seed_of(task: Task, seed: int, repeated: int) -> int:
+    """The seed of a task by its content, so that it does not depend on the other tasks of a list."""
     content = json.dumps([task.family, dict(task.parameters), task.limits], sort_keys=True)
     number = int.from_bytes(hashlib.sha256(content.encode()).digest(), "big")
-    return int(np.random.SeedSequence([seed, _STREAM, number]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, _STREAM, number, *([repeated] if repeated else [])]).generate_state(1)[0])
 
 
 def _fitted_object(

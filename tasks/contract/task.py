@@ -53,14 +53,14 @@ class Task:
 
     @property
     def stem(self) -> str:
-        """The stem of this task's files; for an own task its plain parameters if there is room, and a digest."""
+        """The stem of this task's files, without a dot; for an own task plain parameters as there is room, and a digest."""
         if self.split != "own":
             return f"{self.split}-{self.index}"
         plain = {name: value for name, value in self.parameters.items() if not isinstance(value, list | dict)}
         told = "-".join(f"{name}-{_short(value)}" for name, value in plain.items())
         content = json.dumps([dict(self.parameters), self.limits], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:6]
-        readable = re.sub(r"[^\w.-]+", "_", told, flags=re.ASCII)[:_LONGEST_STEM].strip("_.-")
+        readable = re.sub(r"[^\w-]+", "_", told, flags=re.ASCII)[:_LONGEST_STEM].strip("_-")
         return "-".join(part for part in ("own", readable, digest) if part)
 
 

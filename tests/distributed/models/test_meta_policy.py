@@ -261,7 +261,10 @@ def test_a_start_adapts_to_a_family_of_the_same_spaces(
 ) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
     parameters = json.dumps({"map_size": 4, "horizon": 30, "similarity": "low"})
-    assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--family-parameters", parameters, "--task-seed", "3") == 0
+    assert (
+        exit_code("adapt", tmp_path, "--family", "frozen_lake", "--family-parameters", parameters, "--task-seed", "3")
+        == 0
+    )
     assert "| updates | random: reward" in capsys.readouterr().out
     assert list((tmp_path / "adapt").glob("*-policy.csv"))
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_the_seed_follows_from_the_content_and_the_runs_seed() -> None:
 def test_names_are_readable_and_tell_tasks_apart() -> None:
     task = own_task(CHEETAH, "half_cheetah", {"target_speed": 1.69}, seed=0)
     assert task.label == "half_cheetah own {target_speed: 1.69}"
-    assert task.stem.startswith("own-target_speed-1.69-")
+    assert task.stem.startswith("own-target_speed-1_69-")
     assert own_task(CHEETAH, "half_cheetah", {"target_speed": 1.69}, [8.0], seed=0).stem != task.stem
     lake = own_task(LAKE, "frozen_lake", {"desc": MAP}, seed=0)
     assert len(lake.stem) == len("own-") + 6
@@ -88,6 +89,7 @@ def test_names_are_readable_and_tell_tasks_apart() -> None:
     assert len(long.label) <= 100
     assert long.stem.startswith("own-word-a_b_a_b")
     assert len(long.stem) < 60
+    assert Path(f"{task.stem}-policy").suffix == "", "writers replace what follows a dot"
     assert draw_task(CHEETAH, "half_cheetah", 0, "test", 3).stem == "test-3"
 
 
