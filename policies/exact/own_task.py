@@ -17,7 +17,14 @@ from tasks.contract.task import Parameters, Split, Task, TaskError, TaskFamily
 _STREAM = 13
 _LOOKED_AT: tuple[tuple[Split, int], ...] = (("train", 0), ("train", 1), ("test", 0), ("test", 1))
 """Drawn tasks whose parameters show which names and types a family has."""
-_KINDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "null"}
+_KINDS = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class OwnTaskError(TaskError):
@@ -57,7 +64,7 @@ def own_task(
         OwnTaskError: An entry is missing, unknown, of the wrong type or not finite, the family makes no environment of
             the parameters, or no policy keeps the limits.
     """
-    drawn = [family.parameters(split, number, 0) for split, number in _LOOKED_AT]
+    drawn = [json.loads(json.dumps(dict(family.parameters(*where, 0)))) for where in _LOOKED_AT]
     fitted = _fitted_object(dict(parameters), drawn, "", name, family)
     own_check = getattr(family, "check_parameters", None)
     if own_check is not None:
@@ -104,13 +111,12 @@ def _fitted_object(
 
 def _fitted(value: Any, examples: Sequence[Any], path: str, name: str) -> Any:
     """``value`` with the type of ``examples``: a whole number becomes a number where those are numbers."""
-    examples = [list(one) if isinstance(one, tuple) else one for one in examples]
-    value = list(value) if isinstance(value, tuple) else value
+    value = list(value) if isinstance(value, tuple) else value.item() if isinstance(value, np.generic) else value
     kinds = {type(one) for one in examples}
     if type(value) is int and int not in kinds and float in kinds:
         value = float(value) if abs(value) < 1e300 else math.inf
     if type(value) not in kinds:
-        wanted = " or ".join(sorted(_KINDS.get(kind, f"a {kind.__name__}") for kind in kinds))
+        wanted = " or ".join(sorted(_KINDS.get(kind, "null") for kind in kinds))
         raise OwnTaskError("parameters", f"{path} must be {wanted}, as in {examples[0]!r}; got {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         raise OwnTaskError("parameters", f"{path} must be finite, as in {examples[0]!r}; got {value!r}")

@@ -53,7 +53,7 @@ class Task:
 
     @property
     def stem(self) -> str:
-        """The stem of this task's files, without a dot; for an own task plain parameters as there is room, and a digest."""
+        """The stem of this task's files, without a dot; an own task's has parameters if there is room, and a digest."""
         if self.split != "own":
             return f"{self.split}-{self.index}"
         plain = {name: value for name, value in self.parameters.items() if not isinstance(value, list | dict)}

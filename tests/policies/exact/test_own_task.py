@@ -144,8 +144,9 @@ class Fussy(CourierFamily):
     """A family whose own code rejects a grip, and whose tasks have parameters of all types."""
 
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
-        more = {"wheels": 4, "wet": False, "places": [[0.0, 1.0]] * (1 + index), "colour": {"hue": 0.5}}
-        return {**super().parameters(split, index, attempt), **more, **({"extra": "x"} if index else {})}
+        more = {"wheels": 4, "wet": False, "places": ((np.float64(0.0), 1.0),) * (1 + index), "colour": {"hue": 0.5}}
+        grip = np.float64(super().parameters(split, index, attempt)["grip"])
+        return {"grip": grip, **more, **({"extra": "x"} if index else {})}
 
     def make(self, parameters: Parameters) -> Any:
         if parameters["grip"] > 0.95:
@@ -163,6 +164,8 @@ def test_what_only_the_familys_code_rejects_is_its_words() -> None:
     ("changes", "message"),
     [
         ({"wheels": 4.5}, "wheels must be a whole number, as in 4; got 4.5"),
+        ({"grip": "firm"}, "grip must be a number, as in 0.[0-9]+; got 'firm'"),
+        ({"places": 3}, r"places must be a list, as in \[\[0.0, 1.0\]\]; got 3"),
         ({"wet": 1}, "wet must be true or false, as in False; got 1"),
         ({"places": [[0.0, 1.0], [0.0]]}, r"places\[1\] must have 2 entries"),
         ({"colour": {"tint": 0.5}}, r"no parameter colour\.tint, only hue"),
@@ -171,8 +174,9 @@ def test_what_only_the_familys_code_rejects_is_its_words() -> None:
     ],
 )
 def test_every_type_is_checked_down_to_its_entries(changes: dict[str, Any], message: str) -> None:
-    given = {"grip": 0.7, "wheels": 6, "wet": True, "places": [[1, 2]] * 5, "colour": {"hue": 1}}
+    given = {"grip": np.float64(0.7), "wheels": 6, "wet": True, "places": [[1, 2]] * 5, "colour": {"hue": 1}}
     task: Task = own_task(Fussy(0, 4), "fussy", given, seed=0)
     assert json.dumps(task.parameters["places"]) == json.dumps([[1.0, 2.0]] * 5)
+    assert type(task.parameters["grip"]) is float
     with pytest.raises(OwnTaskError, match=message):
         own_task(Fussy(0, 4), "fussy", {**given, **changes}, seed=0)
