@@ -84,10 +84,8 @@ def adapt(
         source.policy.require_fit(family, task, source.label)
     if video:
         require_pictures(family, task)
-    results = {
-        name: next(iter(pool.solve([task], start, experiment.held_out_within, collect=False))).result
-        for name, start in _starts(source, family, task).items()
-    }
+    within, starts = experiment.held_out_within, _starts(source, family, task).items()
+    results = {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts}
     path = _write_plot(source, task, results)
     policy = _write_policy(source.folder / f"{task.stem}-policy", results["meta_srl"].policy)
     console.say(f"plot: {path}\nadapted policy: {policy}")
