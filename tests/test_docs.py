@@ -142,6 +142,7 @@ def test_every_column_and_summary_key_is_explained(made: str, request: pytest.Fi
     run: Path = request.getfixturevalue(made)
     summary = json.loads((run / "summary.json").read_text())
     names = {re.sub(r"_\d+$", "_i", name) for name in read_rows(run / "tasks.csv")[0]}
+    names |= {re.sub(r"_\d+$", "_i", name) for name in read_rows(run / "held_out.csv")[0]}
     names |= {key for part in (summary, *summary["test"].values()) for key in part}
     assert not names - explained("metrics.md")
 

@@ -13,6 +13,7 @@ import typer
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_config import RunConfig
+from meta.training.evaluation_settings import GivenTask
 
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of the commands that accept ``--section.key value``."""
@@ -36,6 +37,21 @@ TrackingUri = Annotated[
 ]
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://host:8265.")
+]
+OwnParameters = Annotated[
+    str | None,
+    typer.Option(
+        "--parameters",
+        help="Your own task instead, by all its parameters as JSON: '{\"target_speed\": 1.69}'. Column parameters of "
+        "tasks.csv shows those of other tasks.",
+    ),
+]
+OwnLimits = Annotated[
+    str | None,
+    typer.Option(
+        "--limits",
+        help="Limits of your own task, one for each cost, separated by commas; by default the family's own for it.",
+    ),
 ]
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -87,8 +103,8 @@ def fetched(run_dir: str) -> Path:
     return fetch(run_dir, "runs")
 
 
-def json_object(option: str, text: str) -> dict[str, Any]:
-    """Parse the value of an option that holds a family's parameters as JSON.
+def json_object(option: str, text: str, what: str = "the family's parameters") -> dict[str, Any]:
+    """Parse the value of an option that holds ``what`` as JSON.
 
     Raises:
         ConfigurationError: It is not a JSON object.
@@ -98,8 +114,33 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigurationError(f"{option}: {text!r} is not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise ConfigurationError(f"{option}: must be a JSON object with the family's parameters, got {text}")
+        raise ConfigurationError(f"{option}: must be a JSON object with {what}, got {text}")
     return given
+
+
+def given_task(parameters: str | None, limits: str | None) -> GivenTask | None:
+    """The own task that ``--parameters`` and ``--limits`` describe; None without them.
+
+    Raises:
+        ConfigurationError: They are not JSON, or limits are given alone.
+    """
+    if parameters is None:
+        if limits is not None:
+            raise ConfigurationError("--limits: need --parameters, the parameters of the task that they are for")
+        return None
+    found = json_object("--parameters", parameters, "the task's parameters")
+    return GivenTask(parameters=found, limits=None if limits is None else _numbers("--limits", limits))
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers separated by commas, with or without the brackets of a JSON list."""
+    words = text.strip().removeprefix("[").removesuffix("]").split(",")
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError:
+        raise ConfigurationError(
+            f"{option}: must be one number for each cost, separated by commas, such as 8.0,0.5; got {text!r}"
+        ) from None
 
 
 def write(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from threadpoolctl import threadpool_limits
 
-from distributed.cli.app import RunDir, TrackingUri, app, fetched, json_object
+from distributed.cli.app import OwnLimits, OwnParameters, RunDir, TrackingUri, app, fetched, given_task, json_object
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings
@@ -26,22 +26,28 @@ def adapt(
     family: Annotated[
         str | None, typer.Option(help="Another family: path/to/file.py:Class, package.module:Class or a built-in name.")
     ] = None,
-    parameters: Annotated[str, typer.Option(help="Parameters of --family, as JSON: '{\"horizon\": 50}'.")] = "{}",
+    family_parameters: Annotated[
+        str, typer.Option(help="Parameters of --family itself, as JSON: '{\"horizon\": 50}'.")
+    ] = "{}",
+    parameters: OwnParameters = None,
+    limits: OwnLimits = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve with that of the random start."""
     from distributed.jobs.adapt import adapt as run_adaptation
     from distributed.jobs.adapt import find_source
 
-    if task_index is not None and task_seed is not None:
-        raise ConfigurationError("give --task-index or --task-seed, not both")
-    own = json_object("--parameters", parameters)
+    given, own = given_task(parameters, limits), json_object("--family-parameters", family_parameters)
+    choices = {"--task-index": task_index, "--task-seed": task_seed, "--parameters": given}
+    chosen_by = [option for option, value in choices.items() if value is not None]
+    if len(chosen_by) > 1:
+        raise ConfigurationError(f"give {' or '.join(chosen_by)}, not both")
     if own and family is None:
-        raise ConfigurationError("--parameters: need --family, which was not given")
+        raise ConfigurationError("--family-parameters: need --family, which was not given")
     chosen = None if family is None else FamilySettings.model_validate({"name": family, **own})
     console = Console()
     found = find_source(source, chosen, tracking_uri, console)
-    console.result(run_adaptation(found, task_index, task_seed, console, video=video))
+    console.result(run_adaptation(found, task_index, task_seed, console, video=video, given=given))
 
 
 @app.command()

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 from threadpoolctl import threadpool_limits
 
-from distributed.cli.app import EPILOG, OVERRIDES, RunDir, RunFile, app, fetched, overrides_of
+from distributed.cli.app import (
+    EPILOG,
+    OVERRIDES,
+    OwnLimits,
+    OwnParameters,
+    RunDir,
+    RunFile,
+    app,
+    fetched,
+    given_task,
+    overrides_of,
+)
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_file import load_config
@@ -90,15 +101,19 @@ def sweep(
 @app.command()
 def watch(
     run_dir: RunDir,
-    task_index: Annotated[int, typer.Option(min=0, help="Index of a held-out task.")] = 0,
+    task_index: Annotated[int | None, typer.Option(min=0, help="Index of a held-out task; 0 by default.")] = None,
     output: Annotated[Path | None, typer.Option(help="The video, FILE.mp4 or FILE.gif; by default in adapt/.")] = None,
+    parameters: OwnParameters = None,
+    limits: OwnLimits = None,
 ) -> None:
     """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
     from distributed.jobs.watch import watch as run_watch
 
-    console = Console()
+    console, given = Console(), given_task(parameters, limits)
+    if given is not None and task_index is not None:
+        raise ConfigurationError("give --task-index or --parameters, not both")
     with threadpool_limits(1):
-        console.result(run_watch(fetched(run_dir), task_index, output, console))
+        console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given))
 
 
 @app.command()

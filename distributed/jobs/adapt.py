@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from distributed.jobs.chosen_task import chosen_task
 from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
-from distributed.models.model_registry import FIRST_NEW_INDEX, connect, is_model_uri, resolve
+from distributed.models.model_registry import connect, is_model_uri, resolve
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
@@ -19,8 +20,9 @@ from distributed.storage.run_directory import fetch, load_final_state, load_run_
 from meta.measuring.measures import measure
 from meta.reporting.figures import adaptation
 from meta.reporting.render_matplotlib import save_figure
+from meta.training.evaluation_settings import GivenTask
 from meta.training.pool import LocalPool
-from policies.common.branches import REWARD_BRANCH
+from policies.common.branches import branch_name
 from policies.common.policy import Policy, table_of
 from policies.common.results import Start, Starts, TaskResult
 from policies.solving.algorithms import kind_of, kind_of_policy
@@ -53,35 +55,39 @@ class _Curves:
 
 
 def adapt(
-    source: Source, task_index: int | None, task_seed: int | None, console: Console, *, video: bool = False
+    source: Source,
+    task_index: int | None,
+    task_seed: int | None,
+    console: Console,
+    *,
+    video: bool = False,
+    given: GivenTask | None = None,
 ) -> str:
     """Solve a task in this process, write its plot and policy, and return a Markdown table.
 
     Args:
         source: The learned start.
-        task_index: Index of a held-out task; 0 if both are None.
+        task_index: Index of a held-out task; 0 if nothing chooses one.
         task_seed: Seed of a new task instead.
         console: Shows progress and file names.
         video: Also film the learned start and the adapted policy.
+        given: Parameters of an own task instead.
 
     Raises:
-        ConfigurationError: The start does not fit the family, or this machine cannot render.
+        ConfigurationError: There is no such task, the start does not fit the family, or this machine cannot render.
     """
     experiment = source.config.experiment
     pool = LocalPool(experiment.family)
-    index = FIRST_NEW_INDEX + task_seed if task_seed is not None else task_index or 0
-    (task,) = pool.draw("test", [index])
+    task = chosen_task(experiment, pool, task_index, task_seed, given)
     family = experiment.family.make()
     if source.policy is not None:
         source.policy.require_fit(family, task, source.label)
     if video:
         require_pictures(family, task)
-    results = {
-        name: next(iter(pool.solve([task], start, experiment.held_out_within, collect=False))).result
-        for name, start in _starts(source, family, task).items()
-    }
+    within, starts = experiment.held_out_within, _starts(source, family, task).items()
+    results = {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts}
     path = _write_plot(source, task, results)
-    policy = _write_policy(source.folder / f"{task.split}-{task.index}-policy", results["meta_srl"].policy)
+    policy = _write_policy(source.folder / f"{task.stem}-policy", results["meta_srl"].policy)
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results)
@@ -165,7 +171,7 @@ def _write_plot(source: Source, task: Task, results: dict[str, TaskResult]) -> P
     curves = {
         name: _Curves(result.values[:, 0].tolist(), result.values[:, 1:].tolist()) for name, result in results.items()
     }
-    path = source.folder / f"{task.split}-{task.index}.png"
+    path = source.folder / f"{task.stem}.png"
     title = f"Task {task.label}: after each policy update; dashed: the limit"
     return save_figure(path, adaptation(curves, task.limits, title, limit_label="limit"))
 
@@ -190,7 +196,7 @@ def _table(results: dict[str, TaskResult]) -> str:
         cells = [str(iteration)]
         for result in results.values():
             cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
-            cells += [f"{result.values[iteration, 0]:.4f}", cost, _step(result, iteration)]
+            cells += [f"{result.values[iteration, 0]:.4f}", cost, branch_name(result.branches.tolist(), iteration)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items())])
 
@@ -206,10 +212,3 @@ def _line(name: str, result: TaskResult) -> str:
         f"- {name} ({chosen}output: iterate {result.output}): {value}, violation of the output "
         f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
     )
-
-
-def _step(result: TaskResult, iteration: int) -> str:
-    if iteration >= result.branches.size:
-        return "end"
-    branch = int(result.branches[iteration])
-    return "reward" if branch == REWARD_BRANCH else f"cost {branch}"

@@ -39,6 +39,8 @@ CELL_VERSION = 2
 """Part of every digest; increased when a change of the code changes results under the same settings."""
 _DECIDES = ("num_test_tasks", "num_iterations", "safety_margin", "num_segments", "pretrain_iterations")
 _DECIDES_TUNING = ("num_iterations", "safety_margin", "pretrain_iterations", "grid_tasks", "tuning_tasks")
+_DECIDES_IF_GIVEN = ("steps_per_iteration", "trust_region")
+"""Settings that came later; part of a digest only if they are given, so that earlier cells stay valid."""
 Result = dict[str, Any]
 
 
@@ -73,18 +75,27 @@ class Cell:
         """SHA-256 of all settings that determine the result."""
         evaluation = self.config.evaluation
         tuning = self.kind == "tune"
+        decides = {*(_DECIDES_TUNING if tuning else _DECIDES), *self._given}
         parts: dict[str, Any] = {
             "version": CELL_VERSION,
             "kind": self.kind,
             "run": self.config.digest(),
             "method": self.method,
-            "evaluation": evaluation.model_dump(mode="json", include=set(_DECIDES_TUNING if tuning else _DECIDES)),
+            "evaluation": evaluation.model_dump(mode="json", include=decides),
             "point": None if self.point is None else self.point.model_dump(mode="json"),
             "disturbance": None if self.disturbance is None else vars_of(self.disturbance),
         }
         if tuning and self.method is not None:
             parts["grid"] = [point.model_dump(mode="json") for point in grid_of(evaluation, self.method)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _given(self) -> Iterator[str]:
+        evaluation = self.config.evaluation
+        names = _DECIDES_IF_GIVEN if self.kind == "tune" else (*_DECIDES_IF_GIVEN, "tasks")
+        for name in names:
+            if getattr(evaluation, name) != type(evaluation).model_fields[name].default:
+                yield name
 
     def compute(self) -> Result:
         """Compute the result in this process."""

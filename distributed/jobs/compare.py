@@ -17,12 +17,14 @@ from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.checkpoints import write_atomically
-from distributed.storage.run_directory import RunDirectory
+from distributed.storage.run_directory import HELD_OUT, RunDirectory
 from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
+from meta.judging.task_records import held_out_rows
 from meta.measuring.intervals import interval
 from meta.reporting.figures import adaptation, held_out
 from meta.reporting.render_matplotlib import save_figures
 from meta.reporting.summary import SCHEMA_VERSION, IntervalSummary
+from meta.training.records import Row
 
 _ABSENT = IntervalSummary(mean=None, ci95=(None, None), n=0)
 
@@ -63,6 +65,7 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
         cell = {"seed": seed, **found.described[position]}
         cell["methods"] = {method: cells[position] for method, cells in found.judged.items()}
         write_atomically(directory.path / "seeds" / f"{seed}.json", json.dumps(cell, indent=1).encode())
+    _write_held_out(found, directory, console)
     summary = summarise(found)
     write_atomically(directory.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
     _plot(summary, directory.path / "plots")
@@ -73,6 +76,21 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
         pictures = "\n".join(f"\n![{name}]({results.stem}/{name}.png)" for name in ("held_out", "adaptation"))
         results.write_text(f"{page}\n{pictures}\n", encoding="utf-8")
     return page
+
+
+def _write_held_out(found: Comparison, directory: RunDirectory, console: Console) -> None:
+    """Write ``held_out.csv`` of all seeds; cells of an older version lack their tasks and are reported."""
+    rows: list[Row] = []
+    for position, seed in enumerate(found.seeds):
+        cells = {method: part[position] for method, part in found.judged.items()}
+        rows += held_out_rows({method: cell.get("tasks", []) for method, cell in cells.items()}, {"seed": seed})
+        lacking = [method for method, cell in cells.items() if "tasks" not in cell]
+        if lacking:
+            console.warn(
+                f"{HELD_OUT}: without seed {seed} of {', '.join(lacking)}, whose finished cells were computed by an "
+                "older version; delete these files of output.run_dir/cells to compute them again"
+            )
+    directory.write_held_out(rows)
 
 
 def summarise(found: Comparison) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from distributed.settings.run_config import RunConfig
 from meta.judging.protocol import choose, point_scores
 from meta.methods.registry import compared_methods, grid_of
 from meta.training.evaluation_settings import GridPoint, MethodName
+from meta.training.held_out_tasks import given_tasks
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def methods_of(config: RunConfig) -> tuple[MethodName, ...]:
     """The methods that ``compare`` runs.
 
     Raises:
-        ConfigurationError: A method does not exist for this algorithm, or a seed is used for both tuning and results.
+        ConfigurationError: A method does not exist for this algorithm, a seed is used for both tuning and results, or
+            one of ``evaluation.tasks`` cannot be used.
     """
     evaluation, family = config.evaluation, config.experiment.family.make()
     both = sorted(set(evaluation.seeds) & set(evaluation.tuning_seeds))
@@ -47,6 +49,7 @@ def methods_of(config: RunConfig) -> tuple[MethodName, ...]:
             f"evaluation.tuning_seeds: {both} are among evaluation.seeds; what is reported must not choose settings"
         )
     try:
+        given_tasks(config.experiment.family, evaluation.tasks or ())
         has_model = family.model(family.parameters("train", 0, 0)) is not None
         return compared_methods(evaluation, config.within_task, has_model=has_model)
     except ValueError as error:

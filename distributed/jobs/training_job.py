@@ -20,6 +20,7 @@ from distributed.storage.run_directory import RunDirectory, url_of
 from distributed.storage.run_page import write_run_page
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker, Trackers
 from meta.judging.held_out import compare_starts
+from meta.judging.task_records import held_out_rows
 from meta.learning.online import State
 from meta.methods.registry import chosen_methods
 from meta.reporting.figures import run_figures
@@ -126,6 +127,7 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         similar = measure_similarity(place.pool, experiment, drawn)
         methods = chosen_methods(experiment.evaluation, within)
         held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
+    directory.write_held_out(held_out_rows({name: entry.records for name, entry in held_out.items()}))
     facts = RunFacts(
         name=config.name,
         family=experiment.family.name,

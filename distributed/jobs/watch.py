@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from distributed.jobs.chosen_task import chosen_task
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
+from meta.training.evaluation_settings import GivenTask
 from meta.training.pool import LocalPool
 from policies.common.policy import Policy
 from policies.filming.film import Film, render_episode
@@ -16,26 +18,28 @@ from tasks.contract.rendering import NoGraphicsError, renderable
 from tasks.contract.task import Task, TaskFamily
 
 
-def watch(run_dir: Path, task_index: int, output: Path | None, console: Console) -> str:
-    """Solve held-out task ``task_index`` from the newest start of a run, film both policies, and return Markdown.
+def watch(run_dir: Path, task_index: int, output: Path | None, console: Console, given: GivenTask | None = None) -> str:
+    """Solve a held-out or own task from the newest start of a run, film both policies, and return Markdown.
 
     A sheet of frames goes to the folder of the video.
 
     Args:
         run_dir: The run directory.
         task_index: Index of the held-out task.
-        output: The video; None: ``adapt/test-<index>.mp4`` in the run directory.
+        output: The video; None: a file of the task's name, such as ``test-0.mp4``, in ``adapt/`` of the run directory.
         console: Shows progress and file names.
+        given: Parameters of an own task instead.
 
     Raises:
-        ConfigurationError: The directory is not a run, or this machine cannot render.
+        ConfigurationError: The directory is not a run, there is no such task, or this machine cannot render.
     """
-    path = output or run_dir / "adapt" / f"test-{task_index}.mp4"
-    require_video(path)
+    if output is not None:
+        require_video(output)
     config = load_run_config(run_dir)
     state = load_final_state(run_dir, config, console.say)
     pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
-    (task,) = pool.draw("test", [task_index])
+    task = chosen_task(config.experiment, pool, task_index, given=given)
+    path = output or run_dir / "adapt" / f"{task.stem}.mp4"
     require_pictures(family, task)
     with console.status(f"adapting to {task.label}"):
         result = next(iter(pool.solve([task], state.start, config.experiment.held_out_within, collect=False))).result

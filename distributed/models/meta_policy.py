@@ -61,6 +61,7 @@ class MetaPolicy:
         name = str(raw["family"].get("name"))
         if family is not None:
             raw["family"] = family.model_dump(mode="json")
+            raw["evaluation"] = {key: value for key, value in raw.get("evaluation", {}).items() if key != "tasks"}
         elif name not in BUILT_IN:
             raise ConfigurationError(
                 f"{source}: was learned on the family {name}, which is code: choose by --family "

@@ -38,12 +38,14 @@ _HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 _NAMES = {int: ("whole number", "whole numbers"), float: ("number", "numbers"), str: ("text", "texts")}
 _EXTRA = {
     "within_task.steps_per_iteration": "a multiple of `num_copies`",
+    "evaluation.steps_per_iteration": "a multiple of `within_task.num_copies`",
     "evaluation.tuning_seeds": "none of `seeds`",
 }
 """Constraints between fields, which the annotations do not express."""
 _IN_TRAINING = ", ".join(f"`{name}`" for name, method in METHODS.items() if method.in_training)
 _REPLACED = {
     "evaluation.grids": "by method, a list of points with the keys below, as many for every method named",
+    "evaluation.tasks": "list of parameters, or of `parameters` with `limits`, not empty, or `null`",
     "evaluation.methods": f"list of {_IN_TRAINING} or `null`",
 }
 """Allowed values that need their own description."""

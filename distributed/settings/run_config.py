@@ -16,6 +16,7 @@ from meta.methods.registry import require_known_methods
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections
+from meta.training.held_out_tasks import require_held_out_settings
 from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
@@ -147,6 +148,7 @@ class RunConfig(BaseModel):
     def _sections_belong_together(self) -> RunConfig:
         require_matching_sections(self.within_task, self.dice, self.meta)
         require_known_methods(self.evaluation, self.within_task)
+        require_held_out_settings(self.within_task, self.evaluation)
         return self
 
     @property

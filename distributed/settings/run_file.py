@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import models_in
 from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
+from meta.training.held_out_tasks import require_held_out_episodes
 
 RawSettings = dict[str, Any]
 """A run file's content before validation."""
@@ -61,6 +62,7 @@ def parse_config(raw: Mapping[str, Any], source: str) -> RunConfig:
         family = config.experiment.family.make()
         config.within_task.tolerances(len(family.cost_names))
         config.meta.learning_rates.initial_rates(len(family.cost_names))
+        require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
     except ValueError as error:
         raise ConfigurationError(f"{source}: {error}") from error
     return config
@@ -106,12 +108,21 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel
         holder = next((model for model in models if part in model.model_fields), None)
         if holder is not None:
             names.append(str(part))
-            models = models_in(holder.model_fields[str(part)].annotation)
+            annotation = holder.model_fields[str(part)].annotation
+            models = models_in(annotation) or _models_of_entries(annotation)
         elif isinstance(part, int):
             names.append(str(part))
         else:
             models = [model for model in models if _tag(model) == part]
     return names, models
+
+
+def _models_of_entries(annotation: object) -> list[type[BaseModel]]:
+    """The models in the entries of a list, which are no sections with keys of their own."""
+    members = get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return [model for member in members for model in models_in(member)]
+    return [model for member in members for model in _models_of_entries(member)]
 
 
 def _tag(model: type[BaseModel]) -> object:

@@ -29,7 +29,9 @@ from tasks.contract.memory import return_freed_memory
 
 _WARM_UP_SECONDS = 20.0
 """Least time between two checkpoints of the warm-up, whose rounds may be very short."""
-_TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem")
+HELD_OUT = "held_out.csv"
+"""The table of the held-out tasks in a run's directory."""
+_TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem", "parameters", "method", "label", "branch")
 
 
 class RunDirectory:
@@ -112,7 +114,7 @@ class RunDirectory:
         self.rows = [row for row in read_rows(table) if int(row["task_index"]) < state.num_tasks]
         if [row["task_index"] for row in self.rows] != list(range(state.num_tasks)):
             raise DamagedFileError(f"{table}: does not hold the rows of the first {state.num_tasks} tasks")
-        write_atomically(table, _csv(self.rows).encode())
+        write_atomically(table, csv_text(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
     def discard_if_untouched(self) -> None:
@@ -137,7 +139,7 @@ class RunDirectory:
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Write the table with the new rows, then the checkpoint that confirms them."""
         self.rows += rows
-        write_atomically(self.path / "tasks.csv", _csv(self.rows).encode())
+        write_atomically(self.path / "tasks.csv", csv_text(self.rows).encode())
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
         return_freed_memory()
 
@@ -158,6 +160,10 @@ class RunDirectory:
         """MLflow's id of this run; None if it was not tracked."""
         file = self.path / "tracking" / "sent.json"
         return json.loads(file.read_text(encoding="utf-8"))["memory"].get("run_id") if file.is_file() else None
+
+    def write_held_out(self, rows: list[Row]) -> None:
+        """Write ``held_out.csv``."""
+        write_atomically(self.path / HELD_OUT, csv_text(rows).encode())
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write ``summary.json``."""
@@ -280,11 +286,13 @@ def _value(name: str, text: str) -> Value:
         return float(text)
 
 
-def _csv(rows: list[Row]) -> str:
+def csv_text(rows: list[Row]) -> str:
+    """Rows as CSV (RFC 4180, lines end in LF); a column that a row lacks (one of an older version) stays empty."""
     if not rows:
         return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

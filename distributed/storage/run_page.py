@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distributed.settings.provenance import environment_tags
 from distributed.settings.run_config import RunConfig
+from distributed.storage.run_directory import HELD_OUT, read_rows
 from meta.reporting.html_page import Page, write_page
 from meta.reporting.summary import RunSummary
 from meta.training.records import Row
@@ -16,7 +17,7 @@ PAGE = "report.html"
 
 
 def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Sequence[Row]) -> int:
-    """Write ``report.html`` with the videos of ``adapt/``; return its size in bytes.
+    """Write ``report.html`` with the videos of ``adapt/`` and ``held_out.csv``; return its size in bytes.
 
     Args:
         path: The run directory.
@@ -33,4 +34,5 @@ def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Seq
         f"metasrl adapt {path}                  # solve an unseen task from the learned start",
     ]
     videos = sorted((path / "adapt").glob("*.mp4"))
-    return write_page(path / PAGE, Page(summary, rows, config.to_yaml(), environment, commands, videos))
+    held_out = read_rows(path / HELD_OUT)
+    return write_page(path / PAGE, Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out))

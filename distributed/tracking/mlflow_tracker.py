@@ -20,7 +20,7 @@ from distributed.models.mlflow_model import build_model
 from distributed.settings.keys import flatten
 from distributed.settings.provenance import environment_tags, source_tags
 from distributed.settings.run_config import RunConfig
-from distributed.storage.run_directory import RunDirectory
+from distributed.storage.run_directory import HELD_OUT, RunDirectory
 from distributed.storage.run_page import PAGE
 from distributed.tracking.events import NOTE_TAG, DatasetEntry, Event, Point, StartEvent, finite, now
 from distributed.tracking.mlflow_sender import MLflowSender
@@ -234,7 +234,7 @@ def _artifacts(folder: Path) -> list[tuple[Path, str]]:
     newest = RunDirectory.newest_checkpoint(folder)
     return [
         *((path, "plots") for path in sorted((folder / "plots").glob("*.png"))),
-        *((folder / name, "") for name in (PAGE, "summary.json", "tasks.csv", "config.yaml")),
+        *((folder / name, "") for name in (PAGE, "summary.json", "tasks.csv", HELD_OUT, "config.yaml")),
         *((path, "checkpoint") for path in (newest, newest.with_suffix(".safetensors"))),
     ]
 

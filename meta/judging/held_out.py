@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meta.judging.task_records import Record, task_record
 from meta.judging.tuned_starts import starts_of
 from meta.measuring.intervals import Interval, interval
 from meta.measuring.measures import measure
@@ -28,7 +29,7 @@ class HeldOut:
     ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
     is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
     ``learning_rates`` are those of every start that tasks could choose from, ``starts_used`` how many tasks chose each,
-    and ``env_steps`` the mean per task, including the steps spent on choosing.
+    and ``env_steps`` the mean per task, including the steps spent on choosing. ``records`` are the tasks one by one.
     """
 
     gap: Interval
@@ -42,6 +43,7 @@ class HeldOut:
     score: float
     env_steps: float
     starts_used: tuple[int, ...]
+    records: tuple[Record, ...]
 
 
 def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
@@ -66,6 +68,7 @@ def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTas
         starts_used=tuple(
             np.bincount([result.start_index for result in results], minlength=len(start.starts)).tolist()
         ),
+        records=tuple(task_record(result) for result in results),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
+from meta.judging.task_records import task_record
 from meta.methods.registry import grid_of, learn
 from meta.methods.workbench import Learned, averaging_bench
 from meta.training.disturbance import Disturbance
@@ -41,7 +42,8 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
     """
     pool, kept = _kept(json.dumps(dataclasses.asdict(experiment.family), sort_keys=True))
     evaluation, within = experiment.evaluation, experiment.within
-    key = json.dumps([evaluation.num_test_tasks, num_training, within.model_dump(mode="json")], sort_keys=True)
+    test = evaluation.model_dump(mode="json", include={"num_test_tasks", "tasks"})
+    key = json.dumps([test, num_training, within.model_dump(mode="json")], sort_keys=True)
     if key not in kept:
         drawn = draw(pool, experiment)
         if num_training is not None:
@@ -121,6 +123,7 @@ def judge(
         "meta_state_sha256": None if learned.state is None else learned.state.sha256(),
         "test": task_measures(results),
         "curves": curves(results),
+        "tasks": [task_record(result) for result in results],
         "limits_mean": np.mean([task.limits for task in drawn.test], axis=0).tolist(),
         "bounds": merged_bounds(
             [bound_checks(learned.results, bench.under(point).experiment.within), bound_checks(results, within)]

@@ -16,6 +16,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from meta.methods.registry import OURS
 from meta.reporting.figures import Figure, run_figures
 from meta.reporting.render_plotly import draw
 from meta.reporting.summary import RunSummary
@@ -23,6 +24,7 @@ from meta.reporting.tables import format_interval, held_out_columns, warnings_of
 from meta.training.records import Row, Value
 
 _LARGEST_VIDEO = 1_500_000
+_LONGEST_CELL = 80
 _SHOWN_COLUMNS = (
     *("task_index", "round", "gap", "reward", "score", "f_hat", "weight", "failed_diagnostics", "estimate_problem"),
     *("violation_", "violation_during_", "dice_effective_sample_size", "dice_flow_residual", "seconds"),
@@ -34,7 +36,8 @@ _SHOWN_COLUMNS = (
 class Page:
     """The content of a page.
 
-    ``config`` is the run file's text, ``commands`` are shell commands that reproduce the run, ``videos`` MP4 files.
+    ``config`` is the run file's text, ``commands`` are shell commands that reproduce the run, ``videos`` MP4 files,
+    ``held_out`` the rows of ``held_out.csv``.
     """
 
     summary: RunSummary
@@ -43,6 +46,7 @@ class Page:
     environment: Mapping[str, str]
     commands: Sequence[str]
     videos: Sequence[Path] = field(default=())
+    held_out: Sequence[Row] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def page_html(page: Page) -> str:
     """Render the page."""
     summary, figures = page.summary, run_figures(page.summary, list(page.rows))
     columns = held_out_columns(summary.test)
-    names = _shown(page.rows)
+    names, by_task = _shown(page.rows), task_table(page.held_out)
     loader = PackageLoader("meta.reporting", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("page.html.j2").render(
@@ -73,6 +77,8 @@ def page_html(page: Page) -> str:
         warnings=warnings_of(summary),
         held_out_heads=["method", *columns],
         held_out=[[name, *(format_interval(part[name]) for part in columns.values())] for name in summary.test],
+        by_task_heads=by_task[0],
+        by_task=by_task[1:],
         figures=figures,
         videos=[_video(path) for path in page.videos],
         task_heads=[name.replace("_", " ") for name in names],
@@ -103,6 +109,32 @@ def _introduction(summary: RunSummary) -> str:
         f"{[round(value, 4) for value in summary.tacv]}, in {summary.wall_seconds:.0f} s with "
         f"{summary.num_workers} workers ({summary.pool} pool)."
     )
+
+
+def task_table(held_out: Sequence[Row]) -> list[list[str]]:
+    """The held-out tasks solved from the learned start, with a row of heads: first and last iterate of each.
+
+    Costs are shares of their limits (costs themselves where the limit is 0).
+    """
+    tasks: dict[Value, list[Row]] = {}
+    for row in held_out:
+        if row["method"] == OURS:
+            tasks.setdefault(row["task_index"], []).append(row)
+    found = list(tasks.values())
+    count = 0 if not found else sum(name.startswith("limit_") for name in found[0][0])
+    costs = ["cost / limit" if count == 1 else f"cost {i + 1} / limit {i + 1}" for i in range(count)]
+    heads = ["task", "parameters", *(f"{what}, {when}" for what in ("reward", *costs) for when in ("start", "end"))]
+    return [heads, *(_task_cells(rows, count) for rows in found)]
+
+
+def _task_cells(rows: Sequence[Row], num_costs: int) -> list[str]:
+    ends = (rows[0], rows[-1])
+    text = str(rows[0]["parameters"])
+    cells = [str(rows[0]["task_index"]), text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 3]}..."]
+    cells += [_short(row["reward"]) for row in ends]
+    for i in range(1, 1 + num_costs):
+        cells += [f"{float(row[f'cost_{i}']) / (float(row[f'limit_{i}']) or 1.0):.4g}" for row in ends]
+    return cells
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ from meta.learning.settings import MetaSettings
 from meta.measuring.similarity import ContextMaps, Similarity, similarity
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool
 from policies.common.policy import Policy
 from policies.solving.algorithms import WithinTask, kind_of
@@ -37,8 +38,7 @@ class Experiment:
     @property
     def held_out_within(self) -> WithinTask:
         """How a held-out task is solved."""
-        own = {"num_iterations": self.evaluation.num_iterations, "safety_margin": self.evaluation.safety_margin}
-        return self.within.model_copy(update={name: value for name, value in own.items() if value is not None})
+        return held_out_settings(self.within, self.evaluation)
 
     @property
     def training_within(self) -> WithinTask:
@@ -105,7 +105,7 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     together = experiment.meta.warm_up.distinct_tasks or experiment.family.num_tasks
     drawn = pool.draw("train", range(max(together, experiment.family.num_tasks)))
     train, known = drawn[: experiment.family.num_tasks], drawn[:together]
-    test = pool.draw("test", range(experiment.evaluation.num_test_tasks))
+    test = held_out_tasks(pool, experiment.family, experiment.evaluation)
     spec = with_contexts(experiment, drawn)
     pool.use(spec)
     fresh = kind_of(experiment.within).fresh(spec.make(), train[0], experiment.within, experiment.family.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         "task_index": task.index,
         "round": state.num_rounds,
         "seed": task.seed,
+        "parameters": json.dumps(dict(task.parameters)),
         "gap": measures.gap,
         "score": measures.score,
         "gap_bound": gap_bound(result),
@@ -50,9 +52,8 @@ def task_row(result: TaskResult, item: Item, state: State) -> Row:
         row |= {"start": result.start_index, "probe_steps": result.probe_steps}
     row |= result.facts
     if result.episodic is not None:
-        row["episodic_reward_start"], row["episodic_reward"] = (
-            float(result.episodic[m, 0]) for m in (0, result.output)
-        )
+        ends = (("episodic_reward_start", 0), ("episodic_reward", result.output))
+        row |= {name: float(result.episodic[m, 0]) for name, m in ends}
     found = UNKNOWN if item.diagnostics is None else item.diagnostics
     row |= {f"dice_{name}": value for name, value in dataclasses.asdict(found).items()}
     split = inexactness(result, item, policy_for(start.initialization, result.context))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,14 @@ from tasks.contract.tabular_model import FloatArray
 
 REWARD_BRANCH = 0
 """A branch is the index of the objective that a step was taken on: 0 the reward, i >= 1 cost i."""
+
+
+def branch_name(branches: Sequence[int], iteration: int) -> str:
+    """What the step from iterate ``iteration`` was taken on: reward, cost i, or end where no step followed."""
+    if iteration >= len(branches):
+        return "end"
+    branch = int(branches[iteration])
+    return "reward" if branch == REWARD_BRANCH else f"cost {branch}"
 
 
 def tolerance_of_each(tolerance: float | tuple[float, ...], num_costs: int) -> FloatArray:

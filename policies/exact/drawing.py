@@ -34,11 +34,11 @@ def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int
         _require_plain(task)
         limits = family.limits(parameters)
         if np.ndim(limits) == 1:
-            return _with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
+            return with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
         fraction = float(limits)  # type: ignore[arg-type]
         if not 0.0 < fraction < 1.0:
             raise TaskError(f"{task.label}: the limit fraction must lie strictly between 0 and 1, got {fraction}")
-        calibrated = _with_fraction(family, task, fraction)
+        calibrated = with_fraction(family, task, fraction)
         if calibrated is not None:
             return calibrated
     raise TaskError(
@@ -55,7 +55,12 @@ def _require_plain(task: Task) -> None:
         raise TaskError(f"{task.label}: its parameters must be plain (text, numbers, lists): {error}") from error
 
 
-def _with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...]) -> Task:
+def with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...]) -> Task:
+    """``task`` with these limits.
+
+    Raises:
+        TaskError: they are of the wrong length, negative or, by the exact model, infeasible.
+    """
     names = family.cost_names
     if len(limits) != len(names):
         raise TaskError(f"{task.label}: {len(limits)} limits for {len(names)} costs ({', '.join(names)})")
@@ -92,7 +97,12 @@ def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:
         raise TaskError(f"{task.label}: its exact model is invalid: {error}") from error
 
 
-def _with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | None:
+def with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | None:
+    """``task`` with limits at this fraction of its cost intervals; None where they would not bind.
+
+    Raises:
+        TaskError: there is no exact model to compute the intervals with.
+    """
     tabular = _model_of(family, task)
     if tabular is None:
         raise TaskError(f"{task.label}: a limit fraction needs an exact model; give the limits themselves instead")

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split, TaskError
-from tasks.contract.variation import Sequence, Similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point, require_positive
 from tasks.stepping.batch import FloatArray, check_started, discrete_actions
 
 Region = tuple[float, float]
@@ -220,6 +220,14 @@ class Acrobot(BaseModel):
             "masses": masses,
             "centres": [0.5 * share * length for share, length in zip(shares, lengths, strict=True)],
         }
+
+    def check_parameters(self, parameters: Parameters) -> None:
+        """Check the links that somebody gave.
+
+        Raises:
+            ValueError: a length, mass or centre is not above 0.
+        """
+        require_positive(parameters)
 
     def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's Acrobot-v1 with the task's links, and the costs added."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,8 +14,13 @@ import gymnasium
 from tasks.contract.tabular_model import TabularModel
 
 Split = Literal["train", "test"]
+Origin = Split | Literal["own"]
+"""Where a task comes from: drawn for a split, or own, made from parameters that somebody gave."""
 Parameters = Mapping[str, Any]
 """The varying parameters of a task as JSON-like values (strings, numbers, lists)."""
+
+
+_LONGEST_LABEL, _LONGEST_STEM = 80, 40
 
 
 class TaskError(ValueError):
@@ -24,10 +32,11 @@ class Task:
     """One constrained MDP of a family, in a few kilobytes that pickle by value; it holds no open environment.
 
     ``limits`` [p] are d_1..d_p on the expected discounted cost; ``seed`` determines every random number of the task.
+    ``index`` is the place of a drawn task in its split, and of an own task in the list that it was given in.
     """
 
     family: str
-    split: Split
+    split: Origin
     index: int
     seed: int
     parameters: Parameters
@@ -36,7 +45,27 @@ class Task:
     @property
     def label(self) -> str:
         """The name of this task in messages, logs and dashboards."""
-        return f"{self.family}/{self.split}/{self.index}"
+        if self.split != "own":
+            return f"{self.family}/{self.split}/{self.index}"
+        told = ", ".join(f"{name}: {_short(value)}" for name, value in self.parameters.items())
+        room = _LONGEST_LABEL - len(self.family)
+        return f"{self.family} own {{{told if len(told) <= room else told[: room - 3] + '...'}}}"
+
+    @property
+    def stem(self) -> str:
+        """The stem of this task's files, without a dot; an own task's has parameters if there is room, and a digest."""
+        if self.split != "own":
+            return f"{self.split}-{self.index}"
+        plain = {name: value for name, value in self.parameters.items() if not isinstance(value, list | dict)}
+        told = "-".join(f"{name}-{_short(value)}" for name, value in plain.items())
+        content = json.dumps([dict(self.parameters), self.limits], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:6]
+        readable = re.sub(r"[^\w-]+", "_", told, flags=re.ASCII)[:_LONGEST_STEM].strip("_-")
+        return "-".join(part for part in ("own", readable, digest) if part)
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @runtime_checkable

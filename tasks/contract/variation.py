@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from tasks.contract.task import Split
+from tasks.contract.task import Parameters, Split
 
 
 def _check_similarity(value: str | float) -> str | float:
@@ -64,6 +64,19 @@ def draw_point(
         point = tuple(round(float(value), _DIGITS) + 0.0 for value in centre + rng.uniform(-width, width, dimensions))
         if _split_of(seed, point) == split:
             return point
+
+
+def require_positive(parameters: Parameters) -> None:
+    """Check that all numbers of ``parameters``, also those in lists, are above 0.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    for name, value in parameters.items():
+        for place, number in enumerate(value if isinstance(value, list) else [value]):
+            if not number > 0.0:
+                where = f"{name}[{place}]" if isinstance(value, list) else name
+                raise ValueError(f"{where} must be above 0, got {number}")
 
 
 def _corner(seed: int, dimensions: int) -> NDArray[np.float64]:

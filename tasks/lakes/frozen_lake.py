@@ -134,6 +134,20 @@ class FrozenLake(BaseModel):
         rows = parameters["desc"]
         return {f"hole[{i}][{j}]": float(tile == "H") for i, row in enumerate(rows) for j, tile in enumerate(row)}
 
+    def check_parameters(self, parameters: Parameters) -> None:
+        """Check a map that somebody gave: a square of S (one), F, H and G.
+
+        Raises:
+            ValueError: it is another map.
+        """
+        rows, size = parameters["desc"], self.map_size
+        for number, row in enumerate(rows):
+            if len(row) != size or not set(row) <= set("SFHG"):
+                raise ValueError(f"desc[{number}] must have {size} tiles of S, F, H and G, got {row!r}")
+        tiles = "".join(rows)
+        if tiles.count("S") != 1 or "G" not in tiles:
+            raise ValueError(f"desc must have one S and a G, got {tiles.count('S')} and {tiles.count('G')}")
+
     def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's FrozenLake-v1 on the task's map, with the cost added."""
         env = gymnasium.make(

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
-from tasks.contract.variation import Sequence, Similarity, draw_point
+from tasks.contract.variation import Sequence, Similarity, draw_point, require_positive
 from tasks.mujoco import objectives
 from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model, num_bodies
 from tasks.mujoco.robots import ROBOTS, Robot
@@ -109,6 +109,15 @@ class Locomotion(BaseModel):
             "gravity": 2.0 ** (0.5 * gravity),
             "strength": 2.0 ** (0.5 * strength),
         }
+
+    def check_parameters(self, parameters: Parameters) -> None:
+        """Check the factors of a body that somebody gave.
+
+        Raises:
+            ValueError: one is not above 0.
+        """
+        if self.variant == "body":
+            require_positive(parameters)
 
     def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's v5 environment with the variant's body, reward and ``info["cost"]`` [1]."""

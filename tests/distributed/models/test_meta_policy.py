@@ -249,7 +249,7 @@ def test_somebody_elses_family_is_not_run_unless_named(tmp_path: Path) -> None:
 
 def test_a_start_that_does_not_fit_a_family_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
-    assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--parameters", '{"map_size": 5}') == 2
+    assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--family-parameters", '{"map_size": 5}') == 2
     reported = " ".join(capsys.readouterr().err.split())
     assert "was learned on 16 states, 4 actions; tasks of frozen_lake have 25 states, 4 actions" in reported
     assert exit_code("adapt", tmp_path, "--family", "acrobot") == 2
@@ -261,7 +261,10 @@ def test_a_start_adapts_to_a_family_of_the_same_spaces(
 ) -> None:
     save_meta_policy(tmp_path, start_of(tiny()))
     parameters = json.dumps({"map_size": 4, "horizon": 30, "similarity": "low"})
-    assert exit_code("adapt", tmp_path, "--family", "frozen_lake", "--parameters", parameters, "--task-seed", "3") == 0
+    assert (
+        exit_code("adapt", tmp_path, "--family", "frozen_lake", "--family-parameters", parameters, "--task-seed", "3")
+        == 0
+    )
     assert "| updates | random: reward" in capsys.readouterr().out
     assert list((tmp_path / "adapt").glob("*-policy.csv"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distributed.storage.run_directory import RunDirectory
-from tests.distributed.helpers import Raw, command, courier, exit_code, free_port, parsed, run_file, tiny
+from tests.distributed.helpers import Raw, command, courier, exit_code, free_port, parsed, run_file, tiny, tiny_neural
 
 FAMILIES = "tests.distributed.families"
 TRACKS = "tests.policies.checking.test_family_check:Tracks"
@@ -68,6 +68,45 @@ def family(**keys: Any) -> Raw:
         ),
         (tiny(evaluation={"methods": ["magic"]}), ["evaluation.methods.0", "'random'", "'meta_srl'", "'magic'"]),
         (tiny(evaluation={"rate_grid": []}), ["evaluation.rate_grid"]),
+        (tiny(evaluation={"tasks": []}), ["evaluation.tasks", "at least 1 item"]),
+        (tiny(evaluation={"tasks": "all"}), ["evaluation.tasks", "given: 'all'"]),
+        (tiny(evaluation={"tasks": [5]}), ["evaluation.tasks.0", "given: 5"]),
+        (tiny(evaluation={"tasks": [{"limits": [1.0]}]}), ["evaluation.tasks.0.parameters: is missing"]),
+        (
+            tiny(evaluation={"tasks": [{"parameters": {}, "limit": 1.0}]}),
+            ["evaluation.tasks.0.limit: unknown key (allowed here: parameters, limits)"],
+        ),
+        (
+            tiny(evaluation={"tasks": [{"parameters": {}, "limits": ["low"]}]}),
+            ["evaluation.tasks.0.limits.0", "valid number", "'low'"],
+        ),
+        (
+            tiny(evaluation={"tasks": [{"desc": []}] * 3, "num_test_tasks": 4}),
+            ["evaluation: ", "num_test_tasks is 4, but tasks holds 3: leave num_test_tasks out"],
+        ),
+        (
+            tiny(evaluation={"steps_per_iteration": 60}),
+            ["evaluation.steps_per_iteration: has no effect where within_task.algorithm is crpo; leave it out"],
+        ),
+        (
+            tiny(evaluation={"trust_region": {"delta_max": 0.1}}),
+            ["evaluation.trust_region: has no effect where within_task.algorithm is crpo; leave it out"],
+        ),
+        (
+            tiny(evaluation={"trust_region": {"delta_max": 0.0}}),
+            ["evaluation.trust_region.delta_max", "greater than 0"],
+        ),
+        (
+            tiny_neural(evaluation={"steps_per_iteration": 81}),
+            ["evaluation.steps_per_iteration: 81 is no multiple of within_task.num_copies 4"],
+        ),
+        (
+            tiny_neural(evaluation={"steps_per_iteration": 76}),
+            [
+                "evaluation.steps_per_iteration: 76 steps in 4 copies do not hold an episode of 20 steps",
+                "at least 80 do",
+            ],
+        ),
         (tiny(evaluation={"seeds": []}), ["evaluation.seeds"]),
         (
             family(name="frozen_pond"),
@@ -295,6 +334,8 @@ def test_settings_may_precede_the_run_file(tmp_path: Path, capsys: pytest.Captur
         (["adapt"], "source"),
         (["adapt", ".", "--task-index", "-1"], "--task-index"),
         (["adapt", ".", "--task-index", "[1]"], "--task-index"),
+        (["adapt", ".", "--parameters", "{}", "--task-seed", "2"], "give --task-seed or --parameters, not both"),
+        (["adapt", ".", "--family-parameters", '{"map_size": 4}'], "--family-parameters: need --family"),
         (["adapt", ".", "--task-index", "1", "--task-seed", "2"], "give --task-index or --task-seed, not both"),
         (["adapt", "."], ".: is not a run directory (it has no config.yaml)"),
         (["adapt", "nowhere"], "nowhere: is not a run directory"),

@@ -71,6 +71,23 @@ def test_finished_tasks_are_not_run_again(tmp_path: Path, count: int) -> None:
     assert [row["task_index"] for row in read_rows(directory.path / "tasks.csv")] == list(range(8))
 
 
+def test_a_table_of_an_older_version_without_a_column_goes_on(tmp_path: Path) -> None:
+    config = parsed(tiny())
+    directory = RunDirectory.create(config)
+    with pytest.raises(Crash):
+        learn(config, *local(config), directory, CrashAfter(5))
+    table = directory.path / "tasks.csv"
+    older = [{name: value for name, value in row.items() if name != "parameters"} for row in read_rows(table)]
+    table.write_text(run_directory.csv_text(older), encoding="utf-8")
+    again = RunDirectory.open(directory.path, config)
+    state, _ = learn(config, *local(config), again)
+    assert state.sha256() == undisturbed_sha()
+    rows = read_rows(table)
+    assert [row["parameters"] for row in rows[:4]] == [""] * 4
+    assert all('"desc"' in str(row["parameters"]) for row in rows[4:])
+    assert [row["reward"] for row in rows[:4]] == [row["reward"] for row in older]
+
+
 def _writes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> int:
     config, written = parsed(tiny()), list[Path]()
     with monkeypatch.context() as patch:

@@ -172,7 +172,7 @@ def test_the_artifacts_are_those_of_the_run_directory(tracked: Tracked) -> None:
     ((uri,),) = tracked.store.rows("SELECT artifact_uri FROM runs WHERE run_uuid = ?", tracked.store.parent())
     folder = Path(uri.removeprefix("file://"))
     assert folder.is_relative_to(tracked.folder / "mlruns")
-    for name in ("summary.json", "tasks.csv", "config.yaml"):
+    for name in ("summary.json", "tasks.csv", "held_out.csv", "config.yaml"):
         assert (folder / name).read_bytes() == (tracked.run / name).read_bytes()
     assert {path.name for path in (folder / "plots").iterdir()} == {
         path.name for path in (tracked.run / "plots").iterdir()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.html_page import Page, page_figures, page_html, write_page
+from meta.reporting.html_page import Page, page_figures, page_html, task_table, write_page
 from meta.reporting.summary import RunSummary
 
 INTERVAL = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 20}
@@ -169,6 +169,47 @@ def test_a_video_is_in_the_page_and_a_large_one_is_named(tmp_path: Path) -> None
     text = page_html(Page(summary(), rows(2), "", {}, [], [small, large]))
     assert f"data:video/mp4;base64,{base64.b64encode(b'film').decode()}" in text
     assert "large.mp4 is too large" in text
+
+
+def held_out_rows(index: int, method: str, **changes: Any) -> list[dict[str, Any]]:
+    """Three iterates of one task: reward 1, 2, 3 and costs that fall to half."""
+    limits = {"limit_1": 2.0, "limit_2": 0.0}
+    return [
+        {
+            **{"method": method, "task_index": index, "parameters": '{"speed": 1.5}', **limits, "iteration": m},
+            **{"reward": 1.0 + m, "cost_1": 4.0 - m, "cost_2": 1.0 - m / 4, **changes},
+        }
+        for m in range(3)
+    ]
+
+
+def test_the_learned_starts_tasks_are_shown_with_their_first_and_last_iterate() -> None:
+    table = [*held_out_rows(0, "random"), *held_out_rows(0, "meta_srl"), *held_out_rows(1, "meta_srl", reward=0.5)]
+    heads, *cells = task_table(table)
+    assert heads[:4] == ["task", "parameters", "reward, start", "reward, end"]
+    assert heads[4:] == [f"cost {i} / limit {i}, {when}" for i in (1, 2) for when in ("start", "end")]
+    assert cells == [
+        ["0", '{"speed": 1.5}', "1", "3", "2", "1", "1", "0.5"],
+        ["1", '{"speed": 1.5}', "0.5", "0.5", "2", "1", "1", "0.5"],
+    ]
+    text = page_html(Page(summary(), rows(8), "", {}, [], held_out=table))
+    assert read(text).outside == []
+    assert "The 2 new tasks from the learned start" in text
+    assert "held_out.csv of the run directory" in text
+    assert "by-task-table" not in page_html(Page(summary(), rows(8), "", {}, []))
+
+
+def test_long_parameters_are_cut_and_cannot_become_code() -> None:
+    evil = '{"word": "' + "</td><script>" * 20 + '"}'
+    (_, cells) = task_table(held_out_rows(0, "meta_srl", parameters=evil))
+    assert len(cells[1]) == 80
+    tags = [
+        read(
+            page_html(Page(summary(), rows(2), "", {}, [], held_out=held_out_rows(0, "meta_srl", parameters=given)))
+        ).tags
+        for given in (evil, "{}")
+    ]
+    assert tags[0] == tags[1]
 
 
 def test_a_thousand_tasks_stay_under_five_megabytes(tmp_path: Path) -> None:

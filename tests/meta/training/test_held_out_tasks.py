@@ -1,0 +1,144 @@
+"""Held-out tasks that are given: which they are, what they change, and the settings that solve held-out tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pydantic
+import pytest
+
+from meta.judging.held_out import HeldOut, hold_out
+from meta.learning.settings import MetaSettings
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings, GivenTask, HeldOutTrustRegion
+from meta.training.experiment import Experiment, draw
+from meta.training.held_out_tasks import given_tasks, held_out_settings, held_out_tasks, require_held_out_settings
+from meta.training.pool import LocalPool
+from policies.common.results import Start
+from policies.neural.neural_settings import NeuralSettings
+from policies.tabular.crpo import WithinTaskSettings
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.task import TaskError
+
+LAKES = FamilySpec("frozen_lake", 1, 4, {"map_size": 4})
+CHEETAHS = FamilySpec("half_cheetah", 0, 4, {})
+NEURAL = NeuralSettings(steps_per_iteration=400, num_copies=2)
+
+
+def experiment(**changes: Any) -> Experiment:
+    within = WithinTaskSettings(num_iterations=3, episodes_per_iteration=5, num_copies=5)
+    made = Experiment(LAKES, 4, within, DICESettings(), MetaSettings(), EvaluationSettings(num_test_tasks=3))
+    return dataclasses.replace(made, **changes)
+
+
+def held_out(chosen: Experiment) -> HeldOut:
+    """The fresh policy on the held-out tasks."""
+    pool = LocalPool(chosen.family)
+    drawn = draw(pool, chosen)
+    return hold_out(pool, drawn.test, Start(drawn.fresh, np.ones(2)), chosen.held_out_within)
+
+
+def as_given(chosen: Experiment) -> Experiment:
+    """The same with the drawn held-out tasks given by their parameters."""
+    tasks = [{"parameters": dict(task.parameters)} for task in LocalPool(LAKES).draw("test", range(3))]
+    return dataclasses.replace(chosen, evaluation=EvaluationSettings.model_validate({"tasks": tasks}))
+
+
+def test_the_drawn_tasks_given_by_their_parameters_give_the_same_exact_numbers() -> None:
+    drawn, given = held_out(experiment()), held_out(as_given(experiment()))
+    np.testing.assert_array_equal(given.reward_curve, drawn.reward_curve)
+    np.testing.assert_array_equal(given.cost_curve, drawn.cost_curve)
+    assert (given.gap, given.score) == (drawn.gap, drawn.score)
+    assert [record["limits"] for record in given.records] == [record["limits"] for record in drawn.records]
+
+
+def test_with_sampled_values_the_seeds_of_given_tasks_make_other_rollouts() -> None:
+    sampled = experiment(within=experiment().within.model_copy(update={"evaluation": "sampled"}))
+    drawn, given = held_out(sampled), held_out(as_given(sampled))
+    assert (given.reward_curve[1:] != drawn.reward_curve[1:]).any()
+    np.testing.assert_array_equal(held_out(as_given(sampled)).reward_curve, given.reward_curve)
+
+
+def test_given_tasks_come_in_their_order_with_their_limits() -> None:
+    given = (GivenTask(parameters={"target_speed": 2}), GivenTask(parameters={"target_speed": 1.5}, limits=(8.0,)))
+    tasks = given_tasks(CHEETAHS, given)
+    assert [(task.index, task.split, task.parameters["target_speed"]) for task in tasks] == [
+        (0, "own", 2.0),
+        (1, "own", 1.5),
+    ]
+    assert tasks[1].limits == (8.0,)
+    assert tasks[0].limits == LocalPool(CHEETAHS).draw("test", [0])[0].limits
+    evaluation = EvaluationSettings(tasks=given)
+    assert evaluation.num_test_tasks == 2
+    assert held_out_tasks(LocalPool(CHEETAHS), CHEETAHS, evaluation) == tasks
+    assert len(held_out_tasks(LocalPool(CHEETAHS), CHEETAHS, EvaluationSettings(num_test_tasks=3))) == 3
+
+
+def test_a_repeated_task_has_a_seed_of_its_own() -> None:
+    speeds = (2.0, 1.5, 2.0, 2.0)
+    tasks = given_tasks(CHEETAHS, tuple(GivenTask(parameters={"target_speed": speed}) for speed in speeds))
+    assert len({task.seed for task in tasks}) == 4
+    (alone,) = given_tasks(CHEETAHS, (GivenTask(parameters={"target_speed": 1.5}),))
+    assert alone.seed == tasks[1].seed
+
+
+def test_parameters_alone_stand_for_a_task() -> None:
+    short = EvaluationSettings.model_validate({"tasks": [{"target_speed": 2.0}]})
+    assert short.tasks == (GivenTask(parameters={"target_speed": 2.0}),)
+    assert EvaluationSettings.model_validate(short.model_dump(mode="json")) == short, "as a run directory keeps it"
+
+
+@pytest.mark.parametrize("number", [20, 2])
+def test_the_default_number_and_the_right_one_agree_with_given_tasks(number: int) -> None:
+    settings = EvaluationSettings.model_validate({"tasks": [{"a": 1.0}, {"a": 2.0}], "num_test_tasks": number})
+    assert settings.num_test_tasks == 2
+
+
+def test_another_number_than_that_of_the_given_tasks_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="num_test_tasks is 3, but tasks holds 1: leave num_test_tasks"):
+        EvaluationSettings.model_validate({"tasks": [{"a": 1.0}], "num_test_tasks": 3})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([{"target_speed": 1.0}, {"speed": 1.0}], "evaluation.tasks.1.parameters: tasks of half_cheetah have no"),
+        ([{"parameters": {"target_speed": 1.0}, "limits": [0.0]}], "evaluation.tasks.0.limits: the limit of"),
+    ],
+)
+def test_a_given_task_that_cannot_be_used_is_named_by_its_key(tasks: Any, message: str) -> None:
+    settings = EvaluationSettings.model_validate({"tasks": tasks})
+    with pytest.raises(TaskError) as error:
+        held_out_tasks(LocalPool(CHEETAHS), CHEETAHS, settings)
+    assert str(error.value).startswith(message)
+
+
+def test_settings_for_held_out_tasks_replace_those_within_a_task() -> None:
+    assert held_out_settings(NEURAL, EvaluationSettings()) == NEURAL
+    region = HeldOutTrustRegion(delta_max=0.003)
+    changed = EvaluationSettings(num_iterations=4, safety_margin=0.1, steps_per_iteration=600, trust_region=region)
+    found = held_out_settings(NEURAL, changed)
+    assert isinstance(found, NeuralSettings)
+    assert (found.num_iterations, found.safety_margin, found.steps_per_iteration) == (4, 0.1, 600)
+    assert found.trust_region == NEURAL.trust_region.model_copy(update={"delta_max": 0.003})
+    assert found == NEURAL.model_copy(
+        update={
+            **{"num_iterations": 4, "safety_margin": 0.1, "steps_per_iteration": 600},
+            "trust_region": found.trust_region,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("within", "evaluation", "message"),
+    [
+        (WithinTaskSettings(), {"steps_per_iteration": 400}, r"evaluation\.steps_per_iteration: has no effect where"),
+        (WithinTaskSettings(), {"trust_region": {"delta_last": 0.1}}, r"evaluation\.trust_region: has no effect where"),
+        (NEURAL, {"steps_per_iteration": 401}, "401 is no multiple of within_task.num_copies 2"),
+    ],
+)
+def test_settings_without_effect_are_refused(within: Any, evaluation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        require_held_out_settings(within, EvaluationSettings.model_validate(evaluation))
