@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.task_context import context_line, settled_family, warn_outside
 from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.model_registry import connect, is_model_uri, resolve
@@ -21,11 +22,15 @@ from meta.measuring.measures import measure
 from meta.reporting.figures import adaptation
 from meta.reporting.render_matplotlib import save_figure
 from meta.training.evaluation_settings import GivenTask
+from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
 from policies.common.branches import branch_name
-from policies.common.policy import Policy, table_of
+from policies.common.policy import policy_for, table_of
 from policies.common.results import Start, Starts, TaskResult
+from policies.mixtures.contextual import condition
+from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import kind_of, kind_of_policy
+from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 
@@ -35,7 +40,7 @@ class Source:
     """A learned start and the settings for new tasks.
 
     ``random_rates`` [1+p]: rates of the random start, None if unknown. ``folder`` receives the results. ``policy`` is
-    None for the start of a run directory.
+    None for the start of a run directory. ``family`` is that of the new tasks, with contexts if the start needs them.
     """
 
     label: str
@@ -44,6 +49,7 @@ class Source:
     random_rates: FloatArray | None
     folder: Path
     policy: MetaPolicy | None
+    family: FamilySpec
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,10 @@ def adapt(
         ConfigurationError: There is no such task, the start does not fit the family, or this machine cannot render.
     """
     experiment = source.config.experiment
-    pool = LocalPool(experiment.family)
+    pool = LocalPool(source.family)
     task = chosen_task(experiment, pool, task_index, task_seed, given)
-    family = experiment.family.make()
+    family = source.family.make()
+    warn_outside(family, task, console)
     if source.policy is not None:
         source.policy.require_fit(family, task, source.label)
     if video:
@@ -87,13 +94,15 @@ def adapt(
     within, starts = experiment.held_out_within, _starts(source, family, task).items()
     results = {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts}
     path = _write_plot(source, task, results)
-    policy = _write_policy(source.folder / f"{task.stem}-policy", results["meta_srl"].policy)
+    adapted = results["meta_srl"]
+    policy = _write_policy(source.folder / f"{task.stem}-policy", adapted)
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
-        return _table(results)
-    learned = source.starts.starts[results["meta_srl"].start_index]
-    policies = {"learned start": learned.initialization, "adapted": results["meta_srl"].policy}
-    return f"{_table(results)}\n\n{film(family, task, policies, path.with_suffix('.mp4'), console)}"
+        return _table(results, family)
+    learned = source.starts.starts[adapted.start_index].initialization
+    policies = {"learned start": policy_for(learned, adapted.context), "adapted": adapted.policy}
+    filmed = film(settled_family(family, adapted), task, policies, path.with_suffix(".mp4"), console)
+    return f"{_table(results, family)}\n\n{filmed}"
 
 
 def find_source(given: str, family: FamilySettings | None, tracking_uri: str | None, console: Console) -> Source:
@@ -143,7 +152,8 @@ def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple
 
 def _of_policy(label: str, policy: MetaPolicy, family: FamilySettings | None, folder: Path) -> Source:
     rates = None if policy.random_rates is None else np.array(policy.random_rates, np.float64)
-    return Source(label, policy.config(family, label), policy.starts, rates, folder, policy)
+    config = policy.config(family, label)
+    return Source(label, config, policy.starts, rates, folder, policy, policy.family(config))
 
 
 def _of_run(run_dir: Path, console: Console) -> Source:
@@ -155,7 +165,8 @@ def _of_run(run_dir: Path, console: Console) -> Source:
             f"{run_dir}: evaluation.methods had no random start to compare with; add it and resume"
         )
     rates = np.array(random.learning_rates, np.float64)
-    return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None)
+    family = family_of(LocalPool(config.experiment.family), config.experiment)
+    return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None, family)
 
 
 def _starts(source: Source, family: TaskFamily, task: Task) -> dict[str, Starts]:
@@ -176,9 +187,14 @@ def _write_plot(source: Source, task: Task, results: dict[str, TaskResult]) -> P
     return save_figure(path, adaptation(curves, task.limits, title, limit_label="limit"))
 
 
-def _write_policy(stem: Path, policy: Policy) -> Path:
-    """Write a table of probabilities as CSV, one row per state; a neural policy as safetensors."""
-    kind = kind_of_policy(policy)
+def _write_policy(stem: Path, result: TaskResult) -> Path:
+    """Write a table of probabilities as CSV, one row per state; a neural policy as safetensors.
+
+    A network that was solved with a context is written as one on plain observations, which has it built in.
+    """
+    policy, kind = result.policy, kind_of_policy(result.policy)
+    if result.context is not None and isinstance(policy, PolicyState):
+        policy = condition(policy, result.context)
     if kind.name != "tabular":
         save_arrays(stem, kind.to_arrays(policy), {"kind": kind.name})
         return stem.with_suffix(".safetensors")
@@ -187,7 +203,7 @@ def _write_policy(stem: Path, policy: Policy) -> Path:
     return stem.with_suffix(".csv")
 
 
-def _table(results: dict[str, TaskResult]) -> str:
+def _table(results: dict[str, TaskResult], family: TaskFamily) -> str:
     task = next(iter(results.values())).task
     lines = [f"Task {task.label}, limits {[round(limit, 4) for limit in task.limits]}", ""]
     lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
@@ -198,7 +214,8 @@ def _table(results: dict[str, TaskResult]) -> str:
             cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
             cells += [f"{result.values[iteration, 0]:.4f}", cost, branch_name(result.branches.tolist(), iteration)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items())])
+    known = context_line(results["meta_srl"], family)
+    return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items()), *known])
 
 
 def _line(name: str, result: TaskResult) -> str:

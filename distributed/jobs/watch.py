@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.task_context import settled_family, warn_outside
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
 from meta.training.evaluation_settings import GivenTask
+from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
-from policies.common.policy import Policy
+from policies.common.policy import Policy, policy_for
 from policies.filming.film import Film, render_episode
 from policies.filming.pictures import SUFFIXES, Caption, SideBySide, contact_sheet, write_picture, write_video
 from tasks.contract.rendering import NoGraphicsError, renderable
@@ -37,15 +39,18 @@ def watch(run_dir: Path, task_index: int, output: Path | None, console: Console,
         require_video(output)
     config = load_run_config(run_dir)
     state = load_final_state(run_dir, config, console.say)
-    pool, family = LocalPool(config.experiment.family), config.experiment.family.make()
+    spec = family_of(LocalPool(config.experiment.family), config.experiment)
+    pool, family = LocalPool(spec), spec.make()
     task = chosen_task(config.experiment, pool, task_index, given=given)
+    warn_outside(family, task, console)
     path = output or run_dir / "adapt" / f"{task.stem}.mp4"
     require_pictures(family, task)
     with console.status(f"adapting to {task.label}"):
         result = next(iter(pool.solve([task], state.start, config.experiment.held_out_within, collect=False))).result
     adapted = f"after {len(result.branches)} updates (iterate {result.output})"
-    learned = state.starts[result.start_index].initialization
-    return film(family, task, {"learned start": learned, adapted: result.policy}, path, console)
+    learned = policy_for(state.starts[result.start_index].initialization, result.context)
+    settled = settled_family(family, result)
+    return film(settled, task, {"learned start": learned, adapted: result.policy}, path, console)
 
 
 def require_video(path: Path) -> None:

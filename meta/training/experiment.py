@@ -102,14 +102,29 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     experiment.within.tolerances(num_costs)
     experiment.meta.learning_rates.initial_rates(num_costs)
     pool.use(experiment.family)
-    together = experiment.meta.warm_up.distinct_tasks or experiment.family.num_tasks
-    drawn = pool.draw("train", range(max(together, experiment.family.num_tasks)))
-    train, known = drawn[: experiment.family.num_tasks], drawn[:together]
+    drawn, together = training_tasks(pool, experiment)
+    train = drawn[: experiment.family.num_tasks]
     test = held_out_tasks(pool, experiment.family, experiment.evaluation)
     spec = with_contexts(experiment, drawn)
     pool.use(spec)
     fresh = kind_of(experiment.within).fresh(spec.make(), train[0], experiment.within, experiment.family.seed)
-    return Drawn(train, test, fresh, num_costs, spec, known)
+    return Drawn(train, test, fresh, num_costs, spec, together)
+
+
+def training_tasks(pool: Pool, experiment: Experiment) -> tuple[list[Task], list[Task]]:
+    """All training tasks, of which the first ``num_tasks`` take online steps; and those of the direct steps."""
+    together = experiment.meta.warm_up.distinct_tasks or experiment.family.num_tasks
+    drawn = pool.draw("train", range(max(together, experiment.family.num_tasks)))
+    return drawn, drawn[:together]
+
+
+def family_of(pool: Pool, experiment: Experiment) -> FamilySpec:
+    """The family of a run's tasks, with their contexts where ``meta.context`` asks for them."""
+    return (
+        experiment.family
+        if experiment.meta.context == "none"
+        else with_contexts(experiment, training_tasks(pool, experiment)[0])
+    )
 
 
 def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:

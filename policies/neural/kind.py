@@ -20,7 +20,7 @@ from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.rollouts import NeuralRollouts, to_bounds
 from policies.neural.solving import NeuralDataset, solve_neural_task, state_of
 from policies.neural.update import Problem, estimate_returns
-from tasks.contract.contextual_family import ContextualFamily
+from tasks.contract.contextual_family import ContextualFamily, with_any_context
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import step_seconds
@@ -48,7 +48,7 @@ class NeuralKind:
         Raises:
             TaskError: a copy has no room for an episode.
         """
-        batch = make_batch(family, task, 1)
+        batch = make_batch(with_any_context(family), task, 1)
         try:
             require_whole_episodes(settings, batch.horizon, task.label)
             return fresh_policy(batch, settings, seed)
@@ -130,7 +130,7 @@ class NeuralKind:
 
     def spaces(self, family: TaskFamily, task: Task) -> Spaces:
         """Numbers in an observation, and the actions with their bounds."""
-        batch = make_batch(family, task, 1)
+        batch = make_batch(with_any_context(family), task, 1)
         try:
             return spaces_of(batch)
         finally:

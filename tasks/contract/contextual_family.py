@@ -126,3 +126,10 @@ def contexts_of(family: TaskFamily) -> Contexts | None:
 def plain_family(family: TaskFamily) -> TaskFamily:
     """The family without contexts."""
     return family.plain if isinstance(family, ContextualFamily) else family
+
+
+def with_any_context(family: TaskFamily) -> TaskFamily:
+    """The family with some context, for code that needs the shapes only; a hidden one need not be known for that."""
+    if not isinstance(family, ContextualFamily):
+        return family
+    return family.with_context(np.zeros(family.contexts.space.size))
