@@ -166,9 +166,16 @@ class WarmUpSettings(BaseModel):
     rate: Rate = 1.0
     """alpha of the direct steps, for the reward and every cost."""
     delta_max: float = Field(default=0.2, gt=0.0)
-    """Largest KL divergence of a direct step, in the place of within_task.trust_region.delta_max."""
+    """Largest KL divergence of the first direct step, in the place of within_task.trust_region.delta_max."""
+    delta_last: float = Field(default=0.01, gt=0.0)
+    """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
     least_log_std: float = -3.0
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
+
+    def delta_at(self, number: int) -> float:
+        """Largest KL divergence of a step in round ``number``, counted from 0."""
+        done = number / max(1, self.rounds - 1)
+        return (1.0 - done) * self.delta_max + done * self.delta_last
 
 
 class MetaSettings(BaseModel):

@@ -132,7 +132,7 @@ def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> li
             number,
             team,
             settings.rate,
-            settings.delta_max,
+            settings.delta_at(number),
             settings.least_log_std,
         )
         for team in range(teams)
