@@ -20,13 +20,19 @@ from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool, WorkerLostError
 from distributed.cluster.worker import CRPOWorker
 from distributed.settings.provenance import environment_tags
+from meta.learning.settings import MetaSettings, WarmUpSettings
 from meta.learning.tabular import MetaState
-from meta.training.loop import Finished
-from meta.training.pool import Pending
+from meta.offline.dice_settings import DICESettings
+from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.experiment import Experiment, draw
+from meta.training.loop import Finished, Position, train, training_plan
+from meta.training.pool import LocalLearner, LocalPool, Pending
 from meta.training.records import Row
 from policies.common.results import Start, TaskResult
+from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.rollouts import EnvironmentContractError
 from policies.tabular.solving import TaskDataset
+from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import TaskError
 from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until
@@ -104,6 +110,65 @@ def test_both_pools_draw_and_solve_by_linear_programme_alike(two: RayPool) -> No
         assert ours is not None
         assert theirs is not None
         np.testing.assert_array_equal(ours.policy, theirs.policy)
+
+
+def contextual() -> Experiment:
+    warm_up = WarmUpSettings(rounds=3, teams=2, tasks=4, distinct_tasks=10)
+    within = NeuralSettings(num_iterations=1, steps_per_iteration=200, num_copies=10, hidden=(8,), critic_hidden=(8,))
+    spec = FamilySpec("tests.support.goal_family:GoalFamily", 0, 4, {})
+    meta, dice = MetaSettings(context="probed", warm_up=warm_up), DICESettings(estimator="none")
+    return Experiment(spec, 2, within, dice, meta, EvaluationSettings(num_test_tasks=2))
+
+
+def test_warm_up_and_contexts_give_the_same_bits_on_ray(one: RayPool, two: RayPool) -> None:
+    experiment = contextual()
+    arguments = (experiment.meta, experiment.dice, experiment.within.num_iterations)
+    digests, solved = set(), []
+    for pool, learner in (
+        (LocalPool(experiment.family), LocalLearner(*arguments)),
+        (one, RayLearner(*arguments, retries=3)),
+        (two, RayLearner(*arguments, retries=3)),
+    ):
+        drawn = draw(pool, experiment)
+        state = train(
+            training_plan(experiment, drawn), pool, learner, [], Position(drawn.initial_state(experiment.meta))
+        )
+        assert state.warm_up_rounds == 3
+        digests.add(state.sha256())
+        results = pool.solve(drawn.test, state.start, experiment.held_out_within, collect=False)
+        solved.append(sorted((item.result.task.index, item.result.values.tolist()) for item in results))
+    assert len(digests) == 1
+    assert solved[0] == solved[1] == solved[2]
+
+
+def test_a_meta_learner_killed_in_the_warm_up_continues_from_its_last_state(two: RayPool) -> None:
+    experiment = contextual()
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
+    drawn = draw(two, experiment)
+    begin = Position(drawn.initial_state(experiment.meta))
+    undisturbed = train(training_plan(experiment, drawn), two, learner, [], begin)
+    killing = Killing(learner)
+    state = train(training_plan(experiment, drawn), two, learner, [killing], begin)
+    assert killing.killed == 1
+    assert state.sha256() == undisturbed.sha256()
+
+
+class Killing:
+    """Kills the meta-learner after its second direct step."""
+
+    def __init__(self, learner: RayLearner) -> None:
+        self._learner, self.killed = learner, 0
+
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        if state.warm_up_rounds == 2:
+            os.kill(ray.get(self._learner.actor.pid.remote()), signal.SIGKILL)
+            self.killed += 1
+
+    def task_finished(self, finished: Finished, result: TaskResult) -> None:
+        """Not of interest."""
+
+    def round_finished(self, state: Any, rows: list[Row]) -> None:
+        """Not of interest."""
 
 
 def test_a_task_whose_worker_is_killed_is_run_again(
