@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_file import load_config
-from distributed.storage.run_directory import read_rows
+from distributed.storage.csv_tables import read_rows
 from policies.checking.family_check import NAMES, check_family, table
 from policies.exact.drawing import draw_task
 from policies.neural.crpo import fresh_policy, solve_neural

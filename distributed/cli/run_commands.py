@@ -123,7 +123,8 @@ def report(
 ) -> None:
     """Print the result tables of a run; redraw its plots and rewrite its page (report.html)."""
     from distributed.jobs.watch import watch as run_watch
-    from distributed.storage.run_directory import load_run_config, load_summary, read_rows
+    from distributed.storage.csv_tables import read_rows
+    from distributed.storage.run_directory import load_run_config, load_summary
     from distributed.storage.run_page import PAGE, write_run_page
     from meta.reporting.figures import run_figures
     from meta.reporting.render_matplotlib import save_figures

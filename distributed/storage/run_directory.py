@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import shutil
 import time
@@ -19,11 +17,12 @@ from distributed.settings.keys import flatten
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import RawSettings, parse_config, read_yaml
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
+from distributed.storage.csv_tables import csv_text, read_rows
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
 from meta.learning.online import State
 from meta.reporting.summary import RunSummary, SummaryError, parse_summary
 from meta.training.loop import Finished, Position
-from meta.training.records import Row, Value
+from meta.training.records import Row
 from policies.common.results import TaskResult
 from tasks.contract.memory import return_freed_memory
 
@@ -31,7 +30,6 @@ _WARM_UP_SECONDS = 20.0
 """Least time between two checkpoints of the warm-up, whose rounds may be very short."""
 HELD_OUT = "held_out.csv"
 """The table of the held-out tasks in a run's directory."""
-_TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem", "parameters", "method", "label", "branch")
 
 
 class RunDirectory:
@@ -264,38 +262,6 @@ def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) 
     if found is None:
         raise ConfigurationError(f"{path}: has no checkpoint yet; train it first")
     return found[0]
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a ``tasks.csv``, with numbers bit for bit as written; an empty list without the file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
-
-
-def _value(name: str, text: str) -> Value:
-    if name in _TEXT_COLUMNS:
-        return text
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def csv_text(rows: list[Row]) -> str:
-    """Rows as CSV (RFC 4180, lines end in LF); a column that a row lacks (one of an older version) stays empty."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _differences(first: RunConfig, second: RunConfig) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from distributed.settings.provenance import environment_tags
 from distributed.settings.run_config import RunConfig
-from distributed.storage.run_directory import HELD_OUT, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import HELD_OUT
 from meta.reporting.html_page import Page, write_page
 from meta.reporting.summary import RunSummary
 from meta.training.records import Row

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from distributed.jobs.training_job import LATEST, run
 from distributed.settings.console import Console
 from distributed.settings.run_file import RawSettings, parse_config
-from distributed.storage.run_directory import RunDirectory, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import RunDirectory
 from distributed.tracking.run_tracker import RunTracker
 from distributed.tuning.search_space import with_values
 from meta.learning.online import State

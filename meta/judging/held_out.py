@@ -92,6 +92,6 @@ def compare_starts(
         meta_srl: the start that this run has learned.
         similar: D*^2 and its comparator; None without an exact model.
     """
-    bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.train, similar=similar)
+    bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.for_baselines, similar=similar)
     starts = starts_of(methods, bench, meta_srl)
     return {name: hold_out(pool, drawn.test, start, experiment.held_out_within) for name, start in starts.items()}

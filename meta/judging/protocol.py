@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
 from meta.judging.task_records import task_record
-from meta.methods.registry import grid_of, learn
+from meta.methods.registry import OURS, grid_of, learn
 from meta.methods.workbench import Learned, averaging_bench
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint, MethodName
@@ -43,12 +43,14 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
     pool, kept = _kept(json.dumps(dataclasses.asdict(experiment.family), sort_keys=True))
     evaluation, within = experiment.evaluation, experiment.within
     test = evaluation.model_dump(mode="json", include={"num_test_tasks", "tasks"})
-    key = json.dumps([test, num_training, within.model_dump(mode="json")], sort_keys=True)
+    meta = experiment.meta.model_dump(mode="json", include={"context", "contexts", "warm_up"})
+    key = json.dumps([test, num_training, within.model_dump(mode="json"), meta], sort_keys=True)
     if key not in kept:
         drawn = draw(pool, experiment)
         if num_training is not None:
             drawn = dataclasses.replace(drawn, train=pool.draw("train", range(num_training)))
         kept[key] = drawn
+    pool.use(kept[key].family)
     return pool, kept[key]
 
 
@@ -107,7 +109,8 @@ def judge(
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment)
         began = time.perf_counter()
-        bench = averaging_bench(pool, experiment, drawn, drawn.train, disturbance)
+        tasks = drawn.train if method == OURS else drawn.for_baselines
+        bench = averaging_bench(pool, experiment, drawn, tasks, disturbance)
         learned = learn(method, point, bench)
         trained = time.perf_counter()
         within = experiment.held_out_within

@@ -17,6 +17,7 @@ from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool
 from policies.common.policy import Policy
+from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
@@ -46,6 +47,20 @@ class Experiment:
         within: WithinTask = learning_of(self.within).training_settings(self.within, self.dice)
         return within
 
+    @property
+    def steps_of_task(self) -> int:
+        """Environment steps of a training task; 0 where only tabular evaluation says."""
+        return (self.within.num_iterations + self.within.final_batches) * self.within.steps_of_batch
+
+    @property
+    def warm_up_steps(self) -> int:
+        """Environment steps of all direct steps; the first round has one team."""
+        warm_up = self.meta.warm_up
+        if not warm_up.rounds or not isinstance(self.within, NeuralSettings):
+            return 0
+        per_copy = self.within.steps_per_iteration // self.within.num_copies
+        return (1 + (warm_up.rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy
+
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
         return dataclasses.replace(self, family=dataclasses.replace(self.family, seed=seed))
@@ -72,11 +87,25 @@ def _default(section: str) -> object:
 
 
 @dataclass(frozen=True)
+class TrainingTasks:
+    """Training tasks by use, each the first ones of the training split.
+
+    ``online`` take online steps, ``together`` direct ones; ``budget`` are for methods that take no direct steps and as
+    many environment steps; ``known`` are those that meta_srl meets.
+    """
+
+    online: Sequence[Task]
+    together: Sequence[Task]
+    budget: Sequence[Task]
+    known: Sequence[Task]
+
+
+@dataclass(frozen=True)
 class Drawn:
     """The tasks of an experiment, and the policy that has learned nothing: uniform [S, A], or a fresh network.
 
     ``family`` is that of the tasks, with their contexts where ``meta.context`` asks for them; ``together`` are the
-    training tasks of the direct steps.
+    training tasks of the direct steps, ``budget`` as many as the steps of all training would solve one by one.
     """
 
     train: Sequence[Task]
@@ -85,6 +114,12 @@ class Drawn:
     num_costs: int
     family: FamilySpec
     together: Sequence[Task] = ()
+    budget: Sequence[Task] = ()
+
+    @property
+    def for_baselines(self) -> Sequence[Task]:
+        """The training tasks of the other methods: as many as take the environment steps that meta_srl has."""
+        return self.budget or self.train
 
     def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
@@ -102,20 +137,21 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     experiment.within.tolerances(num_costs)
     experiment.meta.learning_rates.initial_rates(num_costs)
     pool.use(experiment.family)
-    drawn, together = training_tasks(pool, experiment)
-    train = drawn[: experiment.family.num_tasks]
+    tasks = training_tasks(pool, experiment)
     test = held_out_tasks(pool, experiment.family, experiment.evaluation)
-    spec = with_contexts(experiment, drawn)
+    spec = with_contexts(experiment, tasks.known)
     pool.use(spec)
-    fresh = kind_of(experiment.within).fresh(spec.make(), train[0], experiment.within, experiment.family.seed)
-    return Drawn(train, test, fresh, num_costs, spec, together)
+    fresh = kind_of(experiment.within).fresh(spec.make(), tasks.online[0], experiment.within, experiment.family.seed)
+    return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget)
 
 
-def training_tasks(pool: Pool, experiment: Experiment) -> tuple[list[Task], list[Task]]:
-    """All training tasks, of which the first ``num_tasks`` take online steps; and those of the direct steps."""
-    together = experiment.meta.warm_up.distinct_tasks or experiment.family.num_tasks
-    drawn = pool.draw("train", range(max(together, experiment.family.num_tasks)))
-    return drawn, drawn[:together]
+def training_tasks(pool: Pool, experiment: Experiment) -> TrainingTasks:
+    """Draw all training tasks."""
+    online = experiment.family.num_tasks
+    together = experiment.meta.warm_up.distinct_tasks or online
+    budget = online + round(experiment.warm_up_steps / max(1, experiment.steps_of_task))
+    drawn = pool.draw("train", range(max(together, budget)))
+    return TrainingTasks(drawn[:online], drawn[:together], drawn[:budget], drawn[: max(online, together)])
 
 
 def family_of(pool: Pool, experiment: Experiment) -> FamilySpec:
@@ -123,7 +159,7 @@ def family_of(pool: Pool, experiment: Experiment) -> FamilySpec:
     return (
         experiment.family
         if experiment.meta.context == "none"
-        else with_contexts(experiment, training_tasks(pool, experiment)[0])
+        else with_contexts(experiment, training_tasks(pool, experiment).known)
     )
 
 

@@ -11,7 +11,8 @@ import yaml
 
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
-from distributed.storage.run_directory import RunDirectory, load_final_state, load_run_config, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import RunDirectory, load_final_state, load_run_config
 from meta.learning.groups import GroupedState, is_whole
 from meta.training.records import column
 from tests.distributed.families import counts, notes

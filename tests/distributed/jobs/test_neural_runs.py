@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
-from distributed.storage.run_directory import RunDirectory, load_final_state, load_run_config, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import RunDirectory, load_final_state, load_run_config
 from meta.learning.neural import NeuralMetaState
 from meta.methods.registry import METHODS
 from meta.training.records import column

@@ -12,7 +12,7 @@ import pytest
 
 from distributed.jobs.cells import Cell
 from distributed.settings.run_config import RunConfig
-from distributed.storage.run_directory import read_rows
+from distributed.storage.csv_tables import read_rows
 from meta.training.evaluation_settings import GridPoint
 from meta.training.records import Row
 from tests.distributed.helpers import Raw, changed, exit_code, only_run, parsed, run_file, summary_of, tiny, tiny_neural

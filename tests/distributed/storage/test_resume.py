@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from distributed.storage import checkpoints, run_directory
-from distributed.storage.run_directory import RunDirectory, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import RunDirectory
 from meta.training.loop import Finished
 from policies.common.results import TaskResult
 from tests.distributed.families import counts, notes

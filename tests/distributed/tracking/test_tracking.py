@@ -18,7 +18,8 @@ from distributed.settings.keys import flatten
 from distributed.settings.provenance import git_commit
 from distributed.settings.stopping import Stopped
 from distributed.settings.tracking_uri import hide_password
-from distributed.storage.run_directory import RunDirectory, load_run_config, read_rows
+from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import RunDirectory, load_run_config
 from distributed.tracking.events import Event
 from distributed.tracking.mlflow_sender import MLflowSender
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
