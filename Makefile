@@ -7,7 +7,7 @@ RUN ?= deploy/runs/frozen_lake.yaml
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations tour curves paper results results-neural lock audit sbom clean
+.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations tour curves contexts paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -70,6 +70,9 @@ curves: setup ## learning curves of neural CRPO alone (about an hour on a free c
 	$(BIN)/python -m benchmarks.learning.learning_curves --task half_cheetah --steps 10000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning.learning_curves --task point_goal --steps 3000000 --seeds 0
 	$(BIN)/python -m benchmarks.learning.learning_curves --page
+
+contexts: setup ## starts with and without contexts at real budgets, to docs/results/contexts.md (hours; goes on where it was stopped)
+	$(BIN)/python -m benchmarks.learning.contexts
 
 paper: setup ## the paper's experiments with all baselines, to docs/results/paper.md (an hour on 2 free cores; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.paper

@@ -1,0 +1,251 @@
+"""Do starts that know their task help? ``make contexts`` writes docs/results/contexts.md.
+
+Every method trains with the same number of environment steps, with the context of its tasks and without it, and solves
+the same held-out tasks. A cell is one method on one seed; finished cells are kept in ``runs/`` and reused under the
+same settings and sources, so that the command can be stopped and continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning.meta_learning import kept
+from distributed.settings.console import Console
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
+from meta.judging.protocol import choose, drawn_tasks, tune
+from meta.measuring.measures import measure
+from meta.methods.registry import OURS, learn
+from meta.methods.workbench import averaging_bench
+from meta.training.evaluation_settings import GridPoint, MethodName
+from meta.training.experiment import Experiment
+from meta.training.pool import LocalPool
+from policies.common.results import Starts, TaskResult
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.task import Task
+
+Changes = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table: a ``method`` with ``changes`` to the run file and hyper-parameters ``point``.
+
+    Without a ``point`` the method's grid is tried on the training tasks of the tuning seed, as by `metasrl compare`.
+    ``hidden``: the same start is also judged with the contexts of the held-out tasks hidden.
+    """
+
+    name: str
+    method: str
+    changes: Changes = ()
+    point: GridPoint | None = None
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One table: a run file with changes, its seeds and its rows."""
+
+    name: str
+    title: str
+    run_file: Path
+    changes: Changes
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+
+
+WITHOUT: Changes = (("meta.context", "none"),)
+TODAY: Changes = (
+    *WITHOUT,
+    ("meta.warm_up.rounds", "0"),
+    ("family.num_tasks", "83"),
+    ("meta.neural.method", "ftl"),
+    ("meta.neural.forgetting", "0.8"),
+    ("meta.neural.steps", "100"),
+    ("meta.neural.step_size", "1e-3"),
+    ("meta.learning_rates.method", "fixed"),
+    ("within_task.trust_region.delta_max", "0.2"),
+)
+"""meta_srl without contexts, as the run file half_cheetah_velocity.yaml has it, for as many environment steps."""
+RATE = GridPoint(rate=0.1)
+ROBOT_VARIANTS = (
+    Variant("meta_srl, context", OURS, hidden=True),
+    Variant("meta_srl, none", OURS, TODAY),
+    Variant("multitask, context", "multitask", (("within_task.trust_region.delta_max", "0.2"),), RATE),
+    Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
+    Variant("random", "random", WITHOUT, RATE),
+    Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
+    Variant("fal, context", "fal", (), RATE),
+    Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
+)
+LAKE_VARIANTS = (
+    Variant("meta_srl, context", OURS, (("meta.context", "given"),)),
+    Variant("meta_srl, none", OURS),
+    Variant("pretrained", "pretrained"),
+    Variant("simple_average", "simple_average"),
+    Variant("fal", "fal"),
+    Variant("multitask", "multitask"),
+    Variant("random", "random"),
+)
+CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
+LAKE = Path("deploy/runs/frozen_lake.yaml")
+SETTINGS = (
+    Setting(
+        "half_cheetah_velocity",
+        "HalfCheetah, target speeds from 0 to 2, effort limit 10, 2 million steps of training",
+        CHEETAH,
+        (),
+        (100, 101, 102, 103, 104),
+        ROBOT_VARIANTS,
+    ),
+    Setting(
+        "half_cheetah_noisy",
+        "HalfCheetah from a fresh standard deviation of 1 (initial_log_std 0)",
+        CHEETAH,
+        (("within_task.initial_log_std", "0.0"),),
+        (100, 101, 102, 103, 104),
+        (Variant("meta_srl, context", OURS), Variant("random", "random", WITHOUT, RATE)),
+    ),
+    Setting(
+        "half_cheetah_short",
+        "HalfCheetah with 400,000 steps of training",
+        CHEETAH,
+        (("meta.warm_up.rounds", "76"), ("family.num_tasks", "4")),
+        (100, 101, 102, 103, 104),
+        (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
+        "hopper_velocity",
+        "Hopper, target speeds, effort limit 8, 2 million steps of training",
+        CHEETAH,
+        (("family.name", "hopper"), ("family.limit", "8.0")),
+        (100, 101, 102, 103, 104),
+        (
+            Variant("meta_srl, context", OURS, hidden=True),
+            Variant("meta_srl, none", OURS, TODAY),
+            Variant("random", "random", WITHOUT, RATE),
+        ),
+    ),
+    Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(100, 110)), LAKE_VARIANTS),
+    Setting(
+        "lakes_low",
+        "Lakes of low similarity",
+        LAKE,
+        (("family.similarity", "low"),),
+        tuple(range(100, 110)),
+        LAKE_VARIANTS,
+    ),
+)
+
+
+def configuration(setting: Setting, variant: Variant, seed: int) -> RunConfig:
+    """The settings of a cell."""
+    changes = [*setting.changes, *variant.changes, ("seed", str(seed)), ("tracking.enabled", "false")]
+    return load_config(setting.run_file, changes)
+
+
+def records(results: Sequence[TaskResult]) -> dict[str, Any]:
+    """What the page needs of solved tasks, in task order."""
+    found = [measure(result) for result in results]
+    return {
+        "limits": [result.task.limits for result in results],
+        "parameters": [dict(result.task.parameters) for result in results],
+        "values": [result.values.tolist() for result in results],
+        "episodic": [None if result.episodic is None else result.episodic.tolist() for result in results],
+        "gap": [item.gap for item in found],
+        "violation": [float(item.violation.mean()) for item in found],
+        "during": [float(item.violation_during.mean()) for item in found],
+        "score": [item.score for item in found],
+        "context": [None if result.context is None else result.context.tolist() for result in results],
+    }
+
+
+def judged(config: RunConfig, spec: FamilySpec, tasks: Sequence[Task], start: Starts) -> dict[str, Any]:
+    """The held-out tasks solved from ``start``."""
+    solved = LocalPool(spec).solve(tasks, start, config.experiment.held_out_within, collect=False)
+    return records(sorted((item.result for item in solved), key=lambda result: result.task.index))
+
+
+def tuned_point(experiment: Experiment, method: MethodName) -> GridPoint:
+    """The best point of the method's grid on the training tasks of the tuning seed; meta_srl has one point."""
+    if method == OURS:
+        return GridPoint()
+    seeded = experiment.with_seed(experiment.evaluation.tuning_seeds[0])
+    return choose([tune(seeded, method)], [tune(seeded, "random")])
+
+
+def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
+    """Train one method on one seed and judge its start."""
+    experiment = config.experiment
+    pool, drawn = drawn_tasks(experiment)
+    tasks = drawn.train if variant.method == OURS else drawn.for_baselines
+    point = variant.point or tuned_point(experiment, variant.method)
+    pool, drawn = drawn_tasks(experiment)
+    learned = learn(variant.method, point, averaging_bench(pool, experiment, drawn, tasks))
+    content = {
+        "point": point.model_dump(exclude_none=True),
+        "env_steps": learned.env_steps,
+        "learning_rates": learned.start.learning_rates.tolist(),
+        "held_out": judged(config, drawn.family, drawn.test, learned.start),
+    }
+    if variant.hidden:
+        assert drawn.family.contexts is not None
+        hidden = dataclasses.replace(drawn.family, contexts=dataclasses.replace(drawn.family.contexts, hidden=True))
+        content["hidden"] = judged(config, hidden, drawn.test, learned.start)
+    return content
+
+
+def found_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any]:
+    """The cell, from its file where it is finished."""
+    config = configuration(setting, variant, seed)
+    evaluation = config.evaluation.model_dump(mode="json")
+    key = json.dumps([config.digest(), evaluation, dataclasses.asdict(variant)], sort_keys=True, default=str)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder = Path("runs") / "contexts" / setting.name / variant.name.replace(", ", "-")
+    return kept(folder / f"{seed}-{digest}.json", lambda: cell(config, variant))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute the missing cells with two processes, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", nargs="*", choices=[setting.name for setting in SETTINGS], help="these only")
+    parser.add_argument("--seeds", type=int, help="the first so many seeds of each setting; default all")
+    parser.add_argument("--rows", type=int, help="the first so many rows of each table; default all")
+    parser.add_argument("--processes", type=int, default=2, help="processes; default 2")
+    parser.add_argument("--no-page", action="store_true", help="compute cells only")
+    options = parser.parse_args(arguments)
+    console = Console()
+    chosen = [
+        dataclasses.replace(setting, seeds=setting.seeds[: options.seeds], variants=setting.variants[: options.rows])
+        for setting in SETTINGS
+        if options.settings is None or setting.name in options.settings
+    ]
+    jobs = [(setting, variant, seed) for setting in chosen for variant in setting.variants for seed in setting.seeds]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        waiting = {pool.submit(found_cell, *job): job for job in jobs}
+        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+            setting, variant, seed = waiting[future]
+            curve = np.array(future.result()["held_out"]["values"])[:, :, 0].mean(axis=0)
+            console.say(
+                f"{done}/{len(jobs)} {setting.name}, {variant.name}, seed {seed}: J_0 {curve.round(3).tolist()}"
+            )
+    if not options.no_page:
+        from benchmarks.learning.contexts_page import write_page
+
+        write_page(chosen, found_cell)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""docs/results/contexts.md: tables and plots of the cells of ``benchmarks.learning.contexts``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from benchmarks.learning.meta_page import formatted
+from benchmarks.result_page import RESULTS, header, table, write
+from meta.measuring.intervals import Interval, interval
+from tasks.contract.tabular_model import FloatArray
+
+COMMAND = "make contexts"
+HIDDEN = "meta_srl, context hidden"
+OURS = "meta_srl, context"
+_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#bcbd22", "#888888", "#17becf", "#4c78a8", "#b279a2")
+Cells = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str, Any]]) -> None:
+    """Write the page; every cell is finished."""
+    lines = [
+        *header("Starts that know their task", COMMAND),
+        "Every method of a table trains with the same number of environment steps and solves the same held-out tasks. "
+        "Means over held-out tasks, with 95 % t-intervals over seeds; no setting was chosen on these seeds. `hidden`: "
+        "the same start, where a new task does not show its context and its first batch  finds it.",
+        "",
+    ]
+    for setting in settings:
+        cells = held_out(setting, cell)
+        robot = cells[next(iter(cells))][0]["episodic"][0] is not None
+        lines += [f"## {setting.title}", "", f"Seeds {list(setting.seeds)}.", ""]
+        lines += robot_table(cells) if robot else lake_table(cells)
+        plot(cells, setting.name, robot=robot)
+        lines += [f"![{setting.title}](contexts/{setting.name}.png)", ""]
+    write("contexts.md", lines)
+
+
+def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any]]) -> Cells:
+    """The records of every row, by seed; the hidden ones as a row of their own."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for variant in setting.variants:
+        cells = [cell(setting, variant, seed) for seed in setting.seeds]
+        found[variant.name] = [one["held_out"] for one in cells]
+        if variant.hidden:
+            found[HIDDEN] = [one["hidden"] for one in cells]
+    return found
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One seed: undiscounted rewards [N, M+1] and discounted costs over their limits [N, M+1, p]."""
+
+    rewards: FloatArray
+    costs: FloatArray
+
+    @staticmethod
+    def of(record: dict[str, Any]) -> Curves:
+        """The curves of a record."""
+        values, limits = np.array(record["values"]), np.array(record["limits"])
+        undiscounted = np.array(record["episodic"]) if record["episodic"][0] is not None else values
+        return Curves(undiscounted[:, :, 0], values[:, :, 1:] / limits[:, None, :])
+
+
+def robot_table(cells: Cells) -> list[str]:
+    """Rewards at marks, the largest cost, and how often a limit was broken or a task ended worse than it began."""
+    curves = {name: [Curves.of(record) for record in records] for name, records in cells.items()}
+    last = next(iter(curves.values()))[0].rewards.shape[1] - 1
+    marks = [mark for mark in (0, 1, 5, 10) if mark <= last]
+    rows: list[list[object]] = []
+    for name, seeds in curves.items():
+        row: list[object] = [name]
+        row += [formatted(interval([float(one.rewards[:, mark].mean()) for one in seeds])) for mark in marks]
+        row.append(formatted(interval([float(one.costs.mean(axis=0).max()) for one in seeds]), 2))
+        row.append(f"{max(float(one.costs.max()) for one in seeds):.2f}")
+        row.append(f"{np.mean([float((one.costs > 1.0).mean()) for one in seeds]):.2%}")
+        row.append(_worse(seeds))
+        rows.append(row)
+    columns = ["start", *("at once" if mark == 0 else f"after {mark}" for mark in marks)]
+    columns += ["largest mean cost / limit", "largest cost / limit", "task-iterations over", "tasks ending worse"]
+    lines = table(columns, rows)
+    if OURS in curves:
+        lines += [_difference(curves, other, min(5, last)) for other in curves if other not in (OURS, HIDDEN)]
+        lines.append("")
+    return lines
+
+
+def _worse(seeds: Sequence[Curves]) -> str:
+    """Tasks whose reward fell over all updates, and the largest fall relative to the mean reward at once."""
+    change = np.concatenate([one.rewards[:, -1] - one.rewards[:, 0] for one in seeds])
+    return f"{int((change < 0.0).sum())} of {change.size} (at most by {max(0.0, -float(change.min())):.1f})"
+
+
+def _difference(curves: Mapping[str, Sequence[Curves]], other: str, mark: int) -> str:
+    pairs = list(zip(curves[OURS], curves[other], strict=True))
+    at_once = interval([float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs])
+    later = interval([float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs])
+    return (
+        f"- `{OURS}` minus `{other}`: reward at once {formatted(at_once)} ({verdict(at_once)}), after {mark} "
+        f"{formatted(later)} ({verdict(later)})."
+    )
+
+
+def verdict(found: Interval) -> str:
+    """Whether a difference, of which more is better, is shown."""
+    if found.low > 0.0:
+        return "better"
+    return "worse" if found.high < 0.0 else "no difference shown"
+
+
+def lake_table(cells: Cells) -> list[str]:
+    """Gap, violation and score of every row, and the paired differences to ours."""
+    keys, digits = {"gap": "gap", "violation": "violation of the output", "during": "during adaptation"}, 4
+    keys["score"] = "score"
+    means = {
+        name: {key: [float(np.mean(record[key])) for record in records] for key in keys}
+        for name, records in cells.items()
+    }
+    rows: list[list[object]] = [
+        [name, *(formatted(interval(found[key]), digits) for key in keys)] for name, found in means.items()
+    ]
+    lines = table(["start", *keys.values()], rows)
+    for name, found in means.items():
+        if name == OURS:
+            continue
+        parts = []
+        for key, label in keys.items():
+            less = interval(np.array(found[key]) - np.array(means[OURS][key]))
+            parts.append(f"{label} less by {formatted(less, digits)} ({verdict(less)})")
+        lines.append(f"- `{OURS}` against `{name}`: {'; '.join(parts)}.")
+    return [*lines, ""]
+
+
+def plot(cells: Cells, name: str, *, robot: bool) -> None:
+    """Reward and cost over its limit after every update, means over seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
+    for (row, records), colour in zip(cells.items(), _COLOURS, strict=False):
+        curves = [Curves.of(record) for record in records]
+        for axis, values in zip(
+            axes,
+            ([one.rewards.mean(axis=0) for one in curves], [one.costs.mean(axis=(0, 2)) for one in curves]),
+            strict=True,
+        ):
+            bands = [interval(column) for column in np.array(values).T]
+            axis.plot([band.mean for band in bands], color=colour, marker="o", markersize=3, label=row)
+            axis.fill_between(
+                range(len(bands)), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15
+            )
+    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1)
+    for axis, title in zip(axes, ("undiscounted reward" if robot else "reward $J_0$", "cost / limit"), strict=True):
+        axis.set_xlabel("policy updates on a held-out task")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8, loc="best")
+    path = RESULTS / "contexts" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
