@@ -157,9 +157,9 @@ class WarmUpSettings(BaseModel):
 
     rounds: int = Field(default=0, ge=0)
     """Rounds of direct steps; 0 begins with the online steps at once."""
-    teams: int = Field(default=2, gt=0)
+    teams: int = Field(default=1, gt=0)
     """Teams of tasks in a round, each on a worker; phi becomes the mean of what they learn."""
-    tasks: int = Field(default=10, gt=0)
+    tasks: int = Field(default=20, gt=0)
     """Training tasks of a team, in turn, each with one copy of its environment and a branch of its own."""
     distinct_tasks: int | None = Field(default=None, gt=0)
     """Training tasks that the teams take in turn, the first of the training split; empty: family.num_tasks."""
@@ -167,9 +167,9 @@ class WarmUpSettings(BaseModel):
     """alpha of the direct steps, for the reward and every cost."""
     delta_max: float = Field(default=0.2, gt=0.0)
     """Largest KL divergence of the first direct step, in the place of within_task.trust_region.delta_max."""
-    delta_last: float = Field(default=0.01, gt=0.0)
+    delta_last: float = Field(default=0.02, gt=0.0)
     """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
-    least_log_std: float = -3.0
+    least_log_std: float = -3.5
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
 
     def delta_at(self, number: int) -> float:

@@ -66,9 +66,9 @@ def copy_with(trained: Trained, folder: Path, table: Any, rates: Any) -> Path:
 
 
 def test_train_registers_and_the_first_version_is_judged_against_the_random_start(trained: Trained) -> None:
-    assert "models:/lakes/1 registered; minus the random start: gap" in trained.finding
-    assert "over 20 new tasks" in trained.finding
-    assert "champion is now version 1" in trained.finding
+    assert "models:/lakes/1 registered; minus the random start: gap" in trained.reported
+    assert "over 20 new tasks" in trained.reported
+    assert "champion is now version 1" in trained.reported
 
 
 def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, client: Any) -> None:
