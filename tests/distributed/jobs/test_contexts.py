@@ -1,0 +1,188 @@
+"""Starts with contexts from the command line: train, resume, adapt, files, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distributed.jobs import training_job
+from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
+from distributed.models.mlflow_model import input_example
+from distributed.settings.console import Console
+from distributed.storage.checkpoints import DamagedFileError, load_arrays
+from distributed.storage.csv_tables import read_rows
+from distributed.tracking.run_tracker import RunTracker
+from policies.neural.policy_state import PolicyState, policy_from_arrays
+from policies.tabular.kernel_table import KernelTable
+from tests.distributed.helpers import Raw, changed, exit_code, only_run, parsed, run_file, summary_of, tiny, tiny_neural
+
+GOALS = "tests.support.goal_family:GoalFamily"
+WARM = {"rounds": 6, "teams": 2, "tasks": 5, "distinct_tasks": 12}
+
+
+def goals(context: str = "probed", **changes: Any) -> Raw:
+    """The run file of goals that are the context of their tasks."""
+    raw = changed(tiny_neural(meta={"context": context, "warm_up": WARM}), changes)
+    return {**raw, "family": {"name": GOALS, "num_tasks": 8, **changes.get("family", {})}}
+
+
+def finished(folder: Path, raw: Raw, *more: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
+        assert exit_code("train", run_file(folder, raw), *more) == 0
+    return only_run(folder)
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("probed"), goals())
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("given"), goals("given"))
+
+
+def test_held_out_tasks_are_solved_with_the_context_that_was_found(probed: Path) -> None:
+    rows = read_rows(probed / "held_out.csv")
+    assert {row["probe_steps"] for row in rows} == {80}
+    assert summary_of(probed)["num_tasks"] == 8
+
+
+def test_a_task_by_its_parameters_shows_its_context(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("adapt", given, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
+    out = capsys.readouterr().out
+    assert "- context: goal 0.25" in out
+    assert "found by" not in out
+
+
+def test_a_hidden_context_is_found_and_shown(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("adapt", probed, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
+    assert "found by a first batch of 80 steps" in capsys.readouterr().out
+
+
+def test_a_context_outside_the_training_range_is_a_warning_with_the_range(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("adapt", given, "--parameters", '{"goal": 4.5, "kind": "mine"}') == 0
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "its context lies outside the training tasks' range: goal 4.5 (trained on -" in reported
+
+
+def test_the_adapted_network_takes_plain_observations(given: Path) -> None:
+    assert exit_code("adapt", given, "--task-index", "1") == 0
+    arrays, facts = load_arrays(given / "adapt" / "test-1-policy")
+    assert facts["kind"] == "neural"
+    assert policy_from_arrays(arrays).statistics.mean.size == 1
+    start = load_meta_policy(given / STEM).policies[0]
+    assert isinstance(start, PolicyState)
+    assert start.statistics.mean.size == 2
+
+
+def test_a_start_is_adapted_from_its_files_as_from_its_run(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = '{"goal": -0.5, "kind": "mine"}'
+    assert exit_code("adapt", given, "--parameters", task) == 0
+    of_run = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert exit_code("adapt", given / STEM, "--family", GOALS, "--parameters", task) == 0
+    of_files = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert of_files == of_run
+    policy = load_meta_policy(given / STEM)
+    assert policy.contexts is not None
+    assert policy.contexts.space.names == ("goal",)
+    assert input_example(policy).shape == (2, 2)
+    save_meta_policy(tmp_path, policy)
+    assert load_meta_policy(tmp_path).contexts == policy.contexts
+
+
+def test_damaged_contexts_of_a_start_are_reported(given: Path, tmp_path: Path) -> None:
+    policy = load_meta_policy(given / STEM)
+    assert policy.contexts is not None
+    broken = dataclasses.replace(policy.contexts, known=np.zeros((3, 2)))
+    save_meta_policy(tmp_path, dataclasses.replace(policy, contexts=broken))
+    with pytest.raises(DamagedFileError, match="known contexts must be finite numbers"):
+        load_meta_policy(tmp_path)
+
+
+def test_a_start_with_contexts_does_not_fit_a_family_of_other_entries(
+    given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        exit_code("adapt", given / STEM, "--family", "half_cheetah", "--family-parameters", '{"variant": "velocity"}')
+        == 2
+    )
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "its context lacks goal; training tasks have goal" in reported
+
+
+class Stopping(RunTracker):
+    """Ends the run in the middle of the warm-up."""
+
+    def warmed_up(self, state: Any, steps: Any) -> None:
+        if state.warm_up_rounds == 4:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_run_that_ended_in_the_warm_up_resumes_to_the_same_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distributed.storage.run_directory._WARM_UP_SECONDS", 0.0)
+    monkeypatch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
+    config, console = parsed(goals()), Console()
+    undisturbed = training_job.run(config, console).meta_state_sha256
+    with pytest.raises(KeyboardInterrupt):
+        training_job.run(changed_name(config, "cut"), console, trackers=[Stopping()])
+    (cut,) = Path("runs/cut").iterdir()
+    assert sorted(path.stem for path in (cut / "checkpoints").glob("round-*.json"))[-1] == "round-000004"
+    resumed = training_job.run(changed_name(config, "cut"), console, resume=cut)
+    assert resumed.meta_state_sha256 == undisturbed
+
+
+def changed_name(config: Any, name: str) -> Any:
+    return config.model_copy(update={"name": name})
+
+
+def test_lakes_start_from_the_table_of_their_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, tiny(meta={"context": "given"}))
+    capsys.readouterr()
+    (start,) = load_meta_policy(run / STEM).policies
+    assert isinstance(start, KernelTable)
+    assert start.contexts.shape == (8, 16)
+    found = summary_of(run)["similarity"]
+    assert found["conditional_similarity"] <= found["task_similarity"]
+    assert exit_code("adapt", run, "--task-index", "0") == 0
+    of_run = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert exit_code("adapt", run / STEM, "--task-index", "0") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == of_run
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            tiny(meta={"context": "probed"}),
+            "meta.context: probed needs within_task.algorithm neural_crpo; tables take given",
+        ),
+        (tiny(meta={"warm_up": WARM}), "meta.warm_up.rounds: direct steps need within_task.algorithm neural_crpo"),
+        (
+            tiny(meta={"context": "given", "initialization": {"method": "ogd"}}),
+            "meta.initialization.method: must be ftl where meta.context is given",
+        ),
+        (goals("learned"), "meta.context"),
+        (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
+        (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
+        (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: has no effect"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(
+    raw: Raw, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("train", run_file(tmp_path, raw)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()
