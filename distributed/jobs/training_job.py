@@ -138,6 +138,7 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         pool=config.cluster.pool,
         num_workers=place.pool.num_workers,
         tasks_per_round=experiment.tasks_per_round,
+        warm_up_steps=experiment.warm_up_steps,
     )
     limits = np.array([task.limits for task in drawn.test])
     return run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)

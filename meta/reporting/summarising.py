@@ -63,7 +63,7 @@ def run_summary(
         learning_rates=_rates([start.learning_rates.tolist() for start in state.starts]),
         meta_state_sha256=state.sha256(),
         groups=groups_summary(rows, state),
-        env_steps=int(column(rows, "env_steps").sum()),
+        env_steps=facts.warm_up_steps + int(column(rows, "env_steps").sum()),
         estimates=estimates_summary(rows),
         failure_signature=_failure(rows, facts.tasks_per_round),
         similarity=_similarity(similar),

@@ -151,6 +151,8 @@ class RunFacts(_Part):
     """Tasks solved at the same time."""
     tasks_per_round: int
     """B, tasks of a round."""
+    warm_up_steps: int = 0
+    """Environment steps of the direct steps before the first task."""
 
 
 class RunSummary(RunFacts):

@@ -51,7 +51,10 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_held_out_tasks_are_solved_with_the_context_that_was_found(probed: Path) -> None:
     rows = read_rows(probed / "held_out.csv")
     assert {row["probe_steps"] for row in rows} == {80}
-    assert summary_of(probed)["num_tasks"] == 8
+    summary = summary_of(probed)
+    assert summary["num_tasks"] == 8
+    assert summary["warm_up_steps"] == 11 * 5 * 20
+    assert summary["env_steps"] == 11 * 5 * 20 + 8 * 3 * 80
 
 
 def test_a_task_by_its_parameters_shows_its_context(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
