@@ -119,12 +119,14 @@ def task_returns(data: NeuralTransitions, mixture: Mixture) -> FloatArray:
 def combined_advantages(advantages: Array, branches: NDArray[np.int64], mixture: Mixture) -> Array:
     """What each sample ascends on, [T, n]: +A_0, or -A_i of the cost that its task descends on.
 
-    ``advantages`` [T, n, 1+p] are centred and put in units of their spread over the batch, head by head, so that
-    rewards and costs have equal influence.
+    ``advantages`` [T, n, 1+p] are centred for each task, which takes the differences between tasks out of the step's
+    noise, and put in units of their spread over the batch, head by head, so that rewards and costs have equal influence.
     """
-    scale = advantages.reshape(-1, advantages.shape[2]).std(axis=0)
-    mean = advantages.reshape(-1, advantages.shape[2]).mean(axis=0)
-    standard = (advantages - mean) / np.where(scale > 0.0, scale, 1.0)
+    steps, copies, heads = advantages.shape
+    of_tasks = advantages.reshape(steps, -1, mixture.copies_of_each, heads)
+    scale = advantages.reshape(-1, heads).std(axis=0)
+    centred = (of_tasks - of_tasks.mean(axis=(0, 2), keepdims=True)).reshape(steps, copies, heads)
+    standard = centred / np.where(scale > 0.0, scale, 1.0)
     of_copy = np.repeat(branches, mixture.copies_of_each)
     chosen = np.take_along_axis(standard, of_copy[None, :, None], axis=2)[..., 0]
     signs = np.where(of_copy == REWARD_BRANCH, 1.0, -1.0).astype(advantages.dtype)

@@ -73,9 +73,11 @@ def test_each_task_steps_on_the_branch_of_its_own_returns() -> None:
 
 def test_copies_ascend_on_the_reward_or_descend_on_their_tasks_cost() -> None:
     advantages = np.random.default_rng(2).normal(3.0, [5.0, 0.1], (50, 4, 2))
+    advantages[:, 2:] += 7.0  # one task has other advantages throughout, which says nothing of its actions
     mixture = Mixture(np.zeros((2, 1)), np.zeros(1), 2, 0.99, 30, CONTEXT)
     combined = combined_advantages(advantages, np.array([REWARD_BRANCH, 1]), mixture)
-    standard = (advantages - advantages.mean(axis=(0, 1))) / advantages.std(axis=(0, 1))
+    means = np.repeat([advantages[:, :2].mean(axis=(0, 1)), advantages[:, 2:].mean(axis=(0, 1))], 2, axis=0)
+    standard = (advantages - means) / advantages.std(axis=(0, 1))
     np.testing.assert_allclose(combined[:, :2], standard[:, :2, 0])
     np.testing.assert_allclose(combined[:, 2:], -standard[:, 2:, 1])
 
