@@ -106,7 +106,7 @@ SETTINGS = (
         "HalfCheetah, target speeds from 0 to 2, effort limit 10, 2 million steps of training",
         CHEETAH,
         (),
-        (100, 101, 102, 103, 104),
+        (200, 201, 202, 203, 204),
         ROBOT_VARIANTS,
     ),
     Setting(
@@ -114,7 +114,7 @@ SETTINGS = (
         "HalfCheetah from a fresh standard deviation of 1 (initial_log_std 0)",
         CHEETAH,
         (("within_task.initial_log_std", "0.0"),),
-        (100, 101, 102, 103, 104),
+        (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS), Variant("random", "random", WITHOUT, RATE)),
     ),
     Setting(
@@ -122,7 +122,7 @@ SETTINGS = (
         "HalfCheetah with 400,000 steps of training",
         CHEETAH,
         (("meta.warm_up.rounds", "76"), ("family.num_tasks", "4")),
-        (100, 101, 102, 103, 104),
+        (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
     ),
     Setting(
@@ -130,20 +130,20 @@ SETTINGS = (
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,
         (("family.name", "hopper"), ("family.limit", "8.0")),
-        (100, 101, 102, 103, 104),
+        (200, 201, 202, 203, 204),
         (
             Variant("meta_srl, context", OURS, hidden=True),
             Variant("meta_srl, none", OURS, TODAY),
             Variant("random", "random", WITHOUT, RATE),
         ),
     ),
-    Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(100, 110)), LAKE_VARIANTS),
+    Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(200, 210)), LAKE_VARIANTS),
     Setting(
         "lakes_low",
         "Lakes of low similarity",
         LAKE,
         (("family.similarity", "low"),),
-        tuple(range(100, 110)),
+        tuple(range(200, 210)),
         LAKE_VARIANTS,
     ),
 )

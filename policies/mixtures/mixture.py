@@ -120,7 +120,7 @@ def combined_advantages(advantages: Array, branches: NDArray[np.int64], mixture:
     """What each sample ascends on, [T, n]: +A_0, or -A_i of the cost that its task descends on.
 
     ``advantages`` [T, n, 1+p] are centred for each task, which takes the differences between tasks out of the step's
-    noise, and put in units of their spread over the batch, head by head, so that rewards and costs have equal influence.
+    noise, and put in units of their spread over the batch, head by head, so that rewards and costs count alike.
     """
     steps, copies, heads = advantages.shape
     of_tasks = advantages.reshape(steps, -1, mixture.copies_of_each, heads)
