@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -99,10 +100,13 @@ def adapt(
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results, family)
+    return f"{_table(results, family)}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
+
+
+def _filmed(source: Source, family: TaskFamily, adapted: TaskResult, path: Path, console: Console) -> str:
     learned = source.starts.starts[adapted.start_index].initialization
     policies = {"learned start": policy_for(learned, adapted.context), "adapted": adapted.policy}
-    filmed = film(settled_family(family, adapted), task, policies, path.with_suffix(".mp4"), console)
-    return f"{_table(results, family)}\n\n{filmed}"
+    return film(settled_family(family, adapted), adapted.task, policies, path, console)
 
 
 def find_source(given: str, family: FamilySettings | None, tracking_uri: str | None, console: Console) -> Source:
@@ -193,9 +197,9 @@ def _write_policy(stem: Path, result: TaskResult) -> Path:
     A network that was solved with a context is written as one on plain observations, which has it built in.
     """
     policy, kind = result.policy, kind_of_policy(result.policy)
-    if result.context is not None and isinstance(policy, PolicyState):
-        policy = condition(policy, result.context)
     if kind.name != "tabular":
+        if result.context is not None:
+            policy = condition(cast("PolicyState", policy), result.context)
         save_arrays(stem, kind.to_arrays(policy), {"kind": kind.name})
         return stem.with_suffix(".safetensors")
     rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in table_of(policy))

@@ -25,6 +25,7 @@ _STEPS: dict[str, Callable[[Any, Sequence[Item], MetaSettings, int], State]] = {
     **{kind.name: kind.step for kind in LEARNERS.values()},
     GroupedState.KIND: update_groups,
 }
+_WARM_UPS: dict[str, Callable[[Any, Sequence[TeamStep]], State]] = {NeuralMetaState.KIND: warm_up_update}
 ITEMS: dict[str, type[Item]] = {kind.name: kind.item for kind in LEARNERS.values()}
 """Classes by their names in checkpoints."""
 
@@ -56,6 +57,7 @@ def warm_up(state: State, steps: Sequence[TeamStep]) -> State:
     Raises:
         TypeError: the state is not of one network.
     """
-    if not isinstance(state, NeuralMetaState):
+    step_of_kind = _WARM_UPS.get(state.KIND)
+    if step_of_kind is None:
         raise TypeError(f"a {state.KIND} state takes no direct steps")
-    return warm_up_update(state, steps)
+    return step_of_kind(state, steps)

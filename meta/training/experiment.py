@@ -17,7 +17,6 @@ from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool
 from policies.common.policy import Policy
-from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
@@ -55,11 +54,8 @@ class Experiment:
     @property
     def warm_up_steps(self) -> int:
         """Environment steps of all direct steps; the first round has one team."""
-        warm_up = self.meta.warm_up
-        if not warm_up.rounds or not isinstance(self.within, NeuralSettings):
-            return 0
-        per_copy = self.within.steps_per_iteration // self.within.num_copies
-        return (1 + (warm_up.rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy
+        warm_up, per_copy = self.meta.warm_up, self.within.steps_of_batch // self.within.num_copies
+        return (1 + (warm_up.rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy if warm_up.rounds else 0
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""

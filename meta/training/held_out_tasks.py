@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from threadpoolctl import threadpool_limits
 
@@ -48,8 +48,8 @@ def held_out_settings(within: WithinTask, evaluation: EvaluationSettings) -> Wit
     names = ("num_iterations", "safety_margin", "steps_per_iteration")
     own: dict[str, Any] = {name: getattr(evaluation, name) for name in names}
     region = evaluation.trust_region.model_dump(exclude_none=True)
-    if region and isinstance(within, NeuralSettings):
-        own["trust_region"] = within.trust_region.model_copy(update=region)
+    if region:  # only networks have one, which :func:`require_held_out_settings` checks
+        own["trust_region"] = cast("NeuralSettings", within).trust_region.model_copy(update=region)
     return within.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 

@@ -79,17 +79,7 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         horizon = batch.horizon
     finally:
         batch.close()
-    contexts = contexts_of(family)
-    size = 0 if contexts is None else contexts.space.size
-    mixture = Mixture(
-        limits=(1.0 - settings.safety_margin) * limits,
-        tolerance=settings.tolerances(limits.shape[1]),
-        copies_of_each=1,
-        discount=family.discount,
-        horizon=horizon,
-        context_size=size,
-        least_log_std=team.least_log_std,
-    )
+    mixture = _mixture(family, team, limits, horizon, settings)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
     try:
         improved, report = improve_mixture(policy, data, mixture, team.rate, _direct(settings, team), rng)
@@ -101,9 +91,22 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         values=report.values,
         excess=relative_violations(report.values, limits).max(axis=1),
         kl=report.step.kl,
-        context_size=size,
+        context_size=mixture.context_size,
         env_steps=steps * len(team.tasks),
         seconds=time.perf_counter() - began,
+    )
+
+
+def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, settings: NeuralSettings) -> Mixture:
+    contexts = contexts_of(family)
+    return Mixture(
+        limits=(1.0 - settings.safety_margin) * limits,
+        tolerance=settings.tolerances(limits.shape[1]),
+        copies_of_each=1,
+        discount=family.discount,
+        horizon=horizon,
+        context_size=0 if contexts is None else contexts.space.size,
+        least_log_std=team.least_log_std,
     )
 
 

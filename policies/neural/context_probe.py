@@ -14,8 +14,8 @@ import numpy as np
 from policies.common.branches import relative_violations
 from policies.common.results import Start
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
+from policies.neural.solving import state_of
 from policies.neural.update import Problem, estimate_returns
 from tasks.contract.contextual_family import ContextualFamily
 from tasks.contract.tabular_model import FloatArray
@@ -51,9 +51,7 @@ def probe_context(family: ContextualFamily, task: Task, start: Start, settings: 
     try:
         steps = settings.steps_per_iteration // settings.num_copies
         rollouts = NeuralRollouts(batch, steps, task.seed, task.label)
-        policy = start.initialization
-        assert isinstance(policy, PolicyState)
-        data = rollouts.collect(policy, PROBE)
+        data = rollouts.collect(state_of(start.initialization, task.label), PROBE)
         limits = (1.0 - settings.safety_margin) * np.array(task.limits)
         problem = Problem(np.ones(1 + limits.size), limits, np.zeros(limits.size), family.discount, batch.horizon)
         values = np.array([estimate_returns(_copy_of(data, copy), problem, settings) for copy in range(len(tried))])

@@ -50,9 +50,8 @@ def solve_task(
     settled = kind.settle(family, task, start.starts[index], settings)
     steps += settled.steps
     spent = time.perf_counter() - began
-    result, dataset = kind.solve(
-        settled.family, task, settled.start, settings, collect=collect, on_iteration=on_iteration
-    )
+    given = (settled.family, task, settled.start, settings)
+    result, dataset = kind.solve(*given, collect=collect, on_iteration=on_iteration)
     result = dataclasses.replace(
         result,
         start_index=index,

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.common.policy import Policy, table_of
+from policies.common.policy import Policy, policy_for, table_of
 from policies.common.policy_kind import PlayedStep, Settled, Spaces
 from policies.common.results import Start, TaskResult
 from policies.exact.solver import ExactModel, evaluate
@@ -63,8 +63,7 @@ class TabularKind:
                 raise TaskError(f"task {task.label}: the start needs the task's context; the family has no contexts")
             return Settled(family, start)
         context = family.context_of(task)
-        policy = start.initialization
-        table = policy.at(context) if isinstance(policy, KernelTable) else policy
+        table = policy_for(start.initialization, context)
         return Settled(family, Start(table, start.learning_rates, context), context)
 
     def solve(
