@@ -126,6 +126,14 @@ SETTINGS = (
         (Variant("meta_srl, context", OURS),),
     ),
     Setting(
+        "half_cheetah_limits",
+        "HalfCheetah, limits from a quarter to twice the usual one as part of the context",
+        CHEETAH,
+        (("family.limit_factors", "[0.25, 2.0]"), ("meta.contexts.limits", "true")),
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
         "hopper_velocity",
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,10 +88,27 @@ def robot_table(cells: Cells) -> list[str]:
     columns = ["start", *("at once" if mark == 0 else f"after {mark}" for mark in marks)]
     columns += ["largest mean cost / limit", "largest cost / limit", "task-iterations over", "tasks ending worse"]
     lines = table(columns, rows)
+    lines += by_limit(cells[next(iter(cells))])
     if OURS in curves:
         lines += [_difference(curves, other, min(5, last)) for other in curves if other not in (OURS, HIDDEN)]
         lines.append("")
     return lines
+
+
+def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Reward and cost of the first row by thirds of the tasks' limits, where these differ."""
+    limits = np.concatenate([np.array(record["limits"])[:, 0] for record in records])
+    if np.ptp(limits) == 0.0:
+        return []
+    curves = [Curves.of(record) for record in records]
+    rewards, costs = (np.concatenate([getattr(one, name) for one in curves]) for name in ("rewards", "costs"))
+    rows: list[list[object]] = []
+    edges = np.quantile(limits, [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
+    for low, high in itertools.pairwise(edges):
+        own = (limits >= low) & (limits <= high)
+        last = formatted(interval(rewards[own, -1]))
+        rows.append([f"{low:.1f} to {high:.1f}", formatted(interval(rewards[own, 0])), last, f"{costs[own].max():.2f}"])
+    return ["By the tasks' limits:", "", *table(["limit", "at once", "at the end", "largest cost / limit"], rows)]
 
 
 def _worse(seeds: Sequence[Curves]) -> str:

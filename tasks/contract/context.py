@@ -31,7 +31,7 @@ def raw_context(family: TaskFamily, task: Task, *, limits: bool) -> dict[str, fl
         ContextError: an entry is not a finite number, or the task has no numbers.
     """
     own = getattr(family, "context", None)
-    parts = dict(own(task.parameters)) if own is not None else dict(_numbers(task.parameters))
+    parts = dict(own(task.parameters)) if own is not None else dict(numbers_in(task.parameters))
     if limits:
         parts |= {f"limit of {name}": limit for name, limit in zip(family.cost_names, task.limits, strict=True)}
     if not parts:
@@ -49,7 +49,7 @@ def raw_context(family: TaskFamily, task: Task, *, limits: bool) -> dict[str, fl
     return found
 
 
-def _numbers(parameters: Mapping[str, Any]) -> Sequence[tuple[str, float]]:
+def numbers_in(parameters: Mapping[str, Any]) -> Sequence[tuple[str, float]]:
     """The numbers among parameters: a name for each, lists with their positions."""
     found: list[tuple[str, float]] = []
     for name, value in parameters.items():

@@ -26,6 +26,7 @@ import gymnasium
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.contract.context import numbers_in
 from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
 from tasks.contract.variation import Sequence, Similarity, draw_point, require_positive
@@ -37,6 +38,7 @@ RobotName = Literal["half_cheetah", "hopper", "swimmer", "walker2d", "ant", "hum
 Variant = Literal["velocity", "direction", "speed_limit", "body"]
 CostKind = Literal["control_effort", "overspeed"]
 
+_LIMIT_STREAM = 71
 _EFFORT_SHARE = 0.2
 """Default limit of control effort, as a share of the effort of full actions at every step."""
 _OVERSPEED_SHARE = 0.025
@@ -72,6 +74,15 @@ class Locomotion(BaseModel):
     limit: float | None = Field(default=None, ge=0.0)
     """Limit on the expected discounted cost; None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
 
+    limit_factors: tuple[float, float] | None = None
+    """Least and greatest factor on the limit, drawn log-uniformly for each task; None: the same limit for all."""
+
+    @model_validator(mode="after")
+    def _factors_are_a_range(self) -> Locomotion:
+        if self.limit_factors is not None and not 0.0 < self.limit_factors[0] < self.limit_factors[1]:
+            raise ValueError(f"limit_factors must be two rising numbers above 0, got {list(self.limit_factors)}")
+        return self
+
     @model_validator(mode="after")
     def _body_cost_is_used(self) -> Locomotion:
         if self.variant != "body" and self.body_cost != "control_effort":
@@ -84,6 +95,19 @@ class Locomotion(BaseModel):
         return (self._cost,)
 
     def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        """The parameters of the variant, with ``limit_factor`` where limits differ between tasks."""
+        own = self._variant_parameters(split, index, attempt)
+        if self.limit_factors is None:
+            return own
+        rng = np.random.default_rng([self.seed, ("train", "test").index(split), index, attempt, _LIMIT_STREAM])
+        low, high = np.log(self.limit_factors)
+        return {**own, "limit_factor": round(float(np.exp(rng.uniform(low, high))), 4)}
+
+    def context(self, parameters: Parameters) -> dict[str, float]:
+        """The numbers of the variant; limits are entries where ``meta.contexts.limits`` asks for them."""
+        return {name: value for name, value in numbers_in(parameters) if name != "limit_factor"}
+
+    def _variant_parameters(self, split: Split, index: int, attempt: int) -> dict[str, Any]:
         """By variant: ``target_speed``, ``weights`` [2], ``speed_limit``, or the factors of :func:`change_body`."""
         point = draw_point(
             self.seed,
@@ -163,14 +187,16 @@ class Locomotion(BaseModel):
 
     def limits(self, parameters: Parameters) -> tuple[float, ...] | float:
         """The limit on the expected discounted cost, a number in the cost's own unit."""
-        del parameters
+        return (self._usual_limit() * float(parameters.get("limit_factor", 1.0)),)
+
+    def _usual_limit(self) -> float:
         if self.limit is not None:
-            return (self.limit,)
+            return self.limit
         steps = objectives.discounted_steps(self.discount, self.horizon)
         if self._cost == "overspeed":
-            return (_OVERSPEED_SHARE * steps,)
+            return _OVERSPEED_SHARE * steps
         _, high = base_action_bounds(self._robot)
-        return (_EFFORT_SHARE * float(objectives.control_effort(high[None])[0]) * steps,)
+        return _EFFORT_SHARE * float(objectives.control_effort(high[None])[0]) * steps
 
     @property
     def _robot(self) -> Robot:

@@ -10,6 +10,8 @@ import numpy as np
 import pydantic
 import pytest
 
+from policies.exact.drawing import draw_task
+from tasks.contract.context import raw_context
 from tasks.contract.family_registry import make_family
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.mujoco import objectives
@@ -169,3 +171,26 @@ def test_a_family_has_the_robot_as_its_name() -> None:
         assert family.robot == name
         assert family.cost_names == ("control_effort",)
         assert family.model({}) is None
+
+
+def test_limits_of_a_quarter_to_twice_the_usual_one_are_entries_of_the_context() -> None:
+    plain, varied = _family("half_cheetah", limit=10.0), _family("half_cheetah", limit=10.0, limit_factors=(0.25, 2.0))
+    factors = []
+    for index in range(200):
+        task = draw_task(varied, "half_cheetah", 0, "train", index)
+        parameters = dict(task.parameters)
+        factors.append(parameters.pop("limit_factor"))
+        assert parameters == plain.parameters("train", index, 0)
+        assert task.limits == (10.0 * factors[-1],)
+        entries = raw_context(varied, task, limits=True)
+        assert entries == {"target_speed": parameters["target_speed"], "limit of control_effort": task.limits[0]}
+        assert raw_context(varied, task, limits=False) == {"target_speed": parameters["target_speed"]}
+    assert min(factors) >= 0.25
+    assert max(factors) <= 2.0
+    assert np.median(factors) == pytest.approx(0.25**0.5 * 2.0**0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("factors", [(2.0, 0.5), (0.0, 1.0), (1.0, 1.0)])
+def test_factors_that_are_no_range_are_an_error(factors: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="limit_factors must be two rising numbers above 0"):
+        _family("half_cheetah", limit_factors=factors)
