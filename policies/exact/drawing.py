@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from policies.exact.solver import CostRange, ExactModel, InfeasibleError, cost_range, optimal_policy
+from policies.exact.solver import CostRange, ExactModel, InfeasibleError, SolverError, cost_range, optimal_policy
 from tasks.contract.tabular_model import ModelError, TabularModel
 from tasks.contract.task import Split, Task, TaskError, TaskFamily
 
@@ -88,6 +88,8 @@ def require_feasible(task: Task, model: ExactModel, names: tuple[str, ...]) -> N
             for name, limit, least in zip(names, task.limits, reachable, strict=True)
         )
         raise TaskError(f"{task.label}: no policy keeps its limits ({limits_and_costs}); raise the limits") from None
+    except SolverError as error:
+        raise TaskError(f"{task.label}: {error}") from error
 
 
 def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:
@@ -106,7 +108,13 @@ def with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | Non
     tabular = _model_of(family, task)
     if tabular is None:
         raise TaskError(f"{task.label}: a limit fraction needs an exact model; give the limits themselves instead")
-    model = ExactModel(tabular)
+    try:
+        return _within_intervals(task, ExactModel(tabular), fraction)
+    except SolverError as error:
+        raise TaskError(f"{task.label}: {error}") from error
+
+
+def _within_intervals(task: Task, model: ExactModel, fraction: float) -> Task | None:
     interval: CostRange = cost_range(model)
     width = interval.unconstrained - interval.least
     if (width <= _LEAST_WIDTH * np.maximum(interval.unconstrained, 1e-3)).any():
@@ -116,6 +124,6 @@ def with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | Non
         optimum = optimal_policy(model, limits)
     except InfeasibleError:
         return None
-    if optimum.values[0] <= 0.0 and (tabular.reward >= 0.0).all():
+    if optimum.values[0] <= 0.0 and (model.tabular.reward >= 0.0).all():
         return None
     return dataclasses.replace(task, limits=tuple(float(limit) for limit in limits))

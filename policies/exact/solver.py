@@ -5,9 +5,10 @@ Everything here is an oracle that estimators are tested against; notation as in 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -17,14 +18,27 @@ from scipy.sparse.linalg import splu
 
 from tasks.contract.tabular_model import FloatArray, TabularModel
 
+Method = Literal["highs", "highs-ipm"]
 DENSE_STATES = 256
 """Up to this many states a dense solve beats SuperLU (``make bench``, exact evaluation)."""
-_ACCURACY = 1e-10
-"""HiGHS' own tolerance of 1e-7 is 1e-7 / (1 - gamma) in values and more: 1e-5 on a lake."""
+ATTEMPTS: tuple[tuple[Method, float], ...] = (
+    ("highs", 1e-10),
+    ("highs", 1e-9),
+    ("highs", 1e-8),
+    ("highs", 1e-7),
+    ("highs-ipm", 1e-7),
+)
+"""Methods and tolerances of HiGHS, in turn. Its own, 1e-7, is 1e-7 / (1 - gamma) in values and more: 1e-5 on a lake."""
+_OPTIMAL, _INFEASIBLE = 0, 2
+"""Statuses of ``linprog``."""
 
 
 class InfeasibleError(ValueError):
     """No policy keeps every cost under its limit."""
+
+
+class SolverError(RuntimeError):
+    """The linear programme was neither solved nor found infeasible."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +80,15 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class OptimalPolicy:
-    """Solution of the occupancy linear programme: ``policy`` [S, A], ``occupancy`` [S] (nu*), ``values`` [1+p]."""
+    """Solution of the occupancy linear programme: ``policy`` [S, A], ``occupancy`` [S] (nu*), ``values`` [1+p].
+
+    ``accuracy``: the tolerance at which HiGHS solved it, in units of occupancy.
+    """
 
     policy: Float[FloatArray, "S A"]
     occupancy: Float[FloatArray, " S"]
     values: Float[FloatArray, " objectives"]
+    accuracy: float = ATTEMPTS[0][1]
 
 
 def policy_transitions(model: ExactModel, policy: FloatArray) -> Any:
@@ -132,20 +150,59 @@ def optimal_policy(
     flow = outflow - discount * model.transitions.T
     sign = -1.0 if objective == 0 else 1.0
     rows, bounds = _inequalities(model, limits, least_reward)
-    result = linprog(
+    right = (1.0 - discount) * np.array(bounds)
+    result, accuracy = _programme_result(
         sign * model.objectives[objective].ravel(),
-        A_eq=flow,
-        b_eq=(1.0 - discount) * model.tabular.initial,
-        A_ub=np.array(rows) if rows else None,
-        b_ub=(1.0 - discount) * np.array(bounds) if rows else None,
-        method="highs",
-        options={"primal_feasibility_tolerance": _ACCURACY, "dual_feasibility_tolerance": _ACCURACY},
+        (flow, (1.0 - discount) * model.tabular.initial),
+        (np.array(rows), right) if rows else (None, None),
     )
-    if result.status == 2:
+    found = _from_occupancy(model, np.maximum(np.asarray(result), 0.0).reshape(states, actions))
+    return dataclasses.replace(found, accuracy=accuracy)
+
+
+def _programme_result(
+    objective: FloatArray, equalities: tuple[Any, FloatArray], inequalities: tuple[Any, Any]
+) -> tuple[FloatArray, float]:
+    """The optimum [S A] of a linear programme, and the tolerance at which HiGHS found it.
+
+    HiGHS gives up on some programmes at a tight tolerance, or calls them infeasible; its simplex does not recognise
+    some infeasible ones at all. "Infeasible" is believed of the last attempt, or of the least excess over the bounds.
+
+    Raises:
+        InfeasibleError: no point satisfies the constraints.
+        SolverError: HiGHS found neither an optimum nor infeasibility.
+    """
+    for method, accuracy in ATTEMPTS:
+        result = _highs(objective, equalities, inequalities, method, accuracy)
+        if result.status == _OPTIMAL:
+            return np.asarray(result.x), accuracy
+    if result.status == _INFEASIBLE or _least_excess(equalities, inequalities) > ATTEMPTS[-1][1]:
         raise InfeasibleError("no policy keeps every cost under its limit")
-    if result.status != 0:
-        raise RuntimeError(f"the occupancy linear programme failed: {result.message}")
-    return _from_occupancy(model, np.maximum(np.asarray(result.x), 0.0).reshape(states, actions))
+    raise SolverError(f"the occupancy linear programme failed at every tolerance: {result.message}")
+
+
+def _least_excess(equalities: tuple[Any, FloatArray], inequalities: tuple[Any, Any]) -> float:
+    """The least t >= 0 by which all inequalities must be relaxed; NaN where HiGHS does not find it."""
+    (flow, start), (rows, bounds) = equalities, inequalities
+    if rows is None:
+        return float("nan")
+    count = flow.shape[1]
+    wider = sparse.hstack([flow, sparse.csr_matrix((flow.shape[0], 1))], format="csr")
+    relaxed = np.column_stack([rows, -np.ones(len(rows))])
+    least = _highs(np.append(np.zeros(count), 1.0), (wider, start), (relaxed, bounds), *ATTEMPTS[-1])
+    return float(least.fun) if least.status == _OPTIMAL else float("nan")
+
+
+def _highs(
+    objective: FloatArray,
+    equalities: tuple[Any, FloatArray],
+    inequalities: tuple[Any, Any],
+    method: Any,
+    accuracy: float,
+) -> Any:
+    (flow, start), (rows, bounds) = equalities, inequalities
+    options: Any = {"primal_feasibility_tolerance": accuracy, "dual_feasibility_tolerance": accuracy}
+    return linprog(objective, A_eq=flow, b_eq=start, A_ub=rows, b_ub=bounds, method=method, options=options)
 
 
 def _inequalities(

@@ -9,16 +9,25 @@ from collections.abc import Callable
 import numpy as np
 
 from policies.common.results import Starts, TaskResult
-from policies.exact.solver import ExactModel, OptimalPolicy, optimal_policy
+from policies.exact.solver import ExactModel, InfeasibleError, OptimalPolicy, SolverError, optimal_policy
 from policies.solving.algorithms import Dataset, WithinTask, kind_of
 from policies.solving.probing import choose_start
-from tasks.contract.task import Task, TaskFamily
+from tasks.contract.task import Task, TaskError, TaskFamily
 
 
 def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
-    """The linear programme's optimum of ``task`` (pi*, nu*, J*), or None without an exact model."""
+    """The linear programme's optimum of ``task`` (pi*, nu*, J*), or None without an exact model.
+
+    Raises:
+        TaskError: the programme has no solution; the message names the task.
+    """
     model = family.model(task.parameters)
-    return None if model is None else optimal_policy(ExactModel(model), np.array(task.limits))
+    if model is None:
+        return None
+    try:
+        return optimal_policy(ExactModel(model), np.array(task.limits))
+    except (InfeasibleError, SolverError) as error:
+        raise TaskError(f"{task.label}: {error}") from error
 
 
 def solve_task(

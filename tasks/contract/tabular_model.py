@@ -62,9 +62,25 @@ class TabularModel:
         if wrong.size:
             state, action = divmod(int(wrong[0]), actions)
             raise ModelError(f"probabilities of state {state}, action {action} sum to {mass[wrong[0]]}, not 1")
+        self._check_absorbing()
         for name in ("reward", "costs", "probabilities"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ModelError(f"{name} holds a value that is not finite")
+
+    def _check_absorbing(self) -> None:
+        """Absorbing states get the uniform policy, so their rewards and costs must not depend on the action."""
+        spread = np.ptp(self.objectives, axis=2).max(axis=0)
+        wrong = np.flatnonzero(self.absorbing & (spread > 0.0))
+        if wrong.size:
+            raise ModelError(
+                f"state {wrong[0]} is absorbing, but its rewards or costs differ by action, by {spread[wrong[0]]:g}; "
+                "make them equal, or do not declare it absorbing"
+            )
+        states = self.pairs // self.num_actions
+        leaving = np.flatnonzero(self.absorbing[states] & (self.next_states != states) & (self.probabilities > 0.0))
+        if leaving.size:
+            state, successor = states[leaving[0]], self.next_states[leaving[0]]
+            raise ModelError(f"state {state} is absorbing, but leads to state {successor}; it must stay where it is")
 
     @property
     def num_states(self) -> int:

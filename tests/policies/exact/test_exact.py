@@ -241,7 +241,10 @@ def test_cost_range_takes_the_cheapest_of_equally_rewarded_policies() -> None:
 
 
 def test_absorbing_and_unreached_states_get_the_uniform_policy() -> None:
-    model = dataclasses.replace(two_states().model, absorbing=np.array([False, True]))
+    plain = two_states().model
+    reward, costs = plain.reward.copy(), plain.costs.copy()
+    reward[1], costs[:, 1] = reward[1, 0], costs[:, 1, :1]  # an absorbing state is alike for all actions
+    model = dataclasses.replace(plain, reward=reward, costs=costs, absorbing=np.array([False, True]))
     np.testing.assert_array_equal(optimal_policy(ExactModel(model), np.array([3.0])).policy[1], [0.5, 0.5])
     np.testing.assert_allclose(optimal_policy(ExactModel(two_states().model), np.zeros(1)).policy, [[1, 0], [0.5, 0.5]])
 

@@ -95,3 +95,28 @@ def test_an_outcome_of_probability_zero_ends_nothing() -> None:
     table = {state: {0: [(1.0, state, 0.0, False), (0.0, 1 - state, 0.0, True)]} for state in (0, 1)}
     model = model_from_gymnasium(table, np.array([0.5, 0.5]), lambda state, following: 0.0, 0.9, num_costs=1)
     assert not model.absorbing.any()
+
+
+def _ending(reward: list[float], cost: list[float], stays: float = 1.0) -> TabularModel:
+    """State 1 is absorbing; state 0 leads to it. ``reward`` and ``cost`` [A] are those of state 1."""
+    last = 1.0 - stays
+    return TabularModel(
+        pairs=np.array([0, 1, 2, 2, 3]),
+        next_states=np.array([1, 1, 1, 0, 1]),
+        probabilities=np.array([1.0, 1.0, stays, last, 1.0]),
+        reward=np.array([[1.0, 0.0], reward]),
+        costs=np.array([[[0.0, 0.0], cost]]),
+        initial=np.array([1.0, 0.0]),
+        absorbing=np.array([False, True]),
+        discount=0.9,
+    )
+
+
+def test_absorbing_states_must_not_depend_on_the_action() -> None:
+    assert _ending([0.5, 0.5], [2.0, 2.0]).absorbing[1]
+    with pytest.raises(ModelError, match="state 1 is absorbing, but its rewards or costs differ by action, by 2"):
+        _ending([0.5, 0.5], [2.0, 0.0])
+    with pytest.raises(ModelError, match="state 1 is absorbing, but its rewards or costs differ by action"):
+        _ending([0.5, 0.0], [2.0, 2.0])
+    with pytest.raises(ModelError, match="state 1 is absorbing, but leads to state 0; it must stay where it is"):
+        _ending([0.5, 0.5], [2.0, 2.0], stays=0.5)
