@@ -76,6 +76,9 @@ def export(
     source: Annotated[str, typer.Argument(help="A finished run's directory, models:/NAME@champion, or a start.")],
     output: Annotated[Path, typer.Argument(help="The file to write, FILE.onnx.")],
     start: Annotated[int, typer.Option(min=0, help="Index of the initialisation, if there are several.")] = 0,
+    context: Annotated[
+        str | None, typer.Option(help="Context to build in, as JSON: '{\"target_speed\": 1.69}'.")
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Export a learned start as ONNX: observations in, actions out."""
@@ -85,7 +88,8 @@ def export(
     console = Console()
     if output.suffix != ".onnx":
         raise ConfigurationError(f"{output}: must end in .onnx")
-    export_onnx(load_source(source, tracking_uri, console)[1], output, start)
+    entries = None if context is None else json_object("--context", context, "the entries of the context")
+    export_onnx(load_source(source, tracking_uri, console)[1], output, start, entries)
     console.say(f"written: {output}")
 
 

@@ -24,7 +24,9 @@ class Actions:
 
     Observations are states [N] (a table) or vectors [N, d] (a network); actions are indices [N] or vectors [N, k]
     within the environment's bounds. Parameters: ``start`` (index of the initialisation, default 0), ``stochastic``
-    (sample from the policy instead of taking its mode, default False) and ``seed`` of the samples (default 0).
+    (sample from the policy instead of taking its mode, default False), ``seed`` of the samples (default 0) and
+    ``context``, the context of the task as a JSON object, for a start that is a function of it. Without it, a network
+    expects the normalised context behind each observation, and a table is the one for an unknown context.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,15 +35,20 @@ class Actions:
 
     def __call__(self, model_input: object, params: dict[str, Any] | None) -> Array:
         """Actions for observations."""
-        given = {"start": 0, "stochastic": False, "seed": 0, **(params or {})}
+        given = {"start": 0, "stochastic": False, "seed": 0, "context": "", **(params or {})}
         if not 0 <= given["start"] < self._facts["num_starts"]:
             raise ValueError(f"start: must be from 0 to {self._facts['num_starts'] - 1}, got {given['start']}")
         prefix = f"start_{given['start']}."
         arrays = {name.removeprefix(prefix): v for name, v in self._arrays.items() if name.startswith(prefix)}
         rng = np.random.default_rng(given["seed"]) if given["stochastic"] else None
+        context = self._context(given["context"]) if given["context"] else None
         if self._facts["spaces"]["tabular"]:
-            return self._of_table(arrays["probabilities"], np.asarray(model_input), rng)
-        outputs = _network(arrays, np.asarray(model_input, np.float32))
+            table = arrays["probabilities"] if context is None else self._table(arrays, context)
+            return self._of_table(table, np.asarray(model_input), rng)
+        observations = np.asarray(model_input, np.float32)
+        if context is not None:
+            observations = np.column_stack([observations, np.tile(context.astype(np.float32), (len(observations), 1))])
+        outputs = _network(arrays, observations)
         if self._facts["spaces"]["actions"]:
             return _drawn(_softmax(outputs), rng)
         if rng is not None:
@@ -49,6 +56,30 @@ class Actions:
                 rng.standard_normal(outputs.shape), np.float32
             )
         return self._bounded(outputs)
+
+    def _context(self, text: str) -> Array:
+        """The normalised context of a JSON object."""
+        contexts = self._facts.get("contexts")
+        if contexts is None:
+            raise ValueError("context: this start was learned without contexts; leave it out")
+        space, entries = contexts["space"], json.loads(text)
+        if not isinstance(entries, dict) or sorted(entries) != sorted(space["names"]):
+            raise ValueError(f"context: must be a JSON object with the entries {', '.join(space['names'])}, got {text}")
+        values = np.array([float(entries[name]) for name in space["names"]])
+        if not np.isfinite(values).all():
+            raise ValueError(f"context: entries must be finite, got {text}")
+        return (values - np.array(space["mean"])) * np.array(space["scale"])
+
+    def _table(self, arrays: dict[str, Array], context: Array) -> Array:
+        """The mixture of kernel leaders at ``context``."""
+        apart, (shrinkage, prior, _) = arrays["contexts"] - context, arrays["numbers"]
+        differing = self._facts["contexts"]["space"]["distance"] == "differing"
+        far = (apart != 0.0).sum(axis=1) if differing else np.sqrt((apart**2).sum(axis=1))
+        kernels = np.exp(-far[None, :] / arrays["bandwidths"][:, None])
+        sums = np.tensordot(kernels, arrays["weighted"], axes=1)
+        leaders = (sums + prior / sums.shape[2]) / (sums.sum(axis=2, keepdims=True) + prior)
+        tables = (1.0 - shrinkage) * leaders + shrinkage / sums.shape[2]
+        return np.asarray(np.tensordot(arrays["shares"], tables, axes=1))
 
     def _of_table(self, table: Array, states: Array, rng: np.random.Generator | None) -> Array:
         states = states.reshape(-1)

@@ -38,7 +38,7 @@ def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
     ``policy_folder`` contains the files of ``policy``.
     """
     spaces = policy.spaces
-    defaults = (("start", "long", 0), ("stochastic", "boolean", False), ("seed", "long", 0))
+    defaults = (("start", "long", 0), ("stochastic", "boolean", False), ("seed", "long", 0), ("context", "string", ""))
     shutil.rmtree(folder, ignore_errors=True)
     with quiet():
         import mlflow

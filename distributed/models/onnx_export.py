@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,9 +11,11 @@ import numpy as np
 
 from distributed.models.meta_policy import MetaPolicy
 from distributed.settings.errors import ConfigurationError
-from policies.common.policy import Policy, table_of
+from policies.common.policy import Policy, policy_for, table_of
 from policies.common.policy_kind import Spaces
+from policies.mixtures.contextual import condition
 from policies.neural.policy_state import PolicyState
+from tasks.contract.context import ContextError
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -21,14 +25,15 @@ _CLIP = 10.0
 _IR_VERSION = 9
 
 
-def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
+def export_onnx(policy: MetaPolicy, path: Path, start: int = 0, context: Mapping[str, float] | None = None) -> None:
     """Write a graph that maps observations to the modes of initialisation ``start``.
 
     ``observations`` are states int64 [N] (a table) or float32 [N, d]; ``actions`` are int64 [N] or float32 [N, k]
-    within the environment's bounds.
+    within the environment's bounds. With ``context``, by entry, the start for it is built in; without it a network
+    takes the normalised context behind each observation.
 
     Raises:
-        ConfigurationError: There is no such start, or the package onnx is not installed.
+        ConfigurationError: There is no such start, the context does not fit it, or the package onnx is not installed.
     """
     try:
         import onnx
@@ -37,8 +42,9 @@ def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
         raise ConfigurationError("export: needs the package onnx; pip install 'metasrl[onnx]'") from error
     if not 0 <= start < len(policy.policies):
         raise ConfigurationError(f"--start: must be from 0 to {len(policy.policies) - 1}, got {start}")
-    spaces, graph = policy.spaces, _Graph()
-    _add_policy(graph, policy.policies[start], spaces)
+    chosen, spaces = _with_context(policy, policy.policies[start], context)
+    graph = _Graph()
+    _add_policy(graph, chosen, spaces)
     taken = (TensorProto.INT64, ["N"]) if spaces.tabular else (TensorProto.FLOAT, ["N", spaces.observation])
     given = (TensorProto.INT64, ["N"]) if spaces.actions else (TensorProto.FLOAT, ["N", len(spaces.low)])
     made = helper.make_graph(
@@ -52,6 +58,28 @@ def export_onnx(policy: MetaPolicy, path: Path, start: int = 0) -> None:
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save_model(model, str(path))
+
+
+def _with_context(policy: MetaPolicy, start: Policy, context: Mapping[str, float] | None) -> tuple[Policy, Spaces]:
+    """The initialisation for a context, and what it takes."""
+    if policy.contexts is None:
+        if context is not None:
+            raise ConfigurationError("--context: this start was learned without contexts; leave it out")
+        return start, policy.spaces
+    space = policy.contexts.space
+    if context is None:
+        if policy.spaces.tabular:
+            names = ", ".join(space.names[:3]) + (", ..." if space.size > 3 else "")
+            raise ConfigurationError(f"--context: a table by context needs one; give its entries ({names}) as JSON")
+        return start, policy.spaces
+    try:
+        normalized = space.normalized(context, "--context")
+    except ContextError as error:
+        raise ConfigurationError(str(error)) from error
+    if policy.spaces.tabular:
+        return policy_for(start, normalized), policy.spaces
+    plain = dataclasses.replace(policy.spaces, observation=policy.spaces.observation - space.size)
+    return condition(cast("PolicyState", start), normalized), plain
 
 
 def _add_policy(graph: _Graph, policy: Policy, spaces: Spaces) -> None:

@@ -55,6 +55,11 @@ class KernelTable(Record):
     prior_weight: float
     distance: Distance
 
+    @property
+    def plain(self) -> Float[FloatArray, "S A"]:
+        """The table for an unknown context: the plain leader of all tasks."""
+        return shrink(leader(self.weighted.sum(axis=0), self.prior_weight), self.shrinkage)
+
     def at(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
         """The mixture sum_h p_h phi_h(.; c)."""
         return np.asarray(np.tensordot(self.shares, self.tables(context), axes=1))
@@ -79,10 +84,10 @@ def kernel(
 
 
 def to_kernel_arrays(table: KernelTable) -> dict[str, NDArray[Any]]:
-    """Every part as an array, as safetensors stores it."""
+    """Every part as an array, as safetensors stores it, with the table for an unknown context as ``probabilities``."""
     numbers = np.array([table.shrinkage, table.prior_weight, float(table.distance == DIFFERING)])
     arrays = {name: getattr(table, name) for name in ("contexts", "weighted", "bandwidths", "shares")}
-    return {**arrays, "numbers": numbers}
+    return {**arrays, "numbers": numbers, "probabilities": table.plain}
 
 
 def from_kernel_arrays(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> KernelTable:

@@ -136,7 +136,10 @@ class ContextSpace:
         if missing or unknown:
             what = f"lacks {', '.join(missing)}" if missing else f"has the unknown entry {', '.join(unknown)}"
             raise ContextError(f"{label}: its context {what}; training tasks have {', '.join(self.names)}")
-        values = np.array([entries[name] for name in self.names])
+        for name, value in entries.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ContextError(f"{label}: the context's entry {name} must be a finite number, got {value!r}")
+        values = np.array([entries[name] for name in self.names], np.float64)
         return np.asarray((values - self.mean) * self.scale)
 
     def outside(self, context: FloatArray) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from distributed.jobs import training_job
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
-from distributed.models.mlflow_model import input_example
+from distributed.models.mlflow_model import input_example, quiet
 from distributed.settings.console import Console
 from distributed.storage.checkpoints import DamagedFileError, load_arrays
 from distributed.storage.csv_tables import read_rows
@@ -189,3 +191,54 @@ def test_what_cannot_work_is_refused_before_any_work(
     assert exit_code("train", run_file(tmp_path, raw)) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs").exists()
+
+
+def predicted(folder: Path, observations: Any, **params: Any) -> Any:
+    with quiet():
+        from distributed.models.mlflow_code import Actions
+
+    return Actions(folder)(observations, params)
+
+
+def exported(start: Path, target: Path, observations: Any, *context: str) -> Any:
+    assert exit_code("export", start, target, *context) == 0
+    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    return session.run(None, {"observations": observations})[0]
+
+
+def test_networks_are_served_and_exported_with_their_context(given: Path, tmp_path: Path) -> None:
+    policy = load_meta_policy(given / STEM)
+    assert policy.contexts is not None
+    normalized = policy.contexts.space.normalized({"goal": 0.4}, "task")
+    plain = np.zeros((3, 1), np.float32)
+    joined = np.column_stack([plain, np.full((3, 1), normalized, np.float32)])
+    served = predicted(given / STEM, joined)
+    np.testing.assert_allclose(predicted(given / STEM, plain, context='{"goal": 0.4}'), served)
+    np.testing.assert_allclose(exported(given, tmp_path / "all.onnx", joined), served, atol=1e-6)
+    own = exported(given, tmp_path / "own.onnx", plain, "--context", '{"goal": 0.4}')
+    np.testing.assert_allclose(own, served, atol=1e-5)
+    with pytest.raises(ValueError, match="must be a JSON object with the entries goal"):
+        predicted(given / STEM, plain, context='{"speed": 0.4}')
+
+
+def test_tables_are_served_and_exported_for_a_context(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run = finished(tmp_path, tiny(meta={"context": "given"}, tracking={"enabled": True}))
+    policy = load_meta_policy(run / STEM)
+    (table,) = policy.policies
+    assert isinstance(table, KernelTable)
+    assert policy.contexts is not None
+    states = np.arange(16)
+    np.testing.assert_array_equal(predicted(run / STEM, states), table.plain.argmax(axis=1))
+    entries = policy.contexts.space.entries(policy.contexts.known[3])
+    own = table.at(policy.contexts.space.normalized(entries, "task"))
+    np.testing.assert_array_equal(predicted(run / STEM, states, context=json.dumps(entries)), own.argmax(axis=1))
+    found = exported(run, tmp_path / "lake.onnx", states, "--context", json.dumps(entries))
+    np.testing.assert_array_equal(found, own.argmax(axis=1))
+    capsys.readouterr()
+    assert exit_code("export", run, tmp_path / "lake.onnx") == 2
+    assert "--context: a table by context needs one; give its entries (hole[0][0]" in capsys.readouterr().err
+    assert exit_code("export", run, tmp_path / "lake.onnx", "--context", '{"hole[0][0]": "x"}') == 2
+    assert "--context: its context lacks hole[0][1]" in " ".join(capsys.readouterr().err.split())
