@@ -38,6 +38,14 @@ TrackingUri = Annotated[
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://host:8265.")
 ]
+NamedFamily = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        help="The run's own family, as its config.yaml names it: code runs only if you name it here. A built-in family "
+        "needs no naming.",
+    ),
+]
 OwnParameters = Annotated[
     str | None,
     typer.Option(

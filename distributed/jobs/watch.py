@@ -20,7 +20,14 @@ from tasks.contract.rendering import NoGraphicsError, renderable
 from tasks.contract.task import Task, TaskFamily
 
 
-def watch(run_dir: Path, task_index: int, output: Path | None, console: Console, given: GivenTask | None = None) -> str:
+def watch(
+    run_dir: Path,
+    task_index: int,
+    output: Path | None,
+    console: Console,
+    given: GivenTask | None = None,
+    named: str | None = None,
+) -> str:
     """Solve a held-out or own task from the newest start of a run, film both policies, and return Markdown.
 
     A sheet of frames goes to the folder of the video.
@@ -31,13 +38,14 @@ def watch(run_dir: Path, task_index: int, output: Path | None, console: Console,
         output: The video; None: a file of the task's name, such as ``test-0.mp4``, in ``adapt/`` of the run directory.
         console: Shows progress and file names.
         given: Parameters of an own task instead.
+        named: The family that the user names; a built-in one needs no naming.
 
     Raises:
         ConfigurationError: The directory is not a run, there is no such task, or this machine cannot render.
     """
     if output is not None:
         require_video(output)
-    config = load_run_config(run_dir)
+    config = load_run_config(run_dir, named)
     state = load_final_state(run_dir, config, console.say)
     spec = family_of(LocalPool(config.experiment.family), config.experiment)
     pool, family = LocalPool(spec), spec.make()

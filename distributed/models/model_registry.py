@@ -17,7 +17,7 @@ from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError, first_line
-from distributed.settings.run_config import FamilySettings
+from distributed.settings.run_config import RunConfig
 from distributed.settings.tracking_uri import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.pool import LocalPool
@@ -142,7 +142,13 @@ def _download(name: str, version: str) -> MetaPolicy:
 
 
 def register(
-    client: MlflowClient, run_dir: Path, name: str, run_id: str | None, console: Console, num_tasks: int = 20
+    client: MlflowClient,
+    run_dir: Path,
+    name: str,
+    run_id: str | None,
+    console: Console,
+    num_tasks: int = 20,
+    family: str | None = None,
 ) -> str:
     """Register a finished run's start as a new version of ``name`` and compare it with the champion.
 
@@ -155,6 +161,7 @@ def register(
         run_id: MLflow run of the run directory; None if it was not tracked.
         console: Shows progress.
         num_tasks: New tasks for the comparison.
+        family: The family that the user or the run file names; a built-in one needs no naming.
 
     Returns:
         The decision in Markdown.
@@ -168,12 +175,13 @@ def register(
             f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
         )
     policy = load_meta_policy(run_dir / STEM)
+    config = policy.own_config(family, str(run_dir / STEM), run_dir)
     version = _new_version(client, run_dir, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
     against = "the random start" if rival is None else str(rival)
     with console.status(f"judging version {version} against {against} on {num_tasks} new tasks"):
-        verdict = judge_against(policy, rival, num_tasks)
+        verdict = judge_against(policy, config, rival, num_tasks)
     client.set_model_version_tag(name, version, "judged_against", against)
     client.set_model_version_tag(name, version, "verdict", str(verdict))
     if verdict.better:
@@ -210,14 +218,12 @@ def require_name(name: str) -> None:
         raise ConfigurationError(f"register: {name!r} must be letters, digits, dot, dash and underscore")
 
 
-def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) -> Verdict:
-    """Compare ``policy`` with a rival on new tasks of its family; None is the random start.
+def judge_against(policy: MetaPolicy, config: RunConfig, rival: Registered | None, num_tasks: int) -> Verdict:
+    """Compare ``policy`` with a rival on new tasks of ``config``, its own settings; None is the random start.
 
     Raises:
         ConfigurationError: The rival does not fit these tasks, or the random start has no learning rates.
     """
-    own = FamilySettings.model_validate(policy.settings["family"])  # the user has already run this family's code
-    config = policy.config(own, "the run")
     spec, rival_pool = policy.family(config), None
     pool, family = LocalPool(spec), spec.make()
     tasks = pool.draw("test", range(FIRST_NEW_INDEX, FIRST_NEW_INDEX + num_tasks))

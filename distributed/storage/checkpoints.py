@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from distributed.settings.bounded_reading import MOST_ARRAY_BYTES, read_bytes, read_json
 from meta.learning.kinds import Item
 from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
@@ -78,8 +79,8 @@ def load_arrays(stem: Path) -> tuple[Arrays, Facts]:
     """
     path = stem.with_suffix(".safetensors")
     try:
-        facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        content = path.read_bytes()
+        facts = read_json(stem.with_suffix(".json"))
+        content = read_bytes(path, MOST_ARRAY_BYTES)
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{stem.with_suffix('.json')}: cannot be read ({error})") from error
     if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
