@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distributed.settings.bounded_reading import RefusedFileError, require_shallow, shortened, shown
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_config import RunConfig
@@ -118,11 +119,14 @@ def json_object(option: str, text: str, what: str = "the family's parameters") -
         ConfigurationError: It is not a JSON object.
     """
     try:
+        require_shallow(text, option)
         given = json.loads(text)
+    except RefusedFileError as error:
+        raise ConfigurationError(str(error)) from error
     except ValueError as error:
-        raise ConfigurationError(f"{option}: {text!r} is not JSON: {error}") from error
+        raise ConfigurationError(f"{option}: {shown(text)} is not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise ConfigurationError(f"{option}: must be a JSON object with {what}, got {text}")
+        raise ConfigurationError(f"{option}: must be a JSON object with {what}, got {shortened(text)}")
     return given
 
 

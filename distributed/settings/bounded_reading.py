@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -46,8 +47,10 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def _require_regular(path: Path, found: os.stat_result, most: int) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise RefusedFileError(f"{path}: must be a regular file, not a folder, a device or a pipe")
+        raise RefusedFileError(f"{path}: must be a regular file, not a device, a pipe or a socket")
     if found.st_size > most:
         raise RefusedFileError(f"{path}: has {found.st_size} bytes; at most {most} are read of such a file")
 

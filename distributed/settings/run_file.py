@@ -13,7 +13,7 @@ from distributed.settings.bounded_reading import (
     MOST_YAML_BYTES,
     RefusedFileError,
     parse_yaml,
-    read_text,
+    read_bytes,
     shortened,
     shown,
 )
@@ -47,12 +47,12 @@ def read_yaml(path: Path) -> RawSettings:
         ConfigurationError: The file cannot be read, is not plain YAML, or is not a mapping.
     """
     try:
-        raw = parse_yaml(read_text(path, MOST_YAML_BYTES))
+        raw = parse_yaml(read_bytes(path, MOST_YAML_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     except RefusedFileError as error:
         raise ConfigurationError(str(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: is not valid YAML: {shortened(str(error), _LONGEST_LINE)}") from error
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{path}: must hold the sections {', '.join(RunConfig.model_fields)}")
