@@ -82,6 +82,12 @@ def sweep(
     resume: Annotated[
         str | None, typer.Option(help="Continue an earlier sweep: its directory, or latest for the newest.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Continue a sweep that was not begun here by you: Ray Tune's state in it can run any code."
+        ),
+    ] = False,
 ) -> None:
     """Choose hyper-parameters of the meta-learner with Ray Tune, by the score on training tasks."""
     from typing import cast, get_args
@@ -96,7 +102,7 @@ def sweep(
     space = parse_space(vary or (), config)
     settings = SweepSettings(trials, cast("Search", search), early_stopping, search_seed)
     console = Console()
-    console.result(run_sweep(config, space, settings, console, resume))
+    console.result(run_sweep(config, space, settings, console, resume, trusted=trust))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy, save_meta_policy
 from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError, first_line
@@ -176,7 +176,7 @@ def register(
         )
     policy = load_meta_policy(run_dir / STEM)
     config = policy.own_config(family, str(run_dir / STEM), run_dir)
-    version = _new_version(client, run_dir, name, run_id, policy)
+    version = _new_version(client, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
     against = "the random start" if rival is None else str(rival)
@@ -191,7 +191,7 @@ def register(
     return f"models:/{name}/{version} registered; minus {against}: {verdict}; {moved}"
 
 
-def _new_version(client: MlflowClient, run_dir: Path, name: str, run_id: str | None, policy: MetaPolicy) -> str:
+def _new_version(client: MlflowClient, name: str, run_id: str | None, policy: MetaPolicy) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -199,7 +199,7 @@ def _new_version(client: MlflowClient, run_dir: Path, name: str, run_id: str | N
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model_id, source = _logged(client, run_dir, run_id, policy)
+    model_id, source = _logged(client, run_id, policy)
     with quiet():
         return str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
 
@@ -244,11 +244,8 @@ def judge_against(policy: MetaPolicy, config: RunConfig, rival: Registered | Non
     return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within, rival_pool)
 
 
-def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
+def _logged(client: MlflowClient, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
     """The MLflow model that the run logged, or a newly logged one; returns (model id, location of its files)."""
-    folder = run_dir / "model"
-    if not (folder / "MLmodel").is_file():
-        build_model(folder, run_dir / STEM, policy)
     if run_id is not None:
         run = client.get_run(run_id)
         outputs = getattr(run.outputs, "model_outputs", None) or []
@@ -259,7 +256,10 @@ def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: Met
     else:
         found = client.get_experiment_by_name(_UNTRACKED)
         experiment_id = client.create_experiment(_UNTRACKED) if found is None else found.experiment_id
-    return log_model(client, experiment_id, run_id, folder, 0)
+    with tempfile.TemporaryDirectory() as folder:  # a model/ in the directory may hold anybody's code
+        save_meta_policy(Path(folder) / STEM, policy)
+        model = build_model(Path(folder) / "model", Path(folder) / STEM, policy)
+        return log_model(client, experiment_id, run_id, model, 0)
 
 
 def _description(policy: MetaPolicy, against: str, verdict: Verdict) -> str:
