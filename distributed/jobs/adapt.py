@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.chosen_task import chosen_task, require_start_fits, task_without_limits
 from distributed.jobs.task_context import context_line, settled_family, warn_outside
 from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
@@ -91,9 +91,9 @@ def adapt(
         ConfigurationError: There is no such task, the start does not fit the family, or this machine cannot render.
     """
     experiment = source.config.experiment
-    pool = LocalPool(source.family)
+    pool, family = LocalPool(source.family), source.family.make()
+    _require_fit(source, family)
     task = chosen_task(experiment, pool, task_index, task_seed, given)
-    family = source.family.make()
     warn_outside(family, task, console)
     if source.policy is not None:
         source.policy.require_fit(family, task, source.label)
@@ -108,6 +108,14 @@ def adapt(
     if not video:
         return _table(results, family)
     return f"{_table(results, family)}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
+
+
+def _require_fit(source: Source, family: TaskFamily) -> None:
+    """Check that the start fits the family before a task is drawn."""
+    if source.policy is None:
+        require_start_fits(source.starts.starts[0].initialization, family, source.family, source.label)
+    elif source.policy.spaces.tabular:
+        source.policy.require_fit(family, task_without_limits(family, source.family), source.label)
 
 
 def _filmed(source: Source, family: TaskFamily, adapted: TaskResult, path: Path, console: Console) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.chosen_task import chosen_task, require_start_fits
 from distributed.jobs.task_context import settled_family, warn_outside
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
@@ -49,6 +49,7 @@ def watch(
     state = load_final_state(run_dir, config, console.say)
     spec = family_of(LocalPool(config.experiment.family), config.experiment)
     pool, family = LocalPool(spec), spec.make()
+    require_start_fits(state.starts[0].initialization, family, spec, str(run_dir))
     task = chosen_task(config.experiment, pool, task_index, given=given)
     warn_outside(family, task, console)
     path = output or run_dir / "adapt" / f"{task.stem}.mp4"

@@ -22,6 +22,8 @@ _SECTIONS = ("family", "within_task", "evaluation")
 _MOST = {"num_iterations": 10**5, "num_tasks": 10**5, "num_test_tasks": 10**5, "hidden": 2**12, "critic_hidden": 2**12}
 """The most that some keys may ask for; others :data:`_MOST_OTHERS`."""
 _MOST_OTHERS = 10**7
+_OF_THE_FAMILY = ("family.", "evaluation.tasks.")
+"""Keys that a family of the user's own gives a meaning, so that its code bounds them."""
 _MOST_STEPS = 10**9
 """Environment steps of one task, over all its iterations."""
 
@@ -96,7 +98,8 @@ def _require_modest(config: RunConfig, source: str) -> None:
         for key, value in _numbers(section, getattr(config, section).model_dump(mode="json")):
             name = key.rpartition(".")[2]
             most = _MOST.get(name, _MOST_OTHERS)
-            if value > most and not name.endswith("seed") and name != "tuning_seeds":
+            own = config.family.name not in BUILT_IN and key.startswith(_OF_THE_FAMILY) and name not in _MOST
+            if value > most and not own and not name.endswith(("seed", "seeds")):
                 raise ConfigurationError(
                     f"{source}: {key}: {shortened(str(value))} is more than {most}, the most that settings from a run "
                     "directory or a start may ask for"
@@ -111,13 +114,13 @@ def _require_modest(config: RunConfig, source: str) -> None:
         )
 
 
-def _numbers(key: str, value: object) -> Iterator[tuple[str, float]]:
-    """Every number in ``value`` with its dotted key; entries of a list share the key of the list."""
+def _numbers(key: str, value: object) -> Iterator[tuple[str, int]]:
+    """Every whole number in ``value`` with its dotted key; entries of a list share the key of the list."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _numbers(f"{key}.{name}", part)
     elif isinstance(value, list):
         for part in value:
             yield from _numbers(key, part)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, int) and not isinstance(value, bool):
         yield key, value

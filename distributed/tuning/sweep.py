@@ -109,9 +109,8 @@ def _folder(config: RunConfig, content: dict[str, Any], resume: str | None, *, t
     earlier = _earlier(folder / "sweep.json")
     different = [name for name in content if earlier.get(name) != content[name]]
     if different:
-        raise ConfigurationError(
-            f"--resume {resume}: is another sweep; differing: {', '.join(different)} (was {shown(earlier.get(different[0]))})"
-        )
+        was = shown(earlier.get(different[0]))
+        raise ConfigurationError(f"--resume {resume}: is another sweep; differing: {', '.join(different)} (was {was})")
     require_own(folder, earlier.get("mark"), trusted=trusted)
     return folder
 
