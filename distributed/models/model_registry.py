@@ -179,9 +179,16 @@ def register(
     version = _new_version(client, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
-    against = "the random start" if rival is None else str(rival)
-    with console.status(f"judging version {version} against {against} on {num_tasks} new tasks"):
+    with console.status(f"judging version {version} against {_opponent(rival)} on {num_tasks} new tasks"):
         verdict = judge_against(policy, config, rival, num_tasks)
+    return _recorded(client, name, version, policy, rival, verdict)
+
+
+def _recorded(
+    client: MlflowClient, name: str, version: str, policy: MetaPolicy, rival: Registered | None, verdict: Verdict
+) -> str:
+    """Store the verdict with the version, move the alias if it is better, and return the decision."""
+    against = _opponent(rival)
     client.set_model_version_tag(name, version, "judged_against", against)
     client.set_model_version_tag(name, version, "verdict", str(verdict))
     if verdict.better:
@@ -189,6 +196,10 @@ def register(
     moved = f"{CHAMPION} is now version {version}" if verdict.better else f"{CHAMPION} stays {_remaining(rival)}"
     client.update_model_version(name, version, description=_description(policy, against, verdict))
     return f"models:/{name}/{version} registered; minus {against}: {verdict}; {moved}"
+
+
+def _opponent(rival: Registered | None) -> str:
+    return "the random start" if rival is None else str(rival)
 
 
 def _new_version(client: MlflowClient, name: str, run_id: str | None, policy: MetaPolicy) -> str:

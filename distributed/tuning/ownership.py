@@ -30,12 +30,16 @@ def require_own(folder: Path, mark: object, *, trusted: bool) -> None:
         ConfigurationError: Neither is so.
     """
     expected = mark_of(folder)
-    if trusted or (expected is not None and isinstance(mark, str) and hmac.compare_digest(mark, expected)):
+    if trusted or (expected is not None and isinstance(mark, str) and _equal(mark, expected)):
         return
     raise ConfigurationError(
         f"--resume {folder}: was not begun here by you, and Ray Tune's state in it is pickled, which can run any code: "
         "begin a new sweep, or give --trust if it is yours (moved, or of another machine or an earlier version)"
     )
+
+
+def _equal(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
 def _key() -> bytes:
