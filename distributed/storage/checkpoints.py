@@ -127,7 +127,7 @@ class CheckpointFolder:
             except DamagedFileError as error:
                 say(f"skipping a damaged checkpoint: {error}")
                 continue
-            if facts["digest"] != self._digest:
+            if facts.get("digest") != self._digest:
                 raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
             return _state(arrays, facts, self._stem(number)), facts
         if rounds:
@@ -161,7 +161,8 @@ class CheckpointFolder:
         return self._folder / f"round-{number:06d}"
 
     def _rounds(self) -> list[int]:
-        return sorted(int(path.stem.split("-")[1]) for path in self._folder.glob("round-*.json"))
+        names = [path.stem.removeprefix("round-") for path in self._folder.glob("round-*.json")]
+        return sorted(int(name) for name in names if name.isdecimal() and len(name) < 20)
 
 
 def _built(build: Callable[[], Built], stem: Path) -> Built:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -27,7 +28,8 @@ from distributed.settings.bounded_reading import (
     shown,
 )
 from distributed.settings.errors import ConfigurationError
-from distributed.storage.checkpoints import DamagedFileError, load_arrays
+from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
+from distributed.storage.object_store import files_of
 from tests.distributed.helpers import COURIER, changed, courier, exit_code, only_run, run_file, tiny, tiny_neural
 
 AT_MOST_SECONDS = 20.0
@@ -245,6 +247,36 @@ def test_inspect_does_not_wait_for_a_pipe_that_it_is_given(tmp_path: Path, capsy
         load_arrays(tmp_path / "x")
 
 
+def test_links_in_a_run_directory_show_no_other_file(copy: Path, workplace: Path) -> None:
+    """Neither on its page nor in its copy in an object store."""
+    (workplace / "secret").write_bytes(b"do not show this to anybody")
+    (copy / "adapt").mkdir()
+    (copy / "adapt" / "link.mp4").symlink_to(workplace / "secret")
+    (copy / "adapt" / "own.mp4").write_bytes(b"a film")
+    fifo(copy / "adapt" / "pipe.mp4")
+    assert exit_code("report", copy) == 0
+    page = (copy / "report.html").read_text()
+    assert base64.b64encode(b"a film").decode() in page
+    assert base64.b64encode((workplace / "secret").read_bytes()).decode() not in page
+    assert "link.mp4" not in page
+    names = {path.name for path in files_of(copy)}
+    assert {"own.mp4", "config.yaml"} <= names
+    assert not {"link.mp4", "pipe.mp4"} & names
+
+
+def test_files_with_other_names_are_no_checkpoints(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("round-x", "round-", "round-" + "9" * 100):
+        (copy / "checkpoints" / f"{name}.json").write_text("{}")
+    assert exit_code("adapt", copy) == 0
+    arrays, facts = load_arrays(copy / STEM / STEM)
+    save_arrays(copy / STEM / STEM, arrays, {"x" * 10**5: 1, "kind": "k" * 10**5})
+    assert set(facts) >= {"kind"}
+    capsys.readouterr()
+    for place in (copy, copy / STEM / f"{STEM}.json"):
+        assert exit_code("inspect", place) == 0
+        assert len(capsys.readouterr().out) < MOST_TOLD
+
+
 ENDLESS = [
     ({"within_task": {"num_iterations": 10**12}}, "within_task.num_iterations: 1000000000000 is more than 100000"),
     ({"within_task": {"episodes_per_iteration": 10**12}}, "within_task.episodes_per_iteration: 1000000000000 is more"),
@@ -314,7 +346,6 @@ def test_a_family_that_the_start_does_not_fit_is_refused_before_a_task_is_drawn(
 
 def rewrite_digest(path: Path, run: Path) -> None:
     """Make a checkpoint belong to the settings beside it, as an attacker would."""
-    from distributed.storage.checkpoints import save_arrays
     from distributed.storage.run_directory import stored_config
 
     arrays, facts = load_arrays(path.with_suffix(""))
@@ -329,7 +360,6 @@ def test_every_reader_of_files_goes_through_the_bounds() -> None:
         "settings/bounded_reading.py": "the place itself",
         "settings/configuration_page.py": "writes a page of ours",
         "models/mlflow_code.py": "is copied into a model, whose code it is",
-        "tracking/outbox.py": "the run's own queue",
         "storage/mirror.py": "copies the run's own files",
         "jobs/cells.py": "hashes our own sources",
     }
