@@ -17,9 +17,17 @@ from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.settings.run_file import require_usable, validated
 from tasks.contract.family_registry import BUILT_IN
 
-_SECTIONS = ("family", "within_task", "evaluation")
+_SECTIONS = ("family", "within_task", "meta", "evaluation")
 """Sections whose numbers decide how much work a new task is."""
-_MOST = {"num_iterations": 10**5, "num_tasks": 10**5, "num_test_tasks": 10**5, "hidden": 2**12, "critic_hidden": 2**12}
+_MOST_TASKS = 10**5
+_MOST = {
+    "num_iterations": 10**5,
+    "num_tasks": _MOST_TASKS,
+    "num_test_tasks": _MOST_TASKS,
+    "distinct_tasks": _MOST_TASKS,
+    "hidden": 2**12,
+    "critic_hidden": 2**12,
+}
 """The most that some keys may ask for; others :data:`_MOST_OTHERS`."""
 _MOST_OTHERS = 10**7
 _OF_THE_FAMILY = ("family.", "evaluation.tasks.")
@@ -104,7 +112,19 @@ def _require_modest(config: RunConfig, source: str) -> None:
                     f"{source}: {key}: {shortened(str(value))} is more than {most}, the most that settings from a run "
                     "directory or a start may ask for"
                 )
-    within = config.experiment.held_out_within
+    _require_modest_tasks(config, source)
+
+
+def _require_modest_tasks(config: RunConfig, source: str) -> None:
+    """Raise ConfigurationError for very many training tasks, or very many steps of one task."""
+    experiment = config.experiment
+    tasks = config.family.num_tasks + experiment.warm_up_steps // max(1, experiment.steps_of_task)
+    if tasks > _MOST_TASKS:
+        raise ConfigurationError(
+            f"{source}: meta.warm_up: its steps are those of {tasks} training tasks; settings from a run directory or "
+            f"a start may ask for at most {_MOST_TASKS}"
+        )
+    within = experiment.held_out_within
     episodes = getattr(within, "episodes_per_iteration", 0) * int((config.family.model_extra or {}).get("horizon", 1))
     steps = within.num_iterations * max(within.steps_of_batch, episodes)
     if steps > _MOST_STEPS:

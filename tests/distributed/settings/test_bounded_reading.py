@@ -316,6 +316,19 @@ def test_networks_of_others_are_of_a_size_that_fits() -> None:
             admitted(raw, "here", None)
 
 
+@pytest.mark.parametrize(
+    ("warm_up", "message"),
+    [
+        ({"distinct_tasks": 10**12}, r"meta\.warm_up\.distinct_tasks: 1000000000000 is more than 100000"),
+        ({"rounds": 10**6, "teams": 10**3}, r"meta\.warm_up: its steps are those of \d+ training tasks"),
+    ],
+)
+def test_a_warm_up_of_others_has_a_number_of_tasks_that_can_be_drawn(warm_up: dict[str, int], message: str) -> None:
+    raw = tiny_neural(meta={"context": "given", "warm_up": {"rounds": 6, "teams": 2, "tasks": 5, **warm_up}})
+    with pytest.raises(ConfigurationError, match=message):
+        admitted(raw, "here", raw["family"]["name"])
+
+
 def test_a_seed_may_be_any_number() -> None:
     raw = {**tiny(), "seed": 2**40}
     raw["evaluation"] = {**raw["evaluation"], "tuning_seeds": [2**41], "seeds": [2**42]}
