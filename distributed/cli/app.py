@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distributed.settings.bounded_reading import RefusedFileError, require_shallow, shortened, shown
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_config import RunConfig
@@ -37,6 +38,14 @@ TrackingUri = Annotated[
 ]
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://host:8265.")
+]
+NamedFamily = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        help="The run's own family, as its config.yaml names it: code runs only if you name it here. A built-in family "
+        "needs no naming.",
+    ),
 ]
 OwnParameters = Annotated[
     str | None,
@@ -110,11 +119,14 @@ def json_object(option: str, text: str, what: str = "the family's parameters") -
         ConfigurationError: It is not a JSON object.
     """
     try:
+        require_shallow(text, option)
         given = json.loads(text)
+    except RefusedFileError as error:
+        raise ConfigurationError(str(error)) from error
     except ValueError as error:
-        raise ConfigurationError(f"{option}: {text!r} is not JSON: {error}") from error
+        raise ConfigurationError(f"{option}: {shown(text)} is not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise ConfigurationError(f"{option}: must be a JSON object with {what}, got {text}")
+        raise ConfigurationError(f"{option}: must be a JSON object with {what}, got {shortened(text)}")
     return given
 
 

@@ -8,11 +8,20 @@ from typing import Annotated
 import typer
 from threadpoolctl import threadpool_limits
 
-from distributed.cli.app import OwnLimits, OwnParameters, RunDir, TrackingUri, app, fetched, given_task, json_object
+from distributed.cli.app import (
+    NamedFamily,
+    OwnLimits,
+    OwnParameters,
+    RunDir,
+    TrackingUri,
+    app,
+    fetched,
+    given_task,
+    json_object,
+)
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings
-from distributed.settings.run_file import load_config
 
 
 @app.command()
@@ -24,7 +33,11 @@ def adapt(
     task_seed: Annotated[int | None, typer.Option(min=0, help="Seed of a new task instead.")] = None,
     video: Annotated[bool, typer.Option(help="Film the learned start and the adapted policy, as watch does.")] = False,
     family: Annotated[
-        str | None, typer.Option(help="Another family: path/to/file.py:Class, package.module:Class or a built-in name.")
+        str | None,
+        typer.Option(
+            help="Another family (path/to/file.py:Class, package.module:Class or a built-in name), or the start's own: "
+            "its code runs only if you name it here."
+        ),
     ] = None,
     family_parameters: Annotated[
         str, typer.Option(help="Parameters of --family itself, as JSON: '{\"horizon\": 50}'.")
@@ -55,19 +68,20 @@ def register(
     run_dir: RunDir,
     name: Annotated[str, typer.Argument(help="Name of the model: letters, digits, dot, dash and underscore.")],
     tasks: Annotated[int, typer.Option(min=2, help="Number of new tasks for the comparison with the champion.")] = 20,
+    family: NamedFamily = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Register a finished run's start as a version of a model in MLflow; it becomes champion if shown to be better."""
     from distributed.models.model_registry import connect
     from distributed.models.model_registry import register as register_start
-    from distributed.storage.run_directory import RunDirectory
+    from distributed.storage.run_directory import RunDirectory, load_run_config
 
     console, path = Console(), fetched(run_dir)
-    config = load_config(path / "config.yaml")
-    run_id = RunDirectory.open(path, config).tracked_as()
+    config = load_run_config(path, family)
+    run_id = RunDirectory(path, config).tracked_as()
     with threadpool_limits(1):
         client = connect(tracking_uri or config.tracking.uri)
-        decision = register_start(client, path, name, run_id, console, tasks)
+        decision = register_start(client, path, name, run_id, console, tasks, family)
     console.result(decision)
 
 

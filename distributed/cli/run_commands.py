@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from distributed.cli.app import (
     EPILOG,
     OVERRIDES,
+    NamedFamily,
     OwnLimits,
     OwnParameters,
     RunDir,
@@ -81,6 +82,12 @@ def sweep(
     resume: Annotated[
         str | None, typer.Option(help="Continue an earlier sweep: its directory, or latest for the newest.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust", help="Continue a sweep that was not begun here by you: Ray Tune's state in it can run any code."
+        ),
+    ] = False,
 ) -> None:
     """Choose hyper-parameters of the meta-learner with Ray Tune, by the score on training tasks."""
     from typing import cast, get_args
@@ -95,7 +102,7 @@ def sweep(
     space = parse_space(vary or (), config)
     settings = SweepSettings(trials, cast("Search", search), early_stopping, search_seed)
     console = Console()
-    console.result(run_sweep(config, space, settings, console, resume))
+    console.result(run_sweep(config, space, settings, console, resume, trusted=trust))
 
 
 @app.command()
@@ -105,6 +112,7 @@ def watch(
     output: Annotated[Path | None, typer.Option(help="The video, FILE.mp4 or FILE.gif; by default in adapt/.")] = None,
     parameters: OwnParameters = None,
     limits: OwnLimits = None,
+    family: NamedFamily = None,
 ) -> None:
     """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
     from distributed.jobs.watch import watch as run_watch
@@ -113,30 +121,32 @@ def watch(
     if given is not None and task_index is not None:
         raise ConfigurationError("give --task-index or --parameters, not both")
     with threadpool_limits(1):
-        console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given))
+        console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given, family))
 
 
 @app.command()
 def report(
     run_dir: RunDir,
     video: Annotated[bool, typer.Option(help="First film held-out task 0 and put the video on the page.")] = False,
+    family: NamedFamily = None,
 ) -> None:
     """Print the result tables of a run; redraw its plots and rewrite its page (report.html)."""
     from distributed.jobs.watch import watch as run_watch
     from distributed.storage.csv_tables import read_rows
-    from distributed.storage.run_directory import load_run_config, load_summary
+    from distributed.storage.run_directory import load_run_config, load_summary, stored_config
     from distributed.storage.run_page import PAGE, write_run_page
     from meta.reporting.figures import run_figures
     from meta.reporting.render_matplotlib import save_figures
     from meta.reporting.tables import report_lines, warnings_of
 
     console, path = Console(), fetched(run_dir)
+    config = load_run_config(path, family) if video else stored_config(path)
     summary, rows = load_summary(path), read_rows(path / "tasks.csv")
     plots = save_figures(path / "plots", run_figures(summary, rows))
     if video:
         with threadpool_limits(1):
-            run_watch(path, 0, None, console)
-    size = write_run_page(path, load_run_config(path), summary, rows)
+            run_watch(path, 0, None, console, named=family)
+    size = write_run_page(path, config, summary, rows)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)

@@ -8,17 +8,24 @@ from typing import cast
 
 import numpy as np
 
-from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.chosen_task import chosen_task, require_start_fits, task_without_limits
 from distributed.jobs.task_context import context_line, settled_family, warn_outside
 from distributed.jobs.watch import film, require_pictures
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
 from distributed.models.model_registry import connect, is_model_uri, resolve
+from distributed.settings.admission import own_family
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
 from distributed.storage.object_store import is_url
-from distributed.storage.run_directory import fetch, load_final_state, load_run_config, load_summary
+from distributed.storage.run_directory import (
+    fetch,
+    load_final_state,
+    load_run_config,
+    load_summary,
+    stored_config,
+)
 from meta.measuring.measures import measure
 from meta.reporting.figures import adaptation
 from meta.reporting.render_matplotlib import save_figure
@@ -84,9 +91,9 @@ def adapt(
         ConfigurationError: There is no such task, the start does not fit the family, or this machine cannot render.
     """
     experiment = source.config.experiment
-    pool = LocalPool(source.family)
+    pool, family = LocalPool(source.family), source.family.make()
+    _require_fit(source, family)
     task = chosen_task(experiment, pool, task_index, task_seed, given)
-    family = source.family.make()
     warn_outside(family, task, console)
     if source.policy is not None:
         source.policy.require_fit(family, task, source.label)
@@ -103,6 +110,14 @@ def adapt(
     return f"{_table(results, family)}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
 
 
+def _require_fit(source: Source, family: TaskFamily) -> None:
+    """Check that the start fits the family before a task is drawn."""
+    if source.policy is None:
+        require_start_fits(source.starts.starts[0].initialization, family, source.family, source.label)
+    elif source.policy.spaces.tabular:
+        source.policy.require_fit(family, task_without_limits(family, source.family), source.label)
+
+
 def _filmed(source: Source, family: TaskFamily, adapted: TaskResult, path: Path, console: Console) -> str:
     learned = source.starts.starts[adapted.start_index].initialization
     policies = {"learned start": policy_for(learned, adapted.context), "adapted": adapted.policy}
@@ -114,7 +129,7 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
 
     Args:
         given: Path, URL of a run directory, or URI of a registered model.
-        family: Family of the new tasks; None for the start's own.
+        family: Family of the new tasks; None for the start's own, if it is built in. Code runs only if named here.
         tracking_uri: Tracking server of the registry; None for the default.
         console: Shows progress.
 
@@ -125,13 +140,20 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
     if is_url(given) and not is_model_uri(given):
         given = str(fetch(given, "runs"))
     path = Path(given)
-    if family is None and not is_model_uri(given) and not (path / f"{STEM}.json").is_file():
-        return _of_run(path, console)
+    if not is_model_uri(given) and not (path / f"{STEM}.json").is_file() and _own_tasks(path, family):
+        return _of_run(path, None if family is None else family.name, console)
     label, policy = load_source(given, tracking_uri, console)
-    folder = path / "adapt"
     if is_model_uri(given):
         folder = Path("runs") / "adapted" / label.removeprefix("models:/").replace("/", "-")
-    return _of_policy(label, policy, family, folder)
+        return _of_policy(label, policy, policy.config(family, label), folder)
+    return _of_policy(label, policy, policy.config(family, label, path), path / "adapt")
+
+
+def _own_tasks(run_dir: Path, family: FamilySettings | None) -> bool:
+    """Whether the new tasks are those of the run itself rather than of another family."""
+    if family is None:
+        return True
+    return (run_dir / "config.yaml").is_file() and own_family(stored_config(run_dir).family.name, family)
 
 
 def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple[str, MetaPolicy]:
@@ -154,14 +176,13 @@ def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple
     )
 
 
-def _of_policy(label: str, policy: MetaPolicy, family: FamilySettings | None, folder: Path) -> Source:
+def _of_policy(label: str, policy: MetaPolicy, config: RunConfig, folder: Path) -> Source:
     rates = None if policy.random_rates is None else np.array(policy.random_rates, np.float64)
-    config = policy.config(family, label)
     return Source(label, config, policy.starts, rates, folder, policy, policy.family(config))
 
 
-def _of_run(run_dir: Path, console: Console) -> Source:
-    config = load_run_config(run_dir)
+def _of_run(run_dir: Path, named: str | None, console: Console) -> Source:
+    config = load_run_config(run_dir, named)
     state = load_final_state(run_dir, config, console.say)
     random = load_summary(run_dir).test.get("random")
     if random is None:

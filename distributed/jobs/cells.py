@@ -24,6 +24,7 @@ from ray.exceptions import RayTaskError
 from distributed.cluster.ray_cluster import cluster
 from distributed.cluster.ray_pool import LOST, WorkerLostError
 from distributed.jobs.cell_progress import CellProgress
+from distributed.settings.bounded_reading import read_json
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import commit_of_results
@@ -140,10 +141,10 @@ class CellFolder:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             if found["digest"] == cell.digest and isinstance(found["result"], dict):
                 return dict(found)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
         say(f"{path}: is damaged; the cell is computed again")
         return None

@@ -10,8 +10,33 @@ from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import Experiment
 from meta.training.held_out_tasks import given_tasks
 from meta.training.pool import LocalPool
+from policies.common.policy import Policy
 from policies.exact.own_task import OwnTaskError, own_task
-from tasks.contract.task import Task, TaskError
+from policies.solving.algorithms import kind_of_policy
+from tasks.contract.family_registry import FamilySpec
+from tasks.contract.task import Task, TaskError, TaskFamily
+
+
+def task_without_limits(family: TaskFamily, spec: FamilySpec) -> Task:
+    """A task that shows the spaces of the family's tasks; to draw one with its limits may take long."""
+    return Task(spec.name, "test", 0, 0, family.parameters("test", 0, 0), limits=())
+
+
+def require_start_fits(start: Policy, family: TaskFamily, spec: FamilySpec, source: str) -> None:
+    """Check that a start fits the tasks of ``family`` before any is drawn, which may need a large linear programme.
+
+    Raises:
+        ConfigurationError: The start is for other tasks; the message names ``source``.
+    """
+    kind, task = kind_of_policy(start), task_without_limits(family, spec)
+    try:
+        spaces = kind.spaces(family, task)
+        if spaces.tabular:
+            kind.from_arrays(kind.to_arrays(start), spaces)
+    except (TaskError, ValueError) as error:
+        raise ConfigurationError(
+            f"{source}: its start does not fit the tasks of {spec.name}, as its settings make them: {error}"
+        ) from error
 
 
 def chosen_task(

@@ -74,7 +74,7 @@ def run(
         raise
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
-        console.say(register_start(client, directory.path, register, run_id, console))
+        console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))
     return summary
 
 

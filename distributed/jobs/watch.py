@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from distributed.jobs.chosen_task import chosen_task
+from distributed.jobs.chosen_task import chosen_task, require_start_fits
 from distributed.jobs.task_context import settled_family, warn_outside
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
@@ -20,7 +20,14 @@ from tasks.contract.rendering import NoGraphicsError, renderable
 from tasks.contract.task import Task, TaskFamily
 
 
-def watch(run_dir: Path, task_index: int, output: Path | None, console: Console, given: GivenTask | None = None) -> str:
+def watch(
+    run_dir: Path,
+    task_index: int,
+    output: Path | None,
+    console: Console,
+    given: GivenTask | None = None,
+    named: str | None = None,
+) -> str:
     """Solve a held-out or own task from the newest start of a run, film both policies, and return Markdown.
 
     A sheet of frames goes to the folder of the video.
@@ -31,16 +38,18 @@ def watch(run_dir: Path, task_index: int, output: Path | None, console: Console,
         output: The video; None: a file of the task's name, such as ``test-0.mp4``, in ``adapt/`` of the run directory.
         console: Shows progress and file names.
         given: Parameters of an own task instead.
+        named: The family that the user names; a built-in one needs no naming.
 
     Raises:
         ConfigurationError: The directory is not a run, there is no such task, or this machine cannot render.
     """
     if output is not None:
         require_video(output)
-    config = load_run_config(run_dir)
+    config = load_run_config(run_dir, named)
     state = load_final_state(run_dir, config, console.say)
     spec = family_of(LocalPool(config.experiment.family), config.experiment)
     pool, family = LocalPool(spec), spec.make()
+    require_start_fits(state.starts[0].initialization, family, spec, str(run_dir))
     task = chosen_task(config.experiment, pool, task_index, given=given)
     warn_outside(family, task, console)
     path = output or run_dir / "adapt" / f"{task.stem}.mp4"

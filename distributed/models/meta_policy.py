@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from distributed.settings.admission import admitted, own_family
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
-from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import Arrays, DamagedFileError, load_arrays, save_arrays
 from meta.learning.online import State
 from policies.common.policy import Policy
@@ -19,7 +19,7 @@ from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
 from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
 from tasks.contract.contextual_family import Contexts
-from tasks.contract.family_registry import BUILT_IN, FamilySpec
+from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task, TaskError, TaskFamily
 
 STEM = "meta_policy"
@@ -50,24 +50,42 @@ class MetaPolicy:
         """The initialisation of each start."""
         return tuple(start.initialization for start in self.starts.starts)
 
-    def config(self, family: FamilySettings | None = None, source: str = "the model") -> RunConfig:
+    @property
+    def family_name(self) -> str:
+        """The family that the start was learned on, as its files say."""
+        family = self.settings.get("family")
+        return str(family.get("name")) if isinstance(family, dict) else ""
+
+    def config(
+        self, family: FamilySettings | None = None, source: str = "the model", folder: Path | None = None
+    ) -> RunConfig:
         """The settings for new tasks, of the start's own family or of ``family``.
+
+        Args:
+            family: The family that the user names; with the start's own name alone, the start's parameters stay.
+            source: Where the start comes from, for messages.
+            folder: The start's folder, if it has one; code inside it never runs.
 
         Raises:
             ConfigurationError: The start's own family is external code, which the user must name explicitly; or the
                 settings are invalid.
         """
-        raw = {name: self.settings[name] for name in _SECTIONS if name in self.settings}
-        name = str(raw["family"].get("name"))
-        if family is not None:
+        raw = self._sections()
+        if family is not None and not own_family(self.family_name, family):
             raw["family"] = family.model_dump(mode="json")
             raw["evaluation"] = {key: value for key, value in raw.get("evaluation", {}).items() if key != "tasks"}
-        elif name not in BUILT_IN:
-            raise ConfigurationError(
-                f"{source}: was learned on the family {name}, which is code: choose by --family "
-                "path/to/file.py:Class (or package.module:Class) which one to run"
-            )
-        return parse_config(raw, source)
+        return admitted(raw, source, None if family is None else family.name, folder)
+
+    def own_config(self, named: str | None, source: str, folder: Path) -> RunConfig:
+        """The settings for new tasks of the start's own family alone, which ``named`` must be if it is code.
+
+        Raises:
+            ConfigurationError: As :meth:`config`, and if ``named`` is another family.
+        """
+        return admitted(self._sections(), source, named, folder)
+
+    def _sections(self) -> dict[str, Any]:
+        return {name: self.settings[name] for name in _SECTIONS if name in self.settings}
 
     def family(self, config: RunConfig) -> FamilySpec:
         """The family of ``config``, whose tasks carry the contexts that the start was learned with."""

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy, save_meta_policy
 from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError, first_line
-from distributed.settings.run_config import FamilySettings
+from distributed.settings.run_config import RunConfig
 from distributed.settings.tracking_uri import hide_password, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.pool import LocalPool
@@ -142,7 +142,13 @@ def _download(name: str, version: str) -> MetaPolicy:
 
 
 def register(
-    client: MlflowClient, run_dir: Path, name: str, run_id: str | None, console: Console, num_tasks: int = 20
+    client: MlflowClient,
+    run_dir: Path,
+    name: str,
+    run_id: str | None,
+    console: Console,
+    num_tasks: int = 20,
+    family: str | None = None,
 ) -> str:
     """Register a finished run's start as a new version of ``name`` and compare it with the champion.
 
@@ -155,6 +161,7 @@ def register(
         run_id: MLflow run of the run directory; None if it was not tracked.
         console: Shows progress.
         num_tasks: New tasks for the comparison.
+        family: The family that the user or the run file names; a built-in one needs no naming.
 
     Returns:
         The decision in Markdown.
@@ -168,12 +175,20 @@ def register(
             f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
         )
     policy = load_meta_policy(run_dir / STEM)
-    version = _new_version(client, run_dir, name, run_id, policy)
+    config = policy.own_config(family, str(run_dir / STEM), run_dir)
+    version = _new_version(client, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None
-    against = "the random start" if rival is None else str(rival)
-    with console.status(f"judging version {version} against {against} on {num_tasks} new tasks"):
-        verdict = judge_against(policy, rival, num_tasks)
+    with console.status(f"judging version {version} against {_opponent(rival)} on {num_tasks} new tasks"):
+        verdict = judge_against(policy, config, rival, num_tasks)
+    return _recorded(client, name, version, policy, rival, verdict)
+
+
+def _recorded(
+    client: MlflowClient, name: str, version: str, policy: MetaPolicy, rival: Registered | None, verdict: Verdict
+) -> str:
+    """Store the verdict with the version, move the alias if it is better, and return the decision."""
+    against = _opponent(rival)
     client.set_model_version_tag(name, version, "judged_against", against)
     client.set_model_version_tag(name, version, "verdict", str(verdict))
     if verdict.better:
@@ -183,7 +198,11 @@ def register(
     return f"models:/{name}/{version} registered; minus {against}: {verdict}; {moved}"
 
 
-def _new_version(client: MlflowClient, run_dir: Path, name: str, run_id: str | None, policy: MetaPolicy) -> str:
+def _opponent(rival: Registered | None) -> str:
+    return "the random start" if rival is None else str(rival)
+
+
+def _new_version(client: MlflowClient, name: str, run_id: str | None, policy: MetaPolicy) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -191,7 +210,7 @@ def _new_version(client: MlflowClient, run_dir: Path, name: str, run_id: str | N
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model_id, source = _logged(client, run_dir, run_id, policy)
+    model_id, source = _logged(client, run_id, policy)
     with quiet():
         return str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
 
@@ -210,14 +229,12 @@ def require_name(name: str) -> None:
         raise ConfigurationError(f"register: {name!r} must be letters, digits, dot, dash and underscore")
 
 
-def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) -> Verdict:
-    """Compare ``policy`` with a rival on new tasks of its family; None is the random start.
+def judge_against(policy: MetaPolicy, config: RunConfig, rival: Registered | None, num_tasks: int) -> Verdict:
+    """Compare ``policy`` with a rival on new tasks of ``config``, its own settings; None is the random start.
 
     Raises:
         ConfigurationError: The rival does not fit these tasks, or the random start has no learning rates.
     """
-    own = FamilySettings.model_validate(policy.settings["family"])  # the user has already run this family's code
-    config = policy.config(own, "the run")
     spec, rival_pool = policy.family(config), None
     pool, family = LocalPool(spec), spec.make()
     tasks = pool.draw("test", range(FIRST_NEW_INDEX, FIRST_NEW_INDEX + num_tasks))
@@ -238,11 +255,8 @@ def judge_against(policy: MetaPolicy, rival: Registered | None, num_tasks: int) 
     return judge(pool, tasks, policy.starts, other, config.experiment.held_out_within, rival_pool)
 
 
-def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
+def _logged(client: MlflowClient, run_id: str | None, policy: MetaPolicy) -> tuple[str, str]:
     """The MLflow model that the run logged, or a newly logged one; returns (model id, location of its files)."""
-    folder = run_dir / "model"
-    if not (folder / "MLmodel").is_file():
-        build_model(folder, run_dir / STEM, policy)
     if run_id is not None:
         run = client.get_run(run_id)
         outputs = getattr(run.outputs, "model_outputs", None) or []
@@ -253,7 +267,10 @@ def _logged(client: MlflowClient, run_dir: Path, run_id: str | None, policy: Met
     else:
         found = client.get_experiment_by_name(_UNTRACKED)
         experiment_id = client.create_experiment(_UNTRACKED) if found is None else found.experiment_id
-    return log_model(client, experiment_id, run_id, folder, 0)
+    with tempfile.TemporaryDirectory() as folder:  # a model/ in the directory may hold anybody's code
+        save_meta_policy(Path(folder) / STEM, policy)
+        model = build_model(Path(folder) / "model", Path(folder) / STEM, policy)
+        return log_model(client, experiment_id, run_id, model, 0)
 
 
 def _description(policy: MetaPolicy, against: str, verdict: Verdict) -> str:

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 import rich.console
 from rich.markdown import Markdown
 
+from distributed.settings.bounded_reading import shortened
+
+_LONGEST_ERROR = 10_000
+"""Characters; what others wrote may be part of an error."""
+
 
 class Console:
     """Prints messages to standard error and results to standard output."""
@@ -26,7 +31,8 @@ class Console:
 
     def fail(self, message: str) -> None:
         """Print the error that ends the program."""
-        self.error.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+        text = shortened(message, _LONGEST_ERROR)
+        self.error.print(f"error: {text}", style="bold red", markup=False, soft_wrap=True)
 
     def result(self, markdown: str) -> None:
         """Print a result: rendered on a terminal, plain Markdown otherwise."""

@@ -9,6 +9,14 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from distributed.settings.bounded_reading import (
+    MOST_YAML_BYTES,
+    RefusedFileError,
+    parse_yaml,
+    read_bytes,
+    shortened,
+    shown,
+)
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import models_in
 from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
@@ -16,6 +24,8 @@ from meta.training.held_out_tasks import require_held_out_episodes
 
 RawSettings = dict[str, Any]
 """A run file's content before validation."""
+_LONGEST_LINE, _MOST_LINES = 2000, 20
+"""Of an error message."""
 
 
 def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunConfig:
@@ -31,41 +41,63 @@ def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunCon
 
 
 def read_yaml(path: Path) -> RawSettings:
-    """Parse a run file with the safe YAML loader, which constructs plain data only.
+    """Parse a run file into plain data, within the bounds of :mod:`distributed.settings.bounded_reading`.
 
     Raises:
         ConfigurationError: The file cannot be read, is not plain YAML, or is not a mapping.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(read_bytes(path, MOST_YAML_BYTES).decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except RefusedFileError as error:
+        raise ConfigurationError(str(error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: is not valid YAML: {error}") from error
+        raise ConfigurationError(f"{path}: is not valid YAML: {shortened(str(error), _LONGEST_LINE)}") from error
     if not isinstance(raw, dict):
         raise ConfigurationError(f"{path}: must hold the sections {', '.join(RunConfig.model_fields)}")
     return raw
 
 
 def parse_config(raw: Mapping[str, Any], source: str) -> RunConfig:
-    """Validate a run file's content; error messages name ``source``.
+    """Validate a run file's content, and make its family; error messages name ``source``.
+
+    Raises:
+        ConfigurationError: One line for each invalid key.
+    """
+    config = validated(raw, source)
+    require_usable(config, source)
+    return config
+
+
+def validated(raw: Mapping[str, Any], source: str) -> RunConfig:
+    """Validate a run file's content but for the parameters of its family, of which no code runs.
 
     Raises:
         ConfigurationError: One line for each invalid key.
     """
     try:
-        config = RunConfig.model_validate(raw)
+        return RunConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(source, dict(item)) for item in error.errors()]
-        raise ConfigurationError("\n".join(lines)) from error
+        found = error.errors()
+        lines = [shortened(_explain(source, dict(item)), _LONGEST_LINE) for item in found[:_MOST_LINES]]
+        more = [f"{source}: ... and {len(found) - _MOST_LINES} more"] if len(found) > _MOST_LINES else []
+        raise ConfigurationError("\n".join([*lines, *more])) from error
+
+
+def require_usable(config: RunConfig, source: str) -> None:
+    """Make the family of ``config``, which runs its code, and check what depends on it.
+
+    Raises:
+        ConfigurationError: The family cannot be made, or settings do not fit it.
+    """
     try:
         family = config.experiment.family.make()
         config.within_task.tolerances(len(family.cost_names))
         config.meta.learning_rates.initial_rates(len(family.cost_names))
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
     except ValueError as error:
-        raise ConfigurationError(f"{source}: {error}") from error
-    return config
+        raise ConfigurationError(f"{source}: {shortened(str(error), _LONGEST_LINE)}") from error
 
 
 def _override(raw: RawSettings, key: str, value: str) -> None:
@@ -78,14 +110,14 @@ def _override(raw: RawSettings, key: str, value: str) -> None:
         if not isinstance(node, dict):
             raise ConfigurationError(f"--{key}: {section} is a value, not a section")
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"--{key}: {value!r} is not a YAML value") from error
+        raise ConfigurationError(f"--{key}: {shown(value)} is not a YAML value") from error
 
 
 def _explain(source: str, error: Mapping[str, Any]) -> str:
     """One line of text for a validation error of pydantic."""
-    kind, location = error["type"], list(error["loc"])
+    kind, location = error["type"], [shortened(part) if isinstance(part, str) else part for part in error["loc"]]
     key = ".".join(_walk(location)[0])
     if kind in ("extra_forbidden", "missing"):
         names, models = _walk(location[:-1])
@@ -93,10 +125,10 @@ def _explain(source: str, error: Mapping[str, Any]) -> str:
         allowed = f" (allowed here: {', '.join(models[0].model_fields)})" if models else ""
         if kind == "missing":
             return f"{source}: {key}: is missing{allowed}"
-        return f"{source}: {key}: unknown key{allowed}; given: {error['input']!r}"
+        return f"{source}: {key}: unknown key{allowed}; given: {shown(error['input'])}"
     if kind == UNKNOWN_ALGORITHM:
-        return f"{source}: {key}.algorithm: {error['msg']}; given: {error['input']['algorithm']!r}"
-    given = f"; given: {error['input']!r}" if key and kind != "password" else ""
+        return f"{source}: {key}.algorithm: {error['msg']}; given: {shown(error['input']['algorithm'])}"
+    given = f"; given: {shown(error['input'])}" if key and kind != "password" else ""
     return f"{source}: {key or '(file)'}: {error['msg']}{given}"
 
 

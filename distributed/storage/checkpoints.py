@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from distributed.settings.bounded_reading import MOST_ARRAY_BYTES, read_bytes, read_json
 from meta.learning.kinds import Item
 from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
@@ -78,8 +79,8 @@ def load_arrays(stem: Path) -> tuple[Arrays, Facts]:
     """
     path = stem.with_suffix(".safetensors")
     try:
-        facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        content = path.read_bytes()
+        facts = read_json(stem.with_suffix(".json"))
+        content = read_bytes(path, MOST_ARRAY_BYTES)
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{stem.with_suffix('.json')}: cannot be read ({error})") from error
     if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
@@ -126,7 +127,7 @@ class CheckpointFolder:
             except DamagedFileError as error:
                 say(f"skipping a damaged checkpoint: {error}")
                 continue
-            if facts["digest"] != self._digest:
+            if facts.get("digest") != self._digest:
                 raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
             return _state(arrays, facts, self._stem(number)), facts
         if rounds:
@@ -160,7 +161,8 @@ class CheckpointFolder:
         return self._folder / f"round-{number:06d}"
 
     def _rounds(self) -> list[int]:
-        return sorted(int(path.stem.split("-")[1]) for path in self._folder.glob("round-*.json"))
+        names = [path.stem.removeprefix("round-") for path in self._folder.glob("round-*.json")]
+        return sorted(int(name) for name in names if name.isdecimal() and len(name) < 20)
 
 
 def _built(build: Callable[[], Built], stem: Path) -> Built:

@@ -6,18 +6,27 @@ import csv
 import io
 from pathlib import Path
 
+from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_text, shortened
+from distributed.settings.errors import ConfigurationError
 from meta.training.records import Row, Value
 
 _TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem", "parameters", "method", "label", "branch")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a ``tasks.csv``, with numbers bit for bit as written; an empty list without the file."""
+    """Rows of a ``tasks.csv``, with numbers bit for bit as written; an empty list without the file.
+
+    Raises:
+        ConfigurationError: It is not such a table.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+    try:
+        text = io.StringIO(read_text(path, MOST_TABLE_BYTES), newline="")
+        rows = [row for row in csv.DictReader(text) if None not in row.values()]
+        return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise ConfigurationError(f"{path}: is not a table of a run: {shortened(str(error))}") from error
 
 
 def _value(name: str, text: str) -> Value:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, load_arrays
 
@@ -39,16 +40,18 @@ def _row(stem: Path) -> str:
     except DamagedFileError as error:
         return f"| {stem} | – | – | – | damaged: {str(error).rpartition(': ')[2]} |"
     size = sum(array.nbytes for array in arrays.values()) / 1e6
-    return f"| {stem} | {facts.get('kind', '–')} | {len(arrays)} | {size:.3f} | intact |"
+    return f"| {stem} | {shortened(str(facts.get('kind', '–')))} | {len(arrays)} | {size:.3f} | intact |"
 
 
 def _pair(stem: Path) -> str:
     arrays, facts = load_arrays(stem)
     lines = [f"{stem}: intact, schema version {facts['schema_version']}", "", "| fact | value |", "|---|---|"]
-    lines += [f"| {name} | {_shortened(value)} |" for name, value in facts.items() if name != "schema_version"]
+    lines += [
+        f"| {shortened(name)} | {_shortened(value)} |" for name, value in facts.items() if name != "schema_version"
+    ]
     lines += ["", "| array | shape | type | minimum | mean | maximum | not finite |", "|---|---|---|---|---|---|---|"]
     for name, array in arrays.items():
-        lines.append(f"| {name} | {list(array.shape)} | {array.dtype} | {_statistics(array)} |")
+        lines.append(f"| {shortened(name)} | {list(array.shape)} | {array.dtype} | {_statistics(array)} |")
     return "\n".join(lines)
 
 

@@ -8,13 +8,13 @@ gets a consistent copy, whenever the writer stopped. :mod:`distributed.storage.m
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from distributed.settings.bounded_reading import MOST_ARRAY_BYTES, MOST_JSON_BYTES, parse_json
 from distributed.settings.errors import ConfigurationError, first_line
 from distributed.storage.checkpoints import DamagedFileError, write_atomically
 
@@ -84,9 +84,9 @@ def object_name(name: str, entry: Entry) -> str:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files of a run directory, sorted by name, without temporary ones."""
+    """The files of a run directory, sorted by name, without temporary ones and without links to files elsewhere."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith(".tmp"):
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(".tmp"):
             yield path
 
 
@@ -98,7 +98,8 @@ def read_manifest(url: str) -> Manifest:
     """
     system, root = open_store(url)
     try:
-        content = json.loads(system.cat_file(f"{root}/{MANIFEST}"))
+        text = bytes(system.cat_file(f"{root}/{MANIFEST}", end=MOST_JSON_BYTES)).decode("utf-8")
+        content = parse_json(text, f"{url}/{MANIFEST}")
         if content["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {content['schema_version']}, not {SCHEMA_VERSION}")
         found = {str(name): Entry(str(e["sha256"]), int(e["size"])) for name, e in content["files"].items()}
@@ -123,6 +124,8 @@ def read_file(url: str, manifest: Manifest, name: str) -> bytes:
     entry = manifest.get(name)
     if entry is None:
         raise DamagedFileError(f"{url}: has no {name}")
+    if not 0 <= entry.size <= MOST_ARRAY_BYTES:
+        raise DamagedFileError(f"{url}: {name}: has {entry.size} bytes; at most {MOST_ARRAY_BYTES} are read of a file")
     try:
         content = bytes(system.cat_file(f"{root}/{object_name(name, entry)}", end=entry.size + 1))
     except FileNotFoundError as error:

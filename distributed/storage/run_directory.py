@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from distributed.settings.admission import admitted
+from distributed.settings.bounded_reading import RefusedFileError, json_text, parse_yaml, read_json
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import flatten
 from distributed.settings.run_config import RunConfig
-from distributed.settings.run_file import RawSettings, parse_config, read_yaml
+from distributed.settings.run_file import RawSettings, read_yaml, validated
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.csv_tables import csv_text, read_rows
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
@@ -75,7 +76,7 @@ class RunDirectory:
         Raises:
             ConfigurationError: It is not a run directory, or its settings lead to another result.
         """
-        earlier = load_run_config(path)
+        earlier = stored_config(path)
         if earlier.digest() != config.digest():
             raise ConfigurationError(
                 f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
@@ -95,7 +96,7 @@ class RunDirectory:
         runs = sorted(parent.glob("*/config.yaml"), key=lambda file: _age(file.parent.name), reverse=True)
         for file in runs:
             with contextlib.suppress(ConfigurationError):
-                if load_run_config(file.parent).digest() == config.digest():
+                if stored_config(file.parent).digest() == config.digest():
                     return file.parent
         return None
 
@@ -157,7 +158,13 @@ class RunDirectory:
     def tracked_as(self) -> str | None:
         """MLflow's id of this run; None if it was not tracked."""
         file = self.path / "tracking" / "sent.json"
-        return json.loads(file.read_text(encoding="utf-8"))["memory"].get("run_id") if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            found = read_json(file)["memory"].get("run_id")
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise DamagedFileError(f"{file}: does not say what was sent ({error!r})") from error
+        return None if found is None else str(found)
 
     def write_held_out(self, rows: list[Row]) -> None:
         """Write ``held_out.csv``."""
@@ -196,9 +203,9 @@ def _latest_in_store(config: RunConfig) -> Path | None:
     """As :meth:`RunDirectory.latest`, for run directories at a URL."""
     found = runs_at(f"{config.output.run_dir.rstrip('/')}/{config.name}")
     for url in sorted(found, key=lambda url: _age(url.rpartition("/")[2]), reverse=True):
-        with contextlib.suppress(ConfigurationError, DamagedFileError, yaml.YAMLError):
-            raw = yaml.safe_load(read_file(url, read_manifest(url), "config.yaml"))
-            if parse_config(raw, f"{url}/config.yaml").digest() == config.digest():
+        with contextlib.suppress(ConfigurationError, DamagedFileError, UnicodeDecodeError, yaml.YAMLError):
+            raw = parse_yaml(read_file(url, read_manifest(url), "config.yaml").decode("utf-8"))
+            if validated(raw, f"{url}/config.yaml").digest() == config.digest():
                 return fetch(url, config.output.local_dir)
     return None
 
@@ -209,29 +216,33 @@ def _age(name: str) -> tuple[str, int]:
     return stamp, int(number) if number.isdigit() else 1
 
 
-def load_run_config(path: Path) -> RunConfig:
-    """The resolved settings of a run directory.
+def stored_config(path: Path) -> RunConfig:
+    """The resolved settings of a run directory, to show or to compare: no code of their family runs.
 
     Raises:
-        ConfigurationError: It is not a run directory, or its family is code inside the directory itself.
+        ConfigurationError: It is not a run directory, or its settings are invalid.
     """
+    return validated(_stored(path), str(path / "config.yaml"))
+
+
+def load_run_config(path: Path, family: str | None = None) -> RunConfig:
+    """The resolved settings of a run directory, of whose family tasks can be made.
+
+    Args:
+        path: The run directory.
+        family: The family that the user names; a built-in one needs no naming.
+
+    Raises:
+        ConfigurationError: It is not a run directory, or :func:`distributed.settings.admission.admitted` refuses it.
+    """
+    return admitted(_stored(path), str(path / "config.yaml"), family, path)
+
+
+def _stored(path: Path) -> RawSettings:
     file = path / "config.yaml"
     if not file.is_file():
         raise ConfigurationError(f"{path}: is not a run directory (it has no config.yaml)")
-    raw = read_yaml(file)
-    _require_code_elsewhere(raw, path, str(file))
-    return parse_config(raw, str(file))
-
-
-def _require_code_elsewhere(raw: RawSettings, path: Path, source: str) -> None:
-    """Reject a family inside the run directory: directories are shared, and opening one must not execute its code."""
-    family = raw.get("family")
-    name = str(family.get("name")) if isinstance(family, dict) else ""
-    file = name.rpartition(":")[0]
-    if file.endswith(".py") and Path(file).expanduser().resolve().is_relative_to(path.resolve()):
-        raise ConfigurationError(
-            f"{source}: family.name: {file} is inside the run directory; read it, and move it out if you trust it"
-        )
+    return read_yaml(file)
 
 
 def load_summary(path: Path) -> RunSummary:
@@ -246,8 +257,10 @@ def load_summary(path: Path) -> RunSummary:
             f"{path}: has no summary.json; finish it first: metasrl train RUN_FILE --resume {path}"
         )
     try:
-        return parse_summary(file.read_text(encoding="utf-8"))
-    except (SummaryError, UnicodeDecodeError) as error:
+        return parse_summary(json_text(file))
+    except (OSError, RefusedFileError) as error:
+        raise ConfigurationError(str(error)) from error
+    except SummaryError as error:
         raise ConfigurationError(f"{file}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from distributed.storage.run_directory import HELD_OUT
 from meta.reporting.html_page import Page, write_page
 from meta.reporting.summary import RunSummary
 from meta.training.records import Row
+from tasks.contract.family_registry import BUILT_IN
 
 PAGE = "report.html"
 
@@ -28,12 +29,14 @@ def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Seq
     """
     environment = {"python": platform.python_version(), "machine": platform.machine(), **environment_tags()}
     commit = environment["git_commit"].removesuffix("-dirty")
+    named = "" if config.family.name in BUILT_IN else f" --family {config.family.name}"
     commands = [
         *([] if commit == "unknown" else [f"git checkout {commit}"]),
         "make setup",
         f"metasrl train {path / 'config.yaml'}",
-        f"metasrl adapt {path}                  # solve an unseen task from the learned start",
+        f"metasrl adapt {path}{named}                  # solve an unseen task from the learned start",
     ]
-    videos = sorted((path / "adapt").glob("*.mp4"))
+    films = sorted((path / "adapt").glob("*.mp4"))
+    videos = [film for film in films if film.is_file() and not film.is_symlink()]  # a link may show another file
     held_out = read_rows(path / HELD_OUT)
     return write_page(path / PAGE, Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_bytes, read_json, read_text
 from distributed.settings.errors import first_line
 from distributed.storage.checkpoints import write_atomically
 from distributed.tracking.events import Event, Memory
@@ -42,10 +43,10 @@ class Outbox:
         self._sender, self._say, self._retry_seconds = sender, say, retry_seconds
         self._drop_partial_line()
         self._events: list[Event | None] = [
-            json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()
+            json.loads(line) for line in read_text(self._path, MOST_TABLE_BYTES).splitlines()
         ]
         self._keys = {event.get("key") for event in self._events if event is not None}
-        progress = json.loads(self._progress_path.read_text()) if self._progress_path.exists() else {}
+        progress = read_json(self._progress_path) if self._progress_path.exists() else {}
         self._sent: int = progress.get("sent", 0)
         self._memory: Memory = progress.get("memory", {})
         self._maybe_delivered = self._sent < len(self._events)
@@ -123,6 +124,6 @@ class Outbox:
         """Remove an incomplete last line left by a crash."""
         if not self._path.exists():
             self._path.touch()
-        content = self._path.read_bytes()
+        content = read_bytes(self._path, MOST_TABLE_BYTES)
         if content and not content.endswith(b"\n"):
             write_atomically(self._path, content[: content.rfind(b"\n") + 1])

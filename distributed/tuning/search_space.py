@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from distributed.settings.bounded_reading import parse_yaml
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_config import RunConfig
@@ -65,7 +66,7 @@ def _parse(text: str) -> Varied:
     key, kind = found["key"], found["kind"]
     _require_known(key)
     try:
-        values = tuple(_number(value) for value in yaml.safe_load(f"[{found['arguments']}]"))
+        values = tuple(_number(value) for value in parse_yaml(f"[{found['arguments']}]"))
     except yaml.YAMLError as error:
         raise ConfigurationError(f"--vary: {text!r}: {found['arguments']!r} is not a list of values") from error
     if kind == "choice":

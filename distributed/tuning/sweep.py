@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from distributed.cluster.ray_cluster import cluster
+from distributed.settings.bounded_reading import RefusedFileError, read_json, shown
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
+from distributed.tuning.ownership import mark_of, require_own
 from distributed.tuning.ray_tune import run_trials
 from distributed.tuning.search_space import Varied, with_values
 from distributed.tuning.sweep_report import trials_table, write_trials
@@ -29,7 +31,13 @@ from distributed.tuning.trials import SweepSettings, Trial
 
 
 def sweep(
-    config: RunConfig, space: Sequence[Varied], settings: SweepSettings, console: Console, resume: str | None
+    config: RunConfig,
+    space: Sequence[Varied],
+    settings: SweepSettings,
+    console: Console,
+    resume: str | None,
+    *,
+    trusted: bool = False,
 ) -> str:
     """Run the trials, write ``trials.csv``, ``best.yaml`` and a plot, and return a Markdown table.
 
@@ -39,14 +47,16 @@ def sweep(
         settings: Number of trials and search.
         console: Shows messages.
         resume: Directory of an earlier sweep, ``latest``, or None for a new one.
+        trusted: The user trusts the earlier sweep, wherever it was begun.
 
     Raises:
-        ConfigurationError: The settings are unusable, or the earlier sweep had other settings.
+        ConfigurationError: The settings are unusable, or the earlier sweep had other settings or is somebody else's.
     """
     if is_url(config.output.run_dir):
         raise ConfigurationError("output.run_dir: a sweep keeps its trials on a path (or NFS), not at a URL")
     texts = [str(item) for item in space]
-    folder = _folder(config, {"space": texts, "settings": vars(settings), "digest": config.digest()}, resume)
+    content = {"space": texts, "settings": vars(settings), "digest": config.digest()}
+    folder = _folder(config, content, resume, trusted=trusted)
     console.say(f"sweep directory: {folder}")
     tracker = SweepTracker(config, folder, texts, settings, console) if config.tracking.enabled else None
     try:
@@ -79,7 +89,7 @@ def _conclude(
     return table
 
 
-def _folder(config: RunConfig, content: dict[str, Any], resume: str | None) -> Path:
+def _folder(config: RunConfig, content: dict[str, Any], resume: str | None, *, trusted: bool) -> Path:
     """Directory of a new sweep, or of an earlier one whose ``sweep.json`` equals ``content``."""
     parent = Path(config.output.run_dir).resolve() / f"{config.name}-sweep"
     if resume == "latest":
@@ -89,17 +99,27 @@ def _folder(config: RunConfig, content: dict[str, Any], resume: str | None) -> P
         folder = parent / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         try:
             folder.mkdir(parents=True)
-            write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode())
+            write_atomically(folder / "sweep.json", json.dumps({**content, "mark": mark_of(folder)}, indent=1).encode())
         except OSError as error:
             raise ConfigurationError(f"output.run_dir: {folder} cannot be written: {error.strerror}") from error
         return folder
     folder = Path(resume).resolve()
     if not (folder / "sweep.json").is_file():
         raise ConfigurationError(f"--resume {resume}: is not a sweep (it has no sweep.json)")
-    earlier = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    earlier = _earlier(folder / "sweep.json")
     different = [name for name in content if earlier.get(name) != content[name]]
     if different:
-        raise ConfigurationError(
-            f"--resume {resume}: is another sweep; differing: {', '.join(different)} (was {earlier.get(different[0])})"
-        )
+        was = shown(earlier.get(different[0]))
+        raise ConfigurationError(f"--resume {resume}: is another sweep; differing: {', '.join(different)} (was {was})")
+    require_own(folder, earlier.get("mark"), trusted=trusted)
     return folder
+
+
+def _earlier(file: Path) -> dict[str, Any]:
+    try:
+        earlier = read_json(file)
+    except (OSError, RefusedFileError) as error:
+        raise ConfigurationError(f"--resume {file.parent}: {error}") from error
+    if not isinstance(earlier, dict):
+        raise ConfigurationError(f"--resume {file.parent}: is not a sweep (its sweep.json is no JSON object)")
+    return earlier

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import reprlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ BUILT_IN = {
 }
 """One line for each built-in family, imported on first use: a lake needs no physics engine."""
 
+_BRIEF = reprlib.Repr()
+"""Shows a given value in a message, cut where it is long."""
+_BRIEF.maxstring = _BRIEF.maxother = 200
 _REQUIRED = ("cost_names", "discount", "horizon", "parameters", "make", "model", "limits")
 
 
@@ -55,10 +59,13 @@ def family_class(name: str) -> type[Any]:
     if not separator or not module_name or not class_name:
         raise FamilyError(
             "name",
-            f"no family is called {name!r}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName "
+            f"no family is called {_BRIEF.repr(name)}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName "
             "or path/to/file.py:ClassName",
         )
-    module = _module_of_file(module_name) if module_name.endswith(".py") else _module(module_name)
+    if module_name.endswith(".py"):
+        module = _module_of_file(module_name)
+    else:
+        module = _module(module_name, here=name not in BUILT_IN)
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
         found = ", ".join(key for key, value in vars(module).items() if _is_own_class(value, module))
@@ -66,8 +73,10 @@ def family_class(name: str) -> type[Any]:
     return kind
 
 
-def _module(name: str) -> ModuleType:
-    _search(Path.cwd(), first=True)
+def _module(name: str, *, here: bool) -> ModuleType:
+    """Import a module; ``here``: also search the working directory, which may be somebody's run directory."""
+    if here:
+        _search(Path.cwd(), first=True)
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -145,7 +154,7 @@ def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, A
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else "name"
-        raise FamilyError(field, f"{first['msg']} (given: {first['input']!r})") from error
+        raise FamilyError(field, f"{first['msg']} (given: {_BRIEF.repr(first['input'])})") from error
     except Exception as error:
         raise FamilyError("name", f"{name} could not be made: {type(error).__name__}: {error}") from error
     missing = [part for part in _REQUIRED if not hasattr(family, part)]

@@ -20,6 +20,7 @@ from meta.methods.registry import METHODS
 from tasks.contract import rendering
 from tasks.lakes.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
+    COURIER,
     ROOT,
     Raw,
     courier,
@@ -381,7 +382,7 @@ def test_a_family_without_a_model_is_trained_reported_and_adapted(
     assert summary["test"]["meta_srl"]["violation_during_adaptation"]["mean"] >= 0.0
     assert {row["gap"] for row in rows_of(run)} == {"nan"}
     assert exit_code("report", run) == 0
-    assert exit_code("adapt", run) == 0
+    assert exit_code("adapt", run, "--family", COURIER) == 0
     assert "Mean reward" in capsys.readouterr().out
 
 

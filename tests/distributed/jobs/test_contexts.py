@@ -23,6 +23,7 @@ from policies.tabular.kernel_table import KernelTable
 from tests.distributed.helpers import Raw, changed, exit_code, only_run, parsed, run_file, summary_of, tiny, tiny_neural
 
 GOALS = "tests.support.goal_family:GoalFamily"
+NAMED = ["--family", GOALS]
 WARM = {"rounds": 6, "teams": 2, "tasks": 5, "distinct_tasks": 12}
 
 
@@ -60,27 +61,27 @@ def test_held_out_tasks_are_solved_with_the_context_that_was_found(probed: Path)
 
 
 def test_a_task_by_its_parameters_shows_its_context(given: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("adapt", given, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
+    assert exit_code("adapt", given, *NAMED, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
     out = capsys.readouterr().out
     assert "- context: goal 0.25" in out
     assert "found by" not in out
 
 
 def test_a_hidden_context_is_found_and_shown(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("adapt", probed, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
+    assert exit_code("adapt", probed, *NAMED, "--parameters", '{"goal": 0.25, "kind": "mine"}') == 0
     assert "found by a first batch of 80 steps" in capsys.readouterr().out
 
 
 def test_a_context_outside_the_training_range_is_a_warning_with_the_range(
     given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code("adapt", given, "--parameters", '{"goal": 4.5, "kind": "mine"}') == 0
+    assert exit_code("adapt", given, *NAMED, "--parameters", '{"goal": 4.5, "kind": "mine"}') == 0
     reported = " ".join(capsys.readouterr().err.split())
     assert "its context lies outside the training tasks' range: goal 4.5 (trained on -" in reported
 
 
 def test_the_adapted_network_takes_plain_observations(given: Path) -> None:
-    assert exit_code("adapt", given, "--task-index", "1") == 0
+    assert exit_code("adapt", given, *NAMED, "--task-index", "1") == 0
     arrays, facts = load_arrays(given / "adapt" / "test-1-policy")
     assert facts["kind"] == "neural"
     assert policy_from_arrays(arrays).statistics.mean.size == 1
@@ -93,9 +94,9 @@ def test_a_start_is_adapted_from_its_files_as_from_its_run(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = '{"goal": -0.5, "kind": "mine"}'
-    assert exit_code("adapt", given, "--parameters", task) == 0
+    assert exit_code("adapt", given, *NAMED, "--parameters", task) == 0
     of_run = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert exit_code("adapt", given / STEM, "--family", GOALS, "--parameters", task) == 0
+    assert exit_code("adapt", given / STEM, *NAMED, "--parameters", task) == 0
     of_files = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert of_files == of_run
     policy = load_meta_policy(given / STEM)

@@ -17,6 +17,7 @@ from meta.learning.groups import GroupedState, is_whole
 from meta.training.records import column
 from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
+    POINTS,
     Raw,
     changed,
     exit_code,
@@ -150,9 +151,9 @@ def test_commands_on_a_run_with_two_starts(workplace: Path, no_plots: None, caps
     assert (random["starts_used"], np.shape(random["learning_rates"])) == ([2], (2,))
     assert learned["env_steps"] == random["env_steps"] + 2 * 2 * 20, "two episodes of 20 steps of each start"
     assert yaml.safe_load((trained / "config.yaml").read_text())["meta"]["num_initializations"] == 2
-    state = load_final_state(trained, load_run_config(trained), print)
+    state = load_final_state(trained, load_run_config(trained, POINTS), print)
     assert state.sha256() == summary["meta_state_sha256"]
     capsys.readouterr()
-    assert exit_code("adapt", trained, "--task-index", "1") == 0
+    assert exit_code("adapt", trained, "--family", POINTS, "--task-index", "1") == 0
     assert "meta_srl (start " in capsys.readouterr().out
     assert exit_code("report", trained) == 0

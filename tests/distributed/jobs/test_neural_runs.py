@@ -23,6 +23,7 @@ from meta.training.records import column
 from policies.neural.policy_state import policy_from_arrays
 from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
+    POINTS,
     Raw,
     exit_code,
     learn,
@@ -210,7 +211,7 @@ def test_rows_describe_a_neural_solution(trained: Path) -> None:
 
 
 def test_the_resolved_run_file_comes_back(trained: Path) -> None:
-    assert load_run_config(trained) == parsed(tiny_neural())
+    assert load_run_config(trained, POINTS) == parsed(tiny_neural())
 
 
 def test_held_out_tasks_may_have_more_updates(workplace: Path, no_plots: None) -> None:
@@ -229,7 +230,7 @@ def test_without_a_batch_for_the_last_iterate_everything_has_a_row_less(workplac
     assert summary_of(run)["env_steps"] == 8 * 2 * 80
     assert len(summary_of(run)["test"]["meta_srl"]["reward_curve"]) == 2
     assert exit_code("report", run) == 0
-    assert exit_code("adapt", run) == 0
+    assert exit_code("adapt", run, "--family", POINTS) == 0
 
 
 def test_report_prints_rewards_and_draws_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +250,7 @@ def test_report_prints_rewards_and_draws_again(trained: Path, capsys: pytest.Cap
 def test_adapt_writes_curve_and_policy(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curves = []
     for index in ("0", "1"):
-        assert exit_code("adapt", trained, "--task-index", index) == 0
+        assert exit_code("adapt", trained, "--family", POINTS, "--task-index", index) == 0
         printed = capsys.readouterr().out
         rows = [line.strip("|").split("|") for line in printed.splitlines() if re.match(r"\| \d", line)]
         assert [row[0].strip() for row in rows] == ["0", "1", "2"]
@@ -260,7 +261,7 @@ def test_adapt_writes_curve_and_policy(trained: Path, capsys: pytest.CaptureFixt
     np.testing.assert_allclose(np.mean(curves, axis=0), expected, atol=1e-4)
     assert {"test-0", "test-1"} <= pictures(trained / "adapt")
     policy = policy_from_arrays(load_file(trained / "adapt" / "test-1-policy.safetensors"))
-    state = load_final_state(trained, load_run_config(trained), print)
+    state = load_final_state(trained, load_run_config(trained, POINTS), print)
     assert isinstance(state, NeuralMetaState)
     assert policy.actor.network == state.initialization.actor.network
     assert policy.statistics.count >= state.initialization.statistics.count > 0.0
@@ -272,7 +273,7 @@ def test_adapt_writes_curve_and_policy(trained: Path, capsys: pytest.CaptureFixt
 def test_adapt_to_a_new_task_of_a_seed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = list[str]()
     for seed in ("0", "7", "7"):
-        assert exit_code("adapt", trained, "--task-seed", seed) == 0
+        assert exit_code("adapt", trained, "--family", POINTS, "--task-seed", seed) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] != printed[1] == printed[2]
 

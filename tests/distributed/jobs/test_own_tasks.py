@@ -15,7 +15,18 @@ from distributed.settings.run_config import RunConfig
 from distributed.storage.csv_tables import read_rows
 from meta.training.evaluation_settings import GridPoint
 from meta.training.records import Row
-from tests.distributed.helpers import Raw, changed, exit_code, only_run, parsed, run_file, summary_of, tiny, tiny_neural
+from tests.distributed.helpers import (
+    POINTS,
+    Raw,
+    changed,
+    exit_code,
+    only_run,
+    parsed,
+    run_file,
+    summary_of,
+    tiny,
+    tiny_neural,
+)
 
 CURVES = ("reward", "cost_1")
 
@@ -207,7 +218,8 @@ def test_networks_have_their_own_settings_on_held_out_tasks(tmp_path: Path, caps
     assert {row["env_steps"] for row in read_rows(run / "tasks.csv")} == {(2 + 1) * 80}
     table = [row for row in rows if row["method"] == "meta_srl" and row["task_index"] == 0]
     capsys.readouterr()
-    assert exit_code("adapt", run, "--parameters", '{"push": 0.25, "task": "mine"}', "--limits", "0.75") == 0
+    given = ["--family", POINTS, "--parameters", '{"push": 0.25, "task": "mine"}', "--limits", "0.75"]
+    assert exit_code("adapt", run, *given) == 0
     cells = [line.split("|") for line in table_of(capsys.readouterr().out) if re.match(r"\| \d", line)]
     assert [cell[5].strip() for cell in cells] == [f"{row['reward']:.4f}" for row in table], "the same random numbers"
     assert list((run / "adapt").glob("own-push-0_25-task-mine-*-policy.safetensors"))

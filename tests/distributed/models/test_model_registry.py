@@ -71,6 +71,20 @@ def test_train_registers_and_the_first_version_is_judged_against_the_random_star
     assert "champion is now version 1" in trained.reported
 
 
+def test_code_in_a_run_directory_is_not_registered_as_its_model(trained: Trained, client: Any, tmp_path: Path) -> None:
+    start = load_meta_policy(trained.run / STEM).starts.starts[0]
+    run = copy_with(trained, tmp_path, start.initialization, start.learning_rates)
+    (run / "model").mkdir()
+    (run / "model" / "MLmodel").write_text("flavors: {python_function: {loader_module: evil}}\n")
+    for folder in (run / "model", run / STEM):
+        (folder / "evil.py").write_text("raise SystemExit\n")
+    register(client, run, "copied", None, Console(), num_tasks=4)
+    source = client.get_model_version("copied", "1").source
+    names = {path.name for path in Path(source.removeprefix("file://")).rglob("*")}
+    assert {"MLmodel", f"{STEM}.json", "mlflow_code.py"} <= names
+    assert "evil.py" not in names
+
+
 def test_a_version_leads_back_to_its_run_and_holds_its_start(trained: Trained, client: Any) -> None:
     version = client.get_model_version("lakes", "1")
     assert version.run_id == RunDirectory(trained.run, load_run_config(trained.run)).tracked_as()

@@ -42,7 +42,7 @@ def test_the_resolved_configuration_of_a_run_loads_to_the_same(path: Path, workp
 @pytest.mark.parametrize("raw", [courier(limit=[0.5, 0.25]), tiny(within_task={"tolerance": [0.1]})])
 def test_lists_and_user_families_survive_the_run_directory(raw: Raw, workplace: Path) -> None:
     config = parsed(raw)
-    again = load_run_config(RunDirectory.create(config).path)
+    again = load_run_config(RunDirectory.create(config).path, raw["family"]["name"])
     assert again.digest() == config.digest()
     assert again.experiment == config.experiment
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import pickle
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ import yaml
 
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_file import parse_config, read_yaml
+from distributed.tuning.ownership import mark_of, require_own
 from distributed.tuning.search_space import parse_space, with_values
 from distributed.tuning.sweep_report import plot_trials, trials_table
 from distributed.tuning.trials import Trial, half_score
@@ -86,6 +91,65 @@ def test_something_must_be_varied_and_nothing_twice(workplace: Path, capsys: pyt
     assert exit_code("sweep", file, *VARY, "--resume", workplace) == 2
     assert "is not a sweep" in capsys.readouterr().err
     assert not (workplace / "runs").exists()
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._file,)
+
+
+def test_a_sweep_of_somebody_else_is_not_unpickled(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def restored(config: Any, space: Any, settings: Any, folder: Path, console: Any) -> list[Trial]:
+        state = folder / "tune" / "tuner.pkl"
+        if state.is_file():
+            pickle.loads(state.read_bytes())
+        return []
+
+    monkeypatch.setattr("distributed.tuning.sweep.run_trials", restored)
+    monkeypatch.setattr("distributed.tuning.sweep.cluster", lambda settings: contextlib.nullcontext("here"))
+    arguments = ["sweep", run_file(workplace, swept()), *VARY]
+    assert exit_code(*arguments) == 2
+    assert "no trial is complete" in capsys.readouterr().err
+    mine = only_sweep(workplace)
+    (mine / "tune").mkdir()
+    (mine / "tune" / "tuner.pkl").write_bytes(pickle.dumps(Bomb(workplace / "ran")))
+    theirs = Path(shutil.copytree(mine, mine.with_name("29991231T000000")))
+    unmarked = Path(shutil.copytree(mine, workplace / "unmarked"))
+    known = json.loads((mine / "sweep.json").read_text())
+    for mark in (None, 3, "é", "0" * 64):
+        (unmarked / "sweep.json").write_text(json.dumps({**known, "mark": mark}))
+        assert exit_code(*arguments, "--resume", unmarked) == 2
+        assert "was not begun here by you" in " ".join(capsys.readouterr().err.split())
+    for place in (theirs, "latest"):
+        assert exit_code(*arguments, "--resume", place) == 2
+        assert "was not begun here by you" in " ".join(capsys.readouterr().err.split())
+    assert not (workplace / "ran").exists()
+    for more in (["--resume", mine], ["--resume", theirs, "--trust"]):
+        assert exit_code(*arguments, *more) == 2
+        assert "no trial is complete" in capsys.readouterr().err
+        assert (workplace / "ran").exists(), "the user's own goes on"
+        (workplace / "ran").unlink()
+
+
+def test_the_key_of_ones_own_sweeps_is_secret_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    mark = mark_of(tmp_path / "sweep")
+    assert mark is not None
+    assert mark == mark_of(tmp_path / "x" / ".." / "sweep") != mark_of(tmp_path / "other")
+    file = tmp_path / "config" / "metasrl" / "sweeps.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_bytes(b"short")
+    assert mark_of(tmp_path / "sweep") is None
+    with pytest.raises(ConfigurationError, match="or give --trust"):
+        require_own(tmp_path / "sweep", mark, trusted=False)
+    require_own(tmp_path / "sweep", None, trusted=True)
 
 
 def test_the_score_is_of_the_last_half_of_the_tasks() -> None:
