@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.learning.contexts_page import write_page
 from benchmarks.learning.meta_learning import kept
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
@@ -214,14 +215,24 @@ def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
     return content
 
 
-def found_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any]:
-    """The cell, from its file where it is finished."""
+def path_of(setting: Setting, variant: Variant, seed: int) -> Path:
+    """The file of a cell; its name changes with every setting."""
     config = configuration(setting, variant, seed)
     evaluation = config.evaluation.model_dump(mode="json")
     key = json.dumps([config.digest(), evaluation, dataclasses.asdict(variant)], sort_keys=True, default=str)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    folder = Path("runs") / "contexts" / setting.name / variant.name.replace(", ", "-")
-    return kept(folder / f"{seed}-{digest}.json", lambda: cell(config, variant))
+    return Path("runs") / "contexts" / setting.name / variant.name.replace(", ", "-") / f"{seed}-{digest}.json"
+
+
+def found_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any]:
+    """The cell, from its file where it is finished."""
+    path = path_of(setting, variant, seed)
+    return kept(path, lambda: cell(configuration(setting, variant, seed), variant))
+
+
+def finished_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any] | None:
+    """The cell, or None where it is not finished."""
+    return found_cell(setting, variant, seed) if path_of(setting, variant, seed).exists() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -231,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="the first so many seeds of each setting; default all")
     parser.add_argument("--rows", type=int, help="the first so many rows of each table; default all")
     parser.add_argument("--processes", type=int, default=2, help="processes; default 2")
-    parser.add_argument("--no-page", action="store_true", help="compute cells only")
+    parser.add_argument("--page", action="store_true", help="only write the page, of the cells that are finished")
     options = parser.parse_args(arguments)
     console = Console()
     chosen = [
@@ -239,9 +250,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for setting in SETTINGS
         if options.settings is None or setting.name in options.settings
     ]
-    jobs = [(setting, variant, seed) for setting in chosen for variant in setting.variants for seed in setting.seeds]
+    if not options.page:
+        compute(chosen, options.processes, console)
+    write_page(chosen, finished_cell)
+
+
+def compute(chosen: Sequence[Setting], processes: int, console: Console) -> None:
+    """Compute the missing cells, seed by seed, so that tables fill up evenly."""
+    jobs = [(setting, variant, seed) for setting in chosen for seed in setting.seeds for variant in setting.variants]
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
         waiting = {pool.submit(found_cell, *job): job for job in jobs}
         for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
             setting, variant, seed = waiting[future]
@@ -249,10 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.say(
                 f"{done}/{len(jobs)} {setting.name}, {variant.name}, seed {seed}: J_0 {curve.round(3).tolist()}"
             )
-    if not options.no_page:
-        from benchmarks.learning.contexts_page import write_page
-
-        write_page(chosen, found_cell)
 
 
 if __name__ == "__main__":

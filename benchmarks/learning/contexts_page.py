@@ -23,36 +23,42 @@ COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
 _COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#bcbd22", "#888888", "#17becf", "#4c78a8", "#b279a2")
-Cells = Mapping[str, Sequence[dict[str, Any]]]
+Cells = Mapping[str, Mapping[int, dict[str, Any]]]
+"""Records by row and seed."""
 
 
-def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str, Any]]) -> None:
-    """Write the page; every cell is finished."""
+def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> None:
+    """Write the page of the cells that are finished."""
     lines = [
         *header("Starts that know their task", COMMAND),
         "Every method of a table trains with the same number of environment steps and solves the same held-out tasks. "
-        "Means over held-out tasks, with 95 % t-intervals over seeds; no setting was chosen on these seeds. `hidden`: "
-        "the same start, where a new task does not show its context and its first batch  finds it.",
+        "Means over held-out tasks, with 95 % t-intervals over seeds, paired by seed for differences; no setting was "
+        "chosen on these seeds. `hidden`: the same start, where a new task does not show its context and its first "
+        "batch finds it. Rows that are missing were not computed.",
         "",
     ]
     for setting in settings:
         cells = held_out(setting, cell)
-        robot = cells[next(iter(cells))][0]["episodic"][0] is not None
-        lines += [f"## {setting.title}", "", f"Seeds {list(setting.seeds)}.", ""]
+        if not cells:
+            continue
+        robot = next(iter(next(iter(cells.values())).values()))["episodic"][0] is not None
+        lines += [f"## {setting.title}", ""]
         lines += robot_table(cells) if robot else lake_table(cells)
         plot(cells, setting.name, robot=robot)
         lines += [f"![{setting.title}](contexts/{setting.name}.png)", ""]
     write("contexts.md", lines)
 
 
-def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any]]) -> Cells:
-    """The records of every row, by seed; the hidden ones as a row of their own."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> Cells:
+    """The records of every row with a finished cell; the hidden ones as a row of their own."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
     for variant in setting.variants:
-        cells = [cell(setting, variant, seed) for seed in setting.seeds]
-        found[variant.name] = [one["held_out"] for one in cells]
-        if variant.hidden:
-            found[HIDDEN] = [one["hidden"] for one in cells]
+        for seed in setting.seeds:
+            one = cell(setting, variant, seed)
+            if one is not None:
+                found.setdefault(variant.name, {})[seed] = one["held_out"]
+                if variant.hidden:
+                    found.setdefault(HIDDEN, {})[seed] = one["hidden"]
     return found
 
 
@@ -73,24 +79,25 @@ class Curves:
 
 def robot_table(cells: Cells) -> list[str]:
     """Rewards at marks, the largest cost, and how often a limit was broken or a task ended worse than it began."""
-    curves = {name: [Curves.of(record) for record in records] for name, records in cells.items()}
-    last = next(iter(curves.values()))[0].rewards.shape[1] - 1
+    by_seed = {name: {seed: Curves.of(record) for seed, record in records.items()} for name, records in cells.items()}
+    curves = {name: list(found.values()) for name, found in by_seed.items()}
+    last = min(found[0].rewards.shape[1] for found in curves.values()) - 1
     marks = [mark for mark in (0, 1, 5, 10) if mark <= last]
     rows: list[list[object]] = []
     for name, seeds in curves.items():
-        row: list[object] = [name]
-        row += [formatted(interval([float(one.rewards[:, mark].mean()) for one in seeds])) for mark in marks]
-        row.append(formatted(interval([float(one.costs.mean(axis=0).max()) for one in seeds]), 2))
+        row: list[object] = [name, len(seeds)]
+        row += [shown(interval([float(one.rewards[:, mark].mean()) for one in seeds])) for mark in marks]
+        row.append(shown(interval([float(one.costs.mean(axis=0).max()) for one in seeds]), 2))
         row.append(f"{max(float(one.costs.max()) for one in seeds):.2f}")
         row.append(f"{np.mean([float((one.costs > 1.0).mean()) for one in seeds]):.2%}")
         row.append(_worse(seeds))
         rows.append(row)
-    columns = ["start", *("at once" if mark == 0 else f"after {mark}" for mark in marks)]
+    columns = ["start", "seeds", *("at once" if mark == 0 else f"after {mark}" for mark in marks)]
     columns += ["largest mean cost / limit", "largest cost / limit", "task-iterations over", "tasks ending worse"]
     lines = table(columns, rows)
-    lines += by_limit(cells[next(iter(cells))])
+    lines += by_limit(list(cells[next(iter(cells))].values()))
     if OURS in curves:
-        lines += [_difference(curves, other, min(5, last)) for other in curves if other not in (OURS, HIDDEN)]
+        lines += [_difference(by_seed, other, min(5, last)) for other in curves if other not in (OURS, HIDDEN)]
         lines.append("")
     return lines
 
@@ -106,8 +113,8 @@ def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
     edges = np.quantile(limits, [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
     for low, high in itertools.pairwise(edges):
         own = (limits >= low) & (limits <= high)
-        last = formatted(interval(rewards[own, -1]))
-        rows.append([f"{low:.1f} to {high:.1f}", formatted(interval(rewards[own, 0])), last, f"{costs[own].max():.2f}"])
+        last = shown(interval(rewards[own, -1]))
+        rows.append([f"{low:.1f} to {high:.1f}", shown(interval(rewards[own, 0])), last, f"{costs[own].max():.2f}"])
     return ["By the tasks' limits:", "", *table(["limit", "at once", "at the end", "largest cost / limit"], rows)]
 
 
@@ -117,18 +124,25 @@ def _worse(seeds: Sequence[Curves]) -> str:
     return f"{int((change < 0.0).sum())} of {change.size} (at most by {max(0.0, -float(change.min())):.1f})"
 
 
-def _difference(curves: Mapping[str, Sequence[Curves]], other: str, mark: int) -> str:
-    pairs = list(zip(curves[OURS], curves[other], strict=True))
+def _difference(curves: Mapping[str, Mapping[int, Curves]], other: str, mark: int) -> str:
+    pairs = [(curves[OURS][seed], curves[other][seed]) for seed in curves[other] if seed in curves[OURS]]
     at_once = interval([float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs])
     later = interval([float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs])
     return (
-        f"- `{OURS}` minus `{other}`: reward at once {formatted(at_once)} ({verdict(at_once)}), after {mark} "
-        f"{formatted(later)} ({verdict(later)})."
+        f"- `{OURS}` minus `{other}`: reward at once {shown(at_once)} ({verdict(at_once)}), after {mark} "
+        f"{shown(later)} ({verdict(later)})."
     )
+
+
+def shown(found: Interval, digits: int = 1) -> str:
+    """A mean with its interval; the value alone for a single seed."""
+    return formatted(found, digits) if found.n > 1 else f"{found.mean:.{digits}f}"
 
 
 def verdict(found: Interval) -> str:
     """Whether a difference, of which more is better, is shown."""
+    if found.n < 2:
+        return "one seed"
     if found.low > 0.0:
         return "better"
     return "worse" if found.high < 0.0 else "no difference shown"
@@ -139,20 +153,22 @@ def lake_table(cells: Cells) -> list[str]:
     keys, digits = {"gap": "gap", "violation": "violation of the output", "during": "during adaptation"}, 4
     keys["score"] = "score"
     means = {
-        name: {key: [float(np.mean(record[key])) for record in records] for key in keys}
+        name: {key: {seed: float(np.mean(record[key])) for seed, record in records.items()} for key in keys}
         for name, records in cells.items()
     }
     rows: list[list[object]] = [
-        [name, *(formatted(interval(found[key]), digits) for key in keys)] for name, found in means.items()
+        [name, len(cells[name]), *(shown(interval(list(found[key].values())), digits) for key in keys)]
+        for name, found in means.items()
     ]
-    lines = table(["start", *keys.values()], rows)
+    lines = table(["start", "seeds", *keys.values()], rows)
     for name, found in means.items():
         if name == OURS:
             continue
         parts = []
         for key, label in keys.items():
-            less = interval(np.array(found[key]) - np.array(means[OURS][key]))
-            parts.append(f"{label} less by {formatted(less, digits)} ({verdict(less)})")
+            ours = means[OURS][key]
+            less = interval([value - ours[seed] for seed, value in found[key].items() if seed in ours])
+            parts.append(f"{label} less by {shown(less, digits)} ({verdict(less)})")
         lines.append(f"- `{OURS}` against `{name}`: {'; '.join(parts)}.")
     return [*lines, ""]
 
@@ -161,7 +177,7 @@ def plot(cells: Cells, name: str, *, robot: bool) -> None:
     """Reward and cost over its limit after every update, means over seeds."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
     for (row, records), colour in zip(cells.items(), _COLOURS, strict=False):
-        curves = [Curves.of(record) for record in records]
+        curves = [Curves.of(record) for record in records.values()]
         for axis, values in zip(
             axes,
             ([one.rewards.mean(axis=0) for one in curves], [one.costs.mean(axis=(0, 2)) for one in curves]),
