@@ -33,10 +33,12 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 class MLflowSender:
     """Delivers events to an MLflow tracking server; a :class:`distributed.tracking.outbox.Sender`.
 
-    Imports MLflow on first use, which takes seconds.
+    Only files inside ``folder``, the directory of the run, are uploaded: the events of a directory that is resumed may
+    be somebody else's. Imports MLflow on first use, which takes seconds.
     """
 
-    def __init__(self, settings: TrackingSettings) -> None:
+    def __init__(self, settings: TrackingSettings, folder: Path) -> None:
+        self._folder = folder
         self._experiment = settings.experiment
         self._uri = tracking_uri(settings.uri)
         self._client: MlflowClient | None = None
@@ -47,7 +49,7 @@ class MLflowSender:
         from mlflow.exceptions import MlflowException
 
         try:
-            _deliver(client, event, memory, again=again)
+            _deliver(client, event, memory, self._folder, again=again)
         except MlflowException as error:
             if error.error_code in _REFUSALS:
                 raise RefusedError(str(error)) from error
@@ -72,7 +74,7 @@ class MLflowSender:
         return self._client
 
 
-def _deliver(client: MlflowClient, event: Event, memory: Memory, *, again: bool) -> None:
+def _deliver(client: MlflowClient, event: Event, memory: Memory, folder: Path, *, again: bool) -> None:
     if event["kind"] == "start":
         _start(client, event, memory, again=again)
     elif event["kind"] == "resume":
@@ -84,7 +86,7 @@ def _deliver(client: MlflowClient, event: Event, memory: Memory, *, again: bool)
     elif event["kind"] == "datasets":
         _datasets(client, event, memory)
     else:
-        _end(client, event, memory)
+        _end(client, event, memory, folder)
 
 
 def _start(client: MlflowClient, event: StartEvent, memory: Memory, *, again: bool) -> None:
@@ -108,17 +110,23 @@ def _datasets(client: MlflowClient, event: DatasetsEvent, memory: Memory) -> Non
     client.log_inputs(memory["run_id"], [_dataset_input(entry) for entry in event["datasets"]])
 
 
-def _end(client: MlflowClient, event: EndEvent, memory: Memory) -> None:
+def _end(client: MlflowClient, event: EndEvent, memory: Memory, folder: Path) -> None:
     _log(client, memory["run_id"], event)
-    for path, folder in event["artifacts"]:
-        if Path(path).exists():  # a file deleted since must not block later events
-            client.log_artifact(memory["run_id"], path, folder or None)
+    for path, target in event["artifacts"]:
+        if _is_own(Path(path), folder):  # a file deleted since must not block later events
+            client.log_artifact(memory["run_id"], path, target or None)
     model = Path(event.get("model") or "")
-    if (model / "MLmodel").is_file() and "model_id" not in memory:
+    files = [path for path in model.rglob("*") if not path.is_dir()] if (model / "MLmodel").is_file() else []
+    if files and all(_is_own(path, folder) for path in files) and "model_id" not in memory:
         from distributed.models.mlflow_model import log_model
 
         memory["model_id"], _ = log_model(client, memory["experiment_id"], memory["run_id"], model, 0)
     client.set_terminated(memory["run_id"], status=event["status"], end_time=event["time"])
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is an existing file inside ``folder``, links followed."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _create(

@@ -63,7 +63,7 @@ class MLflowTracker(RunTracker):
         """Open the outbox; create or resume the parent run and describe its tasks."""
         path = self._directory.path / "tracking"
         self._rows = list(self._directory.rows)
-        self._outbox = Outbox(path, MLflowSender(self._config.tracking), self._console.say)
+        self._outbox = Outbox(path, MLflowSender(self._config.tracking, self._directory.path), self._console.say)
         if self._outbox.empty:
             self._append(_start_event(self._config, self._key))
         else:

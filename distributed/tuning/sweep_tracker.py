@@ -34,7 +34,7 @@ class SweepTracker:
     ) -> None:
         self._key = run_key(folder)
         self._timeout = config.tracking.flush_timeout_seconds
-        self._outbox = Outbox(folder / "tracking", MLflowSender(config.tracking), console.say)
+        self._outbox = Outbox(folder / "tracking", MLflowSender(config.tracking, folder), console.say)
         start: StartEvent = {
             "kind": "start",
             "key": self._key,
