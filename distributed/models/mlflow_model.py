@@ -38,7 +38,13 @@ def build_model(folder: Path, policy_folder: Path, policy: MetaPolicy) -> Path:
     ``policy_folder`` contains the files of ``policy``.
     """
     spaces = policy.spaces
-    defaults = (("start", "long", 0), ("stochastic", "boolean", False), ("seed", "long", 0), ("context", "string", ""))
+    defaults: list[tuple[str, str, object]] = [
+        ("start", "long", 0),
+        ("stochastic", "boolean", False),
+        ("seed", "long", 0),
+    ]
+    if policy.contexts is not None:
+        defaults.append(("context", "string", ""))
     shutil.rmtree(folder, ignore_errors=True)
     with quiet():
         import mlflow

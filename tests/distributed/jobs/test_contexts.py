@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnxruntime
 import pytest
 
 from distributed.jobs import training_job
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
-from distributed.models.mlflow_model import input_example, quiet
+from distributed.models.mlflow_model import build_model, input_example, quiet
 from distributed.settings.console import Console
 from distributed.storage.checkpoints import DamagedFileError, load_arrays
 from distributed.storage.csv_tables import read_rows
@@ -103,6 +104,9 @@ def test_a_start_is_adapted_from_its_files_as_from_its_run(
     assert policy.contexts is not None
     assert policy.contexts.space.names == ("goal",)
     assert input_example(policy).shape == (2, 2)
+    build_model(tmp_path / "model", given / STEM, policy)
+    names = [param.name for param in mlflow.models.get_model_info(str(tmp_path / "model")).signature.params]
+    assert names == ["start", "stochastic", "seed", "context"]
     save_meta_policy(tmp_path, policy)
     assert load_meta_policy(tmp_path).contexts == policy.contexts
 
@@ -222,12 +226,10 @@ def test_networks_are_served_and_exported_with_their_context(given: Path, tmp_pa
         predicted(given / STEM, plain, context='{"speed": 0.4}')
 
 
-def test_tables_are_served_and_exported_for_a_context(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    run = finished(tmp_path, tiny(meta={"context": "given"}, tracking={"enabled": True}))
+def test_tables_are_served_and_exported_for_a_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, tiny(meta={"context": "given"}))
     policy = load_meta_policy(run / STEM)
+    build_model(tmp_path / "model", run / STEM, policy)  # which MLflow tries with its input example
     (table,) = policy.policies
     assert isinstance(table, KernelTable)
     assert policy.contexts is not None
