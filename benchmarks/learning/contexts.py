@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.learning.contexts_page import write_page
 from benchmarks.learning.meta_learning import kept
 from distributed.settings.console import Console
+from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import choose, drawn_tasks, tune
@@ -203,6 +204,7 @@ def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
     pool, drawn = drawn_tasks(experiment)
     learned = learn(variant.method, point, averaging_bench(pool, experiment, drawn, tasks))
     content = {
+        "commit": commit_of_results(),
         "point": point.model_dump(exclude_none=True),
         "env_steps": learned.env_steps,
         "learning_rates": learned.start.learning_rates.tolist(),

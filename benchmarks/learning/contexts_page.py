@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str
         "batch finds it. Rows that are missing were not computed.",
         "",
     ]
+    lines += commits([found for setting in settings for found in finished(setting, cell)])
     for setting in settings:
         cells = held_out(setting, cell)
         if not cells:
@@ -47,6 +49,18 @@ def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str
         plot(cells, setting.name, robot=robot)
         lines += [f"![{setting.title}](contexts/{setting.name}.png)", ""]
     write("contexts.md", lines)
+
+
+def finished(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """The finished cells of a setting."""
+    found = (cell(setting, variant, seed) for variant in setting.variants for seed in setting.seeds)
+    return [one for one in found if one is not None]
+
+
+def commits(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """How many cells were computed at which commit."""
+    counted = Counter(f"`{cell['commit']}`" if "commit" in cell else "a commit not recorded" for cell in cells)
+    return [f"Cells: {', '.join(f'{count} at {commit}' for commit, count in counted.items())}.", ""]
 
 
 def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> Cells:
