@@ -1,0 +1,76 @@
+"""The page of starts with contexts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.learning import contexts
+from benchmarks.learning.contexts_page import Curves, by_limit, commits, held_out, robot_table, verdict
+from meta.measuring.intervals import interval
+
+
+def record(reward: float, cost: float, limits: tuple[float, ...] = (10.0, 10.0)) -> dict[str, Any]:
+    """Two tasks and two updates: rewards rise by 1 an update; ``cost`` is that of the second task."""
+    values = [[[reward / 2.0 + m, own] for m in range(3)] for own in (1.0, cost)]
+    episodic = [[[reward + m, 2.0 * own] for m in range(3)] for own in (1.0, cost)]
+    return {"limits": [(limit,) for limit in limits], "values": values, "episodic": episodic}
+
+
+def test_rewards_are_undiscounted_and_costs_relative_to_their_limits() -> None:
+    curves = Curves.of(record(-20.0, 5.0))
+    np.testing.assert_array_equal(curves.rewards, [[-20.0, -19.0, -18.0]] * 2)
+    np.testing.assert_array_equal(curves.costs[:, :, 0], [[0.1] * 3, [0.5] * 3])
+
+
+def test_a_table_has_the_means_the_largest_cost_and_paired_differences() -> None:
+    ours, other = (
+        {200: record(-20.0, 5.0), 201: record(-22.0, 12.0)},
+        {200: record(-30.0, 5.0), 201: record(-33.0, 5.0)},
+    )
+    lines = robot_table({"meta_srl, context": ours, "random": other})
+    (row,) = [line for line in lines if line.startswith("| meta_srl, context |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:2] == ["meta_srl, context", "2"]
+    assert cells[2].startswith("-21.0 [")
+    assert cells[-3:] == ["1.20", "25.00%", "0 of 4 (at most by 0.0)"]
+    (difference,) = [line for line in lines if line.startswith("- `meta_srl, context` minus `random`")]
+    assert "reward at once 10.5 [4.1, 16.9] (better)" in difference
+
+
+def test_rows_have_the_seeds_that_are_finished() -> None:
+    setting = contexts.SETTINGS[0]
+
+    def cell(setting: Any, variant: Any, seed: int) -> dict[str, Any] | None:
+        found = {"held_out": seed, "hidden": -seed, "commit": "a"}
+        return found if seed == 200 or variant.name == "random" else None
+
+    found = held_out(setting, cell)
+    assert list(found["random"]) == list(setting.seeds)
+    assert found["meta_srl, context"] == {200: 200}
+    assert found["meta_srl, context hidden"] == {200: -200}
+    assert commits([{"commit": "a"}, {"commit": "a"}, {}])[0] == "Cells: 2 at `a`, 1 at a commit not recorded."
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 1.1], "better"), ([-1.0, -1.1], "worse"), ([-1.0, 1.0], "no difference shown"), ([1.0], "one seed")],
+)
+def test_verdicts_follow_the_interval(values: list[float], expected: str) -> None:
+    assert verdict(interval(values)) == expected
+
+
+def test_tasks_of_different_limits_are_shown_by_thirds() -> None:
+    assert by_limit([record(-20.0, 5.0)]) == []
+    lines = by_limit([record(-20.0, 5.0, (2.0, 20.0)), record(-25.0, 5.0, (5.0, 10.0))])
+    assert sum(line.startswith("| ") for line in lines) == 4
+
+
+def test_every_setting_and_row_is_a_valid_run_file() -> None:
+    for setting in contexts.SETTINGS:
+        for variant in setting.variants:
+            config = contexts.configuration(setting, variant, setting.seeds[0])
+            assert config.seed == setting.seeds[0]
+            assert not set(setting.seeds) & set(config.evaluation.tuning_seeds)
