@@ -198,10 +198,9 @@ def tuned_point(experiment: Experiment, method: MethodName) -> GridPoint:
 def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
     """Train one method on one seed and judge its start."""
     experiment = config.experiment
-    pool, drawn = drawn_tasks(experiment)
-    tasks = drawn.train if variant.method == OURS else drawn.for_baselines
     point = variant.point or tuned_point(experiment, variant.method)
     pool, drawn = drawn_tasks(experiment)
+    tasks = drawn.train if variant.method == OURS else drawn.for_baselines
     learned = learn(variant.method, point, averaging_bench(pool, experiment, drawn, tasks))
     content = {
         "commit": commit_of_results(),

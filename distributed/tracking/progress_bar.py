@@ -22,7 +22,8 @@ _TASKS = "training tasks"
 class ProgressTracker(RunTracker):
     """A progress bar over the training tasks; outside a terminal, a line after every round."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, warm_up_rounds: int) -> None:
+        self._warm_up_rounds = warm_up_rounds
         self._console, self._total, self._done = console, 0, 0
         self._progress = Progress(
             TextColumn("{task.fields[what]}"),
@@ -35,14 +36,11 @@ class ProgressTracker(RunTracker):
             disable=not console.error.is_terminal,
         )
         self._bar = self._progress.add_task("tasks", total=None, note="", what=_TASKS)
-        self._warm_up_rounds = 0
 
     @classmethod
     def of(cls, context: RunContext) -> Self:
         """Every run has one."""
-        tracker = cls(context.console)
-        tracker._warm_up_rounds = context.config.meta.warm_up.rounds
-        return tracker
+        return cls(context.console, context.config.meta.warm_up.rounds)
 
     def started(self, start: RunStart) -> None:
         """Show the bar, unless every task is finished already."""

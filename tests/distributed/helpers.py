@@ -202,6 +202,15 @@ def only_run(folder: Path) -> Path:
     return path
 
 
+def finished(folder: Path, raw: Raw, *more: str) -> Path:
+    """Train a run file in ``folder``, without drawing its plots; its run directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
+        assert exit_code("train", run_file(folder, raw), *more) == 0
+    return only_run(folder)
+
+
 def summary_of(run_dir: Path) -> Raw:
     """``summary.json``."""
     return dict(json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))

@@ -23,7 +23,7 @@ from distributed.settings.errors import ConfigurationError
 from distributed.storage.object_store import Entry, files_of, object_name
 from distributed.storage.run_directory import load_run_config, stored_config
 from tasks.contract.family_registry import FamilyError, family_class
-from tests.distributed.helpers import command, exit_code, only_run, run_file, tiny
+from tests.distributed.helpers import command, exit_code, finished, only_run, run_file, tiny
 
 STAMP = "20260101T000000"
 PLACE = Path("runs") / "tiny" / STAMP
@@ -34,12 +34,7 @@ Plant = Callable[[Path, str], str]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on small lakes."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
-        assert exit_code("train", run_file(folder, tiny())) == 0
-    return only_run(folder)
+    return finished(tmp_path_factory.mktemp("trained"), tiny())
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,17 @@ from distributed.storage.csv_tables import read_rows
 from distributed.tracking.run_tracker import RunTracker
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.tabular.kernel_table import KernelTable
-from tests.distributed.helpers import Raw, changed, exit_code, only_run, parsed, run_file, summary_of, tiny, tiny_neural
+from tests.distributed.helpers import (
+    Raw,
+    changed,
+    exit_code,
+    finished,
+    parsed,
+    run_file,
+    summary_of,
+    tiny,
+    tiny_neural,
+)
 
 GOALS = "tests.support.goal_family:GoalFamily"
 NAMED = ["--family", GOALS]
@@ -32,14 +42,6 @@ def goals(context: str = "probed", **changes: Any) -> Raw:
     """The run file of goals that are the context of their tasks."""
     raw = changed(tiny_neural(meta={"context": context, "warm_up": WARM}), changes)
     return {**raw, "family": {"name": GOALS, "num_tasks": 8, **changes.get("family", {})}}
-
-
-def finished(folder: Path, raw: Raw, *more: str) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
-        assert exit_code("train", run_file(folder, raw), *more) == 0
-    return only_run(folder)
 
 
 @pytest.fixture(scope="module")

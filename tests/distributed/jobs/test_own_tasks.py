@@ -20,7 +20,7 @@ from tests.distributed.helpers import (
     Raw,
     changed,
     exit_code,
-    only_run,
+    finished,
     parsed,
     run_file,
     summary_of,
@@ -35,15 +35,6 @@ CURVES = ("reward", "cost_1")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on small lakes."""
     return finished(tmp_path_factory.mktemp("trained"), tiny())
-
-
-def finished(folder: Path, raw: Raw) -> Path:
-    """Train a run file in ``folder``; its run directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
-        assert exit_code("train", run_file(folder, raw)) == 0
-    return only_run(folder)
 
 
 def held_out(run: Path) -> list[Row]:

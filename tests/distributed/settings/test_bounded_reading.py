@@ -30,7 +30,16 @@ from distributed.settings.bounded_reading import (
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from distributed.storage.object_store import files_of
-from tests.distributed.helpers import COURIER, changed, courier, exit_code, only_run, run_file, tiny, tiny_neural
+from tests.distributed.helpers import (
+    COURIER,
+    changed,
+    courier,
+    exit_code,
+    finished,
+    run_file,
+    tiny,
+    tiny_neural,
+)
 
 AT_MOST_SECONDS = 20.0
 MOST_TOLD = 20_000
@@ -194,12 +203,7 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on small lakes."""
-    folder = tmp_path_factory.mktemp("bounded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
-        assert exit_code("train", run_file(folder, tiny())) == 0
-    return only_run(folder)
+    return finished(tmp_path_factory.mktemp("bounded"), tiny())
 
 
 @pytest.fixture
