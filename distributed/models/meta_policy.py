@@ -140,7 +140,7 @@ def meta_policy_of(
         cost_names=tuple(family.cost_names),
         random_rates=random_rates,
         facts=facts,
-        contexts=spec.contexts,
+        contexts=state.starts[0].contexts or spec.contexts,
     )
 
 

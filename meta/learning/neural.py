@@ -17,9 +17,11 @@ from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
 from policies.common.results import Start
+from policies.mixtures.latent import latent_space, moved
 from policies.mixtures.team import TeamStep, mean_policy
 from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
 
@@ -29,8 +31,8 @@ class NeuralMetaState(Record):
     """Everything the meta-learner knows after ``num_rounds`` updates from ``num_tasks`` tasks.
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
-    ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; the rest as in
-    :class:`meta.learning.tabular.MetaState`.
+    ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; ``latents`` [T, k] are
+    learned contexts of the training tasks; the rest as in :class:`meta.learning.tabular.MetaState`.
     """
 
     num_rounds: int
@@ -42,6 +44,7 @@ class NeuralMetaState(Record):
     reservoir: Reservoir | None = None
     experts: Experts | None = None
     warm_up_rounds: int = 0
+    latents: FloatArray | None = None
 
     KIND: ClassVar[str] = "neural"
     NESTED: ClassVar[Mapping[str, Nested]] = {
@@ -55,7 +58,10 @@ class NeuralMetaState(Record):
     @property
     def start(self) -> Start:
         """What the next tasks start from."""
-        return Start(self.initialization, self.learning_rates)
+        if self.latents is None:
+            return Start(self.initialization, self.learning_rates)
+        contexts = Contexts(latent_space(self.latents.shape[1]), self.latents, hidden=True, latent=True)
+        return Start(self.initialization, self.learning_rates, contexts=contexts)
 
     @property
     def starts(self) -> tuple[Start, ...]:
@@ -66,8 +72,9 @@ class NeuralMetaState(Record):
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
         parts = self.to_arrays()
-        if not self.warm_up_rounds:  # a state without a warm-up keeps the digest that it had before there was one
-            del parts["warm_up_rounds"]
+        for name in ("warm_up_rounds", "latents"):
+            if not np.any(parts[name]):  # a state without such a part keeps the digest that it had before there was one
+                del parts[name]
         for name, part in sorted(parts.items()):
             value = np.ascontiguousarray(part)
             digest.update(f"{name}{value.dtype}{value.shape}".encode())
@@ -104,10 +111,13 @@ class NeuralContribution(Record):
     }
 
 
-def initial_neural_state(settings: MetaSettings, fresh: PolicyState) -> NeuralMetaState:
-    """A fresh policy and the initial rates."""
+def initial_neural_state(
+    settings: MetaSettings, fresh: PolicyState, contexts: Contexts | None = None
+) -> NeuralMetaState:
+    """A fresh policy and the initial rates, with the random contexts where these are to be learned."""
     rates = settings.learning_rates.initial_rates(fresh.num_objectives - 1)
-    return NeuralMetaState(0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size))
+    latents = contexts.known if contexts is not None and contexts.latent else None
+    return NeuralMetaState(0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size), latents=latents)
 
 
 def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
@@ -145,9 +155,11 @@ def neural_update(
 
 
 def warm_up_update(state: NeuralMetaState, steps: Sequence[TeamStep]) -> NeuralMetaState:
-    """A round of direct steps: phi becomes the mean of what the teams made of it."""
-    policy = mean_policy(state.initialization, steps)
-    return dataclasses.replace(state, initialization=policy, warm_up_rounds=state.warm_up_rounds + 1)
+    """A round of direct steps: phi becomes the mean of what the teams made of it, and latent contexts take theirs."""
+    policy, latents = mean_policy(state.initialization, steps), state.latents
+    if latents is not None:
+        latents = moved(latents, [(one.tasks, one.moves) for one in steps if one.moves is not None])
+    return dataclasses.replace(state, initialization=policy, warm_up_rounds=state.warm_up_rounds + 1, latents=latents)
 
 
 def _mixed(

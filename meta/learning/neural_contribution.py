@@ -152,8 +152,8 @@ class NeuralLearning:
         self, settings: MetaSettings, fresh: PolicyState, num_costs: int, contexts: Contexts | None = None
     ) -> NeuralMetaState:
         """A fresh policy and the initial rates; contexts are inputs of the network."""
-        del num_costs, contexts
-        return initial_neural_state(settings, fresh)
+        del num_costs
+        return initial_neural_state(settings, fresh, contexts)
 
     def contribute(self, dataset: NeuralDataset, dice: DICESettings, settings: MetaSettings) -> NeuralContribution:
         """See :func:`neural_contribution`."""

@@ -14,7 +14,7 @@ from tasks.contract.tabular_model import FloatArray
 Schedule = Literal["static", "dynamic"]
 MixedSchedule = Literal["static", "dynamic", "mixture"]
 Curvature = Literal["measured", "measured_shared", "worst_case"]
-ContextMode = Literal["none", "given", "probed"]
+ContextMode = Literal["none", "given", "probed", "learned"]
 Part = Literal["actor", "critic", "statistics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Rate = Annotated[float, Field(gt=0.0)]
@@ -148,6 +148,12 @@ class ContextSettings(BaseModel):
     """Of tables: distances over which tasks count for each other; one is learned, .inf counts all tasks alike."""
     bandwidth_rate: float = Field(default=1.0, gt=0.0)
     """Of tables: lambda of the exponential weights over the bandwidths."""
+    latent_size: int = Field(default=1, gt=0)
+    """Of learned contexts: k, the numbers in which training tasks may differ."""
+    latent_rate: float = Field(default=3.0, gt=0.0)
+    """Of learned contexts: alpha of their steps, which are taken in each direct step that the task is part of."""
+    latent_delta: float = Field(default=0.02, gt=0.0)
+    """Of learned contexts: largest KL divergence that one of their steps causes."""
 
 
 class WarmUpSettings(BaseModel):
@@ -193,7 +199,7 @@ class MetaSettings(BaseModel):
     """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
     context: ContextMode = "none"
     """What a start knows of its task: none; given: the task's context; probed: given in training, found by the first
-    batch of a new task."""
+    batch of a new task; learned: the family gives none, they are learned in training and found by a first batch."""
     contexts: ContextSettings = ContextSettings()
     """What a context holds."""
     warm_up: WarmUpSettings = WarmUpSettings()
@@ -208,4 +214,22 @@ class MetaSettings(BaseModel):
             raise ValueError(f"{what}: needs num_initializations 1, which is {self.num_initializations}")
         if self.context == "none" and self.contexts != ContextSettings():
             raise ValueError("meta.contexts: has no effect where meta.context is none; set it to given or probed")
+        return self
+
+    @model_validator(mode="after")
+    def _learned_contexts_have_steps(self) -> MetaSettings:
+        latent = {name: getattr(self.contexts, name) for name in ("latent_size", "latent_rate", "latent_delta")}
+        if self.context != "learned":
+            for name, value in latent.items():
+                if value != ContextSettings.model_fields[name].default:
+                    raise ValueError(f"meta.contexts.{name}: needs meta.context learned, which is {self.context}")
+            return self
+        if not self.warm_up.rounds:
+            raise ValueError(
+                "meta.warm_up.rounds: must be above 0 where meta.context is learned: contexts are learned there"
+            )
+        if self.contexts.limits:
+            raise ValueError(
+                "meta.contexts.limits: has no effect where meta.context is learned; set it to given or probed"
+            )
         return self

@@ -17,6 +17,7 @@ from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool
 from policies.common.policy import Policy
+from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
@@ -168,6 +169,12 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
     meta = experiment.meta
     if meta.context == "none":
         return experiment.family
+    if meta.context == "learned":
+        size = meta.contexts.latent_size
+        known = first_latents(len(train), size, experiment.family.seed)
+        return dataclasses.replace(
+            experiment.family, contexts=Contexts(latent_space(size), known, hidden=False, latent=True)
+        )
     space, known = context_space(experiment.family.make(), train, limits=meta.contexts.limits)
     return dataclasses.replace(experiment.family, contexts=Contexts(space, known, hidden=meta.context == "probed"))
 

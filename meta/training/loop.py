@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 
 from meta.learning.kinds import Item
 from meta.learning.online import State
-from meta.learning.settings import WarmUpSettings
+from meta.learning.settings import ContextSettings, WarmUpSettings
 from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import Learner, Pool, solve_and_estimate
 from meta.training.records import Row, task_row, with_groups
 from policies.common.results import TaskResult
+from policies.mixtures.latent import Latents
 from policies.mixtures.team import Team, TeamStep
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.task import Task
 
 _ORDER_STREAM = 63
@@ -58,6 +61,7 @@ class TrainingPlan:
     settings: WithinTask
     warm_up: WarmUpSettings | None = None
     together: Sequence[Task] = ()
+    contexts: ContextSettings = field(default_factory=ContextSettings)
 
 
 def training_plan(experiment: Experiment, drawn: Drawn, tasks: Sequence[Task] | None = None) -> TrainingPlan:
@@ -68,6 +72,7 @@ def training_plan(experiment: Experiment, drawn: Drawn, tasks: Sequence[Task] | 
         experiment.training_within,
         experiment.meta.warm_up,
         drawn.together,
+        experiment.meta.contexts,
     )
 
 
@@ -103,12 +108,22 @@ def _warm_up(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequenc
     """Take the rounds of direct steps that are still to be taken."""
     warm_up = plan.warm_up or WarmUpSettings()
     for number in range(state.warm_up_rounds, warm_up.rounds):
-        policy, settings = cast("PolicyState", state.starts[0].initialization), cast("NeuralSettings", plan.settings)
-        steps = pool.step_teams(teams_of(plan.together, warm_up, number), policy, settings)
+        start, settings = state.starts[0], cast("NeuralSettings", plan.settings)
+        teams = with_latents(teams_of(plan.together, warm_up, number), start.contexts, plan.contexts)
+        steps = pool.step_teams(teams, cast("PolicyState", start.initialization), settings)
         state = learner.warm_up(steps)
         for tracker in trackers:
             tracker.warmed_up(state, steps)
     return state
+
+
+def with_latents(teams: list[Team], contexts: Contexts | None, settings: ContextSettings) -> list[Team]:
+    """The teams with the latent contexts of their tasks, where contexts are learned."""
+    if contexts is None or not contexts.latent:
+        return teams
+    own = [contexts.known[[task.index for task in team.tasks]] for team in teams]
+    size = {"rate": settings.latent_rate, "delta_max": settings.latent_delta}
+    return [dataclasses.replace(team, latents=Latents(z, **size)) for team, z in zip(teams, own, strict=True)]
 
 
 def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> list[Team]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from policies.common.policy import Policy
 from policies.exact.solver import OptimalPolicy
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError
 
@@ -20,12 +21,14 @@ from tasks.contract.task import Task, TaskError
 class Start:
     """A start as sent to the workers: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha).
 
-    ``context`` [k] is that of the task that the start was made for; None for a start of all tasks.
+    ``context`` [k] is that of the task that the start was made for; None for a start of all tasks. ``contexts`` are
+    those of the training tasks where they were learned with the start; None where the family gives them.
     """
 
     initialization: Policy
     learning_rates: FloatArray
     context: FloatArray | None = None
+    contexts: Contexts | None = None
 
     selection: ClassVar[Literal["only"]] = "only"
     probe_episodes: ClassVar[None] = None

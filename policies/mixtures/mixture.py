@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from policies.common.branches import REWARD_BRANCH, choose_branch
 from policies.mixtures.contextual import with_plain_contexts
+from policies.mixtures.latent import Latents, latent_steps
 from policies.networks.distributions import extra_of
 from policies.networks.mlp import Array
 from policies.neural.advantages import life_table_returns
@@ -29,7 +30,8 @@ class Mixture:
     """G tasks that share a batch: copy j belongs to task j // ``copies_of_each``.
 
     ``limits`` [G, p] with the safety margin taken off, ``tolerance`` [p]; ``context_size`` is k, ``least_log_std`` a
-    floor under the actor's log standard deviations, which keeps the policy's noise fit for adaptation.
+    floor under the actor's log standard deviations, which keeps the policy's noise fit for adaptation. ``latents`` are
+    contexts that take a step too.
     """
 
     limits: FloatArray
@@ -39,15 +41,20 @@ class Mixture:
     horizon: int
     context_size: int
     least_log_std: float = -np.inf
+    latents: Latents | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureReport:
-    """``values`` [G, 1+p] are the J_i of every task, ``branches`` [G] what each stepped on."""
+    """``values`` [G, 1+p] are the J_i of every task, ``branches`` [G] what each stepped on.
+
+    ``moves`` [G, k] are the steps of latent contexts, None where there are none.
+    """
 
     values: FloatArray
     branches: NDArray[np.int64]
     step: StepReport
+    moves: FloatArray | None = None
 
 
 def improve_mixture(
@@ -86,7 +93,10 @@ def improve_mixture(
     extra = extra_of(policy.actor.network, vector)
     np.maximum(extra, mixture.least_log_std, out=extra)
     improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
-    return with_plain_contexts(improved, mixture.context_size), MixtureReport(values, branches, step)
+    moves = None if mixture.latents is None else latent_steps(policy.actor, samples, combined, mixture.latents)
+    if moves is not None and fresh:
+        moves = np.zeros_like(moves)  # the first network's inputs are in units of its own batch
+    return with_plain_contexts(improved, mixture.context_size), MixtureReport(values, branches, step, moves)
 
 
 def _task_branches(

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.common.branches import relative_violations
 from policies.mixtures.contextual import plain_contexts
+from policies.mixtures.latent import Latents
 from policies.mixtures.mixture import Mixture, improve_mixture
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
@@ -29,7 +30,7 @@ class Team:
     """Tasks that take one direct step together: number ``team`` of round ``round``.
 
     ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step, and ``least_log_std`` the floor under the
-    actor's log standard deviations.
+    actor's log standard deviations. ``latents`` are the tasks' contexts where these are learned.
     """
 
     tasks: tuple[Task, ...]
@@ -38,6 +39,7 @@ class Team:
     rate: float
     delta_max: float
     least_log_std: float
+    latents: Latents | None = None
 
     @property
     def label(self) -> str:
@@ -50,8 +52,8 @@ class TeamStep:
     """What a team's step gave.
 
     ``policy`` after the step, under the statistics of the start; ``seen`` those of the team's own observations.
-    ``values`` [G, 1+p] are the J_i of the tasks before the step, ``excess`` [G] the largest (J_i - d_i) / d_i of each,
-    and ``context_size`` is k.
+    ``tasks`` [G] are the indices of the tasks, ``values`` [G, 1+p] their J_i before the step, ``excess`` [G] the
+    largest (J_i - d_i) / d_i of each, and ``context_size`` is k. ``moves`` [G, k] are the steps of latent contexts.
     """
 
     policy: PolicyState
@@ -62,6 +64,8 @@ class TeamStep:
     context_size: int
     env_steps: int
     seconds: float
+    tasks: tuple[int, ...] = ()
+    moves: FloatArray | None = None
 
 
 def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: NeuralSettings) -> TeamStep:
@@ -72,7 +76,7 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
     """
     began = time.perf_counter()
     limits, steps = np.array([task.limits for task in team.tasks]), settings.steps_per_iteration // settings.num_copies
-    batch = make_mixed_batch(family, team.tasks, 1)
+    batch = make_mixed_batch(family, team.tasks, 1, None if team.latents is None else team.latents.contexts)
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
     try:
         data = NeuralRollouts(batch, steps, seed, f"{team.label} ({team.tasks[0].label}, ...)").collect(policy, 0)
@@ -94,6 +98,8 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         context_size=mixture.context_size,
         env_steps=steps * len(team.tasks),
         seconds=time.perf_counter() - began,
+        tasks=tuple(task.index for task in team.tasks),
+        moves=report.moves,
     )
 
 
@@ -107,6 +113,7 @@ def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, s
         horizon=horizon,
         context_size=0 if contexts is None else contexts.space.size,
         least_log_std=team.least_log_std,
+        latents=team.latents,
     )
 
 

@@ -59,6 +59,8 @@ class NeuralKind:
         """Probe where the context is hidden (:mod:`policies.neural.context_probe`); the start is the same network."""
         if not isinstance(family, ContextualFamily):
             return Settled(family, start)
+        if start.contexts is not None:
+            family = family.with_contexts(start.contexts)
         if not family.must_find(task):
             return Settled(family, start, family.context_of(task))
         found = probe_context(family, task, start, settings)

@@ -19,12 +19,14 @@ from tasks.contract.task import Parameters, Split, Task, TaskFamily
 class Contexts:
     """The contexts of a run: their ``space``, and the normalised contexts ``known`` [T, k] of the training tasks.
 
-    ``hidden``: a new task does not reveal its context; it is found by a first batch of rollouts.
+    ``hidden``: a new task does not reveal its context; it is found by a first batch of rollouts. ``latent``: the family
+    tells nothing of its tasks, and the contexts are learned: ``known`` are random until a start carries them, hidden.
     """
 
     space: ContextSpace
     known: FloatArray
     hidden: bool
+    latent: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Contexts) and self.to_json() == other.to_json()
@@ -34,7 +36,8 @@ class Contexts:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON."""
-        return {"space": self.space.to_json(), "known": self.known.tolist(), "hidden": self.hidden}
+        content = {"space": self.space.to_json(), "known": self.known.tolist(), "hidden": self.hidden}
+        return content | ({"latent": True} if self.latent else {})
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Contexts:
@@ -46,7 +49,7 @@ class Contexts:
         space, known = ContextSpace.from_json(content["space"]), np.array(content["known"], np.float64)
         if known.ndim != 2 or known.shape[1] != space.size or not len(known) or not np.isfinite(known).all():
             raise ValueError(f"known contexts must be finite numbers [T, {space.size}], got shape {list(known.shape)}")
-        return Contexts(space, known, bool(content["hidden"]))
+        return Contexts(space, known, bool(content["hidden"]), bool(content.get("latent", False)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,24 @@ class ContextualFamily:
             return np.array(self.chosen)
         if self.must_find(task):
             raise ContextError(f"{task.label}: its context is hidden; find it by probing first")
+        if self.contexts.latent:
+            return self._latent_of(task)
         return self.contexts.space.of(self.plain, task)
+
+    def _latent_of(self, task: Task) -> FloatArray:
+        """The learned context of a training task; 0 before any is learned, which tells nothing."""
+        if not self.contexts.hidden:
+            return np.zeros(self.contexts.space.size)
+        if task.index >= len(self.contexts.known):
+            raise ContextError(
+                f"{task.label}: no context was learned for it, only for the first {len(self.contexts.known)} training "
+                "tasks; raise meta.warm_up.distinct_tasks"
+            )
+        return np.array(self.contexts.known[task.index])
+
+    def with_contexts(self, contexts: Contexts) -> ContextualFamily:
+        """The same family with other ``contexts``, as a start carries them."""
+        return dataclasses.replace(self, contexts=contexts)
 
     def with_context(self, context: FloatArray) -> ContextualFamily:
         """The same family with ``context`` [k] for every task."""

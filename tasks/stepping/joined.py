@@ -61,11 +61,14 @@ class JoinedBatch:
             batch.close()
 
 
-def make_mixed_batch(family: TaskFamily, tasks: Sequence[Task], copies_of_each: int) -> BatchEnvironment:
+def make_mixed_batch(
+    family: TaskFamily, tasks: Sequence[Task], copies_of_each: int, contexts: FloatArray | None = None
+) -> BatchEnvironment:
     """``copies_of_each`` copies of every task: the family's own ``mixed_batch`` where it has one, else joined batches.
 
     Copy j belongs to task j // copies_of_each. A family whose tasks share one simulator can step all of them at once:
-    ``mixed_batch(parameters, copies_of_each, label=...)`` returns None where it cannot.
+    ``mixed_batch(parameters, copies_of_each, label=...)`` returns None where it cannot. ``contexts`` [G, k] of the
+    tasks take the place of those that the family gives.
     """
     plain = plain_family(family)
     own = getattr(plain, "mixed_batch", None)
@@ -76,5 +79,6 @@ def make_mixed_batch(family: TaskFamily, tasks: Sequence[Task], copies_of_each: 
     batch = made or JoinedBatch([make_plain_batch(plain, task, copies_of_each) for task in tasks])
     if not isinstance(family, ContextualFamily):
         return batch
-    contexts = np.array([family.context_of(task) for task in tasks])
+    if contexts is None:
+        contexts = np.array([family.context_of(task) for task in tasks])
     return ContextBatch(batch, np.repeat(contexts, copies_of_each, axis=0))

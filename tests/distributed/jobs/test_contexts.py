@@ -75,6 +75,31 @@ def test_a_hidden_context_is_found_and_shown(probed: Path, capsys: pytest.Captur
     assert "found by a first batch of 80 steps" in capsys.readouterr().out
 
 
+def test_learned_contexts_go_where_the_start_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, goals("learned", meta={"contexts": {"latent_size": 2}}))
+    steps = {(row["method"], row["probe_steps"]) for row in read_rows(run / "held_out.csv")}
+    assert steps == {("random", 0), ("meta_srl", 80)}
+    policy = load_meta_policy(run / STEM)
+    assert policy.contexts is not None
+    assert policy.contexts.latent
+    assert policy.contexts.known.shape == (12, 2)
+    np.testing.assert_allclose(policy.contexts.known.std(axis=0), 1.0)
+    task = '{"goal": 0.25, "kind": "mine"}'
+    assert exit_code("adapt", run, *NAMED, "--parameters", task) == 0
+    of_run = capsys.readouterr().out
+    assert "- context: latent 1 " in of_run
+    assert "found by a first batch of 80 steps" in of_run
+    assert exit_code("adapt", run / STEM, *NAMED, "--parameters", task) == 0
+    of_files = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| meta_srl")]
+    assert of_files == [line for line in of_run.splitlines() if line.startswith("| meta_srl")]
+    observations = np.zeros((1, 1), np.float32)
+    low, high = (
+        exported(run / STEM, tmp_path / f"{z}.onnx", observations, "--context", f'{{"latent 1": {z}, "latent 2": 0}}')
+        for z in (-2, 2)
+    )
+    assert not np.array_equal(low, high)
+
+
 def test_a_context_outside_the_training_range_is_a_warning_with_the_range(
     given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +210,7 @@ def test_lakes_start_from_the_table_of_their_map(tmp_path: Path, capsys: pytest.
             tiny(meta={"context": "given", "initialization": {"method": "ogd"}}),
             "meta.initialization.method: must be ftl where meta.context is given",
         ),
-        (goals("learned"), "meta.context"),
+        (goals("inferred"), "meta.context"),
         (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
         (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
         (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: has no effect"),

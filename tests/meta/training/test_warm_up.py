@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from policies.mixtures.team import TeamStep, mean_policy, team_step
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, merge
 from tasks.contract.context import ContextError
+from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.family_registry import FamilySpec
 
 WITHIN = NeuralSettings(num_iterations=1, steps_per_iteration=200, num_copies=10, hidden=(8,), critic_hidden=(8,))
@@ -29,9 +31,12 @@ FAMILY = "tests.support.goal_family:GoalFamily"
 WARM = WarmUpSettings(rounds=4, teams=2, tasks=5, distinct_tasks=12)
 
 
-def _experiment(context: Any = "given", warm: WarmUpSettings = WARM, **family: Any) -> Experiment:
+def _experiment(
+    context: Any = "given", warm: WarmUpSettings = WARM, contexts: ContextSettings | None = None, **family: Any
+) -> Experiment:
     meta = MetaSettings(
         context=context,
+        contexts=contexts or ContextSettings(),
         warm_up=warm,
         neural=Initialization(steps=2, step_size=1e-5),
         learning_rates=LearningRateSettings(initial=0.1),
@@ -131,6 +136,43 @@ def test_a_start_with_contexts_goes_to_the_goal_of_a_new_task_at_once() -> None:
     assert rewards["none"] < best - 4.0
 
 
+def test_contexts_that_nobody_tells_are_learned_and_found_on_a_new_task() -> None:
+    warm = WarmUpSettings(rounds=80, teams=1, tasks=20, distinct_tasks=20, delta_max=0.1)
+    experiment = _experiment("learned", warm, ContextSettings(latent_rate=1.0))
+    drawn, state = _train(experiment, Seen())
+    assert isinstance(state, NeuralMetaState)
+    assert state.latents is not None
+    goals = [float(task.parameters["goal"]) for task in drawn.together]
+    assert abs(np.corrcoef(state.latents[:, 0], goals)[0, 1]) > 0.7
+    solved = LocalPool(drawn.family).solve(drawn.test, state.start, experiment.held_out_within, collect=False)
+    results = [found.result for found in solved]
+    assert np.mean([result.values[0, 0] for result in results]) > -3.5  # without contexts: below -4.4, see above
+    assert all(result.probe_steps == WITHIN.steps_per_iteration for result in results)
+
+
+def test_learned_contexts_survive_a_checkpoint_and_tell_nothing_before_they_are_learned() -> None:
+    experiment = _experiment("learned", WARM.model_copy(update={"rounds": 3}))
+    whole, half = Seen(), Seen(stop_after=2)
+    drawn, state = _train(experiment, whole)
+    with pytest.raises(KeyboardInterrupt):
+        _train(experiment, half)
+    restored = NeuralMetaState.from_arrays(cast("NeuralMetaState", half.states[-1]).to_arrays())
+    _, again = _train(experiment, Seen(), Position(restored))
+    assert again.sha256() == state.sha256()
+    family = drawn.family.make()
+    assert isinstance(family, ContextualFamily)
+    np.testing.assert_array_equal(family.context_of(drawn.together[2]), [0.0])
+    np.testing.assert_array_equal(family.context_of(drawn.test[0]), [0.0])
+    contexts = state.starts[0].contexts
+    assert contexts is not None
+    assert contexts == Contexts.from_json(json.loads(json.dumps(contexts.to_json())))
+    learned = family.with_contexts(contexts)
+    np.testing.assert_array_equal(learned.context_of(drawn.together[2]), contexts.known[2])
+    assert learned.must_find(drawn.test[0])
+    with pytest.raises(ContextError, match="only for the first 12 training tasks"):
+        learned.context_of(dataclasses.replace(drawn.together[2], index=12))
+
+
 def test_a_warmed_state_has_a_digest_of_its_own_and_an_unwarmed_one_that_of_before() -> None:
     _, state = _train(_experiment(warm=WarmUpSettings()), Seen())
     assert isinstance(state, NeuralMetaState)
@@ -157,6 +199,15 @@ def test_contexts_that_teach_nothing_are_an_error_that_names_the_entry() -> None
         ({"context": "given", "num_initializations": 2}, r"meta\.context: needs num_initializations 1, which is 2"),
         ({"warm_up": WARM, "num_initializations": 2}, r"meta\.warm_up\.rounds: needs num_initializations 1"),
         ({"contexts": ContextSettings(limits=True)}, r"meta\.contexts: has no effect where meta\.context is none"),
+        ({"context": "learned"}, r"meta\.warm_up\.rounds: must be above 0 where meta\.context is learned"),
+        (
+            {"context": "learned", "warm_up": WARM, "contexts": ContextSettings(limits=True)},
+            r"meta\.contexts\.limits: has no effect where meta\.context is learned",
+        ),
+        (
+            {"context": "given", "contexts": ContextSettings(latent_size=2)},
+            r"meta\.contexts\.latent_size: needs meta\.context learned, which is given",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_an_error(settings: dict[str, Any], message: str) -> None:
