@@ -139,9 +139,17 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         num_workers=place.pool.num_workers,
         tasks_per_round=experiment.tasks_per_round,
         warm_up_steps=experiment.warm_up_steps,
+        context_errors=_context_errors(drawn, state),
     )
     limits = np.array([task.limits for task in drawn.test])
     return run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)
+
+
+def _context_errors(drawn: Drawn, state: State) -> dict[str, float] | None:
+    contexts, regression = drawn.family.contexts, state.starts[0].regression
+    if contexts is None or regression is None:
+        return None
+    return dict(zip(contexts.space.names, regression.errors.tolist(), strict=True))
 
 
 def _write_results(context: RunContext, summary: RunSummary, state: State, drawn: Drawn) -> None:

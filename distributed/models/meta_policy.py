@@ -14,6 +14,7 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import Arrays, DamagedFileError, load_arrays, save_arrays
 from meta.learning.online import State
+from policies.common.context_regression import ContextRegression
 from policies.common.policy import Policy
 from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
@@ -24,6 +25,7 @@ from tasks.contract.task import Task, TaskError, TaskFamily
 
 STEM = "meta_policy"
 KIND = "meta_policy"
+_REGRESSION = "regression."
 _SECTIONS = ("name", "seed", "family", "within_task", "evaluation")
 """Sections of the run file that are stored with the start; cluster, tracking and output are not."""
 
@@ -173,6 +175,9 @@ def _arrays_of(policy: MetaPolicy) -> Arrays:
         arrays[f"start_{number}.learning_rates"] = start.learning_rates
         parts = kind_of_policy(start.initialization).to_arrays(start.initialization)
         arrays |= {f"start_{number}.{name}": value for name, value in parts.items()}
+        if start.regression is not None:
+            fitted = start.regression.to_arrays()
+            arrays |= {f"start_{number}.{_REGRESSION}{name}": value for name, value in fitted.items()}
     return arrays
 
 
@@ -216,10 +221,11 @@ def _start(arrays: Arrays, number: int, spaces: Spaces, num_costs: int) -> Start
     prefix = f"start_{number}."
     parts = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
     rates = parts.pop("learning_rates")
+    fitted = {name.removeprefix(_REGRESSION): parts.pop(name) for name in list(parts) if name.startswith(_REGRESSION)}
     if rates.shape != (1 + num_costs,) or not (np.isfinite(rates) & (rates > 0.0)).all():
         raise ValueError(f"{prefix}learning_rates must be {1 + num_costs} positive numbers")
     try:
         policy = kind_named("tabular" if spaces.tabular else "neural").from_arrays(parts, spaces)
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from error
-    return Start(policy, rates)
+    return Start(policy, rates, regression=ContextRegression.from_arrays(fitted) if fitted else None)

@@ -16,14 +16,49 @@ from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
+from policies.common.context_regression import ContextRegression, Moments, fit_regression, no_moments
 from policies.common.results import Start
 from policies.mixtures.latent import latent_space, moved
 from policies.mixtures.team import TeamStep, mean_policy
 from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, policy_from_arrays
+from policies.neural.transition_moments import moment_sizes
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
+
+_FEWEST_OBSERVED = 3
+"""Tasks with transitions that a regression to contexts needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed(Record):
+    """What contexts are inferred from: the ``contexts`` [T, k] and ``moments`` of the training tasks.
+
+    ``regression`` is fitted to them, and trusted where its error is at most ``largest_error``.
+    """
+
+    contexts: FloatArray
+    moments: Moments
+    largest_error: float
+    regression: ContextRegression | None = None
+
+    NESTED: ClassVar[Mapping[str, Nested]] = {
+        "moments": Nested(Moments.from_arrays, "moments."),
+        "regression": Nested(ContextRegression.from_arrays, "regression."),
+    }
+
+    def with_steps(self, steps: Sequence[TeamStep]) -> Observed:
+        """With the transitions that teams have observed."""
+        moments = self.moments
+        for one in steps:
+            if one.moments is not None:
+                moments = moments.added(one.tasks, one.moments)
+        if (moments.count > 0).sum() < _FEWEST_OBSERVED:
+            return dataclasses.replace(self, moments=moments)
+        return dataclasses.replace(
+            self, moments=moments, regression=fit_regression(moments, self.contexts, self.largest_error)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +67,8 @@ class NeuralMetaState(Record):
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
     ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; ``latents`` [T, k] are
-    learned contexts of the training tasks; the rest as in :class:`meta.learning.tabular.MetaState`.
+    learned contexts of the training tasks; ``observed`` is what contexts are inferred from; the rest as in
+    :class:`meta.learning.tabular.MetaState`.
     """
 
     num_rounds: int
@@ -45,12 +81,14 @@ class NeuralMetaState(Record):
     experts: Experts | None = None
     warm_up_rounds: int = 0
     latents: FloatArray | None = None
+    observed: Observed | None = None
 
     KIND: ClassVar[str] = "neural"
     NESTED: ClassVar[Mapping[str, Nested]] = {
         "initialization": Nested(policy_from_arrays, "initialization."),
         "reservoir": Nested(Reservoir.from_arrays, "reservoir."),
         "experts": Nested(Experts.from_arrays, "experts."),
+        "observed": Nested(Observed.from_arrays, "observed."),
     }
     assigned: ClassVar[None] = None
     """One start for all tasks: none is assigned to a group."""
@@ -59,7 +97,8 @@ class NeuralMetaState(Record):
     def start(self) -> Start:
         """What the next tasks start from."""
         if self.latents is None:
-            return Start(self.initialization, self.learning_rates)
+            regression = None if self.observed is None else self.observed.regression
+            return Start(self.initialization, self.learning_rates, regression=regression)
         contexts = Contexts(latent_space(self.latents.shape[1]), self.latents, hidden=True, latent=True)
         return Start(self.initialization, self.learning_rates, contexts=contexts)
 
@@ -117,7 +156,15 @@ def initial_neural_state(
     """A fresh policy and the initial rates, with the random contexts where these are to be learned."""
     rates = settings.learning_rates.initial_rates(fresh.num_objectives - 1)
     latents = contexts.known if contexts is not None and contexts.latent else None
-    return NeuralMetaState(0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size), latents=latents)
+    observed = None
+    if contexts is not None and settings.context == "inferred":
+        count, size = contexts.known.shape
+        observed = Observed(
+            contexts.known, no_moments(count, *moment_sizes(fresh, size)), settings.contexts.largest_error
+        )
+    return NeuralMetaState(
+        0, 0, fresh, rates, np.zeros(rates.size), np.zeros(rates.size), latents=latents, observed=observed
+    )
 
 
 def policy_divergence(first: PolicyState, second: PolicyState, observations: Float32Array) -> FloatArray:
@@ -155,7 +202,13 @@ def neural_update(
 
 
 def warm_up_update(state: NeuralMetaState, steps: Sequence[TeamStep]) -> NeuralMetaState:
-    """A round of direct steps: phi becomes the mean of what the teams made of it, and latent contexts take theirs."""
+    """A round of direct steps: phi becomes the mean of what the teams made of it, and latent contexts take theirs.
+
+    A round of observing tasks leaves phi as it is.
+    """
+    if state.observed is not None and steps[0].moments is not None:
+        observed = state.observed.with_steps(steps)
+        return dataclasses.replace(state, warm_up_rounds=state.warm_up_rounds + 1, observed=observed)
     policy, latents = mean_policy(state.initialization, steps), state.latents
     if latents is not None:
         latents = moved(latents, [(one.tasks, one.moves) for one in steps if one.moves is not None])

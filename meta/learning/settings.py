@@ -14,7 +14,7 @@ from tasks.contract.tabular_model import FloatArray
 Schedule = Literal["static", "dynamic"]
 MixedSchedule = Literal["static", "dynamic", "mixture"]
 Curvature = Literal["measured", "measured_shared", "worst_case"]
-ContextMode = Literal["none", "given", "probed", "learned"]
+ContextMode = Literal["none", "given", "probed", "inferred", "learned"]
 Part = Literal["actor", "critic", "statistics"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Rate = Annotated[float, Field(gt=0.0)]
@@ -154,6 +154,12 @@ class ContextSettings(BaseModel):
     """Of learned contexts: alpha of their steps, which are taken in each direct step that the task is part of."""
     latent_delta: float = Field(default=0.02, gt=0.0)
     """Of learned contexts: largest KL divergence that one of their steps causes."""
+    observed_rounds: int = Field(default=25, gt=0)
+    """Of inferred contexts: rounds after the direct steps in which training tasks run under contexts of others, which
+    shows how a context appears in transitions; their environment steps count."""
+    largest_error: float = Field(default=0.7, gt=0.0)
+    """Of inferred contexts: root mean squared error on tasks left out, in units of the spread of the contexts, above
+    which a new task probes instead."""
 
 
 class WarmUpSettings(BaseModel):
@@ -184,6 +190,13 @@ class WarmUpSettings(BaseModel):
         return (1.0 - done) * self.delta_max + done * self.delta_last
 
 
+_OF_MODES = {
+    "learned": ("latent_size", "latent_rate", "latent_delta"),
+    "inferred": ("observed_rounds", "largest_error"),
+}
+"""Settings of contexts that belong to one mode."""
+
+
 class MetaSettings(BaseModel):
     """How the start of a task is learned: the ``meta`` section of a run file."""
 
@@ -199,7 +212,8 @@ class MetaSettings(BaseModel):
     """K, initialisations learned side by side, each with rates of its own; 1 is one for all tasks."""
     context: ContextMode = "none"
     """What a start knows of its task: none; given: the task's context; probed: given in training, found by the first
-    batch of a new task; learned: the family gives none, they are learned in training and found by a first batch."""
+    batch of a new task; inferred: the same, from the transitions of that batch; learned: the family gives none, they
+    are learned in training and found by a first batch."""
     contexts: ContextSettings = ContextSettings()
     """What a context holds."""
     warm_up: WarmUpSettings = WarmUpSettings()
@@ -217,18 +231,16 @@ class MetaSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _learned_contexts_have_steps(self) -> MetaSettings:
-        latent = {name: getattr(self.contexts, name) for name in ("latent_size", "latent_rate", "latent_delta")}
-        if self.context != "learned":
-            for name, value in latent.items():
-                if value != ContextSettings.model_fields[name].default:
-                    raise ValueError(f"meta.contexts.{name}: needs meta.context learned, which is {self.context}")
-            return self
-        if not self.warm_up.rounds:
+    def _settings_of_other_contexts_are_unset(self) -> MetaSettings:
+        for mode, names in _OF_MODES.items():
+            for name in names:
+                if self.context != mode and getattr(self.contexts, name) != ContextSettings.model_fields[name].default:
+                    raise ValueError(f"meta.contexts.{name}: needs meta.context {mode}, which is {self.context}")
+        if self.context in _OF_MODES and not self.warm_up.rounds:
             raise ValueError(
-                "meta.warm_up.rounds: must be above 0 where meta.context is learned: contexts are learned there"
+                f"meta.warm_up.rounds: must be above 0 where meta.context is {self.context}: contexts are learned there"
             )
-        if self.contexts.limits:
+        if self.context == "learned" and self.contexts.limits:
             raise ValueError(
                 "meta.contexts.limits: has no effect where meta.context is learned; set it to given or probed"
             )

@@ -153,6 +153,8 @@ class RunFacts(_Part):
     """B, tasks of a round."""
     warm_up_steps: int = 0
     """Environment steps of the direct steps before the first task."""
+    context_errors: dict[str, float] | None = None
+    """Of inferred contexts, by entry: error on tasks left out, in units of the spread; null without such."""
 
 
 class RunSummary(RunFacts):

@@ -69,8 +69,17 @@ def report_lines(summary: RunSummary) -> str:
     learned = f"Mean reward {summary.mean_reward:.4f}" if summary.taog is None else f"TAOG {summary.taog:.4f}"
     return (
         f"{learned}, TACV {[round(v, 4) for v in summary.tacv]} over {summary.num_tasks} training tasks; "
-        f"learned rates {np.round(summary.learning_rates, 3).tolist()}\n\n{markdown_table(summary.test)}"
+        f"learned rates {np.round(summary.learning_rates, 3).tolist()}{_inferred(summary)}"
+        f"\n\n{markdown_table(summary.test)}"
     )
+
+
+def _inferred(summary: RunSummary) -> str:
+    """How well contexts are inferred, where they are."""
+    if summary.context_errors is None:
+        return ""
+    errors = ", ".join(f"{name} {error:.2f}" for name, error in summary.context_errors.items())
+    return f"; error of inferred contexts on tasks left out (0 exact, 1 as poor as the mean): {errors}"
 
 
 def warnings_of(summary: RunSummary) -> list[str]:

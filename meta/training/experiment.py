@@ -16,6 +16,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool
+from meta.training.warm_up import rounds_of
 from policies.common.policy import Policy
 from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
@@ -54,9 +55,10 @@ class Experiment:
 
     @property
     def warm_up_steps(self) -> int:
-        """Environment steps of all direct steps; the first round has one team."""
+        """Environment steps of all rounds before the online steps; the first round has one team."""
         warm_up, per_copy = self.meta.warm_up, self.within.steps_of_batch // self.within.num_copies
-        return (1 + (warm_up.rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy if warm_up.rounds else 0
+        rounds = rounds_of(self.meta)
+        return (1 + (rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy if rounds else 0
 
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
@@ -176,7 +178,7 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
             experiment.family, contexts=Contexts(latent_space(size), known, hidden=False, latent=True)
         )
     space, known = context_space(experiment.family.make(), train, limits=meta.contexts.limits)
-    return dataclasses.replace(experiment.family, contexts=Contexts(space, known, hidden=meta.context == "probed"))
+    return dataclasses.replace(experiment.family, contexts=Contexts(space, known, hidden=meta.context != "given"))
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:

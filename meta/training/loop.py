@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meta.learning.kinds import Item
 from meta.learning.online import State
-from meta.learning.settings import ContextSettings, WarmUpSettings
+from meta.learning.settings import MetaSettings
 from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import Learner, Pool, solve_and_estimate
 from meta.training.records import Row, task_row, with_groups
+from meta.training.warm_up import rounds_of, teams_of_round
 from policies.common.results import TaskResult
-from policies.mixtures.latent import Latents
-from policies.mixtures.team import Team, TeamStep
+from policies.mixtures.team import TeamStep
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask
-from tasks.contract.contextual_family import Contexts
+from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
-
-_ORDER_STREAM = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +49,16 @@ class Tracker(Protocol):
 class TrainingPlan:
     """What is trained on: the tasks in order, B tasks per round, and how each is solved.
 
-    ``warm_up`` are the direct steps before, on the tasks ``together``.
+    ``meta`` says which direct steps come before, on the tasks ``together``; ``known`` [T, k] are the contexts of the
+    training tasks.
     """
 
     tasks: Sequence[Task]
     tasks_per_round: int
     settings: WithinTask
-    warm_up: WarmUpSettings | None = None
+    meta: MetaSettings | None = None
     together: Sequence[Task] = ()
-    contexts: ContextSettings = field(default_factory=ContextSettings)
+    known: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 def training_plan(experiment: Experiment, drawn: Drawn, tasks: Sequence[Task] | None = None) -> TrainingPlan:
@@ -70,9 +67,9 @@ def training_plan(experiment: Experiment, drawn: Drawn, tasks: Sequence[Task] | 
         drawn.train if tasks is None else tasks,
         experiment.tasks_per_round,
         experiment.training_within,
-        experiment.meta.warm_up,
+        experiment.meta,
         drawn.together,
-        experiment.meta.contexts,
+        np.zeros((0, 0)) if drawn.family.contexts is None else drawn.family.contexts.known,
     )
 
 
@@ -105,53 +102,16 @@ def train(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[T
 
 
 def _warm_up(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[Tracker], state: State) -> State:
-    """Take the rounds of direct steps that are still to be taken."""
-    warm_up = plan.warm_up or WarmUpSettings()
-    for number in range(state.warm_up_rounds, warm_up.rounds):
+    """Take the rounds before the online steps that are still to be taken."""
+    meta = plan.meta or MetaSettings()
+    for number in range(state.warm_up_rounds, rounds_of(meta)):
         start, settings = state.starts[0], cast("NeuralSettings", plan.settings)
-        teams = with_latents(teams_of(plan.together, warm_up, number), start.contexts, plan.contexts)
+        teams = teams_of_round(plan.together, meta, start, plan.known, number)
         steps = pool.step_teams(teams, cast("PolicyState", start.initialization), settings)
         state = learner.warm_up(steps)
         for tracker in trackers:
             tracker.warmed_up(state, steps)
     return state
-
-
-def with_latents(teams: list[Team], contexts: Contexts | None, settings: ContextSettings) -> list[Team]:
-    """The teams with the latent contexts of their tasks, where contexts are learned."""
-    if contexts is None or not contexts.latent:
-        return teams
-    own = [contexts.known[[task.index for task in team.tasks]] for team in teams]
-    size = {"rate": settings.latent_rate, "delta_max": settings.latent_delta}
-    return [dataclasses.replace(team, latents=Latents(z, **size)) for team, z in zip(teams, own, strict=True)]
-
-
-def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> list[Team]:
-    """The teams of round ``number``: all tasks in turn, in a new order every time all have been used.
-
-    The first round has one team, from which a fresh policy takes its statistics.
-    """
-    teams, size = 1 if number == 0 else settings.teams, settings.tasks
-    first = (number * settings.teams - (settings.teams - 1 if number else 0)) * size
-    orders: dict[int, NDArray[np.int64]] = {}
-
-    def task_at(position: int) -> Task:
-        again, place = divmod(position, len(tasks))
-        if again not in orders:
-            orders[again] = np.random.default_rng([_ORDER_STREAM, again]).permutation(len(tasks))
-        return tasks[int(orders[again][place])]
-
-    return [
-        Team(
-            tuple(task_at(first + team * size + place) for place in range(size)),
-            number,
-            team,
-            settings.rate,
-            settings.delta_at(number),
-            settings.least_log_std,
-        )
-        for team in range(teams)
-    ]
 
 
 def _solve_round(

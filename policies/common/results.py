@@ -10,6 +10,7 @@ import numpy as np
 from numpy import int64
 from numpy.typing import NDArray
 
+from policies.common.context_regression import ContextRegression
 from policies.common.policy import Policy
 from policies.exact.solver import OptimalPolicy
 from tasks.contract.contextual_family import Contexts
@@ -22,13 +23,15 @@ class Start:
     """A start as sent to the workers: ``initialization`` (phi) and ``learning_rates`` [1+p] (alpha).
 
     ``context`` [k] is that of the task that the start was made for; None for a start of all tasks. ``contexts`` are
-    those of the training tasks where they were learned with the start; None where the family gives them.
+    those of the training tasks where they were learned with the start; None where the family gives them. ``regression``
+    infers the context of a new task from its transitions.
     """
 
     initialization: Policy
     learning_rates: FloatArray
     context: FloatArray | None = None
     contexts: Contexts | None = None
+    regression: ContextRegression | None = None
 
     selection: ClassVar[Literal["only"]] = "only"
     probe_episodes: ClassVar[None] = None

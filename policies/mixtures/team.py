@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.common.branches import relative_violations
+from policies.common.context_regression import Moments
 from policies.mixtures.contextual import plain_contexts
 from policies.mixtures.latent import Latents
-from policies.mixtures.mixture import Mixture, improve_mixture
+from policies.mixtures.mixture import Mixture, improve_mixture, task_returns
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
-from policies.neural.rollouts import NeuralRollouts
+from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
+from policies.neural.transition_moments import moments_of_copies
 from policies.neural.update import NonFiniteError
 from tasks.contract.contextual_family import contexts_of
 from tasks.contract.tabular_model import FloatArray
@@ -30,7 +32,8 @@ class Team:
     """Tasks that take one direct step together: number ``team`` of round ``round``.
 
     ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step, and ``least_log_std`` the floor under the
-    actor's log standard deviations. ``latents`` are the tasks' contexts where these are learned.
+    actor's log standard deviations. ``latents`` are the tasks' contexts where these are learned. With ``others`` [G, k]
+    the tasks run under these contexts and are observed only: phi takes no step.
     """
 
     tasks: tuple[Task, ...]
@@ -40,6 +43,7 @@ class Team:
     delta_max: float
     least_log_std: float
     latents: Latents | None = None
+    others: FloatArray | None = None
 
     @property
     def label(self) -> str:
@@ -53,7 +57,9 @@ class TeamStep:
 
     ``policy`` after the step, under the statistics of the start; ``seen`` those of the team's own observations.
     ``tasks`` [G] are the indices of the tasks, ``values`` [G, 1+p] their J_i before the step, ``excess`` [G] the
-    largest (J_i - d_i) / d_i of each, and ``context_size`` is k. ``moves`` [G, k] are the steps of latent contexts.
+    largest (J_i - d_i) / d_i of each, and ``context_size`` is k.
+    ``moves`` [G, k] are the steps of latent contexts. ``moments`` are those of
+    their transitions where tasks are observed.
     """
 
     policy: PolicyState
@@ -66,6 +72,7 @@ class TeamStep:
     seconds: float
     tasks: tuple[int, ...] = ()
     moves: FloatArray | None = None
+    moments: Moments | None = None
 
 
 def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: NeuralSettings) -> TeamStep:
@@ -75,32 +82,47 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         TaskError: an environment breaks its contract, or a value is not finite.
     """
     began = time.perf_counter()
-    limits, steps = np.array([task.limits for task in team.tasks]), settings.steps_per_iteration // settings.num_copies
-    batch = make_mixed_batch(family, team.tasks, 1, None if team.latents is None else team.latents.contexts)
+    limits = np.array([task.limits for task in team.tasks])
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
-    try:
-        data = NeuralRollouts(batch, steps, seed, f"{team.label} ({team.tasks[0].label}, ...)").collect(policy, 0)
-        horizon = batch.horizon
-    finally:
-        batch.close()
+    data, horizon = _collected(family, team, policy, settings, seed)
     mixture = _mixture(family, team, limits, horizon, settings)
-    rng = np.random.default_rng([seed, _CHOICE_STREAM])
-    try:
-        improved, report = improve_mixture(policy, data, mixture, team.rate, _direct(settings, team), rng)
-    except NonFiniteError as error:
-        raise TaskError(f"{team.label}: {error}") from error
+    moments, moves, kl = None, None, 0.0
+    if team.others is not None:
+        values, improved = task_returns(data, mixture), policy
+        moments = moments_of_copies(data, policy, mixture.context_size)
+    else:
+        rng = np.random.default_rng([seed, _CHOICE_STREAM])
+        try:
+            improved, report = improve_mixture(policy, data, mixture, team.rate, _direct(settings, team), rng)
+        except NonFiniteError as error:
+            raise TaskError(f"{team.label}: {error}") from error
+        values, moves, kl = report.values, report.moves, report.step.kl
     return TeamStep(
         policy=improved,
-        seen=no_observations(batch.observation_size).merged(data.flat(data.observations)),
-        values=report.values,
-        excess=relative_violations(report.values, limits).max(axis=1),
-        kl=report.step.kl,
+        seen=no_observations(data.observations.shape[2]).merged(data.flat(data.observations)),
+        values=values,
+        excess=relative_violations(values, limits).max(axis=1),
+        kl=kl,
         context_size=mixture.context_size,
-        env_steps=steps * len(team.tasks),
+        env_steps=len(data.signals) * len(team.tasks),
         seconds=time.perf_counter() - began,
         tasks=tuple(task.index for task in team.tasks),
-        moves=report.moves,
+        moves=moves,
+        moments=moments,
     )
+
+
+def _collected(
+    family: TaskFamily, team: Team, policy: PolicyState, settings: NeuralSettings, seed: int
+) -> tuple[NeuralTransitions, int]:
+    """One copy of every task, run under the team's contexts or the tasks' own; and the horizon."""
+    contexts = team.others if team.latents is None else team.latents.contexts
+    batch = make_mixed_batch(family, team.tasks, 1, contexts)
+    label, steps = f"{team.label} ({team.tasks[0].label}, ...)", settings.steps_per_iteration // settings.num_copies
+    try:
+        return NeuralRollouts(batch, steps, seed, label).collect(policy, 0), batch.horizon
+    finally:
+        batch.close()
 
 
 def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, settings: NeuralSettings) -> Mixture:

@@ -16,6 +16,7 @@ from policies.common.results import Start
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.solving import state_of
+from policies.neural.transition_moments import moments_of_copies
 from policies.neural.update import Problem, estimate_returns
 from tasks.contract.contextual_family import ContextualFamily
 from tasks.contract.tabular_model import FloatArray
@@ -40,20 +41,25 @@ class Probe:
 
 
 def probe_context(family: ContextualFamily, task: Task, start: Start, settings: NeuralSettings) -> Probe:
-    """The context of ``task``, from one batch of ``settings.num_copies`` copies.
+    """The context of ``task``, from one batch of ``settings.num_copies`` copies under different contexts.
+
+    A start with a trusted regression infers it from the transitions; otherwise the returns choose it.
 
     Raises:
         TaskError: the environment breaks its contract, or the start does not fit the task.
     """
-    known = family.contexts.known
+    known, policy = family.contexts.known, state_of(start.initialization, task.label)
     tried = spread_contexts(known, settings.num_copies)
     batch = ContextBatch(make_plain_batch(family.plain, task, settings.num_copies), tried)
     try:
         steps = settings.steps_per_iteration // settings.num_copies
         rollouts = NeuralRollouts(batch, steps, task.seed, task.label)
-        data = rollouts.collect(state_of(start.initialization, task.label), PROBE)
+        data = rollouts.collect(policy, PROBE)
         limits = (1.0 - settings.safety_margin) * np.array(task.limits)
         problem = Problem(np.ones(1 + limits.size), limits, np.zeros(limits.size), family.discount, batch.horizon)
+        if start.regression is not None and start.regression.trusted:
+            moments = moments_of_copies(data, policy, known.shape[1])
+            return Probe(start.regression.context(moments), settings.num_copies * steps)
         values = np.array([estimate_returns(_copy_of(data, copy), problem, settings) for copy in range(len(tried))])
     finally:
         batch.close()

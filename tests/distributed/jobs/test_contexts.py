@@ -100,6 +100,30 @@ def test_learned_contexts_go_where_the_start_goes(tmp_path: Path, capsys: pytest
     assert not np.array_equal(low, high)
 
 
+def test_an_inferred_context_is_reported_with_its_error_and_goes_where_the_start_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "tests.support.strength_family:StrengthFamily"
+    raw = goals("inferred", meta={"contexts": {"observed_rounds": 8}})
+    run = finished(tmp_path, {**raw, "family": {"name": name, "num_tasks": 8}})
+    error = summary_of(run)["context_errors"]["strength"]
+    assert 0.0 < error < 0.5
+    assert (
+        f"error of inferred contexts on tasks left out (0 exact, 1 as poor as the mean): strength {error:.2f}"
+        in " ".join(capsys.readouterr().out.split())
+    )
+    regression = load_meta_policy(run / STEM).starts.starts[0].regression
+    assert regression is not None
+    assert regression.errors[0] == error
+    task = ["--family", name, "--parameters", '{"strength": 0.4}']
+    assert exit_code("adapt", run, *task) == 0
+    of_run = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| meta_srl", "- context"))]
+    assert exit_code("adapt", run / STEM, *task) == 0
+    of_files = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| meta_srl", "- context"))]
+    assert of_files == of_run
+    assert "found by a first batch of 80 steps" in of_run[-1] + of_run[0]
+
+
 def test_a_context_outside_the_training_range_is_a_warning_with_the_range(
     given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +234,7 @@ def test_lakes_start_from_the_table_of_their_map(tmp_path: Path, capsys: pytest.
             tiny(meta={"context": "given", "initialization": {"method": "ogd"}}),
             "meta.initialization.method: must be ftl where meta.context is given",
         ),
-        (goals("inferred"), "meta.context"),
+        (goals("guessed"), "meta.context"),
         (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
         (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
         (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: has no effect"),

@@ -17,22 +17,29 @@ from meta.learning.settings import NeuralInitializationSettings as Initializatio
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Drawn, Experiment, draw
-from meta.training.loop import Position, teams_of, train, training_plan
+from meta.training.loop import Position, train, training_plan
 from meta.training.pool import LocalLearner, LocalPool
+from meta.training.warm_up import teams_of
 from policies.mixtures.team import TeamStep, mean_policy, team_step
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, merge
 from tasks.contract.context import ContextError
 from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.family_registry import FamilySpec
+from tasks.contract.tabular_model import FloatArray
 
 WITHIN = NeuralSettings(num_iterations=1, steps_per_iteration=200, num_copies=10, hidden=(8,), critic_hidden=(8,))
 FAMILY = "tests.support.goal_family:GoalFamily"
+STRENGTHS = "tests.support.strength_family:StrengthFamily"
 WARM = WarmUpSettings(rounds=4, teams=2, tasks=5, distinct_tasks=12)
 
 
 def _experiment(
-    context: Any = "given", warm: WarmUpSettings = WARM, contexts: ContextSettings | None = None, **family: Any
+    context: Any = "given",
+    warm: WarmUpSettings = WARM,
+    contexts: ContextSettings | None = None,
+    name: str = FAMILY,
+    **family: Any,
 ) -> Experiment:
     meta = MetaSettings(
         context=context,
@@ -41,7 +48,7 @@ def _experiment(
         neural=Initialization(steps=2, step_size=1e-5),
         learning_rates=LearningRateSettings(initial=0.1),
     )
-    spec, evaluation = FamilySpec(FAMILY, 0, 4, family), EvaluationSettings(num_test_tasks=4)
+    spec, evaluation = FamilySpec(name, 0, 4, family), EvaluationSettings(num_test_tasks=4)
     return Experiment(spec, 2, WITHIN, DICESettings(estimator="none"), meta, evaluation)
 
 
@@ -171,6 +178,49 @@ def test_learned_contexts_survive_a_checkpoint_and_tell_nothing_before_they_are_
     assert learned.must_find(drawn.test[0])
     with pytest.raises(ContextError, match="only for the first 12 training tasks"):
         learned.context_of(dataclasses.replace(drawn.together[2], index=12))
+
+
+OBSERVING = WarmUpSettings(rounds=10, teams=1, tasks=10, distinct_tasks=20)
+
+
+def test_a_context_that_shows_in_the_dynamics_is_inferred_from_the_first_batch() -> None:
+    experiment = _experiment("inferred", OBSERVING, ContextSettings(observed_rounds=10), name=STRENGTHS)
+    seen = Seen()
+    drawn, state = _train(experiment, seen)
+    assert isinstance(state, NeuralMetaState)
+    assert state.observed is not None
+    assert state.observed.moments.count.tolist() == [5.0 * 19.0] * 20
+    fitted = state.start.regression
+    assert fitted is not None
+    assert fitted.trusted
+    assert fitted.error < 0.3
+    assert sum(step.env_steps for steps in seen.steps for step in steps) == experiment.warm_up_steps == 20 * 10 * 20
+    actor = [cast("NeuralMetaState", one).initialization.actor.vector for one in seen.states]
+    np.testing.assert_array_equal(actor[9], actor[-1])
+    solved = list(LocalPool(drawn.family).solve(drawn.test, state.start, experiment.held_out_within, collect=False))
+    family = drawn.family.make()
+    assert isinstance(family, ContextualFamily)
+    true = [family.contexts.space.of(family.plain, found.result.task)[0] for found in solved]
+    inferred = [cast("FloatArray", found.result.context)[0] for found in solved]
+    assert np.abs(np.array(inferred) - true).mean() < 0.4  # in units of the spread of the training contexts
+    assert all(found.result.probe_steps == WITHIN.steps_per_iteration for found in solved)
+
+
+def test_a_context_that_shows_nowhere_is_probed_and_an_interrupted_observation_goes_on() -> None:
+    experiment = _experiment("inferred", WARM.model_copy(update={"rounds": 2}), ContextSettings(observed_rounds=6))
+    _, state = _train(experiment, Seen())
+    assert isinstance(state, NeuralMetaState)
+    assert state.observed is not None
+    assert state.observed.regression is not None
+    assert state.observed.regression.error > 0.7
+    assert not state.observed.regression.trusted
+    assert state.start.regression == state.observed.regression
+    half = Seen(stop_after=5)
+    with pytest.raises(KeyboardInterrupt):
+        _train(experiment, half)
+    restored = NeuralMetaState.from_arrays(cast("NeuralMetaState", half.states[-1]).to_arrays())
+    _, again = _train(experiment, Seen(), Position(restored))
+    assert again.sha256() == state.sha256()
 
 
 def test_a_warmed_state_has_a_digest_of_its_own_and_an_unwarmed_one_that_of_before() -> None:
