@@ -83,6 +83,7 @@ TODAY: Changes = (
 RATE = GridPoint(rate=0.1)
 ROBOT_VARIANTS = (
     Variant("meta_srl, context", OURS, hidden=True),
+    Variant("meta_srl, learned", OURS, (("meta.context", "learned"),)),
     Variant("meta_srl, none", OURS, TODAY),
     Variant("multitask, context", "multitask", (("within_task.trust_region.delta_max", "0.2"),), RATE),
     Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
@@ -134,6 +135,26 @@ SETTINGS = (
         (("family.limit_factors", "[0.25, 2.0]"), ("meta.contexts.limits", "true")),
         (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
+        "half_cheetah_bodies",
+        "HalfCheetah, bodies of other masses, friction, gravity and strength (the rows of meta_srl take direct steps)",
+        CHEETAH,
+        (("family.variant", "body"),),
+        (200, 201, 202, 203, 204),
+        (
+            Variant("meta_srl, context", OURS),
+            Variant("meta_srl, inferred", OURS, (("meta.context", "inferred"), ("meta.warm_up.rounds", "425"))),
+            Variant("meta_srl, none", OURS, WITHOUT),
+        ),
+    ),
+    Setting(
+        "half_cheetah_direction",
+        "HalfCheetah, forwards or backwards",
+        CHEETAH,
+        (("family.variant", "direction"),),
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS, hidden=True),),
     ),
     Setting(
         "hopper_velocity",

@@ -23,6 +23,7 @@ from tasks.contract.tabular_model import FloatArray
 COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
+INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
 _COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#bcbd22", "#888888", "#17becf", "#4c78a8", "#b279a2")
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""
@@ -110,10 +111,13 @@ def robot_table(cells: Cells) -> list[str]:
     columns += ["largest mean cost / limit", "largest cost / limit", "task-iterations over", "tasks ending worse"]
     lines = table(columns, rows)
     lines += by_limit(list(cells[next(iter(cells))].values()))
-    if OURS in curves:
-        lines += [_difference(by_seed, other, min(5, last)) for other in curves if other not in (OURS, HIDDEN)]
-        lines.append("")
-    return lines
+    pairs = [(OURS, other) for other in curves if other not in (OURS, HIDDEN)] + [(INFERRED, NONE)]
+    lines += [
+        _difference(by_seed[ours], by_seed[other], (ours, other), min(5, last))
+        for ours, other in pairs
+        if ours in curves and other in curves
+    ]
+    return [*lines, ""]
 
 
 def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -138,12 +142,12 @@ def _worse(seeds: Sequence[Curves]) -> str:
     return f"{int((change < 0.0).sum())} of {change.size} (at most by {max(0.0, -float(change.min())):.1f})"
 
 
-def _difference(curves: Mapping[str, Mapping[int, Curves]], other: str, mark: int) -> str:
-    pairs = [(curves[OURS][seed], curves[other][seed]) for seed in curves[other] if seed in curves[OURS]]
+def _difference(ours: Mapping[int, Curves], others: Mapping[int, Curves], names: tuple[str, str], mark: int) -> str:
+    pairs = [(ours[seed], others[seed]) for seed in others if seed in ours]
     at_once = interval([float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs])
     later = interval([float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs])
     return (
-        f"- `{OURS}` minus `{other}`: reward at once {shown(at_once)} ({verdict(at_once)}), after {mark} "
+        f"- `{names[0]}` minus `{names[1]}`: reward at once {shown(at_once)} ({verdict(at_once)}), after {mark} "
         f"{shown(later)} ({verdict(later)})."
     )
 

@@ -104,8 +104,12 @@ class Locomotion(BaseModel):
         return {**own, "limit_factor": round(float(np.exp(rng.uniform(low, high))), 4)}
 
     def context(self, parameters: Parameters) -> dict[str, float]:
-        """The numbers of the variant; limits are entries where ``meta.contexts.limits`` asks for them."""
-        return {name: value for name, value in numbers_in(parameters) if name != "limit_factor"}
+        """The numbers of the variant; limits are entries where ``meta.contexts.limits`` asks for them.
+
+        The second weight of a heading, which is 0 for robots that move along x only, is no entry of theirs.
+        """
+        ignored = ("limit_factor", "weights[1]") if self._robot.planar else ("limit_factor",)
+        return {name: value for name, value in numbers_in(parameters) if name not in ignored}
 
     def _variant_parameters(self, split: Split, index: int, attempt: int) -> dict[str, Any]:
         """By variant: ``target_speed``, ``weights`` [2], ``speed_limit``, or the factors of :func:`change_body`."""

@@ -190,6 +190,14 @@ def test_limits_of_a_quarter_to_twice_the_usual_one_are_entries_of_the_context()
     assert np.median(factors) == pytest.approx(0.25**0.5 * 2.0**0.5, rel=0.2)
 
 
+def test_a_heading_has_one_entry_where_the_robot_moves_along_x_only() -> None:
+    entries = {}
+    for name in ("half_cheetah", "ant"):
+        family = _family(name, variant="direction")
+        entries[name] = list(raw_context(family, draw_task(family, name, 0, "train", 0), limits=False))
+    assert entries == {"half_cheetah": ["weights[0]"], "ant": ["weights[0]", "weights[1]"]}
+
+
 @pytest.mark.parametrize("factors", [(2.0, 0.5), (0.0, 1.0), (1.0, 1.0)])
 def test_factors_that_are_no_range_are_an_error(factors: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="limit_factors must be two rising numbers above 0"):
