@@ -18,6 +18,7 @@ from policies.neural.update import NonFiniteError
 from tasks.contract.contextual_family import contexts_of
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.timeout import code_of_others
 from tasks.stepping.joined import make_mixed_batch
 
 _STREAM = 61
@@ -72,13 +73,14 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
     """
     began = time.perf_counter()
     limits, steps = np.array([task.limits for task in team.tasks]), settings.steps_per_iteration // settings.num_copies
-    batch = make_mixed_batch(family, team.tasks, 1)
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
-    try:
-        data = NeuralRollouts(batch, steps, seed, f"{team.label} ({team.tasks[0].label}, ...)").collect(policy, 0)
-        horizon = batch.horizon
-    finally:
-        batch.close()
+    with code_of_others(lambda: team.label):
+        batch = make_mixed_batch(family, team.tasks, 1)
+        try:
+            data = NeuralRollouts(batch, steps, seed, f"{team.label} ({team.tasks[0].label}, ...)").collect(policy, 0)
+            horizon = batch.horizon
+        finally:
+            batch.close()
     mixture = _mixture(family, team, limits, horizon, settings)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
     try:
