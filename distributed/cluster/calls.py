@@ -138,10 +138,12 @@ class Calls:
 
     def _send(self) -> None:
         while self._waiting and self._idle:
-            slot, position = self._idle.popleft(), self._waiting.popleft()
-            job = self._jobs[position]
-            limit = self._rules.patience.limit(job.kind, job.work)
-            self._running[job.send(slot)] = _Sent(slot, position, limit)
+            self._make(self._idle.popleft(), self._waiting.popleft())
+
+    def _make(self, slot: int, position: int) -> None:
+        job = self._jobs[position]
+        limit = self._rules.patience.limit(job.kind, job.work)
+        self._running[job.send(slot)] = _Sent(slot, position, limit)
 
     def _finished(self, reference: Reference) -> Iterator[tuple[int, Any]]:
         sent = self._running.pop(reference)
