@@ -9,6 +9,7 @@ import ray
 
 from benchmarks.learning.kept_rows import Rows
 from benchmarks.result_page import header, table, write
+from distributed.cluster.calls import Rules
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
@@ -31,7 +32,7 @@ def score(config: RunConfig, place: Workplace, rates: LearningRateSettings) -> f
     drawn = draw(place.pool, experiment)
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     seen = Rows()
-    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=0)
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(0))
     train(plan, place.pool, learner, [seen], Position(drawn.initial_state(experiment.meta)))
     ray.kill(learner.actor)
     return float(column(seen.rows, "score")[len(seen.rows) // 2 :].mean())

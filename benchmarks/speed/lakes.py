@@ -16,6 +16,7 @@ import ray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.result_page import header, table, write
+from distributed.cluster.calls import Rules
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
 from meta.learning.online import State
@@ -64,8 +65,8 @@ class Watcher:
 @contextmanager
 def workplace(setting: Experiment, num_workers: int) -> Iterator[tuple[RayPool, RayLearner]]:
     """A pool and a learner on the running cluster; leaving the context ends their actors."""
-    learner = RayLearner(setting.meta, setting.dice, setting.within.num_iterations, retries=0)
-    pool = RayPool(setting.family, num_workers, retries=0, start_timeout_seconds=60.0)
+    learner = RayLearner(setting.meta, setting.dice, setting.within.num_iterations, Rules(0))
+    pool = RayPool(setting.family, num_workers, Rules(0), start_timeout_seconds=60.0)
     try:
         yield pool, learner
     finally:

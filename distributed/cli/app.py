@@ -107,7 +107,7 @@ def overrides_of(context: typer.Context) -> list[tuple[str, str]]:
 
 def fetched(run_dir: str) -> Path:
     """A local run directory; one in an object store is first copied to runs/."""
-    from distributed.storage.run_directory import fetch
+    from distributed.storage.run_places import fetch
 
     return fetch(run_dir, "runs")
 

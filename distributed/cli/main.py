@@ -13,7 +13,7 @@ import distributed
 from distributed.cli import family_commands, job_commands, model_commands, run_commands
 from distributed.cli.app import OVERRIDES, app, split_overrides
 from distributed.settings.console import Console
-from distributed.settings.errors import ConfigurationError
+from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE, ConfigurationError
 from distributed.settings.stopping import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, Stopped, leave
 
 COMMANDS = (run_commands, model_commands, family_commands, job_commands)
@@ -23,7 +23,8 @@ COMMANDS = (run_commands, model_commands, family_commands, job_commands)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 130 interrupted, 143 stopped by SIGTERM.
+    Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 3 complete but for tasks that are set aside,
+    4 the Ray cluster is gone, 130 interrupted, 143 stopped by SIGTERM.
     """
     console = Console()
     try:
@@ -59,7 +60,8 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(error: Exception, console: Console) -> NoReturn:
     """Print an error, with a traceback unless its message is written for users, and exit."""
-    from distributed.cluster.ray_pool import WorkerLostError
+    from distributed.cluster.calls import WorkerLostError
+    from distributed.cluster.health import ClusterLostError
     from distributed.storage.checkpoints import DamagedFileError, StorageError
     from tasks.contract.task import TaskError
 
@@ -67,6 +69,9 @@ def _fail(error: Exception, console: Console) -> NoReturn:
     if usage is not None:
         console.fail(usage())
         sys.exit(2)
+    if isinstance(error, ClusterLostError):
+        console.fail(str(error))
+        leave(CLUSTER_LOST_EXIT_CODE)
     if not isinstance(error, TaskError | DamagedFileError | StorageError | WorkerLostError):
         console.error.print_exception()
     console.fail(f"{type(error).__name__}: {error}")

@@ -23,7 +23,7 @@ from distributed.cli.app import (
     overrides_of,
 )
 from distributed.settings.console import Console
-from distributed.settings.errors import ConfigurationError
+from distributed.settings.errors import SET_ASIDE_EXIT_CODE, ConfigurationError
 from distributed.settings.run_file import load_config
 
 
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
     from distributed.jobs.training_job import LATEST, run
-    from distributed.storage.run_directory import fetch
+    from distributed.storage.run_places import fetch
     from meta.reporting.tables import report_lines, warnings_of
 
     console = Console()
@@ -51,6 +51,8 @@ def train(
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
+    if summary.set_aside:
+        raise typer.Exit(SET_ASIDE_EXIT_CODE)
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)

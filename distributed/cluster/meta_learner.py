@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
-from ray.exceptions import ObjectLostError, RayTaskError
+from ray.exceptions import ObjectLostError
 from threadpoolctl import threadpool_limits
 
-from distributed.cluster.ray_pool import LOST, wait_for
+from distributed.cluster.calls import Lone, Reference, Rules, end_actor, wait_for
 from meta.learning.kinds import Item
 from meta.learning.online import State, contribute
 from meta.learning.settings import MetaSettings
@@ -82,82 +83,78 @@ _Actor: Any = MetaLearner
 
 
 class _Estimate:
-    """A running estimate; a :class:`meta.training.pool.Pending`."""
+    """An estimate under way; a :class:`meta.training.pool.Pending`."""
 
-    def __init__(self, reference: ray.ObjectRef[tuple[Item, float]], spent: list[float]) -> None:
-        self._reference, self._spent = reference, spent
+    def __init__(self, label: str, send: Callable[[], Reference], rules: Rules, spent: list[float]) -> None:
+        self._send, self._spent = send, spent
+        self._label, self._rules = label, rules
+        self._first: Reference | None = send()
+        self._reference = self._first
 
     def ready(self) -> bool:
-        """Whether the task has ended, successfully or not."""
+        """Whether the first try has ended, successfully or not."""
         return bool(wait_for([self._reference], 1, 0.0)[0])
 
     def result(self) -> Item:
-        """Wait for the contribution. Ray reruns the task if its process died.
+        """Wait for the contribution.
 
         Raises:
             DatasetLostError: The dataset no longer exists.
+            WorkerLostError: The processes of the estimate were lost too often.
         """
         try:
-            item, seconds = ray.get(self._reference)
+            item, seconds = Lone(f"estimate {self._label}", self._call, self._drop, self._rules).value()
         except ObjectLostError as error:
             raise DatasetLostError(str(error)) from error
-        except RayTaskError as error:
-            if isinstance(error.cause, ObjectLostError):
-                raise DatasetLostError(str(error.cause)) from error
-            raise error.cause from error
+        finally:
+            del self._send  # it holds the dataset
         self._spent.append(seconds)
         found: Item = item
         return found
 
+    def _call(self) -> Reference:
+        """The first try, which is under way; later ones are made anew."""
+        first, self._first = self._first, None
+        return self._send() if first is None else first
+
+    def _drop(self, reference: Reference) -> None:
+        """Leave a process that died or does not answer; it takes no CPU from others."""
+        with contextlib.suppress(Exception):
+            ray.cancel(reference, force=True)
+
 
 class RayLearner:
-    """A :class:`meta.training.pool.Learner` on Ray. If its actor dies, a new one continues from the last state."""
+    """A :class:`meta.training.pool.Learner` on Ray. If its actor is lost, a new one continues from the last state.
 
-    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int, retries: int) -> None:
-        self._arguments = (meta, dice, num_iterations)
-        self._retries = retries
+    Every call to the actor goes through :meth:`_ask`.
+    """
+
+    def __init__(self, meta: MetaSettings, dice: DICESettings, num_iterations: int, rules: Rules) -> None:
+        self._arguments, self._rules = (meta, dice, num_iterations), rules
         self._state: State | None = None
+        self._restored = True
         self._settings = ray.put(dice), ray.put(meta)
         self._spent: list[float] = []
         self.actor: Any = self._make()
 
     def restore(self, state: State) -> None:
         """Continue from ``state``."""
-        self._state = state
-        ray.get(self.actor.restore.remote(state))
+        self._state, self._restored = state, True
+        self._ask("restore", state)
 
     def estimate(self, dataset: ray.ObjectRef[Dataset], label: str) -> Pending:
         """Start an estimate on the dataset behind an object reference; the data do not pass through this process."""
         task: Any = _estimate
-        reference = task.options(name=f"estimate {label}", max_retries=self._retries).remote(dataset, *self._settings)
-        return _Estimate(reference, self._spent)
+        named = task.options(name=f"estimate {label}", max_retries=0)
+        return _Estimate(label, lambda: named.remote(dataset, *self._settings), self._rules, self._spent)
 
     def update(self, contributions: Sequence[Item]) -> State:
-        """Take one online step and return the new state, on a new actor if the current one died."""
-        given = list(contributions)
-        return self._next_state(lambda: self.actor.update.options(name="MetaLearner.update").remote(given))
+        """Take one online step and return the new state."""
+        return self._next_state("update", list(contributions))
 
     def warm_up(self, steps: Sequence[TeamStep]) -> State:
-        """Take one round of direct steps and return the new state, on a new actor if the current one died."""
-        given = list(steps)
-        return self._next_state(lambda: self.actor.warm_up.options(name="MetaLearner.warm_up").remote(given))
-
-    def _next_state(self, call: Callable[[], Any]) -> State:
-        for attempt in range(self._retries + 1):
-            try:
-                state: State = ray.get(call())
-            except RayTaskError as error:
-                raise error.cause from error
-            except LOST:
-                if attempt == self._retries:
-                    raise
-                self.actor = self._make()
-                if self._state is not None:
-                    ray.get(self.actor.restore.remote(self._state))
-            else:
-                self._state = state
-                return state
-        raise AssertionError("unreachable")
+        """Take one round of direct steps and return the new state."""
+        return self._next_state("warm_up", list(steps))
 
     def busy_seconds(self) -> float:
         """Seconds spent on estimates and updates."""
@@ -165,7 +162,28 @@ class RayLearner:
 
     def seconds(self) -> tuple[float, float]:
         """Seconds spent on estimates, and on updates by the current actor."""
-        return sum(self._spent), float(ray.get(self.actor.busy_seconds.remote()))
+        return sum(self._spent), float(self._ask("busy_seconds"))
+
+    def _next_state(self, method: str, given: list[Any]) -> State:
+        self._state = cast("State", self._ask(method, given))
+        return self._state
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """The answer of the actor; a new one first gets the last state."""
+
+        def call() -> Reference:
+            if not self._restored and self._state is not None:
+                self.actor.restore.remote(self._state)
+                self._restored = True
+            named = getattr(self.actor, method).options(name=f"MetaLearner.{method}")
+            return cast("Reference", named.remote(*arguments))
+
+        return Lone(f"MetaLearner.{method}", call, self._replace, self._rules).value()
+
+    def _replace(self, reference: Reference) -> None:
+        del reference
+        end_actor(self.actor)
+        self.actor, self._restored = self._make(), False
 
     def _make(self) -> Any:
         return _Actor.remote(*self._arguments)

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from distributed.cluster.health import ClusterLostError, end_own_cluster, watched_cluster
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
 
@@ -27,6 +28,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
 
     Raises:
         ConfigurationError: The dashboard's port is taken, or the address does not answer.
+        ClusterLostError: The cluster has gone meanwhile (raised by waits inside).
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is not None:
@@ -43,8 +45,15 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     try:
         url = context.dashboard_url
         where = f"joined {address}" if address is not None else f"local, {settings.num_workers} workers"
-        yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
-    finally:
+        with watched_cluster():
+            yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
+    except ClusterLostError:
+        end_own_cluster()  # the command line then leaves at once: Ray's own way down would wait for what is gone
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    else:
         ray.shutdown()
 
 

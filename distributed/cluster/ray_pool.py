@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, gone, wait_for
 from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
+from meta.training.quarantine import Quarantine
 from policies.common.results import Starts
 from policies.exact.solver import OptimalPolicy
 from policies.mixtures.team import Team, TeamStep
@@ -23,38 +23,53 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 
 _Worker: Any = CRPOWorker
-Reference = ray.ObjectRef[Any]
-_WATCH_SECONDS = 0.1
-
-
-LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
-"""Errors for a dead process; one killed by Ray's memory monitor raises no RayActorError."""
-
-
-def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
-    """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
-    try:
-        return ray.wait(references, num_returns=count, timeout=seconds)
-    except SystemError as error:
-        if error.__cause__ is None:
-            raise
-        raise error.__cause__ from None
-
-
-class WorkerLostError(RuntimeError):
-    """The workers of a task kept dying, or workers did not start."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a worker's method, without the family, which every method takes first."""
+    """A call of a worker's method, without the family, which every method takes first; a :class:`Job` of ``pool``.
 
+    ``task`` is the task that is set aside where the call fails for good; a team has none. Drawing is tried once.
+    """
+
+    pool: RayPool
     name: str
     method: Literal["draw", "reference", "solve", "team_step"]
     arguments: tuple[Any, ...]
+    work: float = 1.0
+    task: Task | None = None
 
-    def send(self, worker: ActorHandle[Any], family: FamilySpec) -> Reference:
-        """Make the call on ``worker``; return the reference to its result."""
+    @property
+    def kind(self) -> str:
+        """Calls of a method take similar times."""
+        return self.method
+
+    def lost(self, slot: int, reference: Reference, times: int, error: Exception) -> bool:
+        """Make the call again on a new worker, or set its task aside."""
+        del reference
+        lost = self.pool.replace(slot, self.name, times, error)
+        if lost is None:
+            return True
+        if self.task is None:
+            raise lost from error
+        self.pool.quarantine.set_aside(self.task, lost, times)
+        return False
+
+    def failed(self, error: Exception, times: int) -> bool:
+        """Make the call of an environment again, or set its task aside."""
+        if self.method not in ("solve", "team_step"):
+            raise error
+        quarantine = self.pool.quarantine
+        if quarantine.again(self.name, error, times):
+            return True
+        if self.task is None:
+            raise error
+        quarantine.set_aside(self.task, error, times)
+        return False
+
+    def send(self, slot: int) -> Reference:
+        """Make the call on the worker in ``slot``; return the reference to its result."""
+        worker, family = self.pool.workers[slot], self.pool.family
         methods: dict[str, Any] = {
             "draw": worker.draw,
             "reference": worker.reference,
@@ -68,19 +83,20 @@ class _Call:
 class RayPool:
     """CRPO workers as actors; a :class:`meta.training.pool.Pool`.
 
-    Each worker holds one task at a time, so a crash costs one task, which is rerun up to ``retries`` times.
-    ``retried`` counts reruns.
+    Each worker holds one task at a time, so a crash costs one task, which is rerun as ``rules`` say. ``retried`` counts
+    reruns.
     """
 
     def __init__(
         self,
         family: FamilySpec,
         num_workers: int,
-        retries: int,
+        rules: Rules,
         start_timeout_seconds: float,
-        say: Callable[[str], None] = lambda message: None,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        self._spec, self._retries, self._say = family, retries, say
+        self.family, self._rules = family, rules
+        self.quarantine = Quarantine() if quarantine is None else quarantine
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
         started: list[Reference] = [worker.pid.remote() for worker in self._workers]
@@ -105,18 +121,18 @@ class RayPool:
 
     def use(self, family: FamilySpec) -> None:
         """Switch to another family."""
-        self._spec = family
+        self.family = family
 
     def draw(self, split: Split, indices: Sequence[int]) -> list[Task]:
         """Draw tasks on the workers."""
-        return self._in_order([_Call(f"draw {split} {i}", "draw", (split, i)) for i in indices])
+        return self._in_order([_Call(self, f"draw {split} {i}", "draw", (split, i)) for i in indices])
 
     def references(self, tasks: Sequence[Task]) -> Iterator[OptimalPolicy | None]:
         """Exact solutions in the order of ``tasks``, a few at a time."""
         width = 8 * self.num_workers
         for begin in range(0, len(tasks), width):
             part = tasks[begin : begin + width]
-            yield from self._in_order([_Call(f"reference {task.label}", "reference", (task,)) for task in part])
+            yield from self._in_order([_Call(self, f"reference {task.label}", "reference", (task,)) for task in part])
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks, yielding each as it finishes. The start is stored in the object store once.
@@ -151,11 +167,14 @@ class RayPool:
     def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
         """One direct step of ``policy`` by each team, in the order of ``teams``."""
         broadcast = ray.put(policy)
-        return self._in_order([_Call(team.label, "team_step", (team, broadcast, settings)) for team in teams])
+        return self._in_order([_Call(self, team.label, "team_step", (team, broadcast, settings)) for team in teams])
 
     def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[_Call]:
-        broadcast = ray.put(start)
-        return [_Call(f"task {task.label}", "solve", (task, broadcast, settings, collect)) for task in tasks]
+        broadcast, work = ray.put(start), _work_of(settings)
+        return [
+            _Call(self, f"task {task.label}", "solve", (task, broadcast, settings, collect), work, task)
+            for task in self.quarantine.without(tasks)
+        ]
 
     def _make_worker(self) -> ActorHandle[Any]:
         self._made += 1
@@ -172,40 +191,23 @@ class RayPool:
 
     def _watched(self, calls: Sequence[_Call], watch: Callable[[], bool] | None) -> Iterator[tuple[int, Any] | None]:
         """As :meth:`_run`; yields None whenever ``watch``, polled while waiting, returns True."""
-        waiting, failures = deque(range(len(calls))), [0] * len(calls)
-        running: dict[Reference, tuple[int, int]] = {}
-        idle = deque(range(len(self._workers)))
-        while waiting or running:
-            while waiting and idle:
-                slot, position = idle.popleft(), waiting.popleft()
-                running[calls[position].send(self._workers[slot], self._spec)] = (slot, position)
-            finished, _ = wait_for(list(running), 1, None if watch is None else _WATCH_SECONDS)
-            if not finished:
-                if watch is not None and watch():
-                    yield None
-                continue
-            slot, position = running.pop(finished[0])
-            try:
-                value = ray.get(finished[0])
-            except RayTaskError as error:
-                raise error.cause from error
-            except LOST as error:
-                failures[position] += 1
-                self._replace(slot, calls[position].name, failures[position], error)
-                idle.append(slot)
-                waiting.appendleft(position)
-                continue
-            idle.append(slot)
-            yield position, value
+        for found in Calls(calls, len(self._workers), self._rules).results(watch):
+            task = None if found is None else calls[found[0]].task
+            if task is not None:
+                self.quarantine.solved(task)
+            yield found
 
-    def _replace(self, slot: int, name: str, failures: int, error: Exception) -> None:
-        """Make a new worker for a call whose worker died.
-
-        Raises:
-            WorkerLostError: The call has failed too often.
-        """
+    def replace(self, slot: int, name: str, times: int, error: Exception) -> WorkerLostError | None:
+        """Make a new worker for a call whose worker was lost; the error of a call that has lost too many."""
         self.retried += 1
+        end_actor(self._workers[slot])
         self._workers[slot] = self._make_worker()
-        if failures > self._retries:
-            raise WorkerLostError(f"{name}: its worker died {failures} times; giving up") from error
-        self._say(f"the worker of {name} died; a new one reruns it")
+        if times > self._rules.retries:
+            return WorkerLostError(f"{name}: its worker {gone(error)} {times} times; giving up")
+        self._rules.say(f"the worker of {name} {gone(error)}; a new one reruns it")
+        return None
+
+
+def _work_of(settings: WithinTask) -> float:
+    """How much there is to do in a task: steps, or iterations where they are exact."""
+    return float(settings.num_iterations * max(1, settings.steps_of_batch))

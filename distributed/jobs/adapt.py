@@ -19,13 +19,8 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
 from distributed.storage.object_store import is_url
-from distributed.storage.run_directory import (
-    fetch,
-    load_final_state,
-    load_run_config,
-    load_summary,
-    stored_config,
-)
+from distributed.storage.run_directory import load_final_state, load_run_config, load_summary, stored_config
+from distributed.storage.run_places import fetch
 from meta.measuring.measures import measure
 from meta.reporting.figures import adaptation
 from meta.reporting.render_matplotlib import save_figure

@@ -10,8 +10,8 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
+from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, gone
 from distributed.cluster.ray_cluster import cluster
-from distributed.cluster.ray_pool import LOST, WorkerLostError
+from distributed.cluster.workplace import rules_of
 from distributed.jobs.cell_progress import CellProgress
 from distributed.settings.bounded_reading import read_json
 from distributed.settings.console import Console
@@ -173,6 +173,46 @@ def _timed(cell: Cell) -> tuple[Result, float]:
 _remote: Any = ray.remote(num_cpus=1, max_retries=0)(_timed)
 
 
+@dataclass(frozen=True)
+class _CellJob:
+    """A cell as a Ray task; a :class:`distributed.cluster.calls.Job`."""
+
+    cell: Cell
+    rules: Rules
+    work: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Name in messages and dashboards."""
+        return self.cell.name
+
+    @property
+    def kind(self) -> str:
+        """Cells of a group take similar times."""
+        return " ".join(self.cell.group)
+
+    def send(self, slot: int) -> Reference:
+        """Compute it in a process of its own."""
+        del slot
+        reference: Reference = _remote.options(name=self.name).remote(self.cell)
+        return reference
+
+    def lost(self, slot: int, reference: Reference, times: int, error: Exception) -> bool:
+        """Compute it again."""
+        del slot
+        with contextlib.suppress(Exception):
+            ray.cancel(reference, force=True)
+        if times > self.rules.retries:
+            raise WorkerLostError(f"{self.name}: its worker {gone(error)} {times} times; giving up") from error
+        self.rules.say(f"the worker of {self.name} {gone(error)}; the cell is computed again")
+        return True
+
+    def failed(self, error: Exception, times: int) -> bool:
+        """An error of a cell ends the comparison."""
+        del times
+        raise error
+
+
 @dataclass
 class CellRunner:
     """Computes the cells that are not on disk, ``num_workers`` at a time on Ray; 0: in this process."""
@@ -180,7 +220,7 @@ class CellRunner:
     folder: CellFolder
     console: Console
     num_workers: int
-    retries: int
+    rules: Rules
     seconds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], what: str) -> dict[str, Result]:
@@ -214,24 +254,11 @@ class CellRunner:
 
     def _on_ray(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
         """Compute one cell on each worker; if the worker dies, compute the cell again."""
-        waiting, running = deque((cell, 0) for cell in cells), dict[Any, tuple[Cell, int]]()
-        while waiting or running:
-            while waiting and len(running) < self.num_workers:
-                cell, failures = waiting.popleft()
-                running[_remote.options(name=cell.name).remote(cell)] = (cell, failures)
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            cell, failures = running.pop(done)
-            try:
-                result, seconds = ray.get(done)
-            except RayTaskError as error:
-                raise error.cause from error
-            except LOST as error:
-                if failures == self.retries:
-                    raise WorkerLostError(f"{cell.name}: its worker died {failures + 1} times; giving up") from error
-                self.console.say(f"the worker of {cell.name} died; the cell is computed again")
-                waiting.appendleft((cell, failures + 1))
-                continue
-            yield cell, result, seconds
+        jobs = [_CellJob(cell, self.rules) for cell in cells]
+        for found in Calls(jobs, self.num_workers, self.rules).results():
+            assert found is not None
+            position, (result, seconds) = found
+            yield cells[position], result, seconds
 
 
 @contextlib.contextmanager
@@ -244,9 +271,10 @@ def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
     if is_url(config.output.run_dir):
         raise ConfigurationError("output.run_dir: a comparison keeps its cells on a path (or NFS), not at a URL")
     folder, settings = CellFolder(Path(config.output.run_dir) / "cells"), config.cluster
+    rules = rules_of(settings.model_copy(update={"first_patience_seconds": math.inf}), console.say)
     if settings.pool == "local":
-        yield CellRunner(folder, console, 0, settings.task_retries)
+        yield CellRunner(folder, console, 0, rules)
         return
     with cluster(settings) as where:
         console.say(f"Ray: {where}")
-        yield CellRunner(folder, console, settings.num_workers, settings.task_retries)
+        yield CellRunner(folder, console, settings.num_workers, rules)

@@ -16,8 +16,9 @@ from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import Stopped, stop_on_sigterm
-from distributed.storage.run_directory import RunDirectory, url_of
+from distributed.storage.run_directory import RunDirectory
 from distributed.storage.run_page import write_run_page
+from distributed.storage.run_places import url_of
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker, Trackers
 from meta.judging.held_out import compare_starts
 from meta.judging.task_records import held_out_rows
@@ -25,7 +26,7 @@ from meta.learning.online import State
 from meta.methods.registry import chosen_methods
 from meta.reporting.figures import run_figures
 from meta.reporting.render_matplotlib import save_figures
-from meta.reporting.summarising import run_summary
+from meta.reporting.summarising import run_summary, set_aside_summary
 from meta.reporting.summary import RunFacts, RunSummary
 from meta.training.experiment import Drawn, draw, measure_similarity
 from meta.training.loop import train, training_plan
@@ -54,7 +55,7 @@ def run(
 
     Raises:
         ConfigurationError: The settings are unusable; raised before any work is done.
-        TaskError: A task is infeasible, or its environment violates the contract.
+        TaskError: A task is infeasible, or the environments of too many tasks fail.
         Stopped: SIGTERM arrived.
     """
     if register is not None:
@@ -93,8 +94,9 @@ def _directory(config: RunConfig, resume: Path | None, console: Console) -> RunD
 
 
 def _tracked(context: RunContext, more: Sequence[RunTracker]) -> RunSummary:
+    quarantine = context.directory.open_quarantine(context.config, context.console.say)
     with stop_on_sigterm(), trackers_of(context, more) as trackers:
-        with workplace(context.config, context.console.say) as place:
+        with workplace(context.config, context.console.say, quarantine) as place:
             summary = _train_and_evaluate(context, place, trackers)
         trackers.finished(summary)
         return summary
@@ -141,8 +143,10 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         warm_up_steps=experiment.warm_up_steps,
         context_errors=_context_errors(drawn, state),
     )
-    limits = np.array([task.limits for task in drawn.test])
-    return run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)
+    quarantine = place.pool.quarantine
+    limits = np.array([task.limits for task in quarantine.without(drawn.test)])
+    summary = run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)
+    return summary.model_copy(update={"set_aside": tuple(map(set_aside_summary, quarantine))})
 
 
 def _context_errors(drawn: Drawn, state: State) -> dict[str, float] | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+SET_ASIDE_EXIT_CODE = 3
+"""Exit code of a run that is complete but for tasks in quarantine."""
+CLUSTER_LOST_EXIT_CODE = 4
+"""Exit code of a run whose Ray cluster is gone; ``--resume`` continues it."""
+
 
 class ConfigurationError(ValueError):
     """A run file, option or directory is unusable; the message names the key and the allowed values."""

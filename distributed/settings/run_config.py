@@ -57,7 +57,19 @@ class ClusterSettings(BaseModel):
     object_store_mb: int = Field(default=256, ge=80)
     """Size of a local cluster's object store in MiB."""
     task_retries: int = Field(default=3, ge=0)
-    """Number of times a task is rerun after its worker died, before the run fails."""
+    """Number of times a call is made again after its process died or did not answer; then a task is set aside, and for
+    any other call the run ends."""
+    task_attempts: int = Field(default=3, ge=1)
+    """Number of times a task is tried whose environment fails, before it is set aside."""
+    set_aside_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Largest share of the training tasks, and of the held-out tasks, that may be set aside: one of several at least,
+    never all. 0: the first task that fails for good ends the run."""
+    patience: float = Field(default=10.0, ge=2.0)
+    """A call is given up when it takes this many times as long as the slowest such call so far, for its work."""
+    least_patience_seconds: float = Field(default=120.0, gt=0.0)
+    """No call is given up earlier than this, in seconds."""
+    first_patience_seconds: float = Field(default=21600.0, gt=0.0)
+    """Seconds after which a call is given up if no such call has ended yet."""
     start_timeout_seconds: float = Field(default=120.0, gt=0.0)
     """Maximum time for the cluster to start the workers, in seconds."""
 

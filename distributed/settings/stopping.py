@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED_EXIT_CODE = 130
 """Exit code after Ctrl-C: 128 + SIGINT, the shell convention."""
@@ -67,8 +68,8 @@ def _enforce_deadline(wakeups: socket.socket, stopped: threading.Event) -> None:
                 leave()
 
 
-def leave() -> None:
-    """Exit immediately with code 143, skipping interpreter shutdown: tearing down Ray and torch takes seconds."""
+def leave(code: int = STOPPED_EXIT_CODE) -> NoReturn:
+    """Exit immediately, skipping interpreter shutdown: tearing down Ray and torch takes seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(STOPPED_EXIT_CODE)
+    os._exit(code)

@@ -111,8 +111,7 @@ class CheckpointFolder:
         for number in self._rounds()[: -self._keep]:
             _remove(self._stem(number))
         for path in self._finished.glob("task-*.json"):
-            if int(path.stem.split("-")[1]) < state.num_tasks:
-                _remove(path.with_suffix(""))
+            _remove(path.with_suffix(""))
 
     def load_state(self, say: Callable[[str], None]) -> tuple[State, Facts] | None:
         """Load the newest intact checkpoint; None without any. Damaged ones are reported to ``say`` and skipped.

@@ -9,20 +9,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
 from distributed.settings.admission import admitted
-from distributed.settings.bounded_reading import RefusedFileError, json_text, parse_yaml, read_json
+from distributed.settings.bounded_reading import RefusedFileError, json_text, read_json
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import flatten
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import RawSettings, read_yaml, validated
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.csv_tables import csv_text, read_rows
-from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
+from distributed.storage.object_store import is_url
+from distributed.storage.quarantine_folder import quarantine_of, remember
+from distributed.storage.run_places import age_of, latest_in_store, local_parent
 from meta.learning.online import State
 from meta.reporting.summary import RunSummary, SummaryError, parse_summary
 from meta.training.loop import Finished, Position
+from meta.training.quarantine import Quarantine
 from meta.training.records import Row
 from policies.common.results import TaskResult
 from tasks.contract.memory import return_freed_memory
@@ -45,6 +46,7 @@ class RunDirectory:
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
         self._warm_up_rounds, self._saved = config.meta.warm_up.rounds, 0.0
+        self.quarantine = Quarantine()
         self.rows: list[Row] = []
 
     @staticmethod
@@ -91,27 +93,40 @@ class RunDirectory:
         Skips directories that are not runs or whose configuration cannot be read.
         """
         if is_url(config.output.run_dir):
-            return _latest_in_store(config)
+            return latest_in_store(config)
         parent = local_parent(config)
-        runs = sorted(parent.glob("*/config.yaml"), key=lambda file: _age(file.parent.name), reverse=True)
+        runs = sorted(parent.glob("*/config.yaml"), key=lambda file: age_of(file.parent.name), reverse=True)
         for file in runs:
             with contextlib.suppress(ConfigurationError):
                 if stored_config(file.parent).digest() == config.digest():
                     return file.parent
         return None
 
+    def open_quarantine(self, config: RunConfig, say: Callable[[str], None]) -> Quarantine:
+        """The run's quarantine, with the tasks that were set aside before a resume.
+
+        Raises:
+            DamagedFileError: A file of it is damaged.
+            SetAsideError: Too many tasks are set aside.
+        """
+        self.quarantine = quarantine_of(self.path, config, say)
+        self.quarantine.require_few()
+        return self.quarantine
+
     def position(self, initial: State, say: Callable[[str], None]) -> Position:
         """Load the position of the run (``initial`` for a new one), and the rows of finished tasks into ``rows``.
 
         Raises:
-            DamagedFileError: No checkpoint is intact, or ``tasks.csv`` lacks rows.
+            DamagedFileError: No checkpoint is intact, ``tasks.csv`` lacks rows, or ``quarantine/`` a task.
         """
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
         self._earlier_seconds = facts.get("wall_seconds", 0.0)
-        table = self.path / "tasks.csv"
-        self.rows = [row for row in read_rows(table) if int(row["task_index"]) < state.num_tasks]
-        if [row["task_index"] for row in self.rows] != list(range(state.num_tasks)):
+        table, left_out = self.path / "tasks.csv", facts.get("set_aside", [])
+        remember(self.path, left_out)
+        learned = self._learned(state.num_tasks)
+        self.rows = [row for row in read_rows(table) if int(row["task_index"]) in set(learned)]
+        if [row["task_index"] for row in self.rows] != learned:
             raise DamagedFileError(f"{table}: does not hold the rows of the first {state.num_tasks} tasks")
         write_atomically(table, csv_text(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
@@ -139,8 +154,15 @@ class RunDirectory:
         """Write the table with the new rows, then the checkpoint that confirms them."""
         self.rows += rows
         write_atomically(self.path / "tasks.csv", csv_text(self.rows).encode())
-        self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
+        learned = self._learned(state.num_tasks)
+        left_out = sorted(set(range(learned[-1] + 1)) - set(learned))
+        self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds, "set_aside": left_out})
         return_freed_memory()
+
+    def _learned(self, count: int) -> list[int]:
+        """The indices of the first ``count`` training tasks that are not set aside."""
+        aside = {entry.index for entry in self.quarantine if not entry.held_out}
+        return [index for index in range(count + len(aside)) if index not in aside][:count]
 
     def warmed_up(self, state: State) -> None:
         """Write a checkpoint of the warm-up, at most one in :data:`_WARM_UP_SECONDS`, and one of its last round."""
@@ -173,47 +195,6 @@ class RunDirectory:
     def write_summary(self, summary: RunSummary) -> None:
         """Write ``summary.json``."""
         write_atomically(self.path / "summary.json", summary.to_json().encode())
-
-
-def local_parent(config: RunConfig) -> Path:
-    """The local parent of the run directories of this name."""
-    place = config.output.local_dir if is_url(config.output.run_dir) else config.output.run_dir
-    return Path(place) / config.name
-
-
-def url_of(config: RunConfig, path: Path) -> str | None:
-    """The URL that a run directory is copied to; None without one."""
-    place = config.output.run_dir
-    return f"{place.rstrip('/')}/{config.name}/{path.name}" if is_url(place) else None
-
-
-def fetch(place: str, local_dir: str) -> Path:
-    """A local run directory: ``place`` itself, or a copy of the directory at that URL.
-
-    Raises:
-        DamagedFileError: The copy in the store is incomplete or altered.
-    """
-    if not is_url(place):
-        return Path(place)
-    name, stamp = place.rstrip("/").split("/")[-2:]
-    return restore(place.rstrip("/"), Path(local_dir) / name / stamp)
-
-
-def _latest_in_store(config: RunConfig) -> Path | None:
-    """As :meth:`RunDirectory.latest`, for run directories at a URL."""
-    found = runs_at(f"{config.output.run_dir.rstrip('/')}/{config.name}")
-    for url in sorted(found, key=lambda url: _age(url.rpartition("/")[2]), reverse=True):
-        with contextlib.suppress(ConfigurationError, DamagedFileError, UnicodeDecodeError, yaml.YAMLError):
-            raw = parse_yaml(read_file(url, read_manifest(url), "config.yaml").decode("utf-8"))
-            if validated(raw, f"{url}/config.yaml").digest() == config.digest():
-                return fetch(url, config.output.local_dir)
-    return None
-
-
-def _age(name: str) -> tuple[str, int]:
-    """Sort key for names of run directories, <timestamp> or <timestamp>-<number>, oldest first."""
-    stamp, _, number = name.partition("-")
-    return stamp, int(number) if number.isdigit() else 1
 
 
 def stored_config(path: Path) -> RunConfig:

@@ -7,7 +7,8 @@ from typing import Self
 
 from distributed.settings.console import Console
 from distributed.storage.mirror import Mirror
-from distributed.storage.run_directory import RunDirectory, url_of
+from distributed.storage.run_directory import RunDirectory
+from distributed.storage.run_places import url_of
 from distributed.tracking.run_tracker import RunContext, RunTracker
 from meta.learning.online import State
 from meta.reporting.summary import RunSummary

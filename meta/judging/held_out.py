@@ -16,7 +16,7 @@ from meta.methods.workbench import Workbench
 from meta.training.evaluation_settings import MethodName
 from meta.training.experiment import Drawn, Experiment
 from meta.training.pool import Learner, Pool
-from policies.common.results import Starts
+from policies.common.results import Starts, TaskResult
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
@@ -48,9 +48,16 @@ class HeldOut:
 
 def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
-    results = sorted(
-        (item.result for item in pool.solve(tasks, start, within, collect=False)), key=lambda item: item.task.index
-    )
+    return summarised(_results(pool, tasks, start, within), start)
+
+
+def _results(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> list[TaskResult]:
+    solved = (item.result for item in pool.solve(tasks, start, within, collect=False))
+    return sorted(solved, key=lambda item: item.task.index)
+
+
+def summarised(results: Sequence[TaskResult], start: Starts) -> HeldOut:
+    """Summarise the results of held-out tasks that were solved from ``start``."""
     measures = [measure(result) for result in results]
     values = np.mean([result.values for result in results], axis=0)
     episodic = [result.episodic for result in results]
@@ -83,6 +90,8 @@ def compare_starts(
 ) -> dict[MethodName, HeldOut]:
     """Make the start of each method and try it on the held-out tasks.
 
+    A task that is set aside under one method is left out of all, so that every mean is over the same tasks.
+
     Args:
         pool: solves tasks.
         learner: estimates, for the methods that average policies.
@@ -94,4 +103,10 @@ def compare_starts(
     """
     bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.for_baselines, similar=similar)
     starts = starts_of(methods, bench, meta_srl)
-    return {name: hold_out(pool, drawn.test, start, experiment.held_out_within) for name, start in starts.items()}
+    within = experiment.held_out_within
+    results = {name: _results(pool, drawn.test, start, within) for name, start in starts.items()}
+    kept = {task.index for task in pool.quarantine.without(drawn.test)}
+    return {
+        name: summarised([result for result in results[name] if result.task.index in kept], start)
+        for name, start in starts.items()
+    }

@@ -10,6 +10,7 @@ import numpy as np
 from meta.methods.registry import METHODS, OURS
 from meta.methods.workbench import Method, Workbench, mean_score
 from meta.training.evaluation_settings import GridPoint, MethodName
+from meta.training.quarantine import MissingTasksError
 from policies.common.results import Start, Starts
 
 
@@ -24,8 +25,22 @@ def starts_of(methods: Sequence[MethodName], bench: Workbench, meta_srl: Starts)
         if name == OURS:
             starts[name] = meta_srl
         elif not method.needs_model or bench.task_similarity is not None:
-            starts[name] = tuned_start(method, bench)
+            starts[name], bench = _start_without(method, bench)
     return starts
+
+
+def _start_without(method: Method, bench: Workbench) -> tuple[Start, Workbench]:
+    """The start that ``method`` learns from the tasks that are not set aside, anew where one is set aside meanwhile."""
+    quarantine = bench.pool.quarantine
+    while True:
+        tasks, count = quarantine.without(bench.tasks), len(quarantine)
+        if len(tasks) < len(bench.tasks):
+            bench = replace(bench, tasks=tasks)
+        try:
+            return tuned_start(method, bench), bench
+        except MissingTasksError:
+            if len(quarantine) == count:
+                raise
 
 
 def tuned_start(method: Method, bench: Workbench) -> Start:

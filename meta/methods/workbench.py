@@ -18,6 +18,7 @@ from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Drawn, Experiment, measure_similarity
 from meta.training.pool import Learner, LocalLearner, Pool, solve_and_estimate
+from meta.training.quarantine import require_all
 from meta.training.records import Row
 from policies.common.policy import Policy
 from policies.common.results import Start, Starts, TaskResult
@@ -131,12 +132,15 @@ class Workbench:
     def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
         """Solve tasks without collecting datasets; results in task order."""
         solved = self.pool.solve(tasks, start, within or self.within, collect=False)
-        return sorted((item.result for item in solved), key=lambda result: result.task.index)
+        results = sorted((item.result for item in solved), key=lambda result: result.task.index)
+        require_all(results, tasks)
+        return results
 
     def estimate(self, tasks: Sequence[Task], start: Start) -> tuple[list[TaskResult], list[Item]]:
         """Solve tasks and estimate each; results and contributions in task order."""
         found = solve_and_estimate(self.pool, self.learner, tasks, start, self.within)
         pairs = sorted(found, key=lambda pair: pair[0].task.index)
+        require_all(pairs, tasks)
         return [result for result, _ in pairs], [item for _, item in pairs]
 
     def learned(self, policy: Policy, point: GridPoint, updates: int | None = None, **more: Any) -> Learned:

@@ -21,9 +21,11 @@ from meta.reporting.summary import (
     MethodSummary,
     RunFacts,
     RunSummary,
+    SetAsideSummary,
     SimilaritySummary,
     TrendSummary,
 )
+from meta.training.quarantine import SetAside
 from meta.training.records import Row, column, cost_columns
 from tasks.contract.tabular_model import FloatArray
 
@@ -129,6 +131,18 @@ def groups_summary(rows: list[Row], state: State) -> GroupsSummary | None:
         tasks=tuple(group.num_tasks for group in state.groups),
         starts_used=tuple(starts.tolist()),
         probe_steps=int(column(rows, "probe_steps").sum()),
+    )
+
+
+def set_aside_summary(entry: SetAside) -> SetAsideSummary:
+    """A task that is set aside, without its traceback."""
+    return SetAsideSummary(
+        task=entry.stem,
+        label=entry.label,
+        held_out=entry.held_out,
+        attempts=entry.attempts,
+        step=entry.step,
+        error=entry.error,
     )
 
 

@@ -128,6 +128,23 @@ class SimilaritySummary(_Part):
     """D*^2_Phi, where the comparator may depend on the context; null without contexts."""
 
 
+class SetAsideSummary(_Part):
+    """A task whose environment failed every attempt, and that all means leave out."""
+
+    task: str
+    """Stem of its file in quarantine/, which has the traceback, the parameters and the seed."""
+    label: str
+    """Name of the task in messages."""
+    held_out: bool
+    """Whether it is a held-out task rather than a training task."""
+    attempts: int
+    """Number of attempts."""
+    step: int | None
+    """Step of the episode that failed; null if it is not known."""
+    error: str
+    """The last attempt's error."""
+
+
 class RunFacts(_Part):
     """What a summary repeats from the run file and the pool."""
 
@@ -192,6 +209,8 @@ class RunSummary(RunFacts):
     """Wall-clock time of the run in seconds, across resumes."""
     test: dict[str, MethodSummary]
     """Results on held-out tasks by method."""
+    set_aside: tuple[SetAsideSummary, ...] = ()
+    """Tasks in quarantine; empty for most runs."""
 
     def to_json(self) -> str:
         """The content of ``summary.json``."""

@@ -9,6 +9,9 @@ import numpy as np
 
 from meta.reporting.summary import IntervalSummary, RunSummary
 
+_MOST_TOLD = 5
+"""Tasks that are set aside and told one by one."""
+
 
 class HeldOutResult(Protocol):
     """The measures of a method that tables and bar charts show."""
@@ -82,10 +85,25 @@ def _inferred(summary: RunSummary) -> str:
     return f"; error of inferred contexts on tasks left out (0 exact, 1 as poor as the mean): {errors}"
 
 
+def set_aside_line(summary: RunSummary, *, held_out: bool) -> str:
+    """What a run says of its training or held-out tasks that are set aside; empty without any."""
+    found = [entry for entry in summary.set_aside if entry.held_out == held_out]
+    if not found:
+        return ""
+    kind = "held-out" if held_out else "training"
+    told = "; ".join(f"{entry.task} ({entry.error})" for entry in found[:_MOST_TOLD])
+    more = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
+    return (
+        f"{len(found)} {kind} task{'s are' if len(found) > 1 else ' is'} set aside, and all means leave "
+        f"{'them' if len(found) > 1 else 'it'} out: {told}{more} (files in quarantine/)"
+    )
+
+
 def warnings_of(summary: RunSummary) -> list[str]:
     """Warnings for the end of a run: no improvement, a rising trend, poor estimates."""
     signature = summary.failure_signature
-    warnings = []
+    warnings = [set_aside_line(summary, held_out=held_out) for held_out in (False, True)]
+    warnings = [line for line in warnings if line]
     for name, trend in (
         ("gap", signature.gap),
         ("violation_during_adaptation", signature.violation_during_adaptation),

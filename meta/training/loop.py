@@ -89,9 +89,7 @@ def train(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequence[T
     state, finished = position.state, dict(position.finished)
     learner.restore(state)
     state = _warm_up(plan, pool, learner, trackers, state)
-    while state.num_tasks < len(plan.tasks):
-        batch = plan.tasks[state.num_tasks : state.num_tasks + plan.tasks_per_round]
-        _solve_round(plan, batch, pool, learner, trackers, state, finished)
+    while batch := _solved_round(plan, pool, learner, trackers, state, finished):
         ordered = [finished[task.index] for task in batch]
         state = learner.update([item.contribution for item in ordered])
         rows = with_groups([item.row for item in ordered], state)
@@ -114,18 +112,25 @@ def _warm_up(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequenc
     return state
 
 
-def _solve_round(
+def _solved_round(
     plan: TrainingPlan,
-    batch: Sequence[Task],
     pool: Pool,
     learner: Learner,
     trackers: Sequence[Tracker],
     state: State,
     finished: dict[int, Finished],
-) -> None:
-    """Solve and estimate the tasks of a round that are not finished yet."""
-    missing = [task for task in batch if task.index not in finished]
-    for result, item in solve_and_estimate(pool, learner, missing, state.start, plan.settings):
-        finished[result.task.index] = done = Finished(task_row(result, item, state), item)
-        for tracker in trackers:
-            tracker.task_finished(done, result)
+) -> Sequence[Task]:
+    """Solve and estimate the tasks of the next round that are not finished yet; the round's tasks, none at the end.
+
+    The next tasks take the places of those that are set aside: the run learns as if the plan had never had them.
+    """
+    while True:
+        tasks = pool.quarantine.without(plan.tasks)
+        batch = tasks[state.num_tasks : state.num_tasks + plan.tasks_per_round]
+        missing = [task for task in batch if task.index not in finished]
+        if not missing:
+            return batch
+        for result, item in solve_and_estimate(pool, learner, missing, state.start, plan.settings):
+            finished[result.task.index] = done = Finished(task_row(result, item, state), item)
+            for tracker in trackers:
+                tracker.task_finished(done, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from meta.learning.kinds import Item
 from meta.learning.online import State, contribute, step, warm_up
 from meta.learning.settings import MetaSettings
 from meta.offline.dice_settings import DICESettings
+from meta.training.quarantine import Quarantine
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
@@ -43,7 +45,12 @@ class DatasetLostError(RuntimeError):
 
 
 class Pool(Protocol):
-    """Workers that draw and solve tasks of one family at a time."""
+    """Workers that draw and solve tasks of one family at a time.
+
+    A task that fails is tried again as ``quarantine`` says, and yields no result where it is set aside.
+    """
+
+    quarantine: Quarantine
 
     @property
     def num_workers(self) -> int:
@@ -127,7 +134,7 @@ def solve_and_estimate(
     An estimate under way delays no worker: the next task is assigned first.
     """
     missing = {task.index: task for task in tasks}
-    while missing:
+    while missing := {task.index: task for task in pool.quarantine.without(list(missing.values()))}:
         under_way = deque[tuple[TaskResult, Pending]]()
 
         def ready(under_way: deque[tuple[TaskResult, Pending]] = under_way) -> bool:
@@ -157,7 +164,8 @@ def _estimated(
 class LocalPool:
     """Everything in this process, one task after the other; convenient for debugging."""
 
-    def __init__(self, family: FamilySpec) -> None:
+    def __init__(self, family: FamilySpec, quarantine: Quarantine | None = None) -> None:
+        self.quarantine = Quarantine() if quarantine is None else quarantine
         self.use(family)
 
     @property
@@ -184,11 +192,18 @@ class LocalPool:
 
     def solve(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> Iterator[Solved]:
         """Solve tasks in order; the handle is the dataset itself."""
-        for task in tasks:
-            with threadpool_limits(1):
-                result, dataset = solve_task(self._family, task, start, settings, collect=collect)
-            return_freed_memory()
-            yield Solved(result, dataset)
+        for task in self.quarantine.without(tasks):
+            solve = functools.partial(self._solve, task, start, settings, collect=collect)
+            solved = self.quarantine.attempted(task, solve)
+            if solved is not None:
+                yield solved
+                del solved
+
+    def _solve(self, task: Task, start: Starts, settings: WithinTask, *, collect: bool) -> Solved:
+        with threadpool_limits(1):
+            result, dataset = solve_task(self._family, task, start, settings, collect=collect)
+        return_freed_memory()
+        return Solved(result, dataset)
 
     def solve_and_watch(
         self, tasks: Sequence[Task], start: Starts, settings: WithinTask, watch: Callable[[], bool]

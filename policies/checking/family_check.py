@@ -16,7 +16,7 @@ from policies.checking.limit_probe import check_probe
 from policies.checking.recording import Bounds
 from tasks.contract.family_registry import FamilyError, make_family
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.contract.timeout import step_seconds
+from tasks.contract.timeout import code_of_others, step_seconds
 
 NUM_TASKS = 16
 """Length of the training sequence of the family that is checked."""
@@ -112,7 +112,8 @@ def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], seconds: float, dea
 def _guarded(check: Callable[..., Any], *subjects: Any) -> tuple[Check, Any]:
     """The result of ``check``, and what it passes to later checks; an exception in the family is a finding too."""
     try:
-        found = check(*subjects)
+        with code_of_others(lambda: "the family"):
+            found = check(*subjects)
     except TaskError as error:
         return wrong(_name(check), str(error)), None
     except Exception as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contract.task import TaskError
-from tasks.contract.timeout import time_limit
+from tasks.contract.timeout import is_of_others, time_limit, told
 
 Spaces = tuple[Any, Any]
 """The spaces of observations and of actions."""
@@ -90,8 +90,10 @@ def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording
                 complete = number == bounds.horizon or _ended(steps[-1])
                 if complete or time.perf_counter() - began > bounds.seconds:
                     break
-    except Exception as error:
-        failure = str(error) if isinstance(error, TaskError) else f"{at}: raised {type(error).__name__}: {error}"
+    except BaseException as error:
+        if not is_of_others(error):
+            raise
+        failure = str(error) if isinstance(error, TaskError) else f"{at}: {told(error)}"
     taken = time.perf_counter() - began
     after = (env.observation_space, env.action_space)
     return Recording(seed, spaces, after, start, tuple(steps), taken, failure, complete)

@@ -10,6 +10,7 @@ import numpy as np
 from policies.exact.solver import CostRange, ExactModel, InfeasibleError, SolverError, cost_range, optimal_policy
 from tasks.contract.tabular_model import ModelError, TabularModel
 from tasks.contract.task import Split, Task, TaskError, TaskFamily
+from tasks.contract.timeout import code_of_others
 
 _ATTEMPTS = 200
 _LEAST_WIDTH = 1e-3
@@ -18,6 +19,12 @@ _SPLIT_STREAM = {"train": 11, "test": 12}
 
 
 def draw_task(family: TaskFamily, name: str, seed: int, split: Split, index: int) -> Task:
+    """Draw task ``index`` of ``split`` (:func:`_drawn`)."""
+    with code_of_others(lambda: f"{name}/{split}/{index}"):
+        return _drawn(family, name, seed, split, index)
+
+
+def _drawn(family: TaskFamily, name: str, seed: int, split: Split, index: int) -> Task:
     """Draw task ``index`` of ``split``; pure in its arguments.
 
     Where the family gives a limit fraction, limits are placed between the least reachable cost and the unconstrained

@@ -21,6 +21,7 @@ from policies.neural.update import NonFiniteError
 from tasks.contract.contextual_family import contexts_of
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.timeout import code_of_others
 from tasks.stepping.joined import make_mixed_batch
 
 _STREAM = 61
@@ -84,7 +85,8 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
     began = time.perf_counter()
     limits = np.array([task.limits for task in team.tasks])
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
-    data, horizon = _collected(family, team, policy, settings, seed)
+    with code_of_others(lambda: team.label):
+        data, horizon = _collected(family, team, policy, settings, seed)
     mixture = _mixture(family, team, limits, horizon, settings)
     moments, moves, kl = None, None, 0.0
     if team.others is not None:

@@ -13,6 +13,7 @@ from policies.exact.solver import ExactModel, InfeasibleError, OptimalPolicy, So
 from policies.solving.algorithms import Dataset, WithinTask, kind_of
 from policies.solving.probing import choose_start
 from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.timeout import code_of_others
 
 
 def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
@@ -21,7 +22,8 @@ def reference_solution(family: TaskFamily, task: Task) -> OptimalPolicy | None:
     Raises:
         TaskError: the programme has no solution; the message names the task.
     """
-    model = family.model(task.parameters)
+    with code_of_others(lambda: task.label):
+        model = family.model(task.parameters)
     if model is None:
         return None
     try:
@@ -55,12 +57,13 @@ def solve_task(
     """
     kind = kind_of(settings)
     began = time.perf_counter()
-    index, steps = choose_start(family, task, start, settings)
-    settled = kind.settle(family, task, start.starts[index], settings)
-    steps += settled.steps
-    spent = time.perf_counter() - began
-    given = (settled.family, task, settled.start, settings)
-    result, dataset = kind.solve(*given, collect=collect, on_iteration=on_iteration)
+    with code_of_others(lambda: task.label):
+        index, steps = choose_start(family, task, start, settings)
+        settled = kind.settle(family, task, start.starts[index], settings)
+        steps += settled.steps
+        spent = time.perf_counter() - began
+        given = (settled.family, task, settled.start, settings)
+        result, dataset = kind.solve(*given, collect=collect, on_iteration=on_iteration)
     result = dataclasses.replace(
         result,
         start_index=index,

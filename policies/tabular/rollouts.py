@@ -14,7 +14,7 @@ from policies.tabular.transitions import BoolArray, IndexArray, Transitions
 from tasks.contract import returned
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.contract.timeout import Again, step_seconds, time_limit
+from tasks.contract.timeout import Again, failure, made, step_seconds, time_limit
 
 
 class EnvironmentContractError(TaskError):
@@ -85,7 +85,7 @@ class TabularRollouts:
         self._task = task
         self._horizon = family.horizon
         self._cost_names = family.cost_names
-        self._envs = [family.make(task.parameters) for _ in range(num_copies)]
+        self._envs = [made(lambda: family.make(task.parameters), task.label) for _ in range(num_copies)]
         self._spaces = (self._envs[0].observation_space, self._envs[0].action_space)
         self.num_states = _discrete(task, "observation_space", self._envs[0].observation_space)
         self.num_actions = _discrete(task, "action_space", self._envs[0].action_space)
@@ -104,8 +104,12 @@ class TabularRollouts:
         Raises:
             TaskError: the environment raises, hangs, or breaks its contract; names the task and the step.
         """
-        with time_limit(self._seconds, lambda: f"{self._here()}: {self._at[3]}") as again:
-            return self._collect(policy, iteration, num_episodes, again)
+        try:
+            with time_limit(self._seconds, lambda: f"{self._here()}: {self._at[3]}") as again:
+                return self._collect(policy, iteration, num_episodes, again)
+        except TaskError as error:
+            error.step = self._at[2]
+            raise
 
     def _collect(self, policy: FloatArray, iteration: int, num_episodes: int, again: Again) -> Transitions:
         cumulative = np.cumsum(policy, axis=1)[:, :-1]
@@ -141,9 +145,7 @@ class TabularRollouts:
             self._at = (iteration, episode, time, "step")
             try:
                 result = env.step(action)
-            except TaskError:
-                raise
-            except Exception as error:
+            except BaseException as error:
                 raise self._raised(error) from error
             observation, gain, ended, cut, info = returned.step_values(result, self._here)
             observation = self._state_of(observation, "step", iteration, episode, time)
@@ -159,8 +161,8 @@ class TabularRollouts:
                 still.append((env, episode))
         return still
 
-    def _raised(self, error: Exception) -> EnvironmentContractError:
-        return EnvironmentContractError(f"{self._here()}: {self._at[3]} raised {type(error).__name__}: {error}")
+    def _raised(self, error: BaseException) -> TaskError:
+        return failure(error, f"{self._here()}: {self._at[3]}", EnvironmentContractError)
 
     def _begin(
         self,
@@ -178,9 +180,7 @@ class TabularRollouts:
         self._at = (iteration, episode, 0, "reset")
         try:
             result = env.reset(seed=int(sequence.generate_state(1)[0]))
-        except TaskError:
-            raise
-        except Exception as error:
+        except BaseException as error:
             raise self._raised(error) from error
         returned.space_stays(env.observation_space, self._spaces[0], self._here)
         returned.space_stays(env.action_space, self._spaces[1], self._here)

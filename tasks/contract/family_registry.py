@@ -17,6 +17,7 @@ import pydantic
 
 from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.task import TaskFamily
+from tasks.contract.timeout import code_of_others
 
 BUILT_IN = {
     "frozen_lake": "tasks.lakes.frozen_lake:FrozenLake",
@@ -78,7 +79,8 @@ def _module(name: str, *, here: bool) -> ModuleType:
     if here:
         _search(Path.cwd(), first=True)
     try:
-        return importlib.import_module(name)
+        with code_of_others(lambda: name):
+            return importlib.import_module(name)
     except Exception as error:
         raise FamilyError("name", f"module {name!r} does not import: {type(error).__name__}: {error}") from error
 
@@ -99,7 +101,8 @@ def _module_of_file(path: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     _search(file.parent, first=False)
     try:
-        spec.loader.exec_module(module)
+        with code_of_others(lambda: path):
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         if not isinstance(error, Exception):
@@ -150,7 +153,8 @@ def make_family(name: str, *, seed: int, num_tasks: int, parameters: dict[str, A
     arguments = {"seed": seed, "num_tasks": num_tasks, **parameters}
     _check_names(name, kind, arguments)
     try:
-        family = kind(**arguments)
+        with code_of_others(lambda: name):
+            family = kind(**arguments)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else "name"

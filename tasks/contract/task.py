@@ -24,7 +24,12 @@ _LONGEST_LABEL, _LONGEST_STEM = 80, 40
 
 
 class TaskError(ValueError):
-    """A task cannot be used; the message names the family and the task, and what would be right."""
+    """A task cannot be used; the message names the family and the task, and what would be right.
+
+    ``step`` is the step of the episode in which its environment failed, where that is known.
+    """
+
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tasks.contract import returned
 from tasks.contract.contextual_family import plain_family
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.contract.timeout import STEP_SECONDS, step_seconds, time_limit
+from tasks.contract.timeout import STEP_SECONDS, failure, made, step_seconds, time_limit
 from tasks.stepping.context_batch import with_context
 
 Float32Array = NDArray[np.float32]
@@ -82,7 +82,7 @@ def make_plain_batch(family: TaskFamily, task: Task, num_copies: int) -> BatchEn
     """As :func:`make_batch`, of a family without contexts."""
     own: Callable[..., BatchEnvironment] | None = getattr(family, "batch", None)
     if own is not None:
-        return own(task.parameters, num_copies, label=task.label)
+        return made(lambda: own(task.parameters, num_copies, label=task.label), task.label)
     return GymnasiumBatch(
         lambda: family.make(task.parameters),
         num_copies,
@@ -149,7 +149,7 @@ class GymnasiumBatch:
         if num_copies < 1:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
         self._label, self._seconds, self._current = label, seconds, 0
-        self._envs: Sequence[gymnasium.Env[Any, Any]] = [make() for _ in range(num_copies)]
+        self._envs: Sequence[gymnasium.Env[Any, Any]] = [made(make, label) for _ in range(num_copies)]
         if "mujoco" in sys.modules:
             from tasks.contract.instability import listen
 
@@ -171,22 +171,30 @@ class GymnasiumBatch:
 
     def reset(self, copies: NDArray[Any], seeds: NDArray[Any]) -> None:
         """See :class:`BatchEnvironment`."""
-        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset") as again:
-            for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
-                again()
-                self._reset_copy(copy, seed)
-        self._check_observations()
+        try:
+            with time_limit(self._seconds, lambda: f"{self._where(self._current)}: reset") as again:
+                for copy, seed in zip(copies.tolist(), seeds.tolist(), strict=True):
+                    again()
+                    self._reset_copy(copy, seed)
+            self._check_observations()
+        except TaskError as error:
+            error.step = int(self._elapsed[self._current])
+            raise
 
     def step(self, actions: NDArray[Any]) -> None:
         """See :class:`BatchEnvironment`."""
         check_started(self._elapsed, self._label)
         given = self._environment_actions(actions)
-        with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step") as again:
-            for copy, action in enumerate(given):
-                again()
-                self._step_copy(copy, action)
-        np.logical_or(self.truncated, self._elapsed >= self.horizon, out=self.truncated)
-        self._check_observations()
+        try:
+            with time_limit(self._seconds, lambda: f"{self._where(self._current)}: step") as again:
+                for copy, action in enumerate(given):
+                    again()
+                    self._step_copy(copy, action)
+            np.logical_or(self.truncated, self._elapsed >= self.horizon, out=self.truncated)
+            self._check_observations()
+        except TaskError as error:
+            error.step = int(self._elapsed[self._current])
+            raise
 
     def close(self) -> None:
         """Close every environment."""
@@ -198,10 +206,8 @@ class GymnasiumBatch:
         self._current, self._elapsed[copy] = copy, 0
         try:
             result = env.reset(seed=seed)
-        except TaskError:
-            raise
-        except Exception as error:
-            raise TaskError(f"{self._where(copy)}: reset raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise failure(error, f"{self._where(copy)}: reset") from error
         returned.space_stays(env.observation_space, self._box, self._here)
         returned.space_stays(env.action_space, self._actions, self._here)
         self._observe(copy, returned.first_observation(result, self._here))
@@ -211,10 +217,8 @@ class GymnasiumBatch:
         self._elapsed[copy] += 1
         try:
             result = self._envs[copy].step(action)
-        except TaskError:
-            raise
-        except Exception as error:
-            raise TaskError(f"{self._where(copy)}: step raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise failure(error, f"{self._where(copy)}: step") from error
         self._check_stable(copy, action)
         observation, reward, terminated, truncated, info = returned.step_values(result, self._here)
         self._observe(copy, observation)

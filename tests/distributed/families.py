@@ -180,3 +180,52 @@ def modules_of_the_driver(actor: Any) -> list[str]:
     """Which modules that only the driver needs are imported in the process of ``actor``."""
     del actor
     return [name for name in ("mlflow", "distributed.tracking", "distributed.tracking.outbox") if name in sys.modules]
+
+
+class FailingLake(FrozenLake):
+    """FrozenLake with tasks that fail in their fourth step, in the ``how`` that ``fails`` gives by split and index.
+
+    Each task fails the first ``times`` times; ``folder`` has a line for every failure.
+    """
+
+    folder: str
+    fails: dict[str, str]
+    times: int = 99
+
+    def parameters(self, split: Split, index: int, attempt: int) -> Parameters:
+        return {**super().parameters(split, index, attempt), "name": f"{split}/{index}"}
+
+    def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
+        env, how = super().make(parameters), self.fails.get(parameters["name"])
+        return env if how is None else _Failing(env, self, parameters["name"], how)
+
+
+class _Failing(gymnasium.Wrapper[Any, Any, Any, Any]):
+    def __init__(self, env: gymnasium.Env[Any, Any], family: FailingLake, task: str, how: str) -> None:
+        super().__init__(env)
+        self._family, self._task, self._how, self._steps = family, task, how, 0
+
+    def step(self, action: Any) -> Any:
+        self._steps += 1
+        if self._steps == 4 and notes(self._family.folder, "failures").count(self._task) < self._family.times:
+            note(self._family.folder, "failures", self._task)
+            fail(self._how)
+        return self.env.step(action)
+
+
+def fail(how: str) -> None:
+    """Do what an environment of a user may do."""
+    match how:
+        case "raise":
+            raise ArithmeticError("the integrator failed")
+        case "exit":
+            sys.exit()
+        case "leave":
+            os._exit(0)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5.0)

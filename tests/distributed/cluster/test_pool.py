@@ -16,8 +16,9 @@ import ray
 from ray._private.internal_api import memory_summary
 from ray.exceptions import ObjectLostError, OutOfMemoryError
 
+from distributed.cluster.calls import Rules, WorkerLostError
 from distributed.cluster.meta_learner import RayLearner
-from distributed.cluster.ray_pool import RayPool, WorkerLostError
+from distributed.cluster.ray_pool import RayPool
 from distributed.cluster.worker import CRPOWorker
 from distributed.settings.provenance import environment_tags
 from meta.learning.settings import MetaSettings, WarmUpSettings
@@ -50,20 +51,20 @@ def said() -> Said:
 @pytest.fixture(scope="module")
 def two(ray_cluster: str, said: Said) -> RayPool:
     """A pool of two workers that the tests of this module share."""
-    return RayPool(parsed(tiny()).experiment.family, 2, 3, 120.0, said.append)
+    return RayPool(parsed(tiny()).experiment.family, 2, Rules(3, say=said.append), 120.0)
 
 
 @pytest.fixture(scope="module")
 def one(ray_cluster: str) -> RayPool:
     """A pool of one worker, and no second try."""
-    return RayPool(parsed(tiny()).experiment.family, 1, 1, 120.0)
+    return RayPool(parsed(tiny()).experiment.family, 1, Rules(1), 120.0)
 
 
 @pytest.fixture(scope="module")
 def learner(ray_cluster: str) -> RayLearner:
     """A meta-learner that the tests share; each run restores its own state."""
     experiment = parsed(tiny()).experiment
-    return RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
+    return RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
 
 
 @pytest.fixture(autouse=True)
@@ -126,8 +127,8 @@ def test_warm_up_and_contexts_give_the_same_bits_on_ray(one: RayPool, two: RayPo
     digests, solved = set(), []
     for pool, learner in (
         (LocalPool(experiment.family), LocalLearner(*arguments)),
-        (one, RayLearner(*arguments, retries=3)),
-        (two, RayLearner(*arguments, retries=3)),
+        (one, RayLearner(*arguments, Rules(3))),
+        (two, RayLearner(*arguments, Rules(3))),
     ):
         drawn = draw(pool, experiment)
         state = train(
@@ -143,7 +144,7 @@ def test_warm_up_and_contexts_give_the_same_bits_on_ray(one: RayPool, two: RayPo
 
 def test_a_meta_learner_killed_in_the_warm_up_continues_from_its_last_state(two: RayPool) -> None:
     experiment = contextual()
-    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
     drawn = draw(two, experiment)
     begin = Position(drawn.initial_state(experiment.meta))
     undisturbed = train(training_plan(experiment, drawn), two, learner, [], begin)
@@ -286,7 +287,7 @@ def test_too_many_workers_for_the_cluster_are_reported(ray_cluster: str) -> None
     spec = parsed(tiny()).experiment.family
     message = r"only \d of 7 workers started in 0.2 s; the cluster has 6 CPUs .* lower cluster.num_workers"
     with pytest.raises(WorkerLostError, match=message):
-        RayPool(spec, 7, 0, 0.2)
+        RayPool(spec, 7, Rules(0), 0.2)
 
 
 def test_a_worker_reports_a_hanging_environment(one: RayPool, learner: RayLearner) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from distributed.cluster.calls import Rules
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_metrics import EXPORTED, PHASES, RayMetricsTracker
 from distributed.cluster.ray_pool import RayPool
@@ -32,8 +33,8 @@ def scraped() -> dict[str, dict[str, float]]:
 def test_prometheus_reads_what_a_run_did(ray_cluster: str, workplace: Path) -> None:
     config = parsed(tiny())
     experiment = config.experiment
-    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
-    pool = RayPool(experiment.family, 2, 3, 120.0)
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
+    pool = RayPool(experiment.family, 2, Rules(3), 120.0)
     tracker = RayMetricsTracker("scraped", 4)
     tracker.follow(pool, learner)
     _, directory = learn(config, pool, learner, None, tracker)

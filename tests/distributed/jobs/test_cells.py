@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distributed.cluster.ray_pool import WorkerLostError
+from distributed.cluster.calls import Rules, WorkerLostError
 from distributed.jobs.cell_progress import expected_seconds
 from distributed.jobs.cells import Cell, CellFolder, CellRunner
 from distributed.jobs.comparison_cells import compare_all, methods_of
@@ -29,7 +29,7 @@ def small(**evaluation: Any) -> RunConfig:
 
 
 def runner(folder: Path, workers: int = 0, retries: int = 0) -> CellRunner:
-    return CellRunner(CellFolder(folder), Console(), workers, retries)
+    return CellRunner(CellFolder(folder), Console(), workers, Rules(retries))
 
 
 def test_a_digest_covers_what_decides_the_result_and_nothing_else() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from distributed.cluster.calls import Rules
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
 from distributed.storage.csv_tables import read_rows
@@ -84,8 +85,8 @@ def test_local_pool_and_ray_pools_give_the_same_bits(ray_cluster: str, workplace
     config = parsed(raw_of(case, workplace / "notes"))
     experiment = config.experiment
     expected, directory = learn(config, *local(config))
-    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
-    state, of_ray = learn(config, RayPool(experiment.family, 2, 3, 120.0), learner)
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
+    state, of_ray = learn(config, RayPool(experiment.family, 2, Rules(3), 120.0), learner)
     assert state.sha256() == expected.sha256()
     assert table(of_ray.path) == table(directory.path)
 

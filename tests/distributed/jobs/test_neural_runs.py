@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from distributed.cluster.calls import Rules
 from distributed.cluster.meta_learner import RayLearner
 from distributed.cluster.ray_pool import RayPool
 from distributed.storage.csv_tables import read_rows
@@ -60,14 +61,14 @@ def table(folder: Path) -> list[dict[str, str]]:
 def learner(ray_cluster: str) -> RayLearner:
     """A meta-learner that the tests share; each run restores its own state."""
     experiment = parsed(tiny_neural()).experiment
-    return RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, retries=3)
+    return RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
 
 
 def test_local_pool_and_ray_pools_give_the_same_bits(ray_cluster: str, learner: RayLearner, workplace: Path) -> None:
     config = parsed(tiny_neural())
     results = [learn(config, *local(config))]
     for workers in (1, 2):
-        results.append(learn(config, RayPool(config.experiment.family, workers, 3, 120.0), learner))
+        results.append(learn(config, RayPool(config.experiment.family, workers, Rules(3), 120.0), learner))
     assert {state.sha256() for state, _ in results} == {undisturbed_neural_sha()}
     tables = [table(directory.path) for _, directory in results]
     assert len(tables[0]) == 8
@@ -77,7 +78,7 @@ def test_local_pool_and_ray_pools_give_the_same_bits(ray_cluster: str, learner: 
 def test_a_task_whose_worker_is_killed_is_run_again(ray_cluster: str, learner: RayLearner, workplace: Path) -> None:
     said = list[str]()
     config = parsed(noted(workplace / "notes", family={"kill": 5}))
-    state, _ = learn(config, RayPool(config.experiment.family, 2, 3, 120.0, said.append), learner)
+    state, _ = learn(config, RayPool(config.experiment.family, 2, Rules(3, say=said.append), 120.0), learner)
     assert said == [f"the worker of task {config.family.name}/train/5 died; a new one reruns it"]
     assert counts(notes(workplace / "notes", "runs")) == {f"train/{i}": 2 if i == 5 else 1 for i in range(8)}
     assert state.sha256() == undisturbed_neural_sha()

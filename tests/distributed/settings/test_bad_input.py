@@ -193,11 +193,11 @@ def test_unusable_tasks_are_reported_before_a_run_begins(
         ("observation_too_large", "not a state in 0..5"),
     ],
 )
-def test_an_environment_that_breaks_its_contract_ends_the_run(
+def test_an_environment_that_breaks_its_contract_ends_a_run_that_sets_no_task_aside(
     fault: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run_file(tmp_path, courier(name=f"{FAMILIES}:FaultyAt", fault=fault))
-    assert exit_code("train", file) == 1
+    assert exit_code("train", file, "--cluster.set_aside_share", "0") == 1
     text = reported(capsys)
     assert part in text
     assert "FaultyAt/train/2, iteration 0, episode 0, step 2" in text

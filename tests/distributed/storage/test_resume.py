@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distributed.storage import checkpoints, run_directory
+from distributed.storage import checkpoints, run_directory, run_places
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import RunDirectory
 from meta.training.loop import Finished
@@ -323,4 +323,4 @@ def test_latest_begins_a_run_where_there_is_none(tmp_path: Path, capsys: pytest.
 def test_names_of_runs_are_in_the_order_they_were_made_in() -> None:
     names = ["20260102T030405", "20260102T030405-2", "20260102T030405-10", "20260102T030406"]
     shuffled = [names[2], names[0], names[3], names[1]]
-    assert sorted(shuffled, key=run_directory._age) == names
+    assert sorted(shuffled, key=run_places.age_of) == names

@@ -26,7 +26,8 @@ from distributed.storage.object_store import (
     restore,
     runs_at,
 )
-from distributed.storage.run_directory import RunDirectory, fetch
+from distributed.storage.run_directory import RunDirectory
+from distributed.storage.run_places import fetch
 from tests.distributed.helpers import Raw, exit_code, parsed, run_file, summary_of, tiny, undisturbed_sha
 
 

@@ -421,6 +421,7 @@ def test_a_run_that_fails_is_marked_so(workplace: Path, fake: Fake) -> None:
     raw = tiny(tracking={"enabled": True})
     raw["family"] = {"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"}
     raw["meta"] = {"learning_rates": {"initial": 1.0}}
+    raw["cluster"] = {**raw["cluster"], "set_aside_share": 0.0}
     assert exit_code("train", run_file(workplace, raw)) == 1
     assert [(event["kind"], event.get("status")) for event in fake.events] == [
         ("start", None),

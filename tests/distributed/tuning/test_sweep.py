@@ -243,6 +243,7 @@ def test_a_sweep_whose_trials_all_fail_reports_why(tmp_path: Path) -> None:
     raw = swept(family={"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"})
     raw["family"] = {"name": "tests.distributed.families:FaultyAt", "num_tasks": 4, "fault": "no_cost"}
     raw["meta"] = {"learning_rates": {"initial": 1.0}}
+    raw["cluster"] = {**raw["cluster"], "set_aside_share": 0.0}
     done = command(["sweep", run_file(tmp_path, raw), *VARY, "--trials", "2"], tmp_path)
     assert done.returncode == 2
     reported = " ".join(done.stderr.split())
