@@ -64,6 +64,7 @@ def run(
     if resume == LATEST:
         resume = _latest(config, console)
     directory = _directory(config, resume, console)
+    directory.own(console.say)
     try:
         summary = _tracked(RunContext(config, directory, console), trackers)
     except ConfigurationError:
@@ -73,6 +74,8 @@ def run(
     except Stopped:
         console.say(f"stopped; finished tasks are saved, --resume {directory.path} continues the run")
         raise
+    finally:
+        directory.release()
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
         console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))

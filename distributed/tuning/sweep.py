@@ -22,6 +22,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
+from distributed.storage.owner import own
 from distributed.tuning.ownership import mark_of, require_own
 from distributed.tuning.ray_tune import run_trials
 from distributed.tuning.search_space import Varied, with_values
@@ -58,16 +59,31 @@ def sweep(
     content = {"space": texts, "settings": vars(settings), "digest": config.digest()}
     folder = _folder(config, content, resume, trusted=trusted)
     console.say(f"sweep directory: {folder}")
-    tracker = SweepTracker(config, folder, texts, settings, console) if config.tracking.enabled else None
+    owner = own(folder, console.say)
+    try:
+        tracker = SweepTracker(config, folder, texts, settings, console) if config.tracking.enabled else None
+        return _conclude(config, folder, _trials(config, space, settings, folder, tracker, console), tracker, console)
+    finally:
+        owner.release()
+
+
+def _trials(
+    config: RunConfig,
+    space: Sequence[Varied],
+    settings: SweepSettings,
+    folder: Path,
+    tracker: SweepTracker | None,
+    console: Console,
+) -> list[Trial]:
+    """Run the trials on the cluster; the tracker learns of a failure."""
     try:
         with cluster(config.cluster) as where:
             console.say(f"Ray: {where}")
-            trials = run_trials(config, space, settings, folder, console)
+            return run_trials(config, space, settings, folder, console)
     except BaseException:
         if tracker is not None:
             tracker.close("FAILED", "", [])
         raise
-    return _conclude(config, folder, trials, tracker, console)
 
 
 def _conclude(
