@@ -17,6 +17,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import RawSettings, read_yaml, validated
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.csv_tables import csv_text, read_rows
+from distributed.storage.family_sources import require_same_sources, write_sources
 from distributed.storage.object_store import is_url
 from distributed.storage.owner import Owner, own
 from distributed.storage.quarantine_folder import quarantine_of, remember
@@ -65,6 +66,7 @@ class RunDirectory:
             try:
                 path.mkdir(parents=True)
                 write_atomically(path / "config.yaml", config.to_yaml().encode())
+                write_sources(path, config.family.name)
                 return RunDirectory(path, config)
             except FileExistsError:
                 if not parent.is_dir():
@@ -74,11 +76,11 @@ class RunDirectory:
         raise ConfigurationError(f"output.run_dir: {parent} is not a directory that can hold runs")
 
     @staticmethod
-    def open(path: Path, config: RunConfig) -> RunDirectory:
-        """Open an earlier run to resume it under ``config``.
+    def open(path: Path, config: RunConfig, *, changed_family: bool = False) -> RunDirectory:
+        """Open an earlier run to resume it under ``config``; ``changed_family``: its family's source may differ.
 
         Raises:
-            ConfigurationError: It is not a run directory, or its settings lead to another result.
+            ConfigurationError: It is not a run directory, or its settings or its family lead to another result.
         """
         earlier = stored_config(path)
         if earlier.digest() != config.digest():
@@ -86,6 +88,7 @@ class RunDirectory:
                 f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
                 f"{', '.join(_differences(earlier, config))}"
             )
+        require_same_sources(path, config.family.name, changed=changed_family)
         return RunDirectory(path, config)
 
     @staticmethod
