@@ -89,18 +89,23 @@ def _trials(
 def _conclude(
     config: RunConfig, folder: Path, trials: Sequence[Trial], tracker: SweepTracker | None, console: Console
 ) -> str:
+    files, table = write_trials(folder, trials), trials_table(trials)
+    if tracker is not None:
+        for trial in trials:
+            tracker.trial(trial)
     if not any(np.isfinite(trial.score) for trial in trials):
         reasons = {trial.error for trial in trials if trial.error}
+        if tracker is not None:
+            tracker.close("FAILED", table, files)
         raise ConfigurationError(f"sweep: no trial is complete; reasons: {'; '.join(sorted(reasons)) or 'unknown'}")
     best = min(trials, key=lambda trial: trial.score)
     chosen = parse_config(with_values(config.model_dump(mode="json"), best.values), "the best trial")
     write_atomically(folder / "best.yaml", chosen.to_yaml().encode())
-    files, table = [folder / "best.yaml", *write_trials(folder, trials)], trials_table(trials)
-    if tracker is not None:
-        for trial in trials:
-            tracker.trial(trial)
-        if tracker.close("FINISHED", table, files):
-            console.warn(f"some results were not sent to MLflow; the same command with --resume {folder} sends them")
+    if tracker is not None and tracker.close("FINISHED", table, [folder / "best.yaml", *files]):
+        console.warn(f"some results were not sent to MLflow; the same command with --resume {folder} sends them")
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if failed:
+        console.warn(f"{len(failed)} of {len(trials)} trials failed (trials.csv has each reason): {failed[0].error}")
     console.say(f"best settings: {folder / 'best.yaml'} (metasrl train {folder / 'best.yaml'}); plot: trials.png")
     return table
 
