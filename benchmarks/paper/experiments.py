@@ -27,12 +27,13 @@ from benchmarks.paper.paper_theory import (
     trend_section,
 )
 from benchmarks.result_page import RESULTS, header
-from distributed.jobs.cells import cell_runner, sources_digest
+from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from distributed.settings.stopping import stop_on_sigterm
+from distributed.storage.family_sources import sources_digest
 
 RUN_FILES = Path("deploy/runs/paper")
 SETTINGS = (

@@ -65,6 +65,16 @@ OwnLimits = Annotated[
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
+ChangedFamily = Annotated[
+    bool,
+    typer.Option(
+        "--changed-family",
+        help="Go on although the source of your own family has changed: train continues with the new source, compare "
+        "computes again what the old one computed.",
+    ),
+]
+
+
 def split_overrides(accepting: Collection[str], arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Separate ``--dotted.key value`` and ``--dotted.key=value`` settings from the other arguments.
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from distributed.cli.app import (
     EPILOG,
     OVERRIDES,
+    ChangedFamily,
     NamedFamily,
     OwnLimits,
     OwnParameters,
@@ -38,6 +39,7 @@ def train(
     register: Annotated[
         str | None, typer.Option(help="Register the learned start as a version of this model in MLflow.")
     ] = None,
+    changed_family: ChangedFamily = False,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
     from distributed.jobs.training_job import LATEST, run
@@ -47,7 +49,7 @@ def train(
     console = Console()
     config = load_config(run_file, overrides_of(context))
     earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
-    summary = run(config, console, earlier, register)
+    summary = run(config, console, earlier, register, changed_family=changed_family)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
@@ -60,13 +62,14 @@ def compare(
     context: typer.Context,
     run_file: RunFile,
     results: Annotated[Path | None, typer.Option(help="Also write a page (Markdown) and its plots here.")] = None,
+    changed_family: ChangedFamily = False,
 ) -> None:
     """Compare all baselines and meta_srl on the same tasks, for every seed of evaluation.seeds."""
     from distributed.jobs.compare import compare as run_comparison
 
     console = Console()
     config = load_config(run_file, overrides_of(context))
-    console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}"))
+    console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}", changed_family))
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)

@@ -30,6 +30,7 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.storage.checkpoints import write_atomically
+from distributed.storage.family_sources import differing, sources_digest, sources_of
 from distributed.storage.object_store import is_url
 from meta.judging.protocol import CELLS
 from meta.methods.registry import grid_of
@@ -111,16 +112,6 @@ def vars_of(disturbance: Disturbance) -> dict[str, float]:
 
 
 @functools.cache
-def sources_digest() -> str:
-    """Digest of the source code of tasks, policies and meta; stored with every cell to recognise stale ones."""
-    root, digest = Path(__file__).resolve().parent.parent.parent, hashlib.sha256()
-    for room in ("tasks", "policies", "meta"):
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-@functools.cache
 def _commit() -> str:
     return commit_of_results()
 
@@ -128,26 +119,43 @@ def _commit() -> str:
 class CellFolder:
     """Finished cells on disk, one JSON file each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
+    def __init__(self, folder: Path, *, changed_family: bool = False) -> None:
+        self.path, self._changed_family = folder, changed_family
+        self._sources_of = functools.cache(sources_of)
 
     def file(self, cell: Cell) -> Path:
         """Path of a cell's file."""
         return self.path / cell.config.name / f"{cell.name}-{cell.digest[:16]}.json"
 
     def load(self, cell: Cell, say: Callable[[str], None]) -> Result | None:
-        """A finished cell, or None; a damaged file is reported to ``say`` and ignored."""
+        """A finished cell, or None; a damaged file is reported to ``say`` and ignored.
+
+        Raises:
+            ConfigurationError: Another version of the user's family computed it; with ``changed_family`` it is ignored.
+        """
         path = self.file(cell)
         if not path.is_file():
             return None
         try:
             found = read_json(path)
             if found["digest"] == cell.digest and isinstance(found["result"], dict):
-                return dict(found)
+                return dict(found) if self._of_this_family(found, path, cell.config.family.name) else None
+        except ConfigurationError:
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             pass
         say(f"{path}: is damaged; the cell is computed again")
         return None
+
+    def _of_this_family(self, found: Result, path: Path, family: str) -> bool:
+        """Whether the present source of the family computed a cell; an older version of cells does not say."""
+        difference = differing(found.get("family", self._sources_of(family)), self._sources_of(family))
+        if difference and not self._changed_family:
+            raise ConfigurationError(
+                f"{path}: another source of the family {family} computed this cell: {difference}; restore it, or give "
+                "--changed-family to compute such cells again"
+            )
+        return not difference
 
     def save(self, cell: Cell, result: Result, seconds: float) -> Result:
         """Write a finished cell; return its content."""
@@ -156,6 +164,7 @@ class CellFolder:
             "name": cell.name,
             "commit": _commit(),
             "sources": sources_digest(),
+            "family": dict(self._sources_of(cell.config.family.name)),
             "seconds": round(seconds, 3),
             "result": result,
         }
@@ -262,7 +271,7 @@ class CellRunner:
 
 
 @contextlib.contextmanager
-def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
+def cell_runner(config: RunConfig, console: Console, *, changed_family: bool = False) -> Iterator[CellRunner]:
     """A runner on the cluster of ``config``, with its cells in ``<output.run_dir>/cells``.
 
     Raises:
@@ -270,7 +279,8 @@ def cell_runner(config: RunConfig, console: Console) -> Iterator[CellRunner]:
     """
     if is_url(config.output.run_dir):
         raise ConfigurationError("output.run_dir: a comparison keeps its cells on a path (or NFS), not at a URL")
-    folder, settings = CellFolder(Path(config.output.run_dir) / "cells"), config.cluster
+    settings = config.cluster
+    folder = CellFolder(Path(config.output.run_dir) / "cells", changed_family=changed_family)
     rules = rules_of(settings.model_copy(update={"first_patience_seconds": math.inf}), console.say)
     if settings.pool == "local":
         yield CellRunner(folder, console, 0, rules)

@@ -41,7 +41,9 @@ class ComparedMethod:
     cost_curve: list[list[float]]
 
 
-def compare(config: RunConfig, console: Console, results: Path | None, command: str) -> str:
+def compare(
+    config: RunConfig, console: Console, results: Path | None, command: str, changed_family: bool = False
+) -> str:
     """Run the comparison and return its tables as Markdown.
 
     Finished cells stay in ``<output.run_dir>/cells``, so the same command resumes a stopped comparison.
@@ -51,12 +53,13 @@ def compare(config: RunConfig, console: Console, results: Path | None, command: 
         console: Shows progress.
         results: Also write the page and its plots here; None does not.
         command: Shell command for the page.
+        changed_family: Compute again what another version of the user's family computed.
 
     Raises:
-        ConfigurationError: The settings do not permit a comparison.
+        ConfigurationError: The settings do not permit a comparison, or another version of the family computed cells.
     """
     methods_of(config)
-    with stop_on_sigterm(), cell_runner(config, console) as runner:
+    with stop_on_sigterm(), cell_runner(config, console, changed_family=changed_family) as runner:
         (found,) = compare_all([config], runner)
     directory = RunDirectory.create(config.model_copy(update={"name": f"{config.name}-compare"}))
     console.say(f"comparison directory: {directory.path}")

@@ -43,6 +43,8 @@ def run(
     resume: Path | None = None,
     register: str | None = None,
     trackers: Sequence[RunTracker] = (),
+    *,
+    changed_family: bool = False,
 ) -> RunSummary:
     """Train, evaluate and report.
 
@@ -52,6 +54,7 @@ def run(
         resume: Run directory to continue, or :data:`LATEST`; None starts a new run.
         register: Name of the model of which the learned start becomes a version.
         trackers: Trackers in addition to those of the settings.
+        changed_family: The source of the family may differ from the one that the resumed run began with.
 
     Raises:
         ConfigurationError: The settings are unusable; raised before any work is done.
@@ -63,7 +66,8 @@ def run(
         connect(config.tracking.uri)
     if resume == LATEST:
         resume = _latest(config, console)
-    directory = _directory(config, resume, console)
+    directory = _directory(config, resume, console, changed_family=changed_family)
+    directory.own(console.say)
     try:
         summary = _tracked(RunContext(config, directory, console), trackers)
     except ConfigurationError:
@@ -73,6 +77,8 @@ def run(
     except Stopped:
         console.say(f"stopped; finished tasks are saved, --resume {directory.path} continues the run")
         raise
+    finally:
+        directory.release()
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
         console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))
@@ -86,8 +92,11 @@ def _latest(config: RunConfig, console: Console) -> Path | None:
     return found
 
 
-def _directory(config: RunConfig, resume: Path | None, console: Console) -> RunDirectory:
-    directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
+def _directory(config: RunConfig, resume: Path | None, console: Console, *, changed_family: bool) -> RunDirectory:
+    if resume is None:
+        directory = RunDirectory.create(config)
+    else:
+        directory = RunDirectory.open(resume, config, changed_family=changed_family)
     url = url_of(config, directory.path)
     console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
     return directory

@@ -84,9 +84,9 @@ def object_name(name: str, entry: Entry) -> str:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files of a run directory, sorted by name, without temporary ones and without links to files elsewhere."""
+    """The files of a run directory, sorted by name, without hidden ones (the lock) and without links elsewhere."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink() and not path.name.endswith(".tmp"):
+        if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
             yield path
 
 

@@ -17,7 +17,9 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import RawSettings, read_yaml, validated
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
 from distributed.storage.csv_tables import csv_text, read_rows
+from distributed.storage.family_sources import require_same_sources, write_sources
 from distributed.storage.object_store import is_url
+from distributed.storage.owner import Owner, own
 from distributed.storage.quarantine_folder import quarantine_of, remember
 from distributed.storage.run_places import age_of, latest_in_store, local_parent
 from meta.learning.online import State
@@ -47,6 +49,7 @@ class RunDirectory:
         self._earlier_seconds = 0.0
         self._warm_up_rounds, self._saved = config.meta.warm_up.rounds, 0.0
         self.quarantine = Quarantine()
+        self._owner: Owner | None = None
         self.rows: list[Row] = []
 
     @staticmethod
@@ -63,6 +66,7 @@ class RunDirectory:
             try:
                 path.mkdir(parents=True)
                 write_atomically(path / "config.yaml", config.to_yaml().encode())
+                write_sources(path, config.family.name)
                 return RunDirectory(path, config)
             except FileExistsError:
                 if not parent.is_dir():
@@ -72,11 +76,11 @@ class RunDirectory:
         raise ConfigurationError(f"output.run_dir: {parent} is not a directory that can hold runs")
 
     @staticmethod
-    def open(path: Path, config: RunConfig) -> RunDirectory:
-        """Open an earlier run to resume it under ``config``.
+    def open(path: Path, config: RunConfig, *, changed_family: bool = False) -> RunDirectory:
+        """Open an earlier run to resume it under ``config``; ``changed_family``: its family's source may differ.
 
         Raises:
-            ConfigurationError: It is not a run directory, or its settings lead to another result.
+            ConfigurationError: It is not a run directory, or its settings or its family lead to another result.
         """
         earlier = stored_config(path)
         if earlier.digest() != config.digest():
@@ -84,6 +88,7 @@ class RunDirectory:
                 f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
                 f"{', '.join(_differences(earlier, config))}"
             )
+        require_same_sources(path, config.family.name, changed=changed_family)
         return RunDirectory(path, config)
 
     @staticmethod
@@ -101,6 +106,23 @@ class RunDirectory:
                 if stored_config(file.parent).digest() == config.digest():
                     return file.parent
         return None
+
+    def own(self, say: Callable[[str], None]) -> None:
+        """Become its owner until :meth:`release`: no other driver writes here meanwhile.
+
+        Raises:
+            ConfigurationError: Another driver that is running owns it.
+        """
+        self._owner = own(self.path, say)
+
+    def release(self) -> None:
+        """Leave the directory to other drivers."""
+        if self._owner is not None:
+            self._owner.release()
+
+    def _require_own(self) -> None:
+        if self._owner is not None:
+            self._owner.require()
 
     def open_quarantine(self, config: RunConfig, say: Callable[[str], None]) -> Quarantine:
         """The run's quarantine, with the tasks that were set aside before a resume.
@@ -148,10 +170,12 @@ class RunDirectory:
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """Save the task, so that it survives a crash before the end of its round."""
         del result
+        self._require_own()
         self._checkpoints.save_finished(finished)
 
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Write the table with the new rows, then the checkpoint that confirms them."""
+        self._require_own()
         self.rows += rows
         write_atomically(self.path / "tasks.csv", csv_text(self.rows).encode())
         learned = self._learned(state.num_tasks)
@@ -170,6 +194,7 @@ class RunDirectory:
         if state.warm_up_rounds < self._warm_up_rounds and now - self._saved < _WARM_UP_SECONDS:
             return
         self._saved = now
+        self._require_own()
         self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds})
 
     @staticmethod
@@ -190,6 +215,7 @@ class RunDirectory:
 
     def write_held_out(self, rows: list[Row]) -> None:
         """Write ``held_out.csv``."""
+        self._require_own()
         write_atomically(self.path / HELD_OUT, csv_text(rows).encode())
 
     def write_summary(self, summary: RunSummary) -> None:

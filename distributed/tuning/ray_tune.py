@@ -88,9 +88,10 @@ def _trial_name(trial: TuneTrial) -> str:
 
 def _trial(result: Result, config: RunConfig) -> Trial:
     frame = result.metrics_dataframe
-    scores = [] if frame is None else [float(value) for value in frame[SCORE]]
+    # a trial that failed before its first round has reported nothing
+    scores = [] if frame is None or SCORE not in frame else [float(value) for value in frame[SCORE]]
     rounds = -(-config.family.num_tasks // config.cluster.tasks_per_round)
-    error = None if result.error is None else str(result.error).strip().splitlines()[-1]
+    error = None if result.error is None else (str(result.error).strip().splitlines() or ["without a message"])[-1]
     values = {key: value for key, value in (result.config or {}).items() if "." in key}
     complete = error is None and (result.metrics or {}).get("round", 0) >= rounds
     return Trial(Path(result.path).name, values, scores, complete, error)

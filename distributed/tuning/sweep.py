@@ -22,6 +22,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import parse_config
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.object_store import is_url
+from distributed.storage.owner import own
 from distributed.tuning.ownership import mark_of, require_own
 from distributed.tuning.ray_tune import run_trials
 from distributed.tuning.search_space import Varied, with_values
@@ -58,33 +59,53 @@ def sweep(
     content = {"space": texts, "settings": vars(settings), "digest": config.digest()}
     folder = _folder(config, content, resume, trusted=trusted)
     console.say(f"sweep directory: {folder}")
-    tracker = SweepTracker(config, folder, texts, settings, console) if config.tracking.enabled else None
+    owner = own(folder, console.say)
+    try:
+        tracker = SweepTracker(config, folder, texts, settings, console) if config.tracking.enabled else None
+        return _conclude(config, folder, _trials(config, space, settings, folder, tracker, console), tracker, console)
+    finally:
+        owner.release()
+
+
+def _trials(
+    config: RunConfig,
+    space: Sequence[Varied],
+    settings: SweepSettings,
+    folder: Path,
+    tracker: SweepTracker | None,
+    console: Console,
+) -> list[Trial]:
+    """Run the trials on the cluster; the tracker learns of a failure."""
     try:
         with cluster(config.cluster) as where:
             console.say(f"Ray: {where}")
-            trials = run_trials(config, space, settings, folder, console)
+            return run_trials(config, space, settings, folder, console)
     except BaseException:
         if tracker is not None:
             tracker.close("FAILED", "", [])
         raise
-    return _conclude(config, folder, trials, tracker, console)
 
 
 def _conclude(
     config: RunConfig, folder: Path, trials: Sequence[Trial], tracker: SweepTracker | None, console: Console
 ) -> str:
+    files, table = write_trials(folder, trials), trials_table(trials)
+    if tracker is not None:
+        for trial in trials:
+            tracker.trial(trial)
     if not any(np.isfinite(trial.score) for trial in trials):
         reasons = {trial.error for trial in trials if trial.error}
+        if tracker is not None:
+            tracker.close("FAILED", table, files)
         raise ConfigurationError(f"sweep: no trial is complete; reasons: {'; '.join(sorted(reasons)) or 'unknown'}")
     best = min(trials, key=lambda trial: trial.score)
     chosen = parse_config(with_values(config.model_dump(mode="json"), best.values), "the best trial")
     write_atomically(folder / "best.yaml", chosen.to_yaml().encode())
-    files, table = [folder / "best.yaml", *write_trials(folder, trials)], trials_table(trials)
-    if tracker is not None:
-        for trial in trials:
-            tracker.trial(trial)
-        if tracker.close("FINISHED", table, files):
-            console.warn(f"some results were not sent to MLflow; the same command with --resume {folder} sends them")
+    if tracker is not None and tracker.close("FINISHED", table, [folder / "best.yaml", *files]):
+        console.warn(f"some results were not sent to MLflow; the same command with --resume {folder} sends them")
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if failed:
+        console.warn(f"{len(failed)} of {len(trials)} trials failed (trials.csv has each reason): {failed[0].error}")
     console.say(f"best settings: {folder / 'best.yaml'} (metasrl train {folder / 'best.yaml'}); plot: trials.png")
     return table
 

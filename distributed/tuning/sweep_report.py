@@ -79,10 +79,11 @@ def _plot_values(axis: Axes, name: str, trials: Sequence[Trial]) -> None:
 def _csv(trials: Sequence[Trial]) -> str:
     names, text = _names(trials), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", SCORE, "rounds", "complete", *names])
+    writer.writerow(["trial", SCORE, "rounds", "complete", "state", "error", *names])
     for trial in _ordered(trials):
         last = trial.scores[-1] if trial.scores else ""
-        writer.writerow([trial.name, last, len(trial.scores), trial.complete, *(trial.values.get(n) for n in names)])
+        facts = (trial.name, last, len(trial.scores), trial.complete, trial.state, trial.error or "")
+        writer.writerow([*facts, *(trial.values.get(name) for name in names)])
     return text.getvalue()
 
 

@@ -98,6 +98,8 @@ class _SilentConsole(Console):
 def run_trial(values: Mapping[str, Any], raw: RawSettings, folder: str) -> None:
     """Run or resume one trial; Ray Tune calls this in a process of its own.
 
+    No task of it is set aside, since trials are compared on the same tasks: one that fails is the trial's failure.
+
     Args:
         values: Values of the trial by dotted key.
         raw: Content of the run file.
@@ -111,7 +113,7 @@ def run_trial(values: Mapping[str, Any], raw: RawSettings, folder: str) -> None:
     config = config.model_copy(
         update={
             "output": config.output.model_copy(update={"run_dir": str(where)}),
-            "cluster": config.cluster.model_copy(update={"pool": "local"}),
+            "cluster": config.cluster.model_copy(update={"pool": "local", "set_aside_share": 0.0}),
             "tracking": config.tracking.model_copy(update={"enabled": False}),
             "evaluation": config.evaluation.model_copy(update={"methods": ("meta_srl",)}),
         }

@@ -30,6 +30,28 @@ METHOD = "meta.initialization.method"
 VARY = ("--vary", f"{PRIOR}=loguniform(1e-4, 0.1)", "--vary", f"{METHOD}=choice(ftl, ogd)")
 
 
+FRAIL = """
+import gymnasium
+from tasks.lakes.frozen_lake import FrozenLake
+
+
+class Frail(FrozenLake):
+    def make(self, parameters):
+        return Counting(super().make(parameters))
+
+
+class Counting(gymnasium.Wrapper):
+    episodes = 0
+
+    def reset(self, **keywords):
+        self.episodes += 1
+        if self.episodes > 9:
+            raise ArithmeticError("the simulator failed")
+        return self.env.reset(**keywords)
+"""
+"""Tasks of 2 iterations (3 batches of 3 episodes) are solved, longer ones fail."""
+
+
 def swept(**changes: object) -> Raw:
     cluster = {"pool": "ray", "num_workers": 2, "tasks_per_round": 2, "dashboard": False, "object_store_mb": 80}
     return tiny(cluster=cluster, **changes)
@@ -249,3 +271,23 @@ def test_a_sweep_whose_trials_all_fail_reports_why(tmp_path: Path) -> None:
     reported = " ".join(done.stderr.split())
     assert "no trial is complete; reasons:" in reported
     assert "info['cost']" in reported
+
+
+@pytest.mark.slow
+def test_trials_that_fail_before_their_first_round_are_rows_and_the_best_of_the_others_is_kept(tmp_path: Path) -> None:
+    """The longer trials step an environment that fails in their last iteration."""
+    (tmp_path / "fam.py").write_text(FRAIL)
+    raw = tiny(family={"name": "fam.py:Frail", "num_tasks": 4, "map_size": 4}, within_task={"evaluation": "sampled"})
+    raw["cluster"] = swept()["cluster"]
+    arguments = ["sweep", run_file(tmp_path, raw), "--vary", "within_task.num_iterations=choice(2, 4)"]
+    arguments += ["--trials", "4", "--search", "random"]
+    done = command(arguments, tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = only_sweep(tmp_path)
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    assert {(row["within_task.num_iterations"], row["state"]) for row in rows} == {("2", "complete"), ("4", "failed")}
+    assert all("the simulator failed" in row["error"] for row in rows if row["state"] == "failed")
+    assert yaml.safe_load((folder / "best.yaml").read_text())["within_task"]["num_iterations"] == 2
+    assert "trials failed" in " ".join(done.stderr.split())
+    again = command([*arguments, "--resume", "latest"], tmp_path)
+    assert again.returncode == 0, again.stderr
