@@ -88,7 +88,9 @@ def _latest(config: RunConfig, console: Console) -> Path | None:
 def _directory(config: RunConfig, resume: Path | None, console: Console) -> RunDirectory:
     directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume, config)
     url = url_of(config, directory.path)
-    console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
+    here = Path.cwd()
+    shown = directory.path.relative_to(here) if directory.path.is_relative_to(here) else directory.path
+    console.say(f"run directory: {shown}" + ("" if url is None else f", copied to {url}"))
     return directory
 
 

@@ -40,7 +40,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # an environment may change the working directory
         self._checkpoints = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
@@ -92,7 +92,7 @@ class RunDirectory:
         """
         if is_url(config.output.run_dir):
             return _latest_in_store(config)
-        parent = local_parent(config)
+        parent = local_parent(config).absolute()
         runs = sorted(parent.glob("*/config.yaml"), key=lambda file: _age(file.parent.name), reverse=True)
         for file in runs:
             with contextlib.suppress(ConfigurationError):
