@@ -25,7 +25,7 @@ from distributed.cli.app import (
 )
 from distributed.settings.console import Console
 from distributed.settings.errors import SET_ASIDE_EXIT_CODE, ConfigurationError
-from distributed.settings.run_file import load_config
+from distributed.settings.run_file import load_config, require_sound_family
 
 
 @app.command(context_settings=OVERRIDES, epilog=EPILOG)
@@ -48,6 +48,7 @@ def train(
 
     console = Console()
     config = load_config(run_file, overrides_of(context))
+    require_sound_family(config, console.say)
     earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
     summary = run(config, console, earlier, register, changed_family=changed_family)
     console.result(report_lines(summary))
@@ -69,6 +70,7 @@ def compare(
 
     console = Console()
     config = load_config(run_file, overrides_of(context))
+    require_sound_family(config, console.say)
     console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}", changed_family))
 
 
@@ -107,6 +109,7 @@ def sweep(
     space = parse_space(vary or (), config)
     settings = SweepSettings(trials, cast("Search", search), early_stopping, search_seed)
     console = Console()
+    require_sound_family(config, console.say)
     console.result(run_sweep(config, space, settings, console, resume, trusted=trust))
 
 

@@ -28,6 +28,7 @@ from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
 from policies.common.branches import branch_name
+from policies.common.digits import digits, rounded, scale_of
 from policies.common.policy import policy_for, table_of
 from policies.common.results import Start, Starts, TaskResult
 from policies.mixtures.contextual import condition
@@ -225,14 +226,21 @@ def _write_policy(stem: Path, result: TaskResult) -> Path:
 
 def _table(results: dict[str, TaskResult], family: TaskFamily) -> str:
     task = next(iter(results.values())).task
-    lines = [f"Task {task.label}, limits {[round(limit, 4) for limit in task.limits]}", ""]
+    lines = [f"Task {task.label}, limits {rounded(task.limits)}", ""]
     lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
     lines.append("|---" * (1 + 3 * len(results)) + "|")
+    scales = [scale_of([result.values[:, i] for result in results.values()]) for i in range(1 + len(task.limits))]
     for iteration in range(len(next(iter(results.values())).values)):
         cells = [str(iteration)]
         for result in results.values():
-            cost = ", ".join(f"{value:.4f}" for value in result.values[iteration, 1:])
-            cells += [f"{result.values[iteration, 0]:.4f}", cost, branch_name(result.branches.tolist(), iteration)]
+            cost = ", ".join(
+                digits(value, scale) for value, scale in zip(result.values[iteration, 1:], scales[1:], strict=True)
+            )
+            cells += [
+                digits(result.values[iteration, 0], scales[0]),
+                cost,
+                branch_name(result.branches.tolist(), iteration),
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     known = context_line(results["meta_srl"], family)
     return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items()), *known])
@@ -241,11 +249,11 @@ def _table(results: dict[str, TaskResult], family: TaskFamily) -> str:
 def _line(name: str, result: TaskResult) -> str:
     """The measures of one result as an item of a list."""
     measures = measure(result)
-    value = f"reward {result.values[result.output, 0]:.4f}"
+    value = f"reward {digits(result.values[result.output, 0])}"
     if result.reference is not None:
-        value = f"gap {measures.gap:.4f}"
+        value = f"gap {digits(measures.gap)}"
     chosen = f"start {result.start_index}, " if result.probe_steps or result.start_index else ""
     return (
         f"- {name} ({chosen}output: iterate {result.output}): {value}, violation of the output "
-        f"{measures.violation.round(4).tolist()}, during adaptation {measures.violation_during.round(4).tolist()}"
+        f"{rounded(measures.violation)}, during adaptation {rounded(measures.violation_during)}"
     )

@@ -25,6 +25,7 @@ from meta.reporting.figures import adaptation, held_out
 from meta.reporting.render_matplotlib import save_figures
 from meta.reporting.summary import SCHEMA_VERSION, IntervalSummary
 from meta.training.records import Row
+from policies.common.digits import digits, interval_text
 
 _ABSENT = IntervalSummary(mean=None, ci95=(None, None), n=0)
 
@@ -162,7 +163,8 @@ def _page(found: Comparison, summary: Mapping[str, Any], command: str) -> str:
         f"`{command}` at commit `{commit_of_results()}`. {len(summary['seeds'])} seeds ({summary['seeds']}), "
         f"{summary['num_tasks']} training and {summary['num_test_tasks']} held-out tasks each, "
         f"{updates} policy updates{more}, {summary['evaluation']} evaluation; hyper-parameters chosen on training "
-        f"tasks of the seeds {summary['tuning_seeds']}. {similar}Mean limit {summary['limits_mean'][0]:.3f}. "
+        f"tasks of the seeds {summary['tuning_seeds']}. {similar}Mean limit "
+        f"{digits(summary['limits_mean'][0], decimals=3)}. "
         "Means and 95 % t-intervals over seeds.",
         "",
         *means_table(found),
@@ -202,10 +204,9 @@ def difference_table(found: Comparison) -> list[str]:
     return [*lines, ""]
 
 
-def format_interval_json(entry: Mapping[str, Any] | None, digits: int = 4) -> str:
+def format_interval_json(entry: Mapping[str, Any] | None, decimals: int = 4) -> str:
     """``mean [low, high]`` of an interval's JSON; a dash for an unknown mean."""
     if entry is None or entry["mean"] is None:
         return "–"
     low, high = entry["ci95"]
-    mean = f"{entry['mean']:.{digits}f}"
-    return mean if low is None else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+    return interval_text(entry["mean"], low, high, decimals=decimals)

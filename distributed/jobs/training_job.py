@@ -98,7 +98,9 @@ def _directory(config: RunConfig, resume: Path | None, console: Console, *, chan
     else:
         directory = RunDirectory.open(resume, config, changed_family=changed_family)
     url = url_of(config, directory.path)
-    console.say(f"run directory: {directory.path}" + ("" if url is None else f", copied to {url}"))
+    here = Path.cwd()
+    shown = directory.path.relative_to(here) if directory.path.is_relative_to(here) else directory.path
+    console.say(f"run directory: {shown}" + ("" if url is None else f", copied to {url}"))
     return directory
 
 

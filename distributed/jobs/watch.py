@@ -13,6 +13,7 @@ from distributed.storage.run_directory import load_final_state, load_run_config
 from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
+from policies.common.digits import digits
 from policies.common.policy import Policy, policy_for
 from policies.filming.film import Film, render_episode
 from policies.filming.pictures import SUFFIXES, Caption, SideBySide, contact_sheet, write_picture, write_video
@@ -113,6 +114,6 @@ def _table(family: TaskFamily, task: Task, films: Mapping[str, Film]) -> str:
     lines.append(f"| policy | steps | reward | {' | '.join(heads)} |")
     lines.append("|---" * (3 + len(heads)) + "|")
     for title, film in films.items():
-        costs = " | ".join(f"{cost:.4f}" for cost in film.costs[-1])
-        lines.append(f"| {title} | {len(film.reward) - 1} | {film.reward[-1]:.4f} | {costs} |")
+        costs = " | ".join(digits(cost) for cost in film.costs[-1])
+        lines.append(f"| {title} | {len(film.reward) - 1} | {digits(film.reward[-1])} | {costs} |")
     return "\n".join(lines)

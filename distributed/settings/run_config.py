@@ -155,6 +155,8 @@ class RunConfig(BaseModel):
     """How starts are evaluated."""
     output: OutputSettings = OutputSettings()
     """Where results are written."""
+    check_family: bool = True
+    """Before a run, check a family of your own as `metasrl check-family` does, in a process of its own (seconds)."""
 
     @model_validator(mode="after")
     def _sections_belong_together(self) -> RunConfig:

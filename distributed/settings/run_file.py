@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -21,6 +21,8 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import models_in
 from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
 from meta.training.held_out_tasks import require_held_out_episodes
+from policies.checking.separate_check import refusal
+from tasks.contract.family_registry import BUILT_IN
 
 RawSettings = dict[str, Any]
 """A run file's content before validation."""
@@ -98,6 +100,25 @@ def require_usable(config: RunConfig, source: str) -> None:
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
     except ValueError as error:
         raise ConfigurationError(f"{source}: {shortened(str(error), _LONGEST_LINE)}") from error
+
+
+def require_sound_family(config: RunConfig, say: Callable[[str], None]) -> None:
+    """Check a family of the user's in a process of its own, unless ``check_family`` is off; ``say`` shows its notes.
+
+    Raises:
+        ConfigurationError: The family breaks its contract, in the words of ``metasrl check-family``.
+    """
+    spec = config.experiment.family
+    if spec.name in BUILT_IN or not config.check_family:
+        return
+    fault, notes = refusal(spec.name, spec.parameters, spec.seed, spec.num_tasks)
+    if fault is not None:
+        raise ConfigurationError(
+            f"family.name: {spec.name}: {fault} (metasrl check-family {spec.name} shows every check; "
+            "--check_family false runs it as it is)"
+        )
+    for note in notes:
+        say(f"family {spec.name}: {note}")
 
 
 def _override(raw: RawSettings, key: str, value: str) -> None:

@@ -43,7 +43,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # an environment may change the working directory
         self._checkpoints = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
@@ -99,7 +99,7 @@ class RunDirectory:
         """
         if is_url(config.output.run_dir):
             return latest_in_store(config)
-        parent = local_parent(config)
+        parent = local_parent(config).absolute()
         runs = sorted(parent.glob("*/config.yaml"), key=lambda file: age_of(file.parent.name), reverse=True)
         for file in runs:
             with contextlib.suppress(ConfigurationError):

@@ -13,6 +13,7 @@ from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker
 from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
+from policies.common.digits import digits
 from policies.common.results import TaskResult
 from policies.mixtures.team import TeamStep, round_numbers
 
@@ -55,7 +56,7 @@ class ProgressTracker(RunTracker):
         """Show the rounds of direct steps, then the tasks; outside a terminal a line every tenth of the way."""
         done, total = state.warm_up_rounds, self._warm_up_rounds
         found = round_numbers(steps)
-        note = f"reward {found['warm_up_reward']:.4f}, {found['warm_up_over']:.0%} of tasks over a limit"
+        note = f"reward {digits(found['warm_up_reward'])}, {found['warm_up_over']:.0%} of tasks over a limit"
         self._progress.update(self._bar, what="warm-up rounds", total=total, completed=done, note=note)
         if not self._console.error.is_terminal and (done * 10 // total > (done - 1) * 10 // total):
             self._console.say(f"{done}/{total} warm-up rounds, {note}")
@@ -70,7 +71,9 @@ class ProgressTracker(RunTracker):
         """Show the round's mean gap (reward without an exact model) and the learned rates."""
         rates = " | ".join(", ".join(f"{rate:.3g}" for rate in start.learning_rates) for start in state.starts)
         measure = "reward" if np.isnan(column(list(rows), "gap")).all() else "gap"
-        note = f"round {state.num_rounds}: {measure} {np.mean(column(list(rows), measure)):.4f}, rates {rates}"
+        note = (
+            f"round {state.num_rounds}: {measure} {digits(float(np.mean(column(list(rows), measure))))}, rates {rates}"
+        )
         self._progress.update(self._bar, note=note)
         if not self._console.error.is_terminal:
             self._console.say(f"{state.num_tasks}/{self._total} tasks, {note}")

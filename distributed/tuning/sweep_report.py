@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from distributed.storage.checkpoints import write_atomically
 from distributed.tuning.search_space import short
 from distributed.tuning.trials import SCORE, Trial
+from policies.common.digits import digits
 
 _COMPLETE, _INCOMPLETE = "#d62728", "#bbbbbb"
 _LOG_FROM = 30.0
@@ -33,7 +34,7 @@ def trials_table(trials: Sequence[Trial], most: int = 20) -> str:
         f"|---|---|---|{'---|' * len(names)}",
     ]
     for trial in _ordered(trials)[:most]:
-        score = f"{trial.score:.4f}" if np.isfinite(trial.score) else trial.state
+        score = digits(trial.score) if np.isfinite(trial.score) else trial.state
         values = " | ".join(short(trial.values.get(name)) for name in names)
         lines.append(f"| {trial.name} | {score} | {len(trial.scores)} | {values} |")
     complete = sum(np.isfinite(trial.score) for trial in trials)

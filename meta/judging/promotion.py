@@ -11,6 +11,7 @@ from meta.measuring.intervals import Interval
 from meta.measuring.measures import measure
 from meta.measuring.statistics import paired_difference
 from meta.training.pool import Pool
+from policies.common.digits import interval_text
 from policies.common.results import Starts
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
@@ -37,7 +38,7 @@ class Verdict:
 
     def __str__(self) -> str:
         def text(part: Interval) -> str:
-            return f"{part.mean:+.4f} [{part.low:+.4f}, {part.high:+.4f}]"
+            return interval_text(part.mean, part.low, part.high, sign="+")
 
         return (
             f"{self.measured_by} {text(self.value)}, violation during adaptation {text(self.violation)}, over "

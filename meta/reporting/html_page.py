@@ -22,6 +22,7 @@ from meta.reporting.render_plotly import draw
 from meta.reporting.summary import RunSummary
 from meta.reporting.tables import format_interval, held_out_columns, warnings_of
 from meta.training.records import Row, Value
+from policies.common.digits import rounded
 
 _LARGEST_VIDEO = 1_500_000
 _LONGEST_CELL = 80
@@ -106,7 +107,7 @@ def _introduction(summary: RunSummary) -> str:
     result = f"mean reward {summary.mean_reward:.4g}" if summary.taog is None else f"TAOG {summary.taog:.4g}"
     return (
         f"metasrl learned a start across {summary.num_tasks} tasks of {summary.family}: {result}, TACV "
-        f"{[round(value, 4) for value in summary.tacv]}, in {summary.wall_seconds:.0f} s with "
+        f"{rounded(summary.tacv)}, in {summary.wall_seconds:.0f} s with "
         f"{summary.num_workers} workers ({summary.pool} pool)."
     )
 

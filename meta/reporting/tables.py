@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
-
 from meta.reporting.summary import IntervalSummary, RunSummary
+from policies.common.digits import digits, interval_text, rounded, scale_of
 
 _MOST_TOLD = 5
 """Tasks that are set aside and told one by one."""
@@ -51,28 +50,32 @@ def held_out_columns(test: Mapping[str, HeldOutResult]) -> dict[str, dict[str, I
 def markdown_table(test: Mapping[str, HeldOutResult], order: Sequence[str] | None = None) -> str:
     """The held-out results as a Markdown table, one row a method."""
     columns = held_out_columns(test)
+    scales = {
+        title: scale_of([entry.mean for entry in column.values() if entry.mean is not None])
+        for title, column in columns.items()
+    }
     lines = [f"| method | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     lines += [
-        f"| `{name}` | {' | '.join(format_interval(column[name]) for column in columns.values())} |"
+        f"| `{name}` | {' | '.join(format_interval(part[name], scales[title]) for title, part in columns.items())} |"
         for name in order or test
     ]
     return "\n".join(lines)
 
 
-def format_interval(entry: IntervalSummary) -> str:
-    """``mean [low, high]``; a dash for an unknown mean."""
+def format_interval(entry: IntervalSummary, scale: float | None = None) -> str:
+    """``mean [low, high]``; a dash for an unknown mean. ``scale``: of the numbers in the same column."""
     if entry.mean is None:
         return "–"
-    low, high = entry.ci95
-    return f"{entry.mean:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+    return interval_text(entry.mean, *entry.ci95, scale)
 
 
 def report_lines(summary: RunSummary) -> str:
     """The closing report of a run in a few lines of Markdown."""
-    learned = f"Mean reward {summary.mean_reward:.4f}" if summary.taog is None else f"TAOG {summary.taog:.4f}"
+    reward = "–" if summary.mean_reward is None else digits(summary.mean_reward)
+    learned = f"Mean reward {reward}" if summary.taog is None else f"TAOG {digits(summary.taog)}"
     return (
-        f"{learned}, TACV {[round(v, 4) for v in summary.tacv]} over {summary.num_tasks} training tasks; "
-        f"learned rates {np.round(summary.learning_rates, 3).tolist()}{_inferred(summary)}"
+        f"{learned}, TACV {rounded(summary.tacv)} over {summary.num_tasks} training tasks; "
+        f"learned rates {rounded(summary.learning_rates, 3)}{_inferred(summary)}"
         f"\n\n{markdown_table(summary.test)}"
     )
 

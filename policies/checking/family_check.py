@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-
+from policies.checking.evidence import check_answers, check_making
 from policies.checking.family_form import FORM_CHECKS, Check, Form, check_tasks, ok, wrong
-from policies.checking.family_steps import STEP_CHECKS, check_answers, check_returned, space_fault
+from policies.checking.family_steps import STEP_CHECKS, check_returned
 from policies.checking.limit_probe import check_probe
 from policies.checking.recording import Bounds
 from tasks.contract.family_registry import FamilyError, make_family
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import code_of_others, step_seconds
+from tasks.stepping.copies import WorkingDirectory
 
 NUM_TASKS = 16
 """Length of the training sequence of the family that is checked."""
@@ -26,12 +26,25 @@ _STEP_SECONDS = 5.0
 """Time limit of one reset or step in a check, unless the family allows less."""
 
 
-def check_family(name: str, parameters: dict[str, Any], seed: int, seconds: float) -> tuple[Check, ...]:
+def check_family(
+    name: str,
+    parameters: dict[str, Any],
+    seed: int,
+    seconds: float,
+    num_tasks: int = NUM_TASKS,
+    recording_seconds: float | None = None,
+) -> tuple[Check, ...]:
     """Every check of the family that ``name`` and its ``parameters`` make, in about ``seconds``.
 
-    Where something is wrong, the checks that build on it are skipped.
+    Where something is wrong, the checks that build on it are skipped. One recording takes ``recording_seconds`` at most
+    (None: a share of ``seconds``). The working directory is afterwards what it was.
     """
-    found = tuple(_checks(name, parameters, seed, seconds))
+    recording = _RECORDING * seconds if recording_seconds is None else recording_seconds
+    before = WorkingDirectory()
+    try:
+        found = tuple(_checks(name, parameters, seed, num_tasks, recording, time.monotonic() + seconds))
+    finally:
+        before.restore()
     names = {check.name for check in found}
     waiting = (Check(one, "skipped", "runs once the error above is fixed") for one in NAMES if one not in names)
     return (*found, *waiting)
@@ -52,25 +65,11 @@ def broken(checks: tuple[Check, ...]) -> bool:
     return any(check.verdict == "wrong" for check in checks)
 
 
-def check_making(family: TaskFamily, tasks: tuple[Task, ...]) -> Check:
-    """``make`` gives Gymnasium environments with spaces that can be solved."""
-    for task in tasks:
-        env = family.make(task.parameters)
-        try:
-            if not isinstance(env, gymnasium.Env):
-                return wrong("making", f"{task.label}: make must return a gymnasium.Env, got {type(env).__name__}")
-            fault = space_fault(getattr(env, "observation_space", None), getattr(env, "action_space", None))
-            if fault is not None:
-                return wrong("making", f"{task.label}: {fault}")
-        finally:
-            env.close()  # type: ignore[no-untyped-call]
-    return ok("making", f"{len(tasks)} environments, each a {type(env.unwrapped).__name__}")
-
-
-def _checks(name: str, parameters: dict[str, Any], seed: int, seconds: float) -> Iterator[Check]:
-    deadline = time.monotonic() + seconds
+def _checks(
+    name: str, parameters: dict[str, Any], seed: int, num_tasks: int, recording: float, deadline: float
+) -> Iterator[Check]:
     try:
-        family, again = (make_family(name, seed=seed, num_tasks=NUM_TASKS, parameters=parameters) for _ in range(2))
+        family, again = (make_family(name, seed=seed, num_tasks=num_tasks, parameters=parameters) for _ in range(2))
     except FamilyError as error:
         yield wrong("loads", str(error))
         return
@@ -84,15 +83,15 @@ def _checks(name: str, parameters: dict[str, Any], seed: int, seconds: float) ->
     result, tasks = _guarded(check_tasks, form)
     yield result
     if tasks:
-        yield from _with_tasks(family, tasks, seconds, deadline)
+        yield from _with_tasks(family, tasks, recording, deadline)
 
 
-def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], seconds: float, deadline: float) -> Iterator[Check]:
+def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], recording: float, deadline: float) -> Iterator[Check]:
     result, _ = _guarded(check_making, family, tasks)
     yield result
     if result.verdict == "wrong":
         return
-    bounds = Bounds(family.horizon, _RECORDING * seconds, min(_STEP_SECONDS, step_seconds(family)))
+    bounds = Bounds(family.horizon, recording, min(_STEP_SECONDS, step_seconds(family)))
     result, evidence = _guarded(check_answers, family, tasks, bounds)
     yield result
     if evidence is None:

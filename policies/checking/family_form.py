@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import numbers
 import pickle  # noqa: TID251 - bytes of our own making, never a file
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from policies.exact.drawing import draw_task
-from tasks.contract.task import Split, Task, TaskFamily
+from tasks.contract.task import NEEDS_MODEL, Split, Task, TaskFamily, fraction_fault, limits_fault, numbers_fault
 
 Verdict = Literal["ok", "warning", "wrong", "skipped"]
 LOOKED_AT: tuple[tuple[Split, int], ...] = (("train", 0), ("train", 1), ("test", 0))
@@ -59,15 +58,10 @@ def warning(name: str, finding: str) -> Check:
 def check_numbers(form: Form) -> Check:
     """Names of the costs, discount and horizon are valid."""
     name, family = "numbers", form.family
+    fault = numbers_fault(family)
+    if fault is not None:
+        return wrong(name, fault)
     names, discount, horizon = family.cost_names, family.discount, family.horizon
-    if not isinstance(names, tuple) or not names or not all(isinstance(one, str) and one for one in names):
-        return wrong(name, f"cost_names must be a tuple of at least one name, got {names!r}")
-    if len(set(names)) < len(names):
-        return wrong(name, f"cost_names must differ from each other, got {names!r}")
-    if not isinstance(discount, numbers.Real) or not 0.0 < float(discount) < 1.0:
-        return wrong(name, f"discount must lie strictly between 0 and 1, got {discount!r}")
-    if not isinstance(horizon, numbers.Integral) or int(horizon) < 1:
-        return wrong(name, f"horizon must be a whole number of steps of at least 1, got {horizon!r}")
     finding = f"costs {', '.join(names)}; discount {discount:g}; horizon {horizon}"
     tail = float(discount) ** int(horizon)
     if tail > _TAIL:
@@ -126,16 +120,14 @@ def check_limits(form: Form) -> Check:
     limits = form.family.limits(parameters)
     if np.ndim(limits) == 0:
         fraction = float(limits)  # type: ignore[arg-type]
-        if form.family.model(parameters) is None:
-            return wrong(name, f"a fraction ({fraction:g}) needs an exact model; give {len(names)} limit(s) in a tuple")
-        if not 0.0 < fraction < 1.0:
-            return wrong(name, f"a fraction must lie strictly between 0 and 1, got {fraction:g}")
+        fault = fraction_fault(fraction) or (NEEDS_MODEL if form.family.model(parameters) is None else None)
+        if fault is not None:
+            return wrong(name, fault)
         return ok(name, f"at {fraction:.0%} of the way from the least reachable cost to that of the reward's optimum")
-    given = [float(limit) for limit in limits]  # type: ignore[union-attr]
-    if len(given) != len(names):
-        return wrong(name, f"{len(given)} limit(s) for {len(names)} cost(s) ({', '.join(names)}); give one for each")
-    if not all(np.isfinite(limit) and limit >= 0.0 for limit in given):
-        return wrong(name, f"limits must be finite and not negative, got {given}")
+    given = tuple(limits)  # type: ignore[arg-type]
+    fault = limits_fault(given, names)
+    if fault is not None:
+        return wrong(name, fault)
     findings = [f"{one} at most {limit:g}" for one, limit in zip(names, given, strict=True)]
     return ok(name, f"{', '.join(findings)} (expected discounted sum of an episode)")
 

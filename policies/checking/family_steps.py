@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from policies.checking.evidence import Evidence, Moment, moments
 from policies.checking.family_form import Check, ok, warning, wrong
-from policies.checking.recording import Bounds, Recording, action_fault, fixed_actions, record
+from policies.checking.recording import Recording, fixed_actions
 from tasks.contract import returned
-from tasks.contract.task import Task, TaskError, TaskFamily
+from tasks.contract.task import TaskError
 from tasks.stepping.batch import make_batch
+from tasks.stepping.spaces import observation_fault
 
-_SEEDS = 1, 2
 _COMPARED = 50
 """Steps over which a family's own batch is compared with its environment: later, chaos amplifies rounding errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Recorded episodes, all with the same actions.
-
-    ``tasks`` are some of the family's and ``episodes`` one episode of each. ``other`` is one of the first task from
-    another seed; ``repeated`` one from the first seed again, in the environment that ran ``other`` in between, and
-    ``renewed`` in a new one.
-    """
-
-    family: TaskFamily
-    tasks: tuple[Task, ...]
-    episodes: tuple[Recording, ...]
-    other: Recording
-    repeated: Recording
-    renewed: Recording
-
-    @property
-    def labelled(self) -> Iterator[tuple[str, Recording]]:
-        """Every recording, after the label of its task."""
-        yield from zip((task.label for task in self.tasks), self.episodes, strict=True)
-        for recording in (self.other, self.repeated, self.renewed):
-            yield self.tasks[0].label, recording
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What a reset (``reward`` and ``info`` are None) or a step returned; ``where`` names the task and the step."""
-
-    where: str
-    observation: Any
-    reward: Any
-    info: dict[str, Any] | None
-    ended: tuple[bool, bool]
-
-
-def moments(label: str, recording: Recording) -> Iterator[Moment]:
-    """The moments of a recording; step 0 is the reset.
-
-    Raises:
-        TaskError: reset or a step returned something other than the contract requires.
-    """
-    where = f"{label}, step 0"
-    yield Moment(where, returned.first_observation(recording.start, lambda: where), None, None, (False, False))
-    for number, values in enumerate(recording.steps, start=1):
-        where = f"{label}, step {number}"
-        values = returned.step_values(values, functools.partial(str, where))
-        observation, reward, terminated, truncated, info = values
-        yield Moment(where, observation, reward, info, (bool(terminated), bool(truncated)))
-
-
-def space_fault(observations: Any, actions: Any) -> str | None:
-    """Why an environment with these spaces cannot be solved; None where it can."""
-    if isinstance(observations, gymnasium.spaces.Box):
-        return action_fault(actions)
-    if not isinstance(observations, gymnasium.spaces.Discrete):
-        return (
-            f"the observation space must be Discrete (a table is learned) or a Box (a network is), got {observations}"
-        )
-    for name, space in (("observation", observations), ("action", actions)):
-        if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
-            return f"with discrete observations the {name} space must be Discrete(n) starting at 0, got {space}"
-    return None
 
 
 def check_spaces(evidence: Evidence) -> Check:
@@ -96,27 +31,6 @@ def check_spaces(evidence: Evidence) -> Check:
             if space != wanted:
                 return wrong(name, f"{label}: {wanted} became {space} during an episode; spaces must stay")
     return ok(name, f"the same in {len(evidence.tasks)} tasks: observations {first[0]}, actions {first[1]}")
-
-
-def check_answers(family: TaskFamily, tasks: tuple[Task, ...], bounds: Bounds) -> tuple[Check, Evidence | None]:
-    """Record the episodes of the evidence; no reset or step raises or hangs (then there is no evidence)."""
-    first, second = _SEEDS
-    envs = [family.make(task.parameters) for task in (*tasks, tasks[0])]
-    plan = [*((position, first) for position in range(len(tasks))), (0, second), (0, first), (len(tasks), first)]
-    recordings: list[Recording] = []
-    try:
-        for position, seed in plan:
-            recordings.append(record(envs[position], seed, bounds))
-            failure = recordings[-1].failure
-            if failure is not None:
-                label = tasks[position % len(tasks)].label
-                return wrong("answers", f"{label}, {failure}; reset and step must return"), None
-    finally:
-        for env in envs:
-            env.close()  # type: ignore[no-untyped-call]
-    count = sum(len(recording.steps) for recording in recordings)
-    evidence = Evidence(family, tasks, tuple(recordings[: len(tasks)]), *recordings[len(tasks) :])
-    return ok("answers", f"reset and {count} steps of random actions returned"), evidence
 
 
 def check_returned(evidence: Evidence) -> Check:
@@ -137,31 +51,6 @@ def check_observations(evidence: Evidence) -> Check:
 
     fault = _first_fault(evidence, look)
     return wrong("observations", fault) if fault else ok("observations", "of the space's type, shape and bounds")
-
-
-def observation_fault(observation: Any, space: Any) -> str | None:
-    """What keeps ``observation`` from being one of ``space``; None where it is one."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        array = np.asarray(observation)
-        count = int(space.n)
-        if array.shape == () and array.dtype.kind in "iu" and 0 <= int(array) < count:
-            return None
-        return f"the observation {observation!r} is not a state in 0..{count - 1}"
-    if not isinstance(observation, np.ndarray):
-        return f"the observation must be an array of {space.dtype}, got {observation!r}"
-    if observation.dtype != space.dtype or observation.shape != space.shape:
-        return (
-            f"the observation must be {space.dtype} of shape {list(space.shape)} as its space defines, "
-            f"got {observation.dtype} of shape {list(observation.shape)}"
-        )
-    inside = np.isfinite(observation) & (observation >= space.low) & (observation <= space.high)
-    if inside.all():
-        return None
-    place = tuple(int(index) for index in np.argwhere(~inside)[0])
-    return (
-        f"observation[{', '.join(map(str, place))}] is {observation[place]}, not a number in [{space.low[place]}, "
-        f"{space.high[place]}]; fix the observation or widen the space"
-    )
 
 
 def check_rewards(evidence: Evidence) -> Check:
@@ -185,10 +74,7 @@ def check_costs(evidence: Evidence) -> Check:
     def look(moment: Moment) -> None:
         if moment.info is None:
             return
-        costs = returned.costs(moment.info, len(names), lambda: moment.where)
-        if min(costs) < 0.0:
-            raise TaskError(f'{moment.where}: info["cost"] is {costs}; a cost must be at least 0')
-        values.append(costs)
+        values.append(returned.costs(moment.info, len(names), lambda: moment.where))
 
     fault = _first_fault(evidence, look)
     if fault is not None:
@@ -219,6 +105,22 @@ def check_seeding(evidence: Evidence) -> Check:
             "otherwise call super().reset(seed=seed) and draw from self.np_random",
         )
     return ok(name, "the same seed gives the same episode, another seed another")
+
+
+def check_copies(evidence: Evidence) -> Check:
+    """A copy is not changed by another one that is stepped in turn with it, as training steps them."""
+    name, first, label = "copies", evidence.episodes[0], evidence.tasks[0].label
+    if any(first_difference(first, other) is not None for other in (evidence.repeated, evidence.renewed)):
+        return Check(name, "skipped", "runs once the same seed gives the same episode")
+    step = first_difference(first, evidence.beside)
+    if step is None:
+        return ok(name, "a copy gives the same episode while another one is stepped in turn")
+    return wrong(
+        name,
+        f"{label}, step {step}: the same seed and actions give another result while another copy is stepped in turn; "
+        "keep all state and random numbers in the environment object (self.np_random), not in a module, a class, a "
+        "shared simulator or the global np.random",
+    )
 
 
 def first_difference(one: Recording, two: Recording) -> int | None:
@@ -271,6 +173,7 @@ STEP_CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     check_rewards,
     check_costs,
     check_seeding,
+    check_copies,
     check_batch,
     check_speed,
 )

@@ -74,7 +74,7 @@ def check_probe(family: TaskFamily, task: Task, seconds: float, step_seconds: fl
 
 def told_by_model(names: tuple[str, ...], limits: FloatArray, least: FloatArray, greedy: FloatArray) -> Check:
     """The exact answer: limits [p] with the ``least`` reachable costs and those of the reward's optimum."""
-    rows = zip(names, limits, least.round(12) + 0.0, greedy.round(12) + 0.0, strict=True)
+    rows = zip(names, limits, _tidy(least, greedy), _tidy(greedy, greedy), strict=True)
     findings = [f"{one}: limit {d:.4g}, least {a:.4g}, reward's optimum {b:.4g}" for one, d, a, b in rows]
     findings.append("by the exact model, some policy keeps them all")
     loose = [one for one, limit, cost in zip(names, limits, greedy, strict=True) if cost <= limit]
@@ -83,9 +83,14 @@ def told_by_model(names: tuple[str, ...], limits: FloatArray, least: FloatArray,
     return ok(_NAME, "; ".join(findings))
 
 
+def _tidy(values: FloatArray, scale: FloatArray) -> FloatArray:
+    """``values`` [p] with 0 where they are rounding errors of numbers as large as ``scale`` [p]."""
+    return np.where(np.abs(values) > 1e-12 * np.abs(scale), values, 0.0)
+
+
 def told_by_probe(names: tuple[str, ...], limits: FloatArray, found: Probe) -> Check:
     """A probe in words."""
-    findings, nearest = [], found.nearest.round(12) + 0.0
+    findings, nearest = [], _tidy(found.nearest, found.random)
     for i, name in enumerate(names):
         parts = [f"random actions {found.random[i]:.4g} ± {found.errors[i]:.2g}"]
         parts.append(f"after {found.iterations} iterations of CRPO {nearest[i]:.4g}")
@@ -107,9 +112,14 @@ def told_by_probe(names: tuple[str, ...], limits: FloatArray, found: Probe) -> C
 
 
 def probe(family: TaskFamily, task: Task, copies: int, deadline: float) -> Probe:
-    """Run random actions, CRPO until it keeps the limits, and CRPO on the reward alone, until ``deadline``."""
+    """Run random actions, CRPO until it keeps the limits, and CRPO on the reward alone, until ``deadline``.
+
+    Learning rates are in units of what random actions earn and pay in a step, so the units of rewards and costs do not
+    matter.
+    """
     table = is_table(family, task)
-    random = _uniform_costs(family, task, copies) if table else _random_costs(family, task, copies)
+    signals, random = (_uniform_costs if table else _random_costs)(family, task, copies)
+    rates = 1.0 / np.where(signals > 0.0, signals, 1.0)
     settings: WithinTask = NeuralSettings(
         num_iterations=_CHUNK,
         num_copies=copies,
@@ -123,12 +133,12 @@ def probe(family: TaskFamily, task: Task, copies: int, deadline: float) -> Probe
     policy, nearest, iterations, reached = fresh, random.mean(axis=0), 0, False
     half = time.monotonic() + 0.6 * (deadline - time.monotonic())
     while not reached and iterations < _MOST and (iterations == 0 or time.monotonic() < half):
-        policy, nearest, reached = _further(family, task, policy, settings, iterations)
+        policy, nearest, reached = _further(family, task, Start(policy, rates), settings, iterations)
         iterations += _CHUNK
     policy, greedy, done = fresh, None, 0
     unlimited = dataclasses.replace(task, limits=(_NO_LIMIT,) * len(task.limits))
     while done < _GREEDY and time.monotonic() < deadline:
-        policy, greedy, _ = _further(family, unlimited, policy, settings, done)
+        policy, greedy, _ = _further(family, unlimited, Start(policy, rates), settings, done)
         done += _CHUNK
     errors = random.std(axis=0, ddof=1) / np.sqrt(len(random))
     return Probe(random.mean(axis=0), errors, nearest, iterations, reached, greedy if done == _GREEDY else None)
@@ -149,24 +159,25 @@ def discounted(costs: FloatArray, discount: float) -> FloatArray:
 
 
 def _further(
-    family: TaskFamily, task: Task, policy: Policy, settings: WithinTask, done: int
+    family: TaskFamily, task: Task, start: Start, settings: WithinTask, done: int
 ) -> tuple[Policy, FloatArray, bool]:
     """The policy after another chunk of CRPO, its costs [p], and whether it keeps the limits."""
-    ones = np.ones(1 + len(task.limits))
     task = dataclasses.replace(task, seed=task.seed + done)
-    result, _ = solve_task(family, task, Start(policy, ones), settings, collect=False)
+    result, _ = solve_task(family, task, start, settings, collect=False)
     return result.policy, result.values[result.output, 1:], result.feasible
 
 
-def _uniform_costs(family: TaskFamily, task: Task, episodes: int) -> FloatArray:
-    """Discounted costs [episodes, p] of uniformly random actions in a table."""
+def _uniform_costs(family: TaskFamily, task: Task, episodes: int) -> tuple[FloatArray, FloatArray]:
+    """As :func:`_random_costs`, of uniformly random actions in a table."""
     rollouts = TabularRollouts(family, task, episodes)
     try:
         uniform = np.full((rollouts.num_states, rollouts.num_actions), 1.0 / rollouts.num_actions)
         data = rollouts.collect(uniform, _SEED, episodes)
     finally:
         rollouts.close()
-    return np.array([discounted(data.costs[data.episodes == episode], family.discount) for episode in range(episodes)])
+    costs = [discounted(data.costs[data.episodes == episode], family.discount) for episode in range(episodes)]
+    signals = np.column_stack([data.reward, data.costs])
+    return np.sqrt(np.mean(signals**2, axis=0)), np.array(costs)
 
 
 def _actions_of(batch: BatchEnvironment) -> gymnasium.Space[Any]:
@@ -177,21 +188,30 @@ def _actions_of(batch: BatchEnvironment) -> gymnasium.Space[Any]:
     return gymnasium.spaces.Box(batch.action_low, batch.action_high)
 
 
-def _random_costs(family: TaskFamily, task: Task, episodes: int) -> FloatArray:
-    """Discounted costs [episodes, p] of actions spread over the action space."""
+def _random_costs(family: TaskFamily, task: Task, episodes: int) -> tuple[FloatArray, FloatArray]:
+    """Of actions spread over the action space: the root mean square of reward and costs in a step [1+p], and the
+    discounted costs of each episode [episodes, p].
+    """
     batch = make_batch(family, task, episodes)
     try:
         space = _actions_of(batch)
         rng, running = np.random.default_rng([task.seed, _SEED]), np.ones(episodes, np.bool_)
         batch.reset(np.arange(episodes), np.arange(episodes))
         total, weight = np.zeros((episodes, batch.num_costs)), 1.0
+        squares, count = np.zeros(1 + batch.num_costs), 0
         for _ in range(batch.horizon):
             batch.step(random_actions(space, episodes, rng))
             total += weight * batch.costs * running[:, None]
             weight *= family.discount
-            running &= ~(batch.terminated | batch.truncated)
+            squares += (np.column_stack([batch.reward, batch.costs])[running] ** 2).sum(axis=0)
+            count += int(running.sum())
+            ended = batch.terminated | batch.truncated
+            running &= ~ended
             if not running.any():
                 break
-        return total
+            over = np.flatnonzero(ended)  # a copy must not be stepped after its end
+            if over.size:
+                batch.reset(over, over)
+        return np.sqrt(squares / count), total
     finally:
         batch.close()

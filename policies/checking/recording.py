@@ -11,8 +11,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.contract import returned
 from tasks.contract.task import TaskError
-from tasks.contract.timeout import is_of_others, time_limit, told
+from tasks.contract.timeout import is_of_others, time_limit
 
 Spaces = tuple[Any, Any]
 """The spaces of observations and of actions."""
@@ -40,15 +41,6 @@ class Recording:
     complete: bool
 
 
-def action_fault(space: Any) -> str | None:
-    """Why actions of ``space`` cannot be stepped; None where they can."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return None
-    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        return None
-    return f"the action space must be Discrete or a Box of reals, got {space}"
-
-
 def random_actions(space: Any, steps: int, rng: np.random.Generator) -> NDArray[Any]:
     """Actions [steps, ...] spread over ``space``, a Discrete or a Box."""
     if isinstance(space, gymnasium.spaces.Discrete):
@@ -74,18 +66,42 @@ class Bounds:
     step_seconds: float
 
 
-def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording:
-    """Run one episode of ``env`` from ``seed``, with the same actions in every call."""
+class Companion:
+    """Another copy that runs episodes of its own, one step for each of the recorded copy's, as in training."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], seed: int, horizon: int) -> None:
+        self._env, self._seed, self._actions = env, seed, fixed_actions(env.action_space, horizon)[::-1]
+        self._number, self._running = 0, False
+
+    def tick(self) -> None:
+        """Begin an episode, or take one step of it."""
+        if not self._running:
+            self._env.reset(seed=self._seed)
+            self._seed, self._number, self._running = self._seed - 1, 0, True
+            return
+        action = self._actions[self._number]
+        self._number += 1
+        values = self._env.step(action.item() if action.ndim == 0 else action)
+        self._running = self._number < len(self._actions) and not _ended(values)
+
+
+def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds, beside: Companion | None = None) -> Recording:
+    """Run one episode of ``env`` from ``seed``, with the same actions in every call.
+
+    ``beside`` is stepped in turn with it: nothing that it does may change the recording.
+    """
     spaces = (env.observation_space, env.action_space)
     start, steps, failure, complete = None, list[Any](), None, False
     actions = fixed_actions(env.action_space, bounds.horizon)
-    began, at = time.perf_counter(), "reset"
+    began, call, at = time.perf_counter(), "reset", "step 0"
     try:
-        with time_limit(bounds.step_seconds, lambda: at) as again:
+        with time_limit(bounds.step_seconds, lambda: f"{at}: {call}") as again:
             start = _own(env.reset(seed=seed))
             for number, action in enumerate(actions, start=1):
-                at = f"step {number}"
+                call, at = "step", f"step {number}"
                 again()
+                if beside is not None:
+                    beside.tick()
                 steps.append(_own(env.step(action.item() if action.ndim == 0 else action)))
                 complete = number == bounds.horizon or _ended(steps[-1])
                 if complete or time.perf_counter() - began > bounds.seconds:
@@ -93,7 +109,8 @@ def record(env: gymnasium.Env[Any, Any], seed: int, bounds: Bounds) -> Recording
     except BaseException as error:
         if not is_of_others(error):
             raise
-        failure = str(error) if isinstance(error, TaskError) else f"{at}: {told(error)}"
+        raised = returned.raised(call, error, seed if call == "reset" else None)
+        failure = str(error) if isinstance(error, TaskError) else f"{at}: {raised}"
     taken = time.perf_counter() - began
     after = (env.observation_space, env.action_space)
     return Recording(seed, spaces, after, start, tuple(steps), taken, failure, complete)

@@ -9,7 +9,16 @@ import numpy as np
 
 from policies.exact.solver import CostRange, ExactModel, InfeasibleError, SolverError, cost_range, optimal_policy
 from tasks.contract.tabular_model import ModelError, TabularModel
-from tasks.contract.task import Split, Task, TaskError, TaskFamily
+from tasks.contract.task import (
+    NEEDS_MODEL,
+    Split,
+    Task,
+    TaskError,
+    TaskFamily,
+    fraction_fault,
+    limits_fault,
+    numbers_fault,
+)
 from tasks.contract.timeout import code_of_others
 
 _ATTEMPTS = 200
@@ -31,9 +40,12 @@ def _drawn(family: TaskFamily, name: str, seed: int, split: Split, index: int) -
     optimum's cost, and draws whose constraint cannot bind or be kept jointly are drawn again.
 
     Raises:
-        TaskError: given limits are of the wrong length, negative or infeasible (with the least reachable cost), or no
-            draw has a binding constraint.
+        TaskError: the family's numbers are invalid, given limits are of the wrong length, negative or infeasible (with
+            the least reachable cost), or no draw has a binding constraint.
     """
+    fault = numbers_fault(family)
+    if fault is not None:
+        raise TaskError(f"{name}: {fault}")
     task_seed = int(np.random.SeedSequence([seed, _SPLIT_STREAM[split], index]).generate_state(1)[0])
     for attempt in range(_ATTEMPTS):
         parameters = family.parameters(split, index, attempt)
@@ -43,8 +55,9 @@ def _drawn(family: TaskFamily, name: str, seed: int, split: Split, index: int) -
         if np.ndim(limits) == 1:
             return with_given_limits(family, task, tuple(limits))  # type: ignore[arg-type]
         fraction = float(limits)  # type: ignore[arg-type]
-        if not 0.0 < fraction < 1.0:
-            raise TaskError(f"{task.label}: the limit fraction must lie strictly between 0 and 1, got {fraction}")
+        fault = fraction_fault(fraction)
+        if fault is not None:
+            raise TaskError(f"{task.label}: {fault}")
         calibrated = with_fraction(family, task, fraction)
         if calibrated is not None:
             return calibrated
@@ -69,10 +82,9 @@ def with_given_limits(family: TaskFamily, task: Task, limits: tuple[float, ...])
         TaskError: they are of the wrong length, negative or, by the exact model, infeasible.
     """
     names = family.cost_names
-    if len(limits) != len(names):
-        raise TaskError(f"{task.label}: {len(limits)} limits for {len(names)} costs ({', '.join(names)})")
-    if not all(np.isfinite(limit) and limit >= 0.0 for limit in limits):
-        raise TaskError(f"{task.label}: limits must be finite and not negative, got {limits}")
+    fault = limits_fault(limits, names)
+    if fault is not None:
+        raise TaskError(f"{task.label}: {fault}")
     task = dataclasses.replace(task, limits=tuple(float(limit) for limit in limits))
     model = _model_of(family, task)
     if model is not None:
@@ -114,7 +126,7 @@ def with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | Non
     """
     tabular = _model_of(family, task)
     if tabular is None:
-        raise TaskError(f"{task.label}: a limit fraction needs an exact model; give the limits themselves instead")
+        raise TaskError(f"{task.label}: {NEEDS_MODEL}")
     try:
         return _within_intervals(task, ExactModel(tabular), fraction)
     except SolverError as error:
@@ -124,7 +136,8 @@ def with_fraction(family: TaskFamily, task: Task, fraction: float) -> Task | Non
 def _within_intervals(task: Task, model: ExactModel, fraction: float) -> Task | None:
     interval: CostRange = cost_range(model)
     width = interval.unconstrained - interval.least
-    if (width <= _LEAST_WIDTH * np.maximum(interval.unconstrained, 1e-3)).any():
+    floor = _LEAST_WIDTH * model.tabular.costs.max(axis=(1, 2))  # of the costs' own unit: above rounding errors
+    if (width <= _LEAST_WIDTH * np.maximum(interval.unconstrained, floor)).any():
         return None
     limits = interval.least + fraction * width
     try:

@@ -13,6 +13,7 @@ import imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from policies.common.digits import digits
 from policies.filming.film import Film, Frames
 
 SUFFIXES = (".mp4", ".gif")
@@ -75,9 +76,16 @@ class SideBySide:
         over = number >= len(film.times)
         time = int(film.times[-1 if over else number])
         lines = [(caption.title, _INK)]
-        lines.append((f"step {time}{' (over)' if over else ''}, discounted reward {film.reward[time]:.2f}", _INK))
+        lines.append(
+            (f"step {time}{' (over)' if over else ''}, discounted reward {digits(film.reward[time], decimals=2)}", _INK)
+        )
         for name, cost, limit in zip(caption.cost_names, film.costs[time], caption.limits, strict=True):
-            lines.append((f"{name} {cost:.2f}, limit {limit:.2f}", _RED if cost > limit else _INK))
+            lines.append(
+                (
+                    f"{name} {digits(cost, decimals=2)}, limit {digits(limit, decimals=2)}",
+                    _RED if cost > limit else _INK,
+                )
+            )
         return lines
 
     def _widest(self, film: Film, caption: Caption) -> int:

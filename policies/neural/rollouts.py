@@ -177,8 +177,9 @@ def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]
     if low is None or high is None:
         return lambda actions: actions
     finite = np.isfinite(low) & np.isfinite(high)
-    half = np.where(finite, 0.5 * (high - low), 1.0).astype(np.float32)
-    centre = np.where(finite, 0.5 * (high + low), 0.0).astype(np.float32)
+    below, above = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
+    half = (0.5 * above - 0.5 * below).astype(np.float32)  # halved first: a difference may overflow
+    centre = (0.5 * above + 0.5 * below).astype(np.float32)
     if (half == 1.0).all() and (centre == 0.0).all():
         return lambda actions: np.clip(actions, low, high)
     return lambda actions: np.clip(centre + half * actions, low, high)

@@ -14,12 +14,9 @@ from policies.tabular.transitions import BoolArray, IndexArray, Transitions
 from tasks.contract import returned
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
-from tasks.contract.timeout import Again, failure, made, step_seconds, time_limit
-
-
-class EnvironmentContractError(TaskError):
-    """An environment that breaks its contract; the message names the task, the step and what would be right."""
-
+from tasks.contract.timeout import Again, failure, step_seconds, time_limit
+from tasks.stepping.copies import Copies
+from tasks.stepping.spaces import state_fault, table_fault
 
 _Running = tuple[Any, int]
 """An environment and the number of the episode that runs in it."""
@@ -85,15 +82,14 @@ class TabularRollouts:
         self._task = task
         self._horizon = family.horizon
         self._cost_names = family.cost_names
-        self._envs = [made(lambda: family.make(task.parameters), task.label) for _ in range(num_copies)]
+        self._copies = Copies(lambda: family.make(task.parameters), num_copies, f"task {task.label}", _fault)
+        self._envs = self._copies.envs
         self._spaces = (self._envs[0].observation_space, self._envs[0].action_space)
-        self.num_states = _discrete(task, "observation_space", self._envs[0].observation_space)
-        self.num_actions = _discrete(task, "action_space", self._envs[0].action_space)
+        self.num_states, self.num_actions = _size_of(self._spaces[0]), _size_of(self._spaces[1])
 
     def close(self) -> None:
         """Close every copy."""
-        for env in self._envs:
-            env.close()  # type: ignore[no-untyped-call]
+        self._copies.close()
 
     def collect(self, policy: FloatArray, iteration: int, num_episodes: int) -> Transitions:
         """Run ``num_episodes`` episodes of ``policy`` [S, A] and return their transitions.
@@ -146,12 +142,12 @@ class TabularRollouts:
             try:
                 result = env.step(action)
             except BaseException as error:
-                raise self._raised(error) from error
+                raise failure(error, self._here(), returned.raised("step", error)) from error
             observation, gain, ended, cut, info = returned.step_values(result, self._here)
-            observation = self._state_of(observation, "step", iteration, episode, time)
+            observation = self._state_of(observation)
             seen.next_states[episode, time] = observation
-            seen.reward[episode, time] = self._reward_of(gain, iteration, episode, time)
-            seen.costs[episode, time] = self._costs_of(info, iteration, episode, time)
+            seen.reward[episode, time] = self._reward_of(gain)
+            seen.costs[episode, time] = self._costs_of(info)
             seen.terminated[episode, time] = ended
             seen.lengths[episode] = time + 1
             if ended or cut or time + 1 == self._horizon:
@@ -160,9 +156,6 @@ class TabularRollouts:
                 seen.states[episode, time + 1] = observation
                 still.append((env, episode))
         return still
-
-    def _raised(self, error: BaseException) -> TaskError:
-        return failure(error, f"{self._here()}: {self._at[3]}", EnvironmentContractError)
 
     def _begin(
         self,
@@ -178,70 +171,44 @@ class TabularRollouts:
             return
         sequence = np.random.SeedSequence([self._task.seed, iteration, episode])
         self._at = (iteration, episode, 0, "reset")
+        seed = int(sequence.generate_state(1)[0])
         try:
-            result = env.reset(seed=int(sequence.generate_state(1)[0]))
+            result = env.reset(seed=seed)
         except BaseException as error:
-            raise self._raised(error) from error
+            raise failure(error, self._here(), returned.raised("reset", error, seed)) from error
         returned.space_stays(env.observation_space, self._spaces[0], self._here)
         returned.space_stays(env.action_space, self._spaces[1], self._here)
         observation = returned.first_observation(result, self._here)
         seen.uniforms[episode] = np.random.default_rng(sequence).random(self._horizon)
-        seen.states[episode, 0] = self._state_of(observation, "reset", iteration, episode, 0)
+        seen.states[episode, 0] = self._state_of(observation)
         running.append((env, episode))
 
-    def _state_of(self, observation: Any, call: str, iteration: int, episode: int, time: int) -> int:
-        if isinstance(observation, (int, np.integer)) or (
-            isinstance(observation, np.ndarray) and observation.shape == () and observation.dtype.kind in "iu"
-        ):
-            state = int(observation)
-            if 0 <= state < self.num_states:
-                return state
-        raise EnvironmentContractError(
-            f"{self._where(iteration, episode, time)}: {call} gave the observation {observation!r}, "
-            f"not a state in 0..{self.num_states - 1}"
-        )
+    def _state_of(self, observation: Any) -> int:
+        fault = state_fault(observation, self.num_states)
+        if fault is not None:
+            raise TaskError(f"{self._here()}: {fault}")
+        return int(observation)
 
-    def _reward_of(self, gain: Any, iteration: int, episode: int, time: int) -> float:
-        try:
-            return float(gain)
-        except (TypeError, ValueError):
-            raise EnvironmentContractError(
-                f"{self._where(iteration, episode, time)}: step gave the reward {gain!r}, not a number"
-            ) from None
+    def _reward_of(self, gain: Any) -> float:
+        return gain if type(gain) is float else returned.number(gain, "the reward", self._here)
 
-    def _costs_of(self, info: dict[str, Any], iteration: int, episode: int, time: int) -> Any:
-        try:
-            cost = info["cost"]
-        except KeyError:
-            raise EnvironmentContractError(
-                f"{self._where(iteration, episode, time)}: step gave no info['cost']; "
-                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
-            ) from None
-        if isinstance(cost, float) and len(self._cost_names) == 1:
+    def _costs_of(self, info: dict[str, Any]) -> Any:
+        cost = info.get("cost")
+        if type(cost) is float and len(self._cost_names) == 1:
             return cost
         try:
-            values = np.atleast_1d(np.asarray(cost, dtype=np.float64))
-        except (TypeError, ValueError):
-            raise EnvironmentContractError(
-                f"{self._where(iteration, episode, time)}: info['cost'] is {cost!r}; "
-                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
-            ) from None
-        if values.shape != (len(self._cost_names),):
-            raise EnvironmentContractError(
-                f"{self._where(iteration, episode, time)}: info['cost'] has shape {np.shape(cost)}; "
-                f"it must hold {len(self._cost_names)} number(s): {', '.join(self._cost_names)}"
-            )
-        return values
+            return returned.costs(info, len(self._cost_names), self._here)
+        except TaskError as error:
+            raise TaskError(f"{error} ({', '.join(self._cost_names)})") from error
 
     def _check(self, reward: FloatArray, cost: FloatArray, iteration: int) -> None:
-        wrong = {
-            "a reward that is not finite": ~np.isfinite(reward),
-            "a cost that is not finite": ~np.isfinite(cost).all(axis=-1),
-        }
-        for what, where in wrong.items():
+        """Plain numbers are checked together."""
+        for where in (~np.isfinite(reward), ~(np.isfinite(cost) & (cost >= 0.0)).all(axis=-1)):
             if where.any():
                 episode, time = (int(i) for i in np.argwhere(where)[0])
-                raise EnvironmentContractError(f"{self._where(iteration, episode, time)}: step gave {what}")
+                self._at = (iteration, episode, time, "step")
+                returned.number(reward[episode, time], "the reward", self._here)
+                self._costs_of({"cost": cost[episode, time].tolist()})
 
     def _here(self) -> str:
         return self._where(*self._at[:3])
@@ -257,7 +224,13 @@ def discrete_shape(family: TaskFamily, task: Task) -> tuple[int, int]:
     return rollouts.num_states, rollouts.num_actions
 
 
-def _discrete(task: Task, name: str, space: gymnasium.Space[Any]) -> int:
-    if not isinstance(space, gymnasium.spaces.Discrete) or space.start != 0:
-        raise EnvironmentContractError(f"task {task.label}: {name} must be Discrete(n) starting at 0, got {space}")
+def _fault(observations: Any, actions: Any) -> str | None:
+    fault = table_fault(observations, actions)
+    if fault is not None and isinstance(observations, gymnasium.spaces.Box):
+        return f"{fault}; within_task.algorithm neural_crpo learns a network"
+    return fault
+
+
+def _size_of(space: gymnasium.Space[Any]) -> int:
+    assert isinstance(space, gymnasium.spaces.Discrete)
     return int(space.n)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.contract.task import TaskError
+from tasks.contract.timeout import told
 
 Where = Callable[[], str]
 """Returns the task and the step for an error message; called only when there is one."""
@@ -15,6 +16,21 @@ FIVE = "(observation, reward, terminated, truncated, info)"
 SIX = "(observation, reward, cost, terminated, truncated, info)"
 _BOOLEAN = (bool, np.bool_)
 Boolean = bool | np.bool_
+
+
+_SIGNED = 2**31
+"""The first seed that a simulator with signed 32-bit seeds refuses."""
+
+
+def raised(call: str, error: BaseException, seed: int | None = None) -> str:
+    """What ``call`` (reset, step) of a user's environment raised; ``seed`` is what reset was given."""
+    what = f"{call} {told(error)}"
+    if seed is None or seed < _SIGNED:
+        return what
+    return (
+        f"{what} (seed {seed}: seeds are whole numbers in 0..{2**32 - 1}; a simulator with signed 32-bit seeds can "
+        f"take seed % 2**31)"
+    )
 
 
 def step_values(result: Any, where: Where) -> tuple[Any, Any, Boolean, Boolean, dict[str, Any]]:
@@ -65,10 +81,10 @@ def number(value: Any, name: str, where: Where) -> float:
 
 
 def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
-    """The p finite numbers of ``info["cost"]``, which may be a plain number if p = 1.
+    """The p finite numbers >= 0 of ``info["cost"]``, which may be a plain number if p = 1.
 
     Raises:
-        TaskError: the cost is missing, has another length, or is not finite.
+        TaskError: the cost is missing, has another length, is not finite, or is negative.
     """
     if "cost" not in info:
         raise TaskError(f'{where()}: step reports no info["cost"]; it must hold {num_costs} number(s)')
@@ -76,7 +92,10 @@ def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
     values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
     if len(values) != num_costs:
         raise TaskError(f'{where()}: info["cost"] must hold {num_costs} number(s), got {given!r}')
-    return [number(value, 'info["cost"]', where) for value in values]
+    found = [number(value, 'info["cost"]', where) for value in values]
+    if min(found) < 0.0:
+        raise TaskError(f'{where()}: info["cost"] is {given!r}; a cost must be at least 0')
+    return found
 
 
 def space_stays(now: object, first: object, where: Where) -> None:

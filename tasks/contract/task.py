@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,6 +23,43 @@ Parameters = Mapping[str, Any]
 
 
 _LONGEST_LABEL, _LONGEST_STEM = 80, 40
+
+
+def numbers_fault(family: object) -> str | None:
+    """What is wrong with the costs' names, the discount or the horizon of a family; None where nothing is."""
+    names, discount, horizon = (getattr(family, part) for part in ("cost_names", "discount", "horizon"))
+    if not isinstance(names, tuple) or not names or not all(isinstance(one, str) and one for one in names):
+        return f"cost_names must be a tuple of at least one name, got {names!r}"
+    if len(set(names)) < len(names):
+        return f"cost_names must differ from each other, got {names!r}"
+    if not isinstance(discount, numbers.Real) or not 0.0 < float(discount) < 1.0:
+        return (
+            f"discount must lie strictly between 0 and 1, got {discount!r}; for limits on plain sums of costs set "
+            "within_task.returns to episodic (with algorithm neural_crpo) and keep a discount such as 0.99 for learning"
+        )
+    if not isinstance(horizon, numbers.Integral) or int(horizon) < 1:
+        return f"horizon must be a whole number of steps of at least 1, got {horizon!r}"
+    return None
+
+
+def limits_fault(limits: Sequence[float], names: Sequence[str]) -> str | None:
+    """What is wrong with given limits on the costs called ``names``; None where nothing is."""
+    if len(limits) != len(names):
+        return f"{len(limits)} limit(s) for {len(names)} cost(s) ({', '.join(names)}); give one for each"
+    try:
+        right = all(math.isfinite(limit) and limit >= 0.0 for limit in limits)
+    except TypeError:
+        right = False
+    return None if right else f"limits must be finite and not negative, got {list(limits)}"
+
+
+def fraction_fault(fraction: float) -> str | None:
+    """What is wrong with a limit fraction; None where nothing is."""
+    return None if 0.0 < fraction < 1.0 else f"the limit fraction must lie strictly between 0 and 1, got {fraction:g}"
+
+
+NEEDS_MODEL = "a limit fraction needs an exact model; give the limits themselves instead"
+"""What is wrong with a limit fraction of a family without a model."""
 
 
 class TaskError(ValueError):

@@ -147,11 +147,11 @@ def is_of_others(error: BaseException) -> bool:
     return isinstance(error, Exception | _Quit)
 
 
-def failure(error: BaseException, where: str, kind: type[TaskError] = TaskError) -> TaskError:
-    """The error of a task whose code raised ``error``; raises ``error`` if it is one, or none of that code's."""
+def failure(error: BaseException, where: str, what: str) -> TaskError:
+    """The error of a task whose code did ``what``; raises ``error`` if it is one, or none of that code's."""
     if isinstance(error, TaskError) or not is_of_others(error):
         raise error
-    return kind(f"{where} {told(error)}")
+    return TaskError(f"{where}: {what}")
 
 
 def made(make: Callable[[], Made], label: str) -> Made:
@@ -163,7 +163,7 @@ def made(make: Callable[[], Made], label: str) -> Made:
     try:
         return make()
     except BaseException as error:
-        raise failure(error, f"{label}: making the environment") from error
+        raise failure(error, label, f"make {told(error)}") from error
 
 
 def told(error: BaseException) -> str:

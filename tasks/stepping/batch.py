@@ -15,11 +15,15 @@ from tasks.contract.contextual_family import plain_family
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import STEP_SECONDS, failure, made, step_seconds, time_limit
 from tasks.stepping.context_batch import with_context
+from tasks.stepping.copies import Copies
+from tasks.stepping.spaces import float32_bounds, form_fault, space_fault, value_fault
 
 Float32Array = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
+_SINGLE = 4
+"""Bytes of a float32."""
 
 
 @runtime_checkable
@@ -149,17 +153,19 @@ class GymnasiumBatch:
         if num_copies < 1:
             raise TaskError(f"{label}: a batch needs at least one copy, got {num_copies}")
         self._label, self._seconds, self._current = label, seconds, 0
-        self._envs: Sequence[gymnasium.Env[Any, Any]] = [made(make, label) for _ in range(num_copies)]
+        self._copies = Copies(make, num_copies, label, _network_fault)
+        self._envs: Sequence[gymnasium.Env[Any, Any]] = self._copies.envs
         if "mujoco" in sys.modules:
             from tasks.contract.instability import listen
 
             listen()
-        self._box = _observation_space(label, self._envs[0])
-        self._low = self._box.low.astype(np.float32).ravel()
-        self._high = self._box.high.astype(np.float32).ravel()
+        space = self._envs[0].observation_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        self._box = space
+        self._low, self._high = float32_bounds(space)
         self.num_copies, self.num_costs, self.horizon = num_copies, num_costs, horizon
         self.observation_size = int(self._low.size)
-        self.action_low, self.action_high, self.num_actions, self._first_action = _action_space(label, self._envs[0])
+        self.action_low, self.action_high, self.num_actions, self._first_action = _actions_of(self._envs[0])
         self._actions = self._envs[0].action_space
         self._clipped = np.zeros((num_copies, 0 if self.action_low is None else self.action_low.size), np.float32)
         self._elapsed = np.full(num_copies, -1)
@@ -198,8 +204,7 @@ class GymnasiumBatch:
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
-            env.close()  # type: ignore[no-untyped-call]
+        self._copies.close()
 
     def _reset_copy(self, copy: int, seed: int) -> None:
         env = self._envs[copy]
@@ -207,7 +212,7 @@ class GymnasiumBatch:
         try:
             result = env.reset(seed=seed)
         except BaseException as error:
-            raise failure(error, f"{self._where(copy)}: reset") from error
+            raise failure(error, self._where(copy), returned.raised("reset", error, seed)) from error
         returned.space_stays(env.observation_space, self._box, self._here)
         returned.space_stays(env.action_space, self._actions, self._here)
         self._observe(copy, returned.first_observation(result, self._here))
@@ -218,7 +223,7 @@ class GymnasiumBatch:
         try:
             result = self._envs[copy].step(action)
         except BaseException as error:
-            raise failure(error, f"{self._where(copy)}: step") from error
+            raise failure(error, self._where(copy), returned.raised("step", error)) from error
         self._check_stable(copy, action)
         observation, reward, terminated, truncated, info = returned.step_values(result, self._here)
         self._observe(copy, observation)
@@ -257,39 +262,33 @@ class GymnasiumBatch:
     def _observe(self, copy: int, observation: object) -> None:
         box = self._box
         if not isinstance(observation, np.ndarray) or observation.dtype != box.dtype or observation.shape != box.shape:
-            got = type(observation).__name__
-            if isinstance(observation, np.ndarray):
-                got = f"{observation.dtype} of shape {list(observation.shape)}"
-            raise TaskError(
-                f"{self._where(copy)}: the observation must be {box.dtype} of shape {list(box.shape)} "
-                f"as its space defines, got {got}"
-            )
-        self.observations[copy] = observation.ravel()
+            raise TaskError(f"{self._where(copy)}: {form_fault(observation, box)}")
+        if box.dtype.itemsize <= _SINGLE:
+            self.observations[copy] = observation.ravel()
+            return
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, and is found below
+            self.observations[copy] = observation.ravel()
 
     def _check_observations(self) -> None:
         right = (self.observations >= self._low) & (self.observations <= self._high) & np.isfinite(self.observations)
         right[self._elapsed < 0] = True
         if right.all():
             return
-        copy, part = (int(index) for index in np.argwhere(~right)[0])
-        value, low, high = self.observations[copy, part], self._low[part], self._high[part]
-        raise TaskError(f"{self._where(copy)}: observation[{part}] is {value}, not a number in [{low}, {high}]")
+        copy = int(np.argwhere(~right)[0][0])
+        raise TaskError(f"{self._where(copy)}: {value_fault(self._box, self.observations[copy])}")
 
 
-def _observation_space(label: str, env: gymnasium.Env[Any, Any]) -> gymnasium.spaces.Box:
-    space = env.observation_space
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise TaskError(f"{label}: observations must come from a Box space, got {space}")
-    return space
+def _network_fault(observations: Any, actions: Any) -> str | None:
+    """Why a network cannot be learned over these spaces; None where it can."""
+    if isinstance(observations, gymnasium.spaces.Discrete):
+        return f"observations must come from a Box space, got {observations}"
+    return space_fault(observations, actions)
 
 
-def _action_space(
-    label: str, env: gymnasium.Env[Any, Any]
-) -> tuple[Float32Array | None, Float32Array | None, int | None, int]:
+def _actions_of(env: gymnasium.Env[Any, Any]) -> tuple[Float32Array | None, Float32Array | None, int | None, int]:
     """Bounds [A] of a Box or the number of discrete actions, and the first discrete action."""
     space = env.action_space
     if isinstance(space, gymnasium.spaces.Discrete):
         return None, None, int(space.n), int(space.start)
-    if isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        return space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel(), None, 0
-    raise TaskError(f"{label}: actions must come from a Discrete space or a Box of reals, got {space}")
+    assert isinstance(space, gymnasium.spaces.Box)
+    return *float32_bounds(space), None, 0

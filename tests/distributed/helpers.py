@@ -40,6 +40,7 @@ TINY: Raw = {
     "within_task": {"num_iterations": 2, "episodes_per_iteration": 3, "num_copies": 1},
     "cluster": {"pool": "local", "num_workers": 2, "tasks_per_round": 4, "dashboard": False, "object_store_mb": 80},
     "tracking": {"enabled": False},
+    "check_family": False,  # the families of the tests note what is run; the check would run them too
     "evaluation": {
         "methods": ["random", "meta_srl"],
         "num_test_tasks": 2,

@@ -31,7 +31,6 @@ from meta.training.pool import LocalLearner, LocalPool, Pending
 from meta.training.records import Row
 from policies.common.results import Start, TaskResult
 from policies.neural.neural_settings import NeuralSettings
-from policies.tabular.rollouts import EnvironmentContractError
 from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import TaskError
@@ -304,8 +303,8 @@ def test_a_worker_reports_a_hanging_environment(one: RayPool, learner: RayLearne
     ("raw", "error"),
     [
         (tiny(family={"limit": 0.0}), TaskError),
-        (courier(fault="no_cost", with_model=False, limit=[5.0, 5.0]), EnvironmentContractError),
-        (courier(fault="reward_not_a_number", with_model=False, limit=[5.0, 5.0]), EnvironmentContractError),
+        (courier(fault="no_cost", with_model=False, limit=[5.0, 5.0]), TaskError),
+        (courier(fault="reward_not_a_number", with_model=False, limit=[5.0, 5.0]), TaskError),
     ],
     ids=["infeasible", "no cost", "reward not a number"],
 )

@@ -214,5 +214,5 @@ def test_warnings_name_every_task_that_is_set_aside(workplace: Path, no_plots: N
     fails = {"train/2": "raise", "test/0": "raise"}
     assert exit_code("train", run_file(workplace, failing(workplace, fails))) == SET_ASIDE_EXIT_CODE
     text = " ".join(warnings_of(load_summary(only_run(workplace))))
-    assert "train-2 (EnvironmentContractError: " in text
-    assert "test-0 (EnvironmentContractError: " in text
+    assert "train-2 (TaskError: " in text
+    assert "test-0 (TaskError: " in text

@@ -147,7 +147,7 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
     ("raw", "parts"),
     [
         (family(map_size=4, limit=0.0), ["frozen_lake/train/", "holes_entered: limit 0, least reachable cost 0."]),
-        (courier(name=f"{FAMILIES}:LongLimits"), ["LongLimits/train/0", "3 limits for 2 costs (fuel, damage)"]),
+        (courier(name=f"{FAMILIES}:LongLimits"), ["LongLimits/train/0", "3 limit(s) for 2 cost(s) (fuel, damage)"]),
         (courier(limit=[-1.0, 1.0]), ["CourierFamily/train/0", "not negative", "-1.0"]),
         (courier(with_model=False, limit=[5.0, 5.0]), ["CourierFamily/train/0", "within_task.evaluation to sampled"]),
         (courier(with_model=False, limit=0.5), ["CourierFamily/train/0", "limit fraction needs an exact model"]),
@@ -155,7 +155,7 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
         (courier(name=f"{FAMILIES}:BrokenModel"), ["BrokenModel/train/0", "reward holds a value that is not finite"]),
         (
             courier(name="tests.support.user_families:WrongSpaces", fault="action_space/box"),
-            ["WrongSpaces/train/0", "action_space must be Discrete(n) starting at 0", "Box"],
+            ["WrongSpaces/train/0", "the action space must be Discrete(n) starting at 0", "Box"],
         ),
     ],
     ids=[
@@ -183,13 +183,13 @@ def test_unusable_tasks_are_reported_before_a_run_begins(
 @pytest.mark.parametrize(
     ("fault", "part"),
     [
-        ("reward_not_a_number", "step gave a reward that is not finite"),
-        ("cost_not_a_number", "step gave a cost that is not finite"),
-        ("infinite_cost", "step gave a cost that is not finite"),
-        ("no_cost", "step gave no info['cost']; it must hold 2 number(s): fuel, damage"),
-        ("one_cost", "it must hold 2 number(s): fuel, damage"),
-        ("three_costs", "info['cost'] has shape (3,); it must hold 2 number(s): fuel, damage"),
-        ("cost_is_text", "info['cost']"),
+        ("reward_not_a_number", "the reward is nan; it must be finite"),
+        ("cost_not_a_number", "it must be finite (fuel, damage)"),
+        ("infinite_cost", "it must be finite (fuel, damage)"),
+        ("no_cost", 'step reports no info["cost"]; it must hold 2 number(s) (fuel, damage)'),
+        ("one_cost", "must hold 2 number(s), got 1.0 (fuel, damage)"),
+        ("three_costs", "must hold 2 number(s), got [1.0, 1.0, 1.0] (fuel, damage)"),
+        ("cost_is_text", "must be a number, got"),
         ("observation_too_large", "not a state in 0..5"),
     ],
 )

@@ -191,7 +191,10 @@ def test_a_family_that_an_algorithm_cannot_take_is_reported(tmp_path: Path, caps
     table = tiny(within_task={"evaluation": "sampled"})
     table["family"] = {"name": "acrobot", "num_tasks": 8}
     text = refused(tmp_path, table, capsys)
-    assert "acrobot/train/0: observation_space must be Discrete(n) starting at 0, got Box" in text
+    assert (
+        "acrobot/train/0: with discrete observations the observation space must be Discrete(n) starting at 0, got Box"
+        in text
+    )
 
 
 def test_the_default_estimator_may_be_named() -> None:

@@ -123,7 +123,7 @@ def test_the_least_reachable_cost_itself_is_feasible() -> None:
 
 @pytest.mark.parametrize("limits", [(), (1.0,), (1.0, 1.0, 1.0)])
 def test_a_wrong_number_of_limits_is_reported(limits: tuple[float, ...]) -> None:
-    with pytest.raises(TaskError, match=rf"courier/train/1: {len(limits)} limits for 2 costs \(fuel, damage\)"):
+    with pytest.raises(TaskError, match=rf"courier/train/1: {len(limits)} limit\(s\) for 2 cost\(s\) \(fuel, damage\)"):
         draw_task(CourierFamily(0, 4, limit=limits), "courier", 0, "train", 1)
 
 

@@ -11,7 +11,6 @@ from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, evaluate, occupancy, optimal_policy
 from policies.solving.solve_task import reference_solution, solve_task
 from policies.tabular.crpo import WithinTaskSettings
-from policies.tabular.rollouts import EnvironmentContractError
 from tasks.contract.task import TaskError
 from tasks.lakes.frozen_lake import FrozenLake
 from tests.support.user_families import NUM_STATES, CourierFamily
@@ -133,7 +132,7 @@ def test_a_start_of_another_shape_is_reported(evaluation: str, collect: bool) ->
 
 def test_a_broken_contract_reaches_the_caller_by_name() -> None:
     family = CourierFamily(0, 8, fault="no_cost")
-    with pytest.raises(EnvironmentContractError, match="courier/train/1, iteration 0, episode 0, step 2"):
+    with pytest.raises(TaskError, match="courier/train/1, iteration 0, episode 0, step 2"):
         solve_task(family, TASK, START, _settings(), collect=True)
 
 
