@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 
+from distributed.cluster.exposure import keep_token_private, on_loopback, require_token
 from distributed.cluster.health import ClusterLostError, end_own_cluster, watched_cluster
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
@@ -32,11 +34,14 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is not None:
+        require_token(address, unauthenticated=settings.unauthenticated)
         _require_answer(address)
     elif settings.dashboard and settings.dashboard_port is not None:
         _require_free(settings.dashboard_port)
     try:
-        with _own_sigterm_handler():
+        with _own_sigterm_handler(), on_loopback() if address is None else contextlib.nullcontext():
+            if address is None:
+                keep_token_private()
             context = ray.init(**_options(settings, address))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(

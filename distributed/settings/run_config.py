@@ -50,6 +50,8 @@ class ClusterSettings(BaseModel):
     """B, tasks that start from the same (phi, alpha); one meta-update follows each round."""
     address: str | None = None
     """Ray cluster to connect to; null starts one on this machine, or uses the one that runs this job."""
+    unauthenticated: bool = False
+    """Use a cluster on other machines although RAY_AUTH_MODE is disabled; a network of your own must protect it."""
     dashboard: bool = True
     """Start Ray's dashboard with a local cluster, on the loopback interface."""
     dashboard_port: int | None = Field(default=None, ge=1, le=65535)
