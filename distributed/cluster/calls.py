@@ -126,12 +126,12 @@ class Calls:
     def results(self, watch: Callable[[], bool] | None = None) -> Iterator[tuple[int, Any] | None]:
         """Positions and values as they come; None whenever ``watch``, polled while waiting, returns True."""
         while self._waiting or self._running:
+            require_cluster()
             self._send()
             finished, _ = wait_for(list(self._running), 1, _LOOK_SECONDS if watch is None else _WATCH_SECONDS)
             if finished:
                 yield from self._finished(finished[0])
                 continue
-            require_cluster()
             self._look()
             if watch is not None and watch():
                 yield None
@@ -142,7 +142,8 @@ class Calls:
 
     def _make(self, slot: int, position: int) -> None:
         job = self._jobs[position]
-        limit = self._rules.patience.limit(job.kind, job.work)
+        # a new process has to start first, perhaps on a machine that is busy: each further try has twice the time
+        limit = self._rules.patience.limit(job.kind, job.work) * 2.0 ** self._lost[position]
         self._running[job.send(slot)] = _Sent(slot, position, limit)
 
     def _finished(self, reference: Reference) -> Iterator[tuple[int, Any]]:

@@ -28,7 +28,7 @@ class _Watch:
         self._node, self._over = node, threading.Event()
         self._asked: float | None = None
         self._dead, self._suspect = "", 0.0
-        self._own: list[psutil.Process] = own_processes()
+        self._own: list[tuple[str, psutil.Process]] = own_processes()
         self._stopped: float | None = None
         self._thread = threading.Thread(target=self._ask_on, name="cluster-watch", daemon=True)
         self._thread.start()
@@ -39,6 +39,9 @@ class _Watch:
 
     def require(self) -> None:
         """Raise ClusterLostError if the cluster has been gone for some time."""
+        ended = [name for name, process in self._own if not _runs(process)]
+        if ended:  # at once: whatever asks Ray for an object now may end this process without a word
+            raise _lost(f"its {ended[0]} has ended")
         now, asked = time.monotonic(), self._asked
         fault = self._dead
         if not fault and self._stopped is not None and now - self._stopped > _GONE_AFTER:
@@ -50,9 +53,7 @@ class _Watch:
         elif not self._suspect:
             self._suspect = now
         elif now - self._suspect > _SUSPECT_SECONDS:
-            raise ClusterLostError(
-                f"the Ray cluster is gone: {fault}. Finished tasks are saved; --resume continues the run on a new one"
-            )
+            raise _lost(fault)
 
     def _ask_on(self) -> None:
         while not self._over.wait(_ASK_EVERY):
@@ -72,7 +73,7 @@ class _Watch:
     def _look(self) -> None:
         """Note since when a process of the own cluster is stopped: Ray itself takes more than a minute to see it."""
         stopped = False
-        for process in self._own:
+        for _, process in self._own:
             with contextlib.suppress(psutil.Error):
                 stopped = stopped or process.status() == psutil.STATUS_STOPPED
         if not stopped:
@@ -81,14 +82,27 @@ class _Watch:
             self._stopped = time.monotonic()
 
 
-def own_processes() -> list[psutil.Process]:
-    """The processes of the cluster that this process has started; none of a joined cluster."""
-    node, found = worker._global_node, list[psutil.Process]()
+def _lost(fault: str) -> ClusterLostError:
+    return ClusterLostError(
+        f"the Ray cluster is gone: {fault}. Finished tasks are saved; --resume continues the run on a new one"
+    )
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def own_processes() -> list[tuple[str, psutil.Process]]:
+    """Raylet and control service of the cluster that this process has started, by name; none of a joined cluster."""
+    node, found = worker._global_node, list[tuple[str, psutil.Process]]()
     started: dict[str, list[Any]] = {} if node is None else node.all_processes
-    for infos in started.values():
-        for info in infos:
+    for name in ("raylet", "gcs_server"):
+        for info in started.get(name, []):
             with contextlib.suppress(psutil.Error):
-                found.append(psutil.Process(info.process.pid))
+                found.append((name, psutil.Process(info.process.pid)))
     return found
 
 
