@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from distributed.cluster.health import require_cluster
+from distributed.cluster.health import asking, require_cluster
 
 Reference = ray.ObjectRef[Any]
 LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
@@ -21,6 +21,13 @@ LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 _WATCH_SECONDS, _LOOK_SECONDS = 0.1, 0.5
 _FIRST_WORD = 300.0
 """A call of a kind that was never timed is reported after so many seconds."""
+
+
+def put(value: Any) -> Reference:
+    """``ray.put``, which waits for the object store of this node."""
+    with asking():
+        reference: Reference = ray.put(value)
+    return reference
 
 
 class WorkerLostError(RuntimeError):
@@ -107,7 +114,8 @@ class _Sent:
 def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
     """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
     try:
-        return ray.wait(references, num_returns=count, timeout=seconds)
+        with asking():
+            return ray.wait(references, num_returns=count, timeout=seconds)
     except SystemError as error:
         if error.__cause__ is None:
             raise
@@ -144,13 +152,15 @@ class Calls:
         job = self._jobs[position]
         # a new process has to start first, perhaps on a machine that is busy: each further try has twice the time
         limit = self._rules.patience.limit(job.kind, job.work) * 2.0 ** self._lost[position]
-        self._running[job.send(slot)] = _Sent(slot, position, limit)
+        with asking():
+            self._running[job.send(slot)] = _Sent(slot, position, limit)
 
     def _finished(self, reference: Reference) -> Iterator[tuple[int, Any]]:
         sent = self._running.pop(reference)
         job = self._jobs[sent.position]
         try:
-            value = ray.get(reference)
+            with asking():
+                value = ray.get(reference)
         except RayTaskError as error:
             self._failed[sent.position] += 1
             self._again(sent, job.failed(_cause(error), self._failed[sent.position]))

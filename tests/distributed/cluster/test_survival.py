@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
     Raw,
     command,
+    environment,
     finished_tasks,
     noted,
     only_run,
@@ -202,6 +204,34 @@ def test_a_run_whose_cluster_is_gone_ends_within_a_minute_and_is_resumed(
     wait_until(lambda: not any(is_alive(pid) for pid in of_the_cluster.values()), seconds=20.0)
     require_gone(tmp_path)
     require_undisturbed(tmp_path, go_on(tmp_path, file, "--cluster.pool", "local"))
+
+
+STUCK = """
+import os, signal, sys
+import numpy as np
+from distributed.cluster.calls import put
+from distributed.cluster.health import own_processes
+from distributed.cluster.ray_cluster import cluster
+from distributed.settings.run_config import ClusterSettings
+
+with cluster(ClusterSettings(num_workers=1, dashboard=False, object_store_mb=100)):
+    ((_, raylet),) = [found for found in own_processes() if found[0] == "raylet"]
+    os.kill(raylet.pid, signal.SIGSTOP)
+    print("stopped", flush=True)
+    put(np.zeros(10**6))
+"""
+
+
+@pytest.mark.slow
+def test_a_call_that_never_comes_back_from_a_stopped_cluster_ends_the_process(tmp_path: Path) -> None:
+    began = time.monotonic()
+    words = [sys.executable, "-c", STUCK]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == CLUSTER_LOST_EXIT_CODE, done.stderr
+    assert "error: the Ray cluster is gone" in done.stderr
+    assert time.monotonic() - began < 80.0
 
 
 @pytest.mark.slow
