@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= deploy/runs/frozen_lake.yaml
+SEEDS ?= 8
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations tour curves contexts paper results results-neural lock audit sbom clean
+.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -56,6 +57,9 @@ bench-corrections: setup ## whether corrections matter, to docs/results/correcti
 
 bench-operations: setup ## what submission, tracking and reporting cost, to docs/results/operations.md (ten minutes)
 	$(BIN)/python -m benchmarks.speed.operations
+
+chaos: setup ## faults in real runs on Ray, to docs/results/chaos.md (SEEDS=1: a quarter of an hour; goes on where it was stopped)
+	$(BIN)/python -m benchmarks.chaos --seeds $(SEEDS)
 
 tour: setup ## docs/tour.md with its screenshots (needs Debian's chromium; a few minutes)
 	$(BIN)/python -m benchmarks.tour

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from distributed.cluster.health import require_cluster
+from distributed.cluster.health import asking, require_cluster
 
 Reference = ray.ObjectRef[Any]
 LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
@@ -21,6 +21,13 @@ LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
 _WATCH_SECONDS, _LOOK_SECONDS = 0.1, 0.5
 _FIRST_WORD = 300.0
 """A call of a kind that was never timed is reported after so many seconds."""
+
+
+def put(value: Any) -> Reference:
+    """``ray.put``, which waits for the object store of this node."""
+    with asking():
+        reference: Reference = ray.put(value)
+    return reference
 
 
 class WorkerLostError(RuntimeError):
@@ -107,7 +114,8 @@ class _Sent:
 def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
     """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
     try:
-        return ray.wait(references, num_returns=count, timeout=seconds)
+        with asking():
+            return ray.wait(references, num_returns=count, timeout=seconds)
     except SystemError as error:
         if error.__cause__ is None:
             raise
@@ -126,12 +134,12 @@ class Calls:
     def results(self, watch: Callable[[], bool] | None = None) -> Iterator[tuple[int, Any] | None]:
         """Positions and values as they come; None whenever ``watch``, polled while waiting, returns True."""
         while self._waiting or self._running:
+            require_cluster()
             self._send()
             finished, _ = wait_for(list(self._running), 1, _LOOK_SECONDS if watch is None else _WATCH_SECONDS)
             if finished:
                 yield from self._finished(finished[0])
                 continue
-            require_cluster()
             self._look()
             if watch is not None and watch():
                 yield None
@@ -142,14 +150,17 @@ class Calls:
 
     def _make(self, slot: int, position: int) -> None:
         job = self._jobs[position]
-        limit = self._rules.patience.limit(job.kind, job.work)
-        self._running[job.send(slot)] = _Sent(slot, position, limit)
+        # a new process has to start first, perhaps on a machine that is busy: each further try has twice the time
+        limit = self._rules.patience.limit(job.kind, job.work) * 2.0 ** self._lost[position]
+        with asking():
+            self._running[job.send(slot)] = _Sent(slot, position, limit)
 
     def _finished(self, reference: Reference) -> Iterator[tuple[int, Any]]:
         sent = self._running.pop(reference)
         job = self._jobs[sent.position]
         try:
-            value = ray.get(reference)
+            with asking():
+                value = ray.get(reference)
         except RayTaskError as error:
             self._failed[sent.position] += 1
             self._again(sent, job.failed(_cause(error), self._failed[sent.position]))

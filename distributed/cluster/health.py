@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,11 @@ import psutil
 import ray
 from ray._private import worker
 
+from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE
+
 _ASK_EVERY, _GONE_AFTER = 2.0, 25.0
+_STUCK_AFTER = 40.0
+"""Seconds in one call of Ray's, all of which return at once or have a shorter limit, until the cluster is looked at."""
 _SUSPECT_SECONDS = 5.0
 """So long the fault must last after it is first seen: this process itself may have been stopped meanwhile."""
 
@@ -28,10 +35,11 @@ class _Watch:
         self._node, self._over = node, threading.Event()
         self._asked: float | None = None
         self._dead, self._suspect = "", 0.0
-        self._own: list[psutil.Process] = own_processes()
+        self._own: list[tuple[str, psutil.Process]] = own_processes()
         self._stopped: float | None = None
-        self._thread = threading.Thread(target=self._ask_on, name="cluster-watch", daemon=True)
-        self._thread.start()
+        self.asking: float | None = None
+        for work in (self._ask_on, self._end_a_stuck_call):
+            threading.Thread(target=work, name="cluster-watch", daemon=True).start()
 
     def close(self) -> None:
         """Stop asking."""
@@ -39,20 +47,44 @@ class _Watch:
 
     def require(self) -> None:
         """Raise ClusterLostError if the cluster has been gone for some time."""
-        now, asked = time.monotonic(), self._asked
-        fault = self._dead
-        if not fault and self._stopped is not None and now - self._stopped > _GONE_AFTER:
-            fault = f"a process of it was stopped {now - self._stopped:.0f} s ago (SIGSTOP)"
-        if asked is not None and now - asked > _GONE_AFTER:
-            fault = f"its control service (GCS) has not answered for {now - asked:.0f} s"
+        ended = self._ended()
+        if ended:  # at once: whatever asks Ray for an object now may end this process without a word
+            raise _lost(ended)
+        now, fault = time.monotonic(), self._fault()
         if not fault:
             self._suspect = 0.0
         elif not self._suspect:
             self._suspect = now
         elif now - self._suspect > _SUSPECT_SECONDS:
-            raise ClusterLostError(
-                f"the Ray cluster is gone: {fault}. Finished tasks are saved; --resume continues the run on a new one"
-            )
+            raise _lost(fault)
+
+    def _ended(self) -> str:
+        """Which process of the own cluster has ended; empty without any."""
+        return next((f"its {name} has ended" for name, process in self._own if not _runs(process)), "")
+
+    def _fault(self) -> str:
+        """What does not answer, or is stopped, for some time; empty if all is well."""
+        now, asked, stopped, fault = time.monotonic(), self._asked, self._stopped, self._dead
+        if not fault and stopped is not None and now - stopped > _GONE_AFTER:
+            fault = f"a process of it was stopped {now - stopped:.0f} s ago (SIGSTOP)"
+        if asked is not None and now - asked > _GONE_AFTER:
+            fault = f"its control service (GCS) has not answered for {now - asked:.0f} s"
+        return fault
+
+    def _end_a_stuck_call(self) -> None:
+        """End this process if a call of Ray's does not come back from a cluster that is gone: no wait can be ended."""
+        while not self._over.wait(_ASK_EVERY):
+            asking = self.asking
+            if asking is None or time.monotonic() - asking < _STUCK_AFTER:
+                continue
+            fault = self._ended() or self._fault()
+            if fault and self.asking == asking:
+                sys.stderr.write(f"error: {_lost(fault)}\n")
+                sys.stderr.flush()
+                for pid in _own_pids():  # its connections break, on which Ray's own code ends this process with 1
+                    with contextlib.suppress(OSError):
+                        os.kill(pid, signal.SIGKILL)
+                os._exit(CLUSTER_LOST_EXIT_CODE)
 
     def _ask_on(self) -> None:
         while not self._over.wait(_ASK_EVERY):
@@ -72,7 +104,7 @@ class _Watch:
     def _look(self) -> None:
         """Note since when a process of the own cluster is stopped: Ray itself takes more than a minute to see it."""
         stopped = False
-        for process in self._own:
+        for _, process in self._own:
             with contextlib.suppress(psutil.Error):
                 stopped = stopped or process.status() == psutil.STATUS_STOPPED
         if not stopped:
@@ -81,15 +113,35 @@ class _Watch:
             self._stopped = time.monotonic()
 
 
-def own_processes() -> list[psutil.Process]:
-    """The processes of the cluster that this process has started; none of a joined cluster."""
-    node, found = worker._global_node, list[psutil.Process]()
+def _lost(fault: str) -> ClusterLostError:
+    return ClusterLostError(
+        f"the Ray cluster is gone: {fault}. Finished tasks are saved; --resume continues the run on a new one"
+    )
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def own_processes() -> list[tuple[str, psutil.Process]]:
+    """Raylet and control service of the cluster that this process has started, by name; none of a joined cluster."""
+    node, found = worker._global_node, list[tuple[str, psutil.Process]]()
     started: dict[str, list[Any]] = {} if node is None else node.all_processes
-    for infos in started.values():
-        for info in infos:
+    for name in ("raylet", "gcs_server"):
+        for info in started.get(name, []):
             with contextlib.suppress(psutil.Error):
-                found.append(psutil.Process(info.process.pid))
+                found.append((name, psutil.Process(info.process.pid)))
     return found
+
+
+def _own_pids() -> list[int]:
+    """All processes of the own cluster, the raylet last."""
+    started: dict[str, list[Any]] = {} if worker._global_node is None else worker._global_node.all_processes
+    names = sorted(started, key=lambda name: name == "raylet")
+    return [info.process.pid for name in names for info in started[name]]
 
 
 def end_own_cluster() -> None:
@@ -112,6 +164,18 @@ def watched_cluster() -> Iterator[None]:
     finally:
         _watches.remove(watch)
         watch.close()
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Around a call of Ray's that should return soon, in the main thread."""
+    for watch in _watches:
+        watch.asking = time.monotonic()
+    try:
+        yield
+    finally:
+        for watch in _watches:
+            watch.asking = None
 
 
 def require_cluster() -> None:

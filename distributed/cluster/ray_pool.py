@@ -9,7 +9,7 @@ from typing import Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, gone, wait_for
+from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, gone, put, wait_for
 from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
 from meta.training.quarantine import Quarantine
@@ -166,11 +166,11 @@ class RayPool:
 
     def step_teams(self, teams: Sequence[Team], policy: PolicyState, settings: NeuralSettings) -> list[TeamStep]:
         """One direct step of ``policy`` by each team, in the order of ``teams``."""
-        broadcast = ray.put(policy)
+        broadcast = put(policy)
         return self._in_order([_Call(self, team.label, "team_step", (team, broadcast, settings)) for team in teams])
 
     def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[_Call]:
-        broadcast, work = ray.put(start), _work_of(settings)
+        broadcast, work = put(start), _work_of(settings)
         return [
             _Call(self, f"task {task.label}", "solve", (task, broadcast, settings, collect), work, task)
             for task in self.quarantine.without(tasks)

@@ -25,7 +25,7 @@ OF_WORKERS = ("draw train", "draw test", "task", "reference")
 OF_THE_LEARNER = ("MetaLearner.restore", "MetaLearner.update", "MetaLearner.busy_seconds")
 NAMES = (*OF_WORKERS, *OF_THE_LEARNER, "estimate")
 """How the names of all calls of a tabular run begin."""
-QUICK = Patience(2.0, 1.5, 4.0)
+QUICK = Patience(2.0, 2.5, 5.0)
 
 
 class Bench:

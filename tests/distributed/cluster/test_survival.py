@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE
 from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
     Raw,
     command,
+    environment,
     finished_tasks,
     noted,
     only_run,
@@ -179,3 +182,67 @@ def children(pid: int) -> dict[str, int]:
     """Processes that a process has started: name and process id."""
     found = subprocess.run(["ps", "-o", "comm=,pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return {line.split()[0]: int(line.split()[-1]) for line in found.stdout.splitlines()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_run_whose_cluster_is_gone_ends_within_a_minute_and_is_resumed(
+    name: str, what: signal.Signals, tmp_path: Path
+) -> None:
+    file = run_file(tmp_path, held(tmp_path, "ray"))
+    with started(["train", file], tmp_path) as process:
+        until_held(tmp_path, {4, 6, 7}, process)
+        of_the_cluster = children(process.pid)
+        began = time.monotonic()
+        os.kill(of_the_cluster[name], what)
+        assert process.wait(90) == CLUSTER_LOST_EXIT_CODE, messages(tmp_path)
+        print(f"{name} {what.name}: ended after {time.monotonic() - began:.0f} s")
+        assert time.monotonic() - began < 60.0
+    assert "error: the Ray cluster is gone" in messages(tmp_path)
+    assert "Traceback" not in messages(tmp_path)
+    wait_until(lambda: not any(is_alive(pid) for pid in of_the_cluster.values()), seconds=20.0)
+    require_gone(tmp_path)
+    require_undisturbed(tmp_path, go_on(tmp_path, file, "--cluster.pool", "local"))
+
+
+STUCK = """
+import os, signal, sys
+import numpy as np
+from distributed.cluster.calls import put
+from distributed.cluster.health import own_processes
+from distributed.cluster.ray_cluster import cluster
+from distributed.settings.run_config import ClusterSettings
+
+with cluster(ClusterSettings(num_workers=1, dashboard=False, object_store_mb=100)):
+    ((_, raylet),) = [found for found in own_processes() if found[0] == "raylet"]
+    os.kill(raylet.pid, signal.SIGSTOP)
+    print("stopped", flush=True)
+    put(np.zeros(10**6))
+"""
+
+
+@pytest.mark.slow
+def test_a_call_that_never_comes_back_from_a_stopped_cluster_ends_the_process(tmp_path: Path) -> None:
+    began = time.monotonic()
+    words = [sys.executable, "-c", STUCK]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == CLUSTER_LOST_EXIT_CODE, done.stderr
+    assert "error: the Ray cluster is gone" in done.stderr
+    assert time.monotonic() - began < 80.0
+
+
+@pytest.mark.slow
+def test_a_run_whose_raylet_is_stopped_for_some_seconds_goes_on(tmp_path: Path) -> None:
+    file = run_file(tmp_path, held(tmp_path, "ray"))
+    with started(["train", file], tmp_path) as process:
+        until_held(tmp_path, {4, 6, 7}, process)
+        raylet = children(process.pid)["raylet"]
+        os.kill(raylet, signal.SIGSTOP)
+        time.sleep(8.0)
+        os.kill(raylet, signal.SIGCONT)
+        (tmp_path / "notes" / "go").touch()
+        assert process.wait(120) == 0, messages(tmp_path)
+    assert summary_of(only_run(tmp_path))["meta_state_sha256"] == undisturbed_sha()

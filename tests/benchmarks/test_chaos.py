@@ -1,0 +1,55 @@
+"""The judge of ``make chaos`` finds what is wrong with a run, and its page says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.__main__ import Trial, checked, page
+from benchmarks.chaos.faults import FAULTS, Fault
+
+RIGHT = {"sha": "a", "tasks": ["0", "1"]}
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    """A run that has ended well."""
+    made = Trial(tmp_path / "cell", "mark", "ray", {})
+    run = made.folder / "runs" / "chaos" / "now"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps({"meta_state_sha256": "a"}))
+    (run / "tasks.csv").write_text("task_index,gap\n0,1.0\n1,1.0\n")
+    (made.folder / "messages").touch()
+    return made
+
+
+def test_a_sound_run_passes(trial: Trial) -> None:
+    assert checked(Fault(), trial, [0], RIGHT) == []
+    assert checked(FAULTS["driver killed"], trial, [-9, 0], RIGHT) == []
+
+
+def test_every_fault_of_a_run_is_found(trial: Trial) -> None:
+    assert checked(Fault(), trial, [1], RIGHT) == ["exit code 1", "ended in 1"]
+    assert checked(FAULTS["driver killed"], trial, [1, 0], RIGHT) == ["exit code 1"]
+    (trial.run / "tasks.csv").write_text("task_index,gap\n0,1.0\n1,1.0\n1,1.0\n")
+    (trial.run / "quarantine").mkdir()
+    (trial.run / "quarantine" / "train-5.json").touch()
+    (trial.folder / "messages").write_text("Traceback (most recent call last)")
+    found = checked(Fault(), trial, [0], {**RIGHT, "sha": "b"})
+    assert found == ["another state", "tasks lost or twice", "quarantine", "a traceback"]
+    (trial.run / "summary.json").unlink()
+    assert checked(Fault(), trial, [0], RIGHT) == ["no summary"]
+
+
+def test_the_page_has_a_line_for_each_fault_and_says_what_was_wrong() -> None:
+    cells = [
+        {"fault": "worker killed", "seed": 0, "codes": [0], "seconds": 25.0, "wrong": []},
+        {"fault": "driver killed", "seed": 0, "codes": [-9, 0], "seconds": 45.0, "wrong": ["another state"]},
+        {"fault": "driver killed", "seed": 1, "codes": [-9, 0], "seconds": 35.0, "wrong": []},
+    ]
+    text = "\n".join(page(cells, 20.0, "make chaos"))
+    assert "3 faults, each in a run of twelve lakes at a random moment; 1 of them were not handled" in text
+    assert "| worker killed | 1 | 0 | 5 [5, 5] | – |" in text
+    assert "| driver killed | 2 | -9 then 0 | 20 [15, 25] | another state |" in text
