@@ -29,8 +29,10 @@ def submit(
     package: Annotated[list[str] | None, typer.Option(help="Pinned package to install if the image lacks it.")] = None,
     num_cpus: Annotated[float, typer.Option(min=0.0, help="CPUs that the driver itself requests.")] = 0.0,
     detach: Annotated[bool, typer.Option(help="Do not follow the log.")] = False,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a cluster that is not ready yet.")] = 60.0,
 ) -> None:
     """Submit `train` to a Ray cluster, upload the checkout, and follow the log; exits with the job's exit code."""
+    from distributed.cluster import jobs_client
     from distributed.jobs import submission, upload
 
     console, root = Console(), Path.cwd()
@@ -38,9 +40,14 @@ def submit(
         run_file, overrides_of(context), resume, secret or (), package or (), num_cpus, register=register
     )
     options = submission.job_options(wanted, root, os.environ)
+    submission.require_protected(wanted, address)
     upload.require_small(root)
-    client = submission.connect(address)
-    job_id = submission.send(client, options)
+    withheld = [str(path.relative_to(root)) for path in upload.withheld_files(root)]
+    if withheld:
+        console.say(f"not uploaded, since files of such names hold secrets: {', '.join(withheld)}")
+    client = jobs_client.connect(address, wait, console.say)
+    jobs_client.hand_over(client, options, submission.secret_values(wanted, os.environ))
+    job_id = jobs_client.send(client, options, patience_seconds=wait, say=console.say)
     console.say(f"job {job_id}; metasrl logs {job_id} follows it, metasrl stop {job_id} stops it")
     if not detach:
         raise typer.Exit(submission.follow(client, job_id, write, console.say))
@@ -49,7 +56,8 @@ def submit(
 @app.command()
 def jobs(address: Address = DEFAULT_ADDRESS) -> None:
     """List the runs that were submitted to a cluster."""
-    from distributed.jobs.submission import connect, job_rows
+    from distributed.cluster.jobs_client import connect
+    from distributed.jobs.submission import job_rows
 
     rows = job_rows(connect(address))
     lines = [
@@ -63,7 +71,8 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
 @app.command()
 def stop(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
     """Stop a submitted run; finished tasks are saved, `submit --resume latest` continues it."""
-    from distributed.jobs.submission import connect, require_known
+    from distributed.cluster.jobs_client import connect
+    from distributed.jobs.submission import require_known
 
     client = connect(address)
     require_known(client, job_id)
@@ -73,7 +82,8 @@ def stop(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
 @app.command()
 def logs(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
     """Print and follow the log of a submitted run; exits with the job's exit code."""
-    from distributed.jobs.submission import connect, follow, require_known
+    from distributed.cluster.jobs_client import connect
+    from distributed.jobs.submission import follow, require_known
 
     console, client = Console(), connect(address)
     require_known(client, job_id)

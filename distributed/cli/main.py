@@ -14,6 +14,7 @@ from distributed.cli import family_commands, job_commands, model_commands, run_c
 from distributed.cli.app import OVERRIDES, app, split_overrides
 from distributed.settings.console import Console
 from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE, ConfigurationError
+from distributed.settings.handed_over import taken_over
 from distributed.settings.stopping import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, Stopped, leave
 
 COMMANDS = (run_commands, model_commands, family_commands, job_commands)
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     console = Console()
     try:
-        sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+        with taken_over():
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.exit(code)
     except ConfigurationError as error:
         console.fail(str(error))
         sys.exit(2)

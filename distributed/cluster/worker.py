@@ -7,6 +7,7 @@ import os
 import ray
 from threadpoolctl import threadpool_limits
 
+from distributed.settings.handed_over import take_over
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
@@ -26,6 +27,7 @@ class CRPOWorker:
 
     def __init__(self, worker_id: int) -> None:
         threadpool_limits(1)
+        take_over()
         self._worker_id = worker_id
         self._spec: FamilySpec | None = None
         self._family: TaskFamily | None = None

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import ray
-
-from distributed.jobs.upload import EXCLUDES
+from distributed.cluster.exposure import require_token
+from distributed.cluster.jobs_client import Client, first_line_of
+from distributed.jobs.upload import EXCLUDES, require_shipped
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import COMMIT_VARIABLE, git_commit
 from distributed.settings.run_file import load_config
 from distributed.settings.stopping import STOPPED_EXIT_CODE
+from distributed.settings.tracking_uri import hide_password
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobStatus
+    pass
 
 STOP_SECONDS = 30
 """Seconds between SIGTERM and SIGKILL when a job is stopped; a checkpoint takes less."""
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 _ENDS = (SUCCEEDED, FAILED, STOPPED)
-
-
-class Client(Protocol):
-    """The part of Ray's ``JobSubmissionClient`` that is used here."""
-
-    def submit_job(self, **options: Any) -> str:
-        """Submit a job; return its id."""
-
-    def get_job_status(self, job_id: str) -> JobStatus:
-        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-
-    def get_job_info(self, job_id: str) -> JobDetails:
-        """Details of a job."""
-
-    def get_job_logs(self, job_id: str) -> str:
-        """The log so far."""
-
-    def list_jobs(self) -> list[JobDetails]:
-        """Details of every job."""
-
-    def stop_job(self, job_id: str) -> bool:
-        """Request a stop; return False if the job has ended already."""
+_TRACKING = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -67,43 +46,6 @@ class Submission:
     register: str | None = None
 
 
-def connect(address: str) -> Client:
-    """A client of the cluster whose dashboard is at ``address`` (http://host:8265).
-
-    Raises:
-        ConfigurationError: Nothing answers, the token is wrong, or the cluster runs another version of Ray.
-    """
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs a line for every .gitignore
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    try:
-        client = JobSubmissionClient(address)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigurationError(
-            f"--address: no Ray dashboard answers at {address}; start a cluster there (ray start --head) or give the "
-            f"address of its dashboard, http://host:8265 ({_first_line(error)})"
-        ) from error
-    except AuthenticationError as error:
-        raise ConfigurationError(
-            f"--address: {address} refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
-            f"RAY_AUTH_TOKEN_PATH) to the cluster's, which is in ~/.ray/auth_token of its head ({_first_line(error)})"
-        ) from error
-    except RuntimeError as error:
-        raise ConfigurationError(f"--address: {address}: {_first_line(error)}") from error
-    theirs = getattr(client, "_server_ray_version", None)
-    if theirs is not None and theirs != ray.__version__:
-        raise ConfigurationError(
-            f"--address: the cluster at {address} runs Ray {theirs}, this is Ray {ray.__version__}; install the same "
-            "here, or submit from the cluster's image"
-        )
-    return client  # type: ignore[return-value]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
 def job_options(submission: Submission, root: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of ``submit_job``. Neither the entry point nor the metadata contains a secret's value.
 
@@ -113,13 +55,16 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
         environment: Environment variables of this process.
 
     Raises:
-        ConfigurationError: The run file is invalid or outside ``root``, or a secret is not set.
+        ConfigurationError: The run file is invalid, it or the family is not among the uploaded files, or a secret is
+            not set.
     """
     file = submission.run_file.resolve()
     if not file.is_relative_to(root.resolve()):
         raise ConfigurationError(f"{submission.run_file}: must be in the uploaded directory, {root}")
     config = load_config(file, submission.overrides)
-    variables = _variables(submission, environment)
+    require_shipped(root, file, config.family.name)
+    secret_values(submission, environment)
+    variables = _variables(environment)
     runtime: dict[str, Any] = {"working_dir": str(root), "excludes": list(EXCLUDES), "env_vars": variables}
     if submission.packages:
         runtime["pip"] = list(submission.packages)
@@ -132,14 +77,35 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
     }
 
 
-def _variables(submission: Submission, environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of the job: tracking server, secrets, commit."""
+def require_protected(submission: Submission, address: str) -> None:
+    """Check that the cluster at ``address`` asks for a token, is of this machine, or is allowed by the settings.
+
+    Raises:
+        ConfigurationError: It does not, is not, and is not.
+    """
+    config = load_config(submission.run_file, submission.overrides)
+    require_token(address, unauthenticated=config.cluster.unauthenticated)
+
+
+def secret_values(submission: Submission, environment: Mapping[str, str]) -> dict[str, str]:
+    """The secrets of the job, variable -> value: those named, and the tracking server's address if it has a password.
+
+    Raises:
+        ConfigurationError: One is not set.
+    """
     missing = [name for name in submission.secrets if not environment.get(name)]
     if missing:
         raise ConfigurationError(f"--secret: {', '.join(missing)} not set in this shell; export it, then submit again")
-    names = ("MLFLOW_TRACKING_URI", *submission.secrets)
-    passed = {name: environment[name] for name in names if name in environment}
-    return passed | {COMMIT_VARIABLE: git_commit(), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+    found = {name: environment[name] for name in submission.secrets}
+    tracking = environment.get(_TRACKING, "")
+    return found | ({_TRACKING: tracking} if hide_password(tracking) != tracking else {})
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of the job, which Ray's logs show: tracking server and commit."""
+    tracking = environment.get(_TRACKING)
+    known = {_TRACKING: tracking} if tracking and hide_password(tracking) == tracking else {}
+    return known | {COMMIT_VARIABLE: git_commit(), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
 
 
 def _words(submission: Submission, run_file: str) -> list[str]:
@@ -148,34 +114,6 @@ def _words(submission: Submission, run_file: str) -> list[str]:
     words += [word for key, value in submission.overrides for word in (f"--{key}", value)]
     words += ["--resume", submission.resume] if submission.resume else []
     return words + (["--register", submission.register] if submission.register else [])
-
-
-def send(
-    client: Client, options: Mapping[str, Any], *, patience_seconds: float = 60.0, every_seconds: float = 1.0
-) -> str:
-    """Submit a job and return its id. A cluster that has just started has no agent yet; wait for one.
-
-    Args:
-        client: Client of the cluster.
-        options: Arguments of ``submit_job``.
-        patience_seconds: How long to wait for an agent.
-        every_seconds: Seconds between attempts.
-
-    Raises:
-        ConfigurationError: The cluster rejects the job.
-    """
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return client.submit_job(**options)
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ConfigurationError(f"the cluster rejects the job: {_last_line(error)}") from error
-        time.sleep(every_seconds)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().rpartition("\n")[2]
 
 
 def follow(
@@ -221,7 +159,7 @@ def _polls(
             now = time.monotonic()
             if lost_since is None:
                 lost_since = now
-                say(f"connection lost ({_first_line(error)}); reconnecting, the job continues")
+                say(f"connection lost ({first_line_of(error)}); reconnecting, the job continues")
             _require_patience(job_id, now - lost_since, patience_seconds, error)
         else:
             if lost_since is not None:

@@ -30,6 +30,7 @@ from meta.reporting.summarising import run_summary, set_aside_summary
 from meta.reporting.summary import RunFacts, RunSummary
 from meta.training.experiment import Drawn, draw, measure_similarity
 from meta.training.loop import train, training_plan
+from policies.exact.horizon import horizon_warning
 from tasks.contract.task import TaskError
 
 LATEST = Path("latest")
@@ -121,6 +122,9 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
             drawn = draw(place.pool, experiment)
         except TaskError as error:
             raise ConfigurationError(str(error)) from error
+    warning = horizon_warning(experiment.family.make(), drawn.train[0])
+    if warning is not None:
+        console.warn(warning)
     position = directory.position(drawn.initial_state(experiment.meta), console.say)
     if position.state.num_tasks:
         console.say(f"continuing after {position.state.num_tasks} tasks and {len(position.finished)} of the next round")

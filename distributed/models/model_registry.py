@@ -18,7 +18,7 @@ from distributed.models.mlflow_model import build_model, log_model, quiet
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError, first_line
 from distributed.settings.run_config import RunConfig
-from distributed.settings.tracking_uri import hide_password, tracking_uri
+from distributed.settings.tracking_uri import hide_password, made_by_one, tracking_uri
 from meta.judging.promotion import Verdict, judge
 from meta.training.pool import LocalPool
 from policies.common.results import Start
@@ -74,8 +74,9 @@ def connect(uri: str | None) -> MlflowClient:
     try:
         _require_listener(where)
         mlflow.set_tracking_uri(where)
-        client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
-        client.search_registered_models(max_results=1)
+        with made_by_one(where):
+            client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
+            client.search_registered_models(max_results=1)
     except Exception as error:
         raise ConfigurationError(
             f"tracking.uri: no MLflow server answers at {hide_password(where)} ({first_line(error)}); start one, or "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_SQLITE, _FILE = "sqlite:///", "file:"
+_SQLITE, _FILE, _COPY = "sqlite:///", "file:", "_alembic_tmp_"
 
 
 def tracking_uri(uri: str | None) -> str:
@@ -26,6 +30,45 @@ def tracking_uri(uri: str | None) -> str:
 def _is_path(uri: str) -> bool:
     """Whether ``uri`` is a folder, as MLflow reads it."""
     return ":" not in uri and uri not in ("databricks", "databricks-uc", "uc")
+
+
+@contextmanager
+def made_by_one(uri: str) -> Iterator[None]:
+    """Hold the lock under which one process at a time connects to an SQLite store first, and creates its tables.
+
+    MLflow itself does not lock them: processes that create them together leave a store that no process can open. What
+    such a race (or a process killed in it) left is put right.
+    """
+    if not uri.startswith(_SQLITE) or uri.removeprefix(_SQLITE).partition("?")[0] in ("", ":memory:"):
+        yield
+        return
+    path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        try:
+            _finish_migration(path)
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _finish_migration(path: Path) -> None:
+    """Undo the half of a table's migration that was interrupted: Alembic copies a table, drops it, renames the copy."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    connection = sqlite3.connect(path, timeout=60.0)
+    try:
+        tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for copy in (name for name in tables if name.startswith(_COPY)):
+            original = copy.removeprefix(_COPY)
+            if original in tables:
+                connection.execute(f'DROP TABLE "{copy}"')
+            else:
+                connection.execute(f'ALTER TABLE "{copy}" RENAME TO "{original}"')
+        connection.commit()
+    finally:
+        connection.close()
 
 
 def hide_password(uri: str) -> str:

@@ -84,6 +84,8 @@ class EndEvent(Logged):
     model: NotRequired[str | None]
 
 
+KINDS = ("start", "resume", "task", "round", "datasets", "end")
+"""Of the events below."""
 Event = StartEvent | ResumeEvent | TaskEvent | RoundEvent | DatasetsEvent | EndEvent
 
 

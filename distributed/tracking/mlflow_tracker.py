@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -96,7 +95,7 @@ class MLflowTracker(RunTracker):
                     "task_index": task.index,
                     "task_seed": task.seed,
                     "limits": list(task.limits),
-                    **{f"parameters.{_accepted(name)}": json.dumps(value) for name, value in task.parameters.items()},
+                    **{f"parameters.{name}": json.dumps(value) for name, value in task.parameters.items()},
                 },
                 "metrics": finite(metrics),
             }
@@ -282,8 +281,3 @@ def machine() -> dict[str, float]:
         "driver_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
         "disk_usage_percentage": psutil.disk_usage(os.sep).percent,
     }
-
-
-def _accepted(name: str) -> str:
-    """``name`` with the characters that MLflow rejects replaced."""
-    return re.sub(r"[^\w.\- :/]", "_", name)

@@ -5,33 +5,61 @@ The run appends events to ``outbox.jsonl``; one thread sends them in order and r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_bytes, read_json, read_text
+from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_bytes, read_json, require_shallow
 from distributed.settings.errors import first_line
 from distributed.storage.checkpoints import write_atomically
-from distributed.tracking.events import Event, Memory
+from distributed.tracking.events import KINDS, Event, Memory
+
+_KIND, _REBUILDS = "sent events", 3
+"""How often one process sends everything again because the store lost the run."""
 
 
 class RefusedError(Exception):
     """The server rejects this event for good; sending it again is useless."""
 
 
+class LostError(Exception):
+    """The server does not know the run any more: its store was deleted or replaced."""
+
+
 class Sender(Protocol):
-    """Delivers events; it keeps what it must remember between processes in ``memory``."""
+    """Delivers events; it keeps what it must remember between processes in ``memory``.
+
+    ``notes`` are messages about the last event: parts of it that were left out.
+    """
+
+    notes: list[str]
 
     def send(self, event: Event, memory: Memory, *, again: bool) -> None:
         """Deliver one event. ``again``: it may have been delivered before.
 
         Raises:
             RefusedError: The server rejects the event, which is then dropped.
+            LostError: The server lost the run; all events are sent again.
             Exception: Any other error; the event is sent again later.
         """
+
+
+def _event(line: bytes) -> Event | None:
+    """The event in a line; None for a damaged one."""
+    try:
+        require_shallow(line.decode("utf-8"), "an event")
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.get("kind") in KINDS else None  # type: ignore[return-value]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Outbox:
@@ -42,14 +70,11 @@ class Outbox:
         self._path, self._progress_path = folder / "outbox.jsonl", folder / "sent.json"
         self._sender, self._say, self._retry_seconds = sender, say, retry_seconds
         self._drop_partial_line()
-        self._events: list[Event | None] = [
-            json.loads(line) for line in read_text(self._path, MOST_TABLE_BYTES).splitlines()
-        ]
+        self._events = self._read_events()
         self._keys = {event.get("key") for event in self._events if event is not None}
-        progress = read_json(self._progress_path) if self._progress_path.exists() else {}
-        self._sent: int = progress.get("sent", 0)
-        self._memory: Memory = progress.get("memory", {})
-        self._maybe_delivered = self._sent < len(self._events)
+        self._delivered_before = 0
+        self._sent, self._memory = self._read_progress()
+        self._maybe_delivered, self._rebuilds = self._sent < len(self._events), 0
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking-sender", daemon=True)
         self._thread.start()
@@ -100,11 +125,18 @@ class Outbox:
                     self._wake.wait(timeout=0.5)
                     continue
                 event = self._events[self._sent]
-                assert event is not None
             try:
-                self._sender.send(event, self._memory, again=self._maybe_delivered)
+                if event is not None:
+                    again = self._maybe_delivered or self._sent < self._delivered_before
+                    self._sender.send(event, self._memory, again=again)
+                    self._tell_notes()
             except RefusedError as error:
                 self._say(f"tracking: the server rejected an event, which is dropped: {error}")
+            except LostError as error:
+                if self._rebuilds < _REBUILDS:
+                    self._begin_again(error)
+                    continue
+                self._say(f"tracking: the store loses the run again and again, an event is dropped: {error}")
             except Exception as error:
                 if not failing:
                     self._say(f"tracking: {first_line(error)}; the run continues, unsent events stay in {self._path}")
@@ -117,8 +149,51 @@ class Outbox:
             failing, wait, self._maybe_delivered = False, self._retry_seconds, False
             self._events[self._sent] = None  # free the memory of sent events
             self._sent += 1
-            progress = json.dumps({"sent": self._sent, "memory": self._memory})
-            write_atomically(self._progress_path, progress.encode())
+            content = {"kind": _KIND, "sent": self._sent, "memory": self._memory}
+            write_atomically(self._progress_path, json.dumps(content | {"sha256": _digest(content)}).encode())
+
+    def _begin_again(self, error: LostError) -> None:
+        """Send everything from the start: the store lost the run, and ``outbox.jsonl`` has all of it."""
+        self._say(f"tracking: the store has lost this run ({error}); it is rebuilt from {self._path}")
+        self._rebuilds += 1
+        with self._wake:
+            self._events = self._read_events()
+            self._delivered_before = len(self._events)
+            self._sent = 0
+            self._memory.clear()  # type: ignore[attr-defined]
+
+    def _tell_notes(self) -> None:
+        for note in self._sender.notes:
+            self._say(f"tracking: {note}")
+        self._sender.notes.clear()
+
+    def _read_events(self) -> list[Event | None]:
+        """The lines of ``outbox.jsonl``; None for damaged ones, which are reported and left out."""
+        lines = read_bytes(self._path, MOST_TABLE_BYTES).splitlines()
+        found = [_event(line) for line in lines]
+        if None in found:
+            self._say(
+                f"tracking: {found.count(None)} of {len(found)} events in {self._path} are damaged and left out; the "
+                "run directory itself has everything"
+            )
+        return found
+
+    def _read_progress(self) -> tuple[int, Memory]:
+        """How many events were sent, and the sender's memory; from the start where ``sent.json`` is damaged."""
+        if not self._progress_path.exists():
+            return 0, {}
+        try:
+            found = read_json(self._progress_path)
+            sent, memory = found["sent"], found["memory"]
+            if "sha256" in found and found.pop("sha256") != _digest(found):
+                raise ValueError("wrong checksum")
+            if not isinstance(memory, dict) or type(sent) is not int or not 0 <= sent <= len(self._events):
+                raise ValueError("not a number of sent events")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._say(f"tracking: {self._progress_path} is damaged ({error}); all events are sent again")
+            self._delivered_before = len(self._events)
+            return 0, {}
+        return sent, memory  # type: ignore[return-value]
 
     def _drop_partial_line(self) -> None:
         """Remove an incomplete last line left by a crash."""

@@ -19,6 +19,9 @@ from tasks.contract.tabular_model import FloatArray
 _NEXT_STREAM, _FIRST_STREAM = 33, 34
 _JITTER = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-2}
 """Added to C: C is I over all episodes; a subset of them may lack a direction. It changes the metric of the ridge."""
+_DIAGNOSTIC_RIDGES = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
+"""Where four fifths of the episodes alone make the system singular, the fit behind the held-out residual takes one of
+these, so that a diagnostic never loses an estimate."""
 _ROUNDINGS = 64.0
 """Directions of psi are dropped if their variance is at most this many roundings of the largest variance."""
 
@@ -82,7 +85,8 @@ def fit_on(features: Features, data: OfflineData, ridges: tuple[float, ...], sam
     ratio = rows @ solver.solve_with_first(_total(parts), enough).astype(rows.dtype)
     held_out = None
     if data.has_held_out and len(parts) > 1:
-        without = solver.solve_with_first(_total(parts[:-1]), enough).astype(rows.dtype)
+        of_rest = [*enough, *(ridge for ridge in _DIAGNOSTIC_RIDGES if ridge > enough[-1])]
+        without = solver.solve_with_first(_total(parts[:-1]), of_rest).astype(rows.dtype)
         held_out = np.asarray(rows[data.held_out] @ without, np.float64)
     return Fitted(np.asarray(ratio, np.float64), held_out, regularized=ridge > 0.0)
 

@@ -16,7 +16,8 @@ def importance(data: OfflineData, settings: DICESettings, seed: int) -> Fitted:
 
     rho_n = prod_{j<=k} pi(a_j|s_j) / pi_m(a_j|s_j) and Z_k its weighted sum over the episodes that go on at age k or
     have ended before (in the absorbing state the last rho stays); an episode that was cut off by the horizon leaves
-    the sum. c makes the mass of all ages, the absorbing state's included, 1.
+    the sum. c makes the mass of all rows and of the absorbing state, to infinity, 1. So the estimate is a ratio: biased
+    by O(1 / episodes), and consistent.
 
     Raises:
         EstimateError: the policy gives every episode probability 0.
@@ -42,15 +43,20 @@ def cumulative_log_ratio(data: OfflineData) -> FloatArray:
 
 
 def _ratio(data: OfflineData, logs: FloatArray, fit: NDArray[np.bool_], at: NDArray[np.bool_]) -> FloatArray:
-    """The ratio at the rows of one mask with Z_k from the rows of another; beyond their oldest row, Z is constant."""
+    """The ratio at the rows of one mask, Z_k and c from those of another; beyond their oldest row, Z is constant."""
     weights = data.weights[fit] / data.weights[fit].sum()
     totals = _log_totals(data.sample.ages[fit], data.sample.terminated[fit], logs[fit] + np.log(weights))
     if np.isneginf(totals).all():
         raise EstimateError("importance: the policy gives every episode of the data probability 0")
-    count, ages = totals.size, data.sample.ages[at]
-    totals = np.where(np.isneginf(totals), np.inf, totals)[np.minimum(ages, count - 1)]
-    scale = np.log1p(-data.discount) - np.log1p(-(data.discount**count))
-    return np.exp(scale + ages * np.log(data.discount) + logs[at] - totals)
+    totals = np.where(np.isneginf(totals), np.inf, totals)
+
+    def unscaled(rows: NDArray[np.bool_]) -> FloatArray:
+        ages = data.sample.ages[rows]
+        return np.exp(ages * np.log(data.discount) + logs[rows] - totals[np.minimum(ages, totals.size - 1)])
+
+    mass = np.zeros(len(data))
+    mass[fit] = weights * unscaled(fit)
+    return unscaled(at) / (float(mass.sum()) + data.absorbed_mass(mass))
 
 
 def _log_totals(ages: NDArray[np.int32], ended: NDArray[np.bool_], logs: FloatArray) -> FloatArray:

@@ -22,8 +22,8 @@ class Measures:
     """One solved task. ``gap`` is NaN without an exact model.
 
     ``violation`` [p]: max(0, J_i(pi_hat) - d_i). ``violation_during`` [p]: the mean of max(0, J_i(pi_m) - d_i) over
-    the iterates m = 0..M. ``score``: max(gap, 0) / |J_0*| plus the mean over costs of violation_during / d_i; without
-    an exact model its first term is -J_0(pi_hat), in the environment's units.
+    the iterates m = 0..M. ``score``: max(gap, 0) / |J_0*| (the gap itself where J_0* is 0) plus the mean over costs of
+    violation_during / d_i; without an exact model its first term is -J_0(pi_hat), in the environment's units.
     """
 
     gap: float

@@ -9,15 +9,16 @@ import numpy as np
 
 from tasks.contract.tabular_model import FloatArray
 
-_LEAST_SCALE = 1e-12
+_ZERO = 1e-9
 
 
 def relative_loss(reward: FloatArray | float, reference: float) -> FloatArray | float:
     """(J_ref - J_0) / |J_ref|: the share of the reference's reward that is missing; negative where it is exceeded.
 
-    ``reference`` is the optimum where it is known, else a policy's reward that the caller compares with.
+    ``reference`` is the optimum where it is known, else a policy's reward that the caller compares with. Where it is 0
+    (at most 1e-9) the loss is in the environment's units, as a violation is where the limit is 0.
     """
-    return (reference - reward) / max(abs(reference), _LEAST_SCALE)
+    return (reference - reward) / (abs(reference) if abs(reference) > _ZERO else 1.0)
 
 
 def limit_scale(limits: FloatArray) -> FloatArray:

@@ -103,12 +103,18 @@ def require_feasible(task: Task, model: ExactModel, names: tuple[str, ...]) -> N
     except InfeasibleError:
         reachable = cost_range(model).least
         limits_and_costs = "; ".join(
-            f"{name}: limit {limit:g}, least reachable cost {least:.6g}"
+            f"{name}: limit {limit:.{_digits_apart(limit, least)}g}, least reachable cost "
+            f"{least:.{_digits_apart(limit, least)}g}"
             for name, limit, least in zip(names, task.limits, reachable, strict=True)
         )
         raise TaskError(f"{task.label}: no policy keeps its limits ({limits_and_costs}); raise the limits") from None
     except SolverError as error:
         raise TaskError(f"{task.label}: {error}") from error
+
+
+def _digits_apart(one: float, other: float) -> int:
+    """The fewest significant digits, at least 6, that show two numbers as different; 17 show everything."""
+    return next((digits for digits in range(6, 17) if f"{one:.{digits}g}" != f"{other:.{digits}g}"), 17)
 
 
 def _model_of(family: TaskFamily, task: Task) -> TabularModel | None:

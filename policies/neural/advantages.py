@@ -82,12 +82,20 @@ def life_table_returns(
     episodes still running when the batch ends, which are long ones more often. If all episodes have one length that
     divides T, both are the same.
 
+    How many episodes a copy begins depends on how they go where some end early, so this ratio of sums has a bias of
+    order 1 / n in the number of copies; the jackknife over the copies takes that order away (Quenouille 1956) and
+    leaves one of order 1 / n^2. A single copy counts its first episode alone, which has no bias and more noise. Copies
+    that begin their episodes together (all of one length) have no bias, and get no correction.
+
     Raises:
         ValueError: the batch is shorter than an episode may be.
     """
     steps = len(signals)
     if steps < horizon:
         raise ValueError(f"{steps} steps per copy do not hold an episode of {horizon}")
+    begins = episode_ages(ended) == 0
+    if (begins != begins[:, :1]).any() or (ended.shape[1] == 1 and _of_several_lengths(begins[:, 0], horizon)):
+        return _jackknifed_returns(signals, ended, discount, horizon)
     ages = episode_ages(ended).ravel()
     begun = np.cumsum((ages.reshape(ended.shape) == 0).sum(axis=1))
     length = min(horizon, int(ages.max()) + 1)
@@ -95,6 +103,31 @@ def life_table_returns(
     factors = np.power(discount, np.arange(length)) / shown
     flat = signals.reshape(-1, signals.shape[-1]).T.astype(np.float64)
     return np.array([np.bincount(ages, weights=column, minlength=length)[:length] @ factors for column in flat])
+
+
+def _of_several_lengths(begins: Bool[BoolArray, " T"], horizon: int) -> bool:
+    """Whether the episodes of a copy differ in length, or are shorter than they may be; the last one may be cut off."""
+    lengths = np.diff(np.flatnonzero(begins))
+    return bool((lengths != min(horizon, int(lengths.max(initial=0)))).any())
+
+
+def _jackknifed_returns(
+    signals: Float[Array, "T n h"], ended: Bool[BoolArray, "T n"], discount: float, horizon: int
+) -> Float[FloatArray, " h"]:
+    """As :func:`life_table_returns`, n J - (n - 1) mean_i J without copy i; the first episode alone for n = 1."""
+    (steps, copies), ages = ended.shape, episode_ages(ended)
+    length = min(horizon, int(ages.max()) + 1)
+    weights = np.power(discount, np.arange(length))
+    if copies == 1:
+        first = steps if not ended.any() else int(np.argmax(ended[:, 0])) + 1
+        return np.asarray(weights[:first] @ signals[: min(first, length), 0].astype(np.float64))
+    shown = np.cumsum(ages == 0, axis=0)[steps - 1 - np.arange(length)].T
+    place = (np.arange(copies) * length + ages).ravel()
+    flat = signals.reshape(-1, signals.shape[-1]).T.astype(np.float64)
+    sums = np.stack([np.bincount(place, column, copies * length).reshape(copies, length) for column in flat], axis=-1)
+    together = weights @ (sums.sum(axis=0) / shown.sum(axis=0)[:, None])
+    others = np.tensordot((sums.sum(axis=0) - sums) / (shown.sum(axis=0) - shown)[..., None], weights, axes=(1, 0))
+    return np.asarray(copies * together - (copies - 1) * others.mean(axis=0))
 
 
 def explained_variance(predicted: Float[Array, "N h"], targets: Float[Array, "N h"]) -> Float[FloatArray, " h"]:

@@ -17,6 +17,7 @@ from policies.neural.solving import NeuralDataset
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.kind import TABULAR
 from policies.tabular.solving import TaskDataset
+from tasks.contract.task import TaskFamily
 
 WithinTask = WithinTaskSettings | NeuralSettings
 """How one task is solved: the ``within_task`` section, by its ``algorithm``."""
@@ -62,3 +63,30 @@ def kind_of_policy(policy: Policy) -> AnyKind:
         if kind.owns(policy):
             return kind
     raise TypeError(f"a {type(policy).__name__} is not a policy of a known kind ({', '.join(ALGORITHMS)})")
+
+
+def require_limits_of_returns(within: WithinTask, family: TaskFamily, given: Mapping[str, Any]) -> None:
+    """Check that limits of ``returns: episodic`` are on plain sums: given in the run file, or the family's own.
+
+    Args:
+        within: how tasks are solved.
+        family: of the tasks; its attribute ``limits_on`` says what its default limits are on (discounted sums).
+        given: the family's parameters in the run file.
+
+    Raises:
+        ValueError: the default limits of the family are on discounted sums; the message names the keys to give.
+    """
+    if (
+        getattr(within, "returns", "discounted") != "episodic"
+        or getattr(family, "limits_on", "discounted") == "episodic"
+    ):
+        return
+    if any(key.endswith(("limit", "limits")) for key in given):
+        return
+    key = next((name for name in ("cost_limits", "limit") if hasattr(family, name)), "limit")
+    factor = family.horizon * (1.0 - family.discount) / (1.0 - family.discount**family.horizon)
+    raise ValueError(
+        "within_task.returns: episodic compares plain sums of costs with the limits, and the family's default limits "
+        f"are on discounted sums; give family.{key} for plain sums (a steady cost in all {family.horizon} steps is "
+        f"{factor:.3g} times as large as its discounted sum), or set limits_on = 'episodic' in the family's class"
+    )

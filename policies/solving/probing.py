@@ -33,8 +33,9 @@ def choose_start(family: TaskFamily, task: Task, starts: Starts, settings: Withi
 def start_scores(values: FloatArray, limits: FloatArray, tolerance: FloatArray) -> FloatArray:
     """Scores [K] of starts with values J [K, 1+p]; the greatest is the best.
 
-    -(J_0max - J_0) / |J_0max| - mean_i max(0, J_i - d_i - eta_i) / d_i: minus the score of
-    :mod:`policies.common.score`, with the best reward among the starts in the place of the optimum's.
+    -(J_0max - J_0) / |J_0max| - mean_i max(0, J_i - d_i - eta_i) / d_i, where J_0max is the largest reward of any of
+    the starts, whether it keeps the limits or not (in the place of the optimum's in :mod:`policies.common.score`), and
+    a violation counts from the tolerance on. A divisor that is 0 is left out.
     """
     behind = relative_loss(values[:, 0], float(values[:, 0].max()))
     excess = np.maximum(relative_violations(values, limits + tolerance), 0.0)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import gymnasium
 import numpy as np
@@ -32,6 +32,8 @@ class Family(BaseModel, ABC):
 
     cost_names: ClassVar[tuple[str, ...]]
     """Names of the p costs, in the order of ``info["cost"]``."""
+    limits_on: ClassVar[Literal["discounted", "episodic"]] = "discounted"
+    """What the default limits are on: discounted sums of an episode's costs, or plain ones (``returns: episodic``)."""
 
     seed: int = Field(ge=0)
     """Seed of every draw of the family."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import subprocess
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +10,14 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.runtime_env import packaging
 from ray.exceptions import AuthenticationError
 
+from distributed.cluster import jobs_client
+from distributed.cluster.jobs_client import connect
 from distributed.jobs import submission, upload
-from distributed.jobs.submission import Submission, connect, follow, job_options, job_rows, require_known
-from distributed.settings import provenance
+from distributed.jobs.submission import Submission, follow, job_options, job_rows, require_known
+from distributed.settings import handed_over, provenance
 from distributed.settings.errors import ConfigurationError
 from tests.distributed.helpers import exit_code, run_file, tiny
 
@@ -31,6 +36,12 @@ class FakeClient:
     looks: int = 0
     submitted: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
+
+    def _do_request(self, method: str, endpoint: str, *, data: bytes) -> Any:
+        assert method == "PUT"
+        self.stored[endpoint] = data
+        return SimpleNamespace(status_code=200)
 
     def submit_job(self, **options: Any) -> str:
         self.submitted.append(options)
@@ -95,7 +106,6 @@ def test_what_is_submitted(project: Path) -> None:
     expected = "python -m distributed.train run.yaml --seed 7 --output.run_dir '/shared/a b' --resume latest"
     assert found["entrypoint"] == expected
     variables = found["runtime_env"]["env_vars"]
-    assert variables.pop("MLFLOW_TRACKING_PASSWORD") == SECRET
     assert set(variables) == {"MLFLOW_TRACKING_URI", "METASRL_GIT_COMMIT", "RAY_JOB_STOP_WAIT_TIME_S"}
     assert SECRET not in repr(found)
     assert found["runtime_env"]["pip"] == ["einops==0.8.0"]
@@ -118,6 +128,80 @@ def test_what_is_shipped(project: Path) -> None:
         ConfigurationError, match=r"0 MB would be uploaded, the maximum is 0.002 MB.*data/large.bin \(0.0"
     ):
         upload.require_small(project, 0.002)
+
+
+def test_what_is_counted_is_what_ray_packs(project: Path) -> None:
+    """Ignore files in any folder, negated patterns, links, secrets: the list is that of the package that Ray makes."""
+    (project / ".gitignore").write_text("data/\n*.log\n!kept.log\n")
+    for name in (
+        "a.log",
+        "kept.log",
+        "sub/b.log",
+        "sub/deep/c.txt",
+        "sub/deep/d.txt",
+        "server.pem",
+        "sub/id_rsa",
+        ".netrc",
+    ):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("x")
+    (project / "sub" / ".rayignore").write_text("deep/c.txt\n")
+    (project / "sub" / "credentials.json").write_text("x")
+    (project / "linked").symlink_to(project / "sub")
+    package = project.parent / "package.zip"
+    packaging.create_package(str(project), package, include_gitignore=True, excludes=list(upload.EXCLUDES))
+    with zipfile.ZipFile(package) as packed:
+        wanted = {name for name in packed.namelist() if not name.endswith("/")}
+    counted = {str(path.relative_to(project)) for path, _ in upload.uploaded_files(project)}
+    assert counted == wanted
+    assert counted >= {"own.py", "kept.log", "sub/deep/d.txt", ".gitignore"}
+    assert not {name for name in counted if name.startswith("data/") or name.endswith(("a.log", "c.txt"))}
+    upload.require_small(project, 0.002)  # the 3 kB in data/ do not count
+    withheld = [str(path.relative_to(project)) for path in upload.withheld_files(project)]
+    assert withheld == [
+        ".netrc",
+        "linked/credentials.json",
+        "linked/id_rsa",
+        "server.pem",
+        "sub/credentials.json",
+        "sub/id_rsa",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ignored", "family", "message"),
+    [
+        ("run.yaml", "frozen_lake", "run.yaml: the run file would not be uploaded"),
+        ("own.py", "own.py:Tracks", "own.py: the family's file would not be uploaded"),
+        ("own.py", "own:Tracks", "own.py: the family's module would not be uploaded"),
+        (
+            "other",
+            "/somewhere/own.py:Tracks",
+            "the cluster has no such path; give it relative to",
+        ),
+    ],
+)
+def test_what_the_job_needs_is_shipped_or_the_submission_is_refused(
+    project: Path, ignored: str, family: str, message: str
+) -> None:
+    (project / ".gitignore").write_text(f"{ignored}\n")
+    file = run_file(project, tiny())
+    with pytest.raises(ConfigurationError, match=message):
+        upload.require_shipped(project, file, family)
+    (project / ".gitignore").unlink()
+    if ignored != "other":
+        upload.require_shipped(project, file, family)
+
+
+def test_secrets_are_handed_over_and_in_nothing_that_ray_writes(project: Path) -> None:
+    environment = {"TOKEN": SECRET, "MLFLOW_TRACKING_URI": f"http://me:{SECRET}2@mlflow:5000"}
+    wanted, client = Submission(run_file(project, tiny()), secrets=["TOKEN"]), FakeClient()
+    options = job_options(wanted, project, environment)
+    jobs_client.hand_over(client, options, submission.secret_values(wanted, environment))
+    assert SECRET not in repr(options) + "".join(client.stored)
+    ((path, content),) = client.stored.items()
+    assert json.loads(content) == environment
+    assert path == f"/api/packages/gcs/{options['runtime_env']['env_vars'][handed_over.VARIABLE]}"
 
 
 def test_the_checkout_itself_is_small() -> None:
@@ -183,7 +267,10 @@ def test_jobs_are_listed_newest_first() -> None:
     [
         (ConnectionError("refused\nmore"), r"no Ray dashboard answers at http://x:1; start a cluster.*\(refused\)"),
         (AuthenticationError("bad token"), r"http://x:1 refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
-        (RuntimeError("Version check returned 404."), "http://x:1: Version check returned 404"),
+        (
+            RuntimeError("Version check returned 404."),
+            r"http://x:1 answers, but not as a Ray dashboard; give .*\(Version check returned 404",
+        ),
     ],
 )
 def test_clusters_that_cannot_be_submitted_to(raised: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +295,7 @@ def test_another_version_of_ray_is_reported_with_both(monkeypatch: pytest.Monkey
 
 def test_commands(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     client = FakeClient(end="FAILED", code=3)
-    monkeypatch.setattr(submission, "connect", lambda address: client)
+    monkeypatch.setattr(jobs_client, "connect", lambda *arguments: client)
     monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
     file = run_file(project, tiny())
     assert exit_code("submit", file, "--seed", "5", "--detach") == 0
@@ -243,6 +330,39 @@ def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
                 raise RuntimeError("Request failed with status code 500: No available agent to submit job, try later.")
             return super().submit_job(**options)
 
-    assert submission.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
-    with pytest.raises(ConfigurationError, match="rejects the job: Request failed with status code 500: No available"):
-        submission.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)
+    assert jobs_client.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
+    with pytest.raises(ConfigurationError, match=r"not ready after -1 s \(--wait\): its head has no agent for jobs"):
+        jobs_client.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)
+
+
+def test_a_cluster_that_is_not_ready_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(FakeClient):
+        def submit_job(self, **options: Any) -> str:
+            raise RuntimeError("Request failed with status code 500: ClientResponseError: 401, message='Unauthorized'")
+
+    said: list[str] = []
+    with pytest.raises(ConfigurationError, match=r"not ready after 0.01 s .* another cluster on that machine"):
+        jobs_client.send(Other(), {}, patience_seconds=0.01, every_seconds=0.02, say=said.append)
+    assert len(said) == 1
+    assert "belongs to another cluster" in said[0]
+
+    class Rejects(FakeClient):
+        def submit_job(self, **options: Any) -> str:
+            raise RuntimeError("Request failed with status code 400: Job with submission_id x already exists.")
+
+    with pytest.raises(ConfigurationError, match=r"rejects the job: .*already exists"):
+        jobs_client.send(Rejects(), {}, patience_seconds=60.0)
+
+    tries = iter([ConnectionError("refused"), ConnectionError("refused"), None])
+
+    def late(address: str) -> Any:
+        error = next(tries)
+        if error is not None:
+            raise error
+        return SimpleNamespace(_server_ray_version=ray.__version__)
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", late)
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(jobs_client.time, "sleep", lambda seconds: None)
+    connect("http://x:1", 60.0, said.append)
+    assert said[1:] == ["no Ray dashboard answers at http://x:1 yet; waiting up to 60 s (--wait)"]

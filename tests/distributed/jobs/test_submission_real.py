@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -103,3 +105,51 @@ def test_a_wrong_token_is_refused(head: str) -> None:
     done = run(_metasrl("submit", head, "deploy/runs/frozen_lake.yaml"), token="w" * 32)
     assert done.returncode == 2
     assert "refuses the token; set RAY_AUTH_MODE=token" in " ".join(done.stderr.split())
+
+
+FAMILY = """
+import hashlib, os
+from pathlib import Path
+from tasks.lakes.frozen_lake import FrozenLake
+
+class Told(FrozenLake):
+    folder: str
+    def make(self, parameters):
+        digest = hashlib.sha256(os.environ.get("PLANTED", "").encode()).hexdigest()
+        (Path(self.folder) / f"told-{os.getpid()}").write_text(digest)
+        return super().make(parameters)
+"""
+
+
+def test_a_secret_reaches_driver_and_workers_and_no_log_of_ray(head: str, tmp_path: Path) -> None:
+    secret, project = f"planted-{os.urandom(12).hex()}", tmp_path / "project"
+    project.mkdir()
+    (project / "own.py").write_text(FAMILY)
+    (project / "server.pem").write_text(f"key {secret}-file")
+    shutil.copy(ROOT / "deploy" / "runs" / "frozen_lake.yaml", project / "run.yaml")
+    words = [
+        "--family.name",
+        "own.py:Told",
+        "--family.folder",
+        str(tmp_path),
+        "--output.run_dir",
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(
+        [*_metasrl("submit", head, "run.yaml", *SMALL, *words), "--secret", "PLANTED"],
+        cwd=project,
+        env={**environment(), "PLANTED": secret},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not uploaded, since files of such names hold secrets: server.pem" in " ".join(done.stderr.split())
+    told = {file.read_text() for file in tmp_path.glob("told-*")}
+    assert told == {hashlib.sha256(secret.encode()).hexdigest()}
+    assert len(list(tmp_path.glob("told-*"))) >= 2, "the driver and the workers"
+    session = Path("/tmp/ray/session_latest").resolve()
+    read = [file for file in session.rglob("*") if file.is_file() and secret.encode() in file.read_bytes()]
+    assert read == [], "a file of Ray holds the secret"
+    assert secret not in done.stdout + done.stderr

@@ -221,3 +221,15 @@ def test_nested_settings_can_be_overridden(tmp_path: Path) -> None:
     assert (config.within_task.trust_region.delta_max, config.within_task.critic.epochs) == (0.05, 3)
     assert config.within_task.trust_region.cg_iterations == 10
     assert config.digest() != parsed(tiny_neural()).digest()
+
+
+def test_episodic_returns_beside_a_limit_on_discounted_sums_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tiny_neural(within_task={"returns": "episodic", "steps_per_iteration": 40_000})
+    raw["family"] = {"name": "half_cheetah", "num_tasks": 4}
+    text = refused(tmp_path, raw, capsys)
+    assert "within_task.returns: episodic compares plain sums of costs with the limits" in text
+    assert "give family.limit for plain sums (a steady cost in all 200 steps is 2.31 times as large" in text
+    raw["family"]["limit"] = 25.0
+    parsed(raw)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.utils.validation import _validate_param_name
 
+from distributed.settings.tracking_uri import made_by_one, tracking_uri
 from distributed.tracking import mlflow_sender
-from distributed.tracking.events import EndEvent, Memory
+from distributed.tracking.events import EndEvent, Memory, RoundEvent
+from tests.distributed.helpers import environment
 
 
 class Client:
@@ -57,7 +65,7 @@ def end(client: Client, folder: Path, paths: list[Path], model: Path | None, mon
         "model": None if model is None else str(model),
     }
     memory: Memory = {"run_id": "run", "experiment_id": "0"}
-    mlflow_sender._end(client, event, memory, folder)  # type: ignore[arg-type]
+    mlflow_sender.Delivery(client, memory, folder, []).deliver(event, again=False)  # type: ignore[arg-type]
     assert client.ended == ["FINISHED"]
 
 
@@ -79,3 +87,141 @@ def test_a_model_that_links_or_lies_outside_is_not_uploaded(folder: Path, monkey
     client = Client()
     end(client, folder, [], folder / "model", monkeypatch)
     assert client.uploaded == []
+
+
+def test_names_are_valid_and_stay_distinct() -> None:
+    given = [
+        "mass",
+        "mass@1",
+        "mass#1",
+        "mass%1",
+        "mass_1",
+        "link//1",
+        "../mass",
+        "/root",
+        "k" * 300,
+        "k" * 301,
+        "ä",
+        "a.b/c d",
+    ]
+    found = mlflow_sender.accepted_names(given)
+    assert found["mass"] == "mass"
+    assert found["mass_1"] == "mass_1"
+    assert found["a.b/c d"] == "a.b/c d"
+    assert len(set(found.values())) == len(given)
+    for name in found.values():
+        _validate_param_name(name)
+        assert len(name) <= 250
+    assert mlflow_sender.accepted_names(given[::-1])["mass_1"] == "mass_1", "what is valid keeps its name"
+
+
+def test_what_the_server_rejects_costs_itself_and_not_the_event() -> None:
+    class Picky(Client):
+        taken: list[str] = []  # noqa: RUF012 - what it took
+
+        def log_batch(self, run_id: str, *, metrics: Any, params: Any, tags: Any) -> None:
+            del run_id
+            if any("bad" in one.key for one in (*metrics, *params, *tags)):
+                raise MlflowException("not this one", error_code=INVALID_PARAMETER_VALUE)
+            self.taken += [one.key for one in (*metrics, *params, *tags)]
+
+    client, notes = Picky(), list[str]()
+    event: RoundEvent = {
+        "kind": "round",
+        "key": "r",
+        "time": 0,
+        "metrics": [("gap", 1.0, 0), ("bad metric", 1.0, 0)],
+        "params": {"mass": 1, "bad mass": 2, "length": 3},
+        "log_tags": {"note": "x"},
+    }
+    mlflow_sender.Delivery(client, {"run_id": "run"}, Path(), notes).deliver(event, again=False)  # type: ignore[arg-type]
+    assert client.taken == ["gap", "mass", "length", "note"]
+    assert [note.split(",")[0] for note in notes] == ["the server rejects bad metric", "the server rejects bad mass"]
+
+
+RACE = """
+import sys
+from pathlib import Path
+from distributed.settings.run_config import TrackingSettings
+from distributed.tracking.mlflow_sender import MLflowSender
+sender = MLflowSender(TrackingSettings(), Path())
+memory = {}
+sender.send({"kind": "start", "key": sys.argv[1], "name": sys.argv[1], "tags": {}, "time": 0}, memory, again=False)
+print(memory["run_id"])
+"""
+LOST = """
+import os
+from pathlib import Path
+from mlflow import MlflowClient
+from distributed.settings.run_config import TrackingSettings
+from distributed.tracking.mlflow_sender import MLflowSender
+from distributed.tracking.outbox import LostError
+start = {"kind": "start", "key": "a", "name": "a", "tags": {}, "time": 0}
+memory, sender = {}, MLflowSender(TrackingSettings(), Path())
+sender.send(start, memory, again=False)
+client = MlflowClient("sqlite:///" + os.path.abspath("mlflow.db"))
+client.delete_experiment(memory["experiment_id"])
+for one in (sender, MLflowSender(TrackingSettings(), Path())):
+    client.delete_experiment(memory["experiment_id"]) if not one.notes and one is not sender else None
+    one.send({**start, "key": f"b{id(one)}"}, memory, again=False)
+    print(one.notes)
+try:
+    sender.send({"kind": "resume", "time": 0}, {**memory, "run_id": "f" * 32}, again=False)
+except LostError as error:
+    print("lost")
+"""
+
+
+def python(code: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    return subprocess.Popen(
+        words, cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.slow
+def test_three_runs_at_once_make_one_store(tmp_path: Path) -> None:
+    processes = [python(RACE, tmp_path, name) for name in "abc"]
+    ended = [(*process.communicate(timeout=300), process.returncode) for process in processes]
+    assert [code for *_, code in ended] == [0, 0, 0], ended
+    connection = sqlite3.connect(tmp_path / "mlflow.db")
+    assert {row[0] for row in connection.execute("SELECT name FROM runs")} == set("abc")
+    assert not list(connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '_alembic_tmp_%'"))
+    connection.close()
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_is_restored_and_an_unknown_run_is_lost(tmp_path: Path) -> None:
+    out, err = python(LOST, tmp_path).communicate(timeout=300)
+    lines = out.splitlines()
+    assert len(lines) == 3, err
+    assert all("was deleted; it is restored" in line for line in lines[:2])
+    assert lines[2] == "lost"
+
+
+def test_what_a_race_left_in_a_store_is_put_right(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE runs (a); CREATE TABLE _alembic_tmp_runs (a); CREATE TABLE _alembic_tmp_tags (b);"
+    )
+    connection.close()
+    with made_by_one(f"sqlite:///{path}"):
+        connection = sqlite3.connect(path)
+        found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        connection.close()
+    assert found == {"runs", "tags"}
+
+
+def test_paths_in_a_tracking_address_do_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri("sqlite:///sub/a.db?timeout=9") == f"sqlite:///{tmp_path}/sub/a.db?timeout=9"
+    assert tracking_uri("sqlite:////abs/a.db") == "sqlite:////abs/a.db"
+    assert tracking_uri("mlruns") == f"{tmp_path}/mlruns"
+    assert tracking_uri("file:./mlruns") == f"file://{tmp_path}/mlruns"
+    for kept in ("http://host:5000", "file:///abs", "databricks", "postgresql://h/d"):
+        assert tracking_uri(kept) == kept

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distributed.tracking.events import Event
-from distributed.tracking.outbox import Outbox
+from distributed.tracking.outbox import LostError, Outbox
 from tests.distributed.helpers import wait_until
 
 
@@ -20,7 +20,8 @@ class Server:
     """Remembers what it was given by key, as an MLflow server does; fails when told to."""
 
     def __init__(self) -> None:
-        self.received, self.agains = list[str](), list[bool]()
+        self.received, self.agains, self.notes = list[str](), list[bool](), list[str]()
+        self.lost = False
         self.fail_before: list[str] = []
         self.fail_after: list[str] = []
         self.memories: list[dict[str, Any]] = []
@@ -31,6 +32,10 @@ class Server:
         """Deliver: look for the key first if the event may be there already."""
         self.open.wait()
         self.agains.append(again)
+        if self.lost:
+            self.lost = False
+            self.received.clear()
+            raise LostError("no such run")
         if event["key"] in self.fail_before:
             self.fail_before.remove(event["key"])
             raise ConnectionError("nobody answers\nsecond line")
@@ -172,6 +177,7 @@ def test_a_key_is_taken_once(tmp_path: Path, server: Server) -> None:
 def test_events_without_a_key_are_all_taken(tmp_path: Path) -> None:
     class Counter:
         count = 0
+        notes: list[str] = []  # noqa: RUF012 - none
 
         def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
             del event, memory, again
@@ -231,3 +237,64 @@ def test_sending_and_appending_at_the_same_time_loses_nothing(tmp_path: Path, se
     append(box, *keys)
     assert box.close(20.0) == 0
     assert server.received == keys
+
+
+def test_a_store_that_lost_the_run_is_rebuilt(tmp_path: Path, server: Server, said: list[str]) -> None:
+    box = outbox(tmp_path, server, said)
+    append(box, *"abc")
+    assert box.close(5.0) == 0
+    server.lost = True
+    box = outbox(tmp_path, server, said)
+    append(box, "d")
+    assert box.close(5.0) == 0
+    assert server.received == list("abcd")
+    assert server.agains[-4:] == [True] * 4, "what is there already must not be made twice"
+    assert said == [
+        f"tracking: the store has lost this run (no such run); it is rebuilt from {tmp_path / 'outbox.jsonl'}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 100_000,
+        b'{"sent": 9, "memory": {}}',
+        b'{"sent": 2, "memory": {}, "sha256": "0"}',
+    ],
+)
+def test_damaged_progress_sends_everything_again(
+    tmp_path: Path, server: Server, said: list[str], damage: bytes
+) -> None:
+    box = outbox(tmp_path, server)
+    append(box, *"abc")
+    assert box.close(5.0) == 0
+    (tmp_path / "sent.json").write_bytes(damage)
+    box = outbox(tmp_path, server, said)
+    append(box, "d")
+    assert box.close(5.0) == 0
+    assert server.received == list("abcd"), "nothing twice"
+    assert len(said) == 1
+    assert f"{tmp_path / 'sent.json'} is damaged (" in said[0]
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b"[]", b"[" * 100_000, b'{"kind": "other"}', b"null"])
+def test_a_damaged_event_costs_itself_and_no_other(
+    tmp_path: Path, server: Server, said: list[str], damage: bytes
+) -> None:
+    server.open.clear()
+    box = outbox(tmp_path, server)
+    append(box, *"abc")
+    box.close(0.0)
+    first, _, last = (tmp_path / "outbox.jsonl").read_bytes().splitlines()
+    (tmp_path / "outbox.jsonl").write_bytes(b"\n".join([first, damage, last, b""]))
+    later = Server()
+    box = outbox(tmp_path, later, said)
+    append(box, "d")
+    assert box.close(5.0) == 0
+    assert later.received == ["a", "c", "d"]
+    assert len(said) == 1
+    assert "1 of 3 events" in said[0]

@@ -324,7 +324,7 @@ class Fake:
     """Stands for an MLflow server in this process."""
 
     def __init__(self) -> None:
-        self.events = list[Event]()
+        self.events, self.notes = list[Event](), list[str]()
 
     def send(self, event: Event, memory: dict[str, Any], *, again: bool) -> None:
         """Take an event."""

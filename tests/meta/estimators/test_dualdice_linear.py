@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from meta.estimators import dualdice_linear
 from meta.estimators.closed_form import estimate
 from meta.estimators.estimation import estimate_corrections
 from meta.offline.diagnostics import EstimateError
@@ -16,7 +17,7 @@ from policies.neural.policy_state import new_policy
 from policies.tabular.transitions import tabular_sample
 from tasks.contract.tabular_model import FloatArray
 from tests.support.linear_system import HORIZON, LinearSystem
-from tests.support.meta_helpers import ending_cmdp, random_rows, sample_mixture
+from tests.support.meta_helpers import ending_cmdp, random_rows, sample, sample_mixture
 from tests.support.problems import random_cmdp
 
 TABULAR = DICESettings(estimator="dualdice_tabular")
@@ -137,3 +138,25 @@ def test_last_layer_of_a_network(continuous: bool) -> None:
     flow = found.mass @ (hidden - 0.95 * following) - 0.05 * first.mean(axis=0)
     plain = (hidden - 0.95 * following).mean(axis=0) - 0.05 * first.mean(axis=0)
     assert np.abs(flow).max() < 0.2 * np.abs(plain).max()
+
+
+def test_a_singular_diagnostic_does_not_lose_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ridge 0 the fit on four fifths of the episodes may be singular; a small ridge gives the residual then."""
+    asked: list[float] = []
+    solve = dualdice_linear._Solver.solve
+
+    def four_fifths_fail(self: dualdice_linear._Solver, moments: dualdice_linear.Moments, ridge: float) -> FloatArray:
+        asked.append(ridge)
+        if len(asked) > 1 and ridge == 0.0:
+            raise EstimateError("singular")
+        return solve(self, moments, ridge)
+
+    monkeypatch.setattr(dualdice_linear._Solver, "solve", four_fifths_fail)
+    model, rng = random_cmdp(3, 5, 2, 1, 0.9), np.random.default_rng(1)
+    policy = random_rows(rng, 5, 2)
+    data = sample(model, policy, 60, 30, rng)
+    rows = tabular_sample(data, np.log(policy[data.states, data.actions]))
+    found = estimate_corrections(rows, TableTarget(policy), 0.9, 30, UNRIDGED, seed=0)
+    assert np.isfinite(found.diagnostics.flow_residual)
+    assert asked[:2] == [0.0, 0.0]
+    assert 0.0 < asked[2] < 1e-6

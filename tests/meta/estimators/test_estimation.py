@@ -88,3 +88,25 @@ def test_data_that_no_estimate_can_be_made_from(change: object, message: str) ->
     rows = on_table(sample(model, policy, 10, 20, rng), policy)
     with pytest.raises(EstimateError, match=message):
         estimate_corrections(change(rows), TableTarget(policy), 0.9, 20, NONE, seed=0)  # type: ignore[operator]
+
+
+def test_importance_counts_the_absorbing_state_once() -> None:
+    """Every episode ends at step 3, gamma is 0.99: (1 - gamma) gamma^k at age k, and gamma^3 in the absorbing state."""
+    ages = np.tile(np.arange(3, dtype=np.int32), 50)
+    observations = ages.astype(np.float32)[:, None]
+    policy = np.full((4, 2), 0.5)
+    rows = TransitionSample(
+        observations=observations,
+        actions=np.tile([0, 1, 0], 50),
+        next_observations=observations + 1.0,
+        terminated=ages == 2,
+        truncated=np.zeros(150, np.bool_),
+        iterations=np.zeros(150, np.int32),
+        episodes=np.repeat(np.arange(50, dtype=np.int32), 3),
+        ages=ages,
+        log_probabilities=np.full(150, np.log(0.5)),
+    )
+    found = estimate_corrections(rows, TableTarget(policy), 0.99, HORIZON, IMPORTANCE, seed=0)
+    for age in range(3):
+        assert found.mass[ages == age].sum() == pytest.approx(0.01 * 0.99**age, rel=1e-9)
+    assert found.diagnostics.mean_correction == pytest.approx(1.0, rel=1e-9)
