@@ -157,11 +157,25 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         tasks_per_round=experiment.tasks_per_round,
         warm_up_steps=experiment.warm_up_steps,
         context_errors=_context_errors(drawn, state),
+        rates_at_bounds=_rates_at_bounds(config, drawn, state),
     )
     quarantine = place.pool.quarantine
     limits = np.array([task.limits for task in quarantine.without(drawn.test)])
     summary = run_summary(facts, directory.rows, state, similar, limits, dict(held_out), directory.wall_seconds)
     return summary.model_copy(update={"set_aside": tuple(map(set_aside_summary, quarantine))})
+
+
+def _rates_at_bounds(config: RunConfig, drawn: Drawn, state: State) -> dict[str, float]:
+    """The learned rates that lie on a bound, by objective."""
+    settings, names = config.meta.learning_rates, ("reward", *drawn.family.make().cost_names)
+    if settings.method == "fixed":
+        return {}
+    return {
+        name: rate
+        for start in state.starts
+        for name, rate in zip(names, start.learning_rates.tolist(), strict=True)
+        if not settings.minimum < rate < settings.maximum
+    }
 
 
 def _context_errors(drawn: Drawn, state: State) -> dict[str, float] | None:

@@ -172,6 +172,8 @@ class RunFacts(_Part):
     """Environment steps of the direct steps before the first task."""
     context_errors: dict[str, float] | None = None
     """Of inferred contexts, by entry: error on tasks left out, in units of the spread; null without such."""
+    rates_at_bounds: dict[str, float] = Field(default_factory=dict)
+    """Learned rates that lie on a bound of meta.learning_rates, by objective."""
 
 
 class RunSummary(RunFacts):

@@ -124,4 +124,10 @@ def warnings_of(summary: RunSummary) -> list[str]:
             + (f"; beyond a threshold: {reasons}" if reasons else "")
             + " (columns weight, failed_diagnostics and estimate_problem of tasks.csv)"
         )
+    if summary.rates_at_bounds:
+        bounds = ", ".join(f"{name} {digits(rate)}" for name, rate in summary.rates_at_bounds.items())
+        warnings.append(
+            f"learned rates lie on a bound: {bounds}; rates have the inverse unit of their reward or cost, so set "
+            "meta.learning_rates.minimum, maximum and initial to the scale of yours, or rescale them"
+        )
     return [*warnings, *(f"no estimate for a task: {problem}" for problem in estimates.problems)]
