@@ -19,7 +19,7 @@ from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE
 
 _ASK_EVERY, _GONE_AFTER = 2.0, 25.0
 _STUCK_AFTER = 40.0
-"""Seconds in one call of Ray's, all of which return at once or have a shorter limit, until the cluster is looked at."""
+"""Seconds in one call of Ray's until a fault of the cluster ends the process: most return at once."""
 _SUSPECT_SECONDS = 5.0
 """So long the fault must last after it is first seen: this process itself may have been stopped meanwhile."""
 
@@ -168,7 +168,7 @@ def watched_cluster() -> Iterator[None]:
 
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
-    """Around a call of Ray's that should return soon, in the main thread."""
+    """Around a call of Ray's that returns soon, or looks after its waits itself, in the main thread."""
     for watch in _watches:
         watch.asking = time.monotonic()
     try:

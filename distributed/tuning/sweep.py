@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from distributed.cluster.health import asking
 from distributed.cluster.ray_cluster import cluster
 from distributed.settings.bounded_reading import RefusedFileError, read_json, shown
 from distributed.settings.console import Console
@@ -79,7 +80,8 @@ def _trials(
     try:
         with cluster(config.cluster) as where:
             console.say(f"Ray: {where}")
-            return run_trials(config, space, settings, folder, console)
+            with asking():  # Ray Tune waits by itself: a cluster that is gone ends the process
+                return run_trials(config, space, settings, folder, console)
     except BaseException:
         if tracker is not None:
             tracker.close("FAILED", "", [])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tasks.contract.task import TaskError
-from tasks.contract.timeout import time_limit
+from tasks.contract.timeout import code_of_others, is_of_others, time_limit
 
 
 def in_a_thread(work: Callable[[], None]) -> list[str]:
@@ -106,3 +108,73 @@ def test_a_timer_that_somebody_else_sets_meanwhile_stays() -> None:
         assert signal.setitimer(signal.ITIMER_REAL, 0.0)[0] == 0.0
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def leaves() -> None:
+    os._exit(0)
+
+
+def quits() -> None:
+    sys.exit(3)
+
+
+def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [(leaves, r"called os._exit\(0\)"), (quits, r"called sys.exit\(3\)"), (interrupts, "raised KeyboardInterrupt")],
+)
+@pytest.mark.parametrize("threaded", [False, True])
+def test_code_that_ends_the_process_is_its_tasks_failure(body: Callable[[], None], told: str, threaded: bool) -> None:
+    before = os._exit, signal.getsignal(signal.SIGINT)
+    errors = list[BaseException]()
+
+    def guarded() -> None:
+        try:
+            with code_of_others(lambda: "lakes/train/2"), code_of_others(lambda: "inner"):
+                body()
+        except BaseException as error:
+            errors.append(error)
+
+    if threaded:
+        thread = threading.Thread(target=guarded)
+        thread.start()
+        thread.join()
+    else:
+        guarded()
+    with pytest.raises(TaskError, match=rf"^inner: {told}"):
+        raise errors[0]
+    assert (os._exit, signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_signal_is_not_the_failure_of_a_task() -> None:
+    def interrupted() -> None:
+        with code_of_others(lambda: "lakes/train/2"):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not is_of_others(KeyboardInterrupt()), "outside the guard every interrupt is a signal's"
+
+
+def test_an_exit_that_ray_asks_for_is_not_the_failure_of_a_task() -> None:
+    stop = SystemExit(1)
+    stop.is_ray_terminate = True  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit), code_of_others(lambda: "lakes/train/2"):
+        raise stop
+
+
+def test_a_process_that_guarded_code_forks_may_leave() -> None:
+    with code_of_others(lambda: "lakes/train/2"):
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_other_errors_pass_the_guard_unchanged() -> None:
+    with pytest.raises(ZeroDivisionError), code_of_others(lambda: "lakes/train/2"):
+        raise ZeroDivisionError
