@@ -108,11 +108,20 @@ class RunDirectory:
         """
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
-        self._earlier_seconds = facts.get("wall_seconds", 0.0)
+        seconds = facts.get("wall_seconds", 0.0)
+        self._earlier_seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
         table = self.path / "tasks.csv"
-        self.rows = [row for row in read_rows(table) if int(row["task_index"]) < state.num_tasks]
+        try:
+            self.rows = [row for row in read_rows(table) if int(row["task_index"]) < state.num_tasks]
+        except (ConfigurationError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DamagedFileError(
+                f"{table}: is damaged ({error}); put a copy of it back, or start a new run: no checkpoint has its rows"
+            ) from error
         if [row["task_index"] for row in self.rows] != list(range(state.num_tasks)):
-            raise DamagedFileError(f"{table}: does not hold the rows of the first {state.num_tasks} tasks")
+            raise DamagedFileError(
+                f"{table}: does not hold the rows of the first {state.num_tasks} tasks; put a copy of it back, or "
+                "start a new run"
+            )
         write_atomically(table, csv_text(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
