@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
+from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_file import load_config
 from distributed.storage.run_directory import RunDirectory
 from meta.training.loop import Finished
 from policies.common.results import TaskResult
@@ -24,6 +27,7 @@ from tests.distributed.helpers import (
     run_file,
     summary_of,
     tiny,
+    tiny_neural,
     undisturbed_sha,
 )
 
@@ -202,3 +206,24 @@ def test_a_copied_file_under_another_name_changes_no_result(
     told = " ".join(capsys.readouterr().err.split())
     assert "as its content says (copied or renamed)" in told
     assert ("finished task 6 will be run again" if what == "finished task" else "skipping a damaged checkpoint") in told
+
+
+RUN_FILES = [pytest.param(range(150)), pytest.param(range(150, 14_000), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("seeds", RUN_FILES)
+def test_a_damaged_run_file_is_refused_in_words_or_is_a_run_file(seeds: range, tmp_path: Path) -> None:
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        file = run_file(tmp_path, tiny() if seed % 2 else tiny_neural())
+        for _ in range(int(rng.integers(1, 4))):
+            damages = [one for one in DAMAGE if one is not _other] if seed % 5 == 0 else [_structure]
+            with contextlib.suppress(OSError, UnicodeDecodeError, ValueError, yaml.YAMLError):
+                damages[int(rng.integers(len(damages)))](file, rng)
+        told = ""
+        try:
+            assert load_config(file).digest()
+        except ConfigurationError as error:
+            told = str(error)
+        assert not told or str(file) in told, f"seed {seed}: {told}"
+        assert len(told) < 50_000
