@@ -142,7 +142,7 @@ def report(
     from distributed.jobs.watch import watch as run_watch
     from distributed.storage.csv_tables import read_rows
     from distributed.storage.run_directory import load_run_config, load_summary, stored_config
-    from distributed.storage.run_page import PAGE, write_run_page
+    from distributed.storage.run_page import PAGE, of_one_run, require_rows, write_run_page
     from meta.reporting.figures import run_figures
     from meta.reporting.render_matplotlib import save_figures
     from meta.reporting.tables import report_lines, warnings_of
@@ -150,12 +150,15 @@ def report(
     console, path = Console(), fetched(run_dir)
     config = load_run_config(path, family) if video else stored_config(path)
     summary, rows = load_summary(path), read_rows(path / "tasks.csv")
-    plots = save_figures(path / "plots", run_figures(summary, rows))
+    with of_one_run(path):
+        require_rows(summary, rows)
+        plots = save_figures(path / "plots", run_figures(summary, rows))
     if video:
         with threadpool_limits(1):
             run_watch(path, 0, None, console, named=family)
-    size = write_run_page(path, config, summary, rows)
-    console.result(report_lines(summary))
+    with of_one_run(path):
+        size = write_run_page(path, config, summary, rows)
+        console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
     console.say(f"plots: {', '.join(map(str, plots))}")

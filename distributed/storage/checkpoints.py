@@ -20,6 +20,7 @@ from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
 
 SCHEMA_VERSION = 2
+_MOST_DIGITS = 20
 Arrays = dict[str, np.ndarray[Any, Any]]
 Facts = dict[str, Any]
 """JSON object stored next to the arrays."""
@@ -106,8 +107,9 @@ class CheckpointFolder:
     def save_state(self, state: State, facts: Facts) -> None:
         """Write the state after a round, then delete old checkpoints and the finished tasks of that round."""
         arrays, values = _split(state.to_arrays())
+        number = state.warm_up_rounds + state.num_rounds
         own = {"kind": state.KIND, "values": values, "state_sha256": state.sha256(), "digest": self._digest}
-        save_arrays(self._stem(state.warm_up_rounds + state.num_rounds), arrays, {**own, **facts})
+        save_arrays(self._stem(number), arrays, {**own, "round": number, **facts})
         for number in self._rounds()[: -self._keep]:
             _remove(self._stem(number))
         for path in self._finished.glob("task-*.json"):
@@ -123,45 +125,81 @@ class CheckpointFolder:
         for number in reversed(rounds):
             try:
                 arrays, facts = load_arrays(self._stem(number))
+                if facts.get("digest") == self._digest:
+                    return self._state_of(number, arrays, facts), facts
             except DamagedFileError as error:
                 say(f"skipping a damaged checkpoint: {error}")
                 continue
-            if facts.get("digest") != self._digest:
-                raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
-            return _state(arrays, facts, self._stem(number)), facts
+            raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
         if rounds:
             raise DamagedFileError(f"{self._folder}: all {len(rounds)} checkpoints are damaged; start a new run")
         return None
+
+    def _state_of(self, number: int, arrays: Arrays, facts: Facts) -> State:
+        """The state in the files of checkpoint ``number``.
+
+        Raises:
+            DamagedFileError: They hold none, or one of another round: a file was copied or renamed.
+        """
+        stem = self._stem(number)
+        state = _state(arrays, facts, stem)
+        found = state.warm_up_rounds + state.num_rounds
+        if found != number or facts.get("round", number) != number:
+            raise DamagedFileError(f"{stem}.json: holds round {found}, as its content says (copied or renamed)")
+        if facts.get("state_sha256", state.sha256()) != state.sha256():
+            raise DamagedFileError(f"{stem}.json: its state is not the one that was saved")
+        return state
 
     def save_finished(self, item: Finished) -> None:
         """Save a finished task, so that it survives a crash before the end of its round."""
         contribution = item.contribution
         arrays, values = _split(contribution.to_arrays())
-        facts = {"kind": contribution.KIND, "values": values, "digest": self._digest, "row": item.row}
+        facts: Facts = {"kind": contribution.KIND, "values": values, "digest": self._digest, "row": item.row}
+        facts |= {"round": item.row["round"], "task": contribution.task_index}
         save_arrays(self._finished / f"task-{contribution.task_index:06d}", arrays, facts)
 
     def load_finished(self, state: State, say: Callable[[str], None]) -> dict[int, Finished]:
         """Finished tasks of the round after ``state`` by index; report damaged ones to ``say`` and skip them."""
         found: dict[int, Finished] = {}
         for path in sorted(self._finished.glob("task-*.json")):
-            index = int(path.stem.split("-")[1])
+            name = path.stem.removeprefix("task-")
+            if not name.isdecimal() or len(name) >= _MOST_DIGITS:
+                continue
             try:
-                arrays, facts = load_arrays(path.with_suffix(""))
+                item = self._finished_of(int(name), path.with_suffix(""), state)
             except DamagedFileError as error:
-                say(f"finished task {index} will be run again: {error}")
+                say(f"finished task {int(name)} will be run again: {error}")
                 continue
-            row = facts["row"]
-            if facts["digest"] != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
-                continue
-            found[index] = Finished(row, _item(arrays, facts, path.with_suffix("")))
+            if item is not None:
+                found[int(name)] = item
         return found
+
+    def _finished_of(self, index: int, stem: Path, state: State) -> Finished | None:
+        """The finished task ``index`` in the files ``stem``; None where it is not of the round after ``state``.
+
+        Raises:
+            DamagedFileError: They are damaged, or hold another task: a file was copied or renamed.
+        """
+        arrays, facts = load_arrays(stem)
+        row = facts.get("row")
+        if not isinstance(row, dict) or not {"task_index", "round"} <= row.keys():
+            raise DamagedFileError(f"{stem}.json: has no row of a task")
+        if facts.get("digest") != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
+            return None
+        item = _item(arrays, facts, stem)
+        held = {item.task_index, row["task_index"], facts.get("task", index)}
+        if held != {index} or facts.get("round", row["round"]) != row["round"]:
+            raise DamagedFileError(
+                f"{stem}.json: holds task {item.task_index}, as its content says (copied or renamed)"
+            )
+        return Finished(row, item)
 
     def _stem(self, number: int) -> Path:
         return self._folder / f"round-{number:06d}"
 
     def _rounds(self) -> list[int]:
         names = [path.stem.removeprefix("round-") for path in self._folder.glob("round-*.json")]
-        return sorted(int(name) for name in names if name.isdecimal() and len(name) < 20)
+        return sorted(int(name) for name in names if name.isdecimal() and len(name) < _MOST_DIGITS)
 
 
 def _built(build: Callable[[], Built], stem: Path) -> Built:

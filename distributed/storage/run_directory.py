@@ -143,13 +143,22 @@ class RunDirectory:
         """
         found = self._checkpoints.load_state(say)
         state, facts = (initial, {}) if found is None else found
-        self._earlier_seconds = facts.get("wall_seconds", 0.0)
-        table, left_out = self.path / "tasks.csv", facts.get("set_aside", [])
-        remember(self.path, left_out)
+        seconds = facts.get("wall_seconds", 0.0)
+        self._earlier_seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
+        table = self.path / "tasks.csv"
+        remember(self.path, facts.get("set_aside", []))
         learned = self._learned(state.num_tasks)
-        self.rows = [row for row in read_rows(table) if int(row["task_index"]) in set(learned)]
+        try:
+            self.rows = [row for row in read_rows(table) if int(row["task_index"]) in set(learned)]
+        except (ConfigurationError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DamagedFileError(
+                f"{table}: is damaged ({error}); put a copy of it back, or start a new run: no checkpoint has its rows"
+            ) from error
         if [row["task_index"] for row in self.rows] != learned:
-            raise DamagedFileError(f"{table}: does not hold the rows of the first {state.num_tasks} tasks")
+            raise DamagedFileError(
+                f"{table}: does not hold the rows of the first {state.num_tasks} tasks; put a copy of it back, or "
+                "start a new run"
+            )
         write_atomically(table, csv_text(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 

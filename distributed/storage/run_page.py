@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import environment_tags
 from distributed.settings.run_config import RunConfig
 from distributed.storage.csv_tables import read_rows
@@ -16,6 +18,35 @@ from meta.training.records import Row
 from tasks.contract.family_registry import BUILT_IN
 
 PAGE = "report.html"
+
+
+@contextlib.contextmanager
+def of_one_run(path: Path) -> Iterator[None]:
+    """Report a summary and tables in the run directory ``path`` that do not fit together, or lack what a page shows.
+
+    Raises:
+        ConfigurationError: They do not; the message names the files.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"{path}: summary.json, tasks.csv and {HELD_OUT} are damaged or do not belong to one run ({error!r}); put "
+            "copies of them back, or finish the run again with --resume"
+        ) from error
+
+
+def require_rows(summary: RunSummary, rows: Sequence[Row]) -> None:
+    """Check that ``rows`` of ``tasks.csv`` are all of a finished run's.
+
+    Raises:
+        ValueError: Some are missing, or belong to another run.
+    """
+    found = [row["task_index"] for row in rows]
+    if found != list(range(summary.num_tasks)):
+        raise ValueError(f"tasks.csv has {len(found)} rows, the summary is of {summary.num_tasks} tasks in their order")
 
 
 def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Sequence[Row]) -> int:

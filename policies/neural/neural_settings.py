@@ -49,8 +49,7 @@ class NeuralSettings(BaseModel):
     returns: Literal["discounted", "episodic"] = "discounted"
     """Whether limits are on the discounted or on the plain sum of an episode's costs; J_0 follows."""
     return_estimate: Literal["life_table", "complete"] = "life_table"
-    """J_i from every step of the batch by its age (a bias of order 1 / copies^2 remains where episodes end early), or
-    the mean over complete episodes (favours short)."""
+    """J_i from every step by its age (bias of order 1 / copies^2 if episodes end early), or from complete episodes."""
     dataset_size: int = Field(default=1000, gt=0)
     """Observations of a task, drawn evenly over its iterations, on which the meta-learner compares policies."""
     dataset_transitions: int = Field(default=4000, ge=0)

@@ -10,6 +10,7 @@ import torch
 from policies.exact.softmax import log_policy
 from policies.exact.softmax import natural_gradient_step as tabular_step
 from policies.exact.solver import ExactModel, evaluate, occupancy
+from policies.networks import kronecker
 from policies.networks.distributions import distribution_of, extra_of
 from policies.networks.kronecker import kronecker_preconditioner
 from policies.networks.mlp import Array, Network, initialize, linearize
@@ -224,6 +225,21 @@ def test_the_preconditioner_saves_products_and_keeps_the_solution(name: str) -> 
     assert solved("kronecker", 0.1)[1] <= 0.5 * solved("none", 0.1)[1]
     with pytest.raises(pydantic.ValidationError, match="needs cg_damping above 0"):
         TrustRegionSettings(cg_damping=0.0)
+
+
+def test_a_wide_layer_has_no_factor_of_its_inputs_and_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for images: the mean eigenvalue stands for the factor, which takes more products to the same end."""
+    network, rng = Network((17, 16, 6)), np.random.default_rng(0)
+    inputs = rng.normal(size=(400, 17)) * 0.7 ** np.arange(17)
+    samples = Samples(inputs, rng.integers(6, size=400), rng.normal(size=(400, 1)), equal_weights(inputs))
+    linear = linearize(network, initialize(network, 0, 1.0, np.float64), inputs)
+    gradient = policy_gradient(network, linear, samples, 0)
+    settings = TrustRegionSettings(cg_damping=0.01, cg_residual=1e-8, cg_iterations=500)
+    exact = natural_gradient_direction(network, linear, samples, gradient, settings)
+    monkeypatch.setattr(kronecker, "WIDEST", 17)  # the first layer has 17 inputs and a bias
+    capped = natural_gradient_direction(network, linear, samples, gradient, settings)
+    np.testing.assert_allclose(capped[0], exact[0], atol=1e-6 * np.abs(exact[0]).max())
+    assert capped[1] > exact[1]
 
 
 @pytest.mark.parametrize("preconditioner", ["kronecker", "none"])
