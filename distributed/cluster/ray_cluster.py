@@ -34,8 +34,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address is not None:
-        require_token(address, unauthenticated=settings.unauthenticated)
-        _require_answer(address)
+        _require_answer(address, unauthenticated=settings.unauthenticated)
     elif settings.dashboard and settings.dashboard_port is not None:
         _require_free(settings.dashboard_port)
     try:
@@ -78,7 +77,7 @@ def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
     return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
 
 
-def _require_answer(address: str) -> None:
+def _require_answer(address: str, *, unauthenticated: bool) -> None:
     """Check that something listens at ``address``: Ray itself retries for minutes and then aborts the process."""
     if address in ("auto", "local"):
         return
@@ -87,6 +86,7 @@ def _require_answer(address: str) -> None:
         raise ConfigurationError(
             f"cluster.address: {address!r} is not an address; give host:port, ray://host:port, auto, or nothing"
         )
+    require_token(address, unauthenticated=unauthenticated)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
     except OSError as error:
