@@ -154,7 +154,10 @@ class Quarantine:
         if count > most or (count >= _FIRST and entry.held_out not in self._solved):
             kind = "held-out" if entry.held_out else "training"
             allowed = f"at most {most} may be" if count > most else "and none was solved"
-            raise SetAsideError(f"{count} {kind} tasks are set aside, {allowed}; the last one: {error}") from error
+            raise SetAsideError(
+                f"{count} {kind} tasks are set aside, {allowed} (cluster.set_aside_share; files in quarantine/); "
+                f"the last one: {error}"
+            ) from error
         self._say(f"{task.label}: set aside after {attempts} attempts, the run goes on without it: {error}")
 
     def require_few(self) -> None:

@@ -185,7 +185,7 @@ def test_four_failures_and_no_task_solved_show_that_the_family_is_at_fault() -> 
     quarantine = Quarantine(1, 1.0, {False: 100, True: 2})
     for task in tasks[:3]:
         quarantine.set_aside(task, TaskError("no"), 1)
-    with pytest.raises(SetAsideError, match="4 training tasks are set aside, and none was solved; the last one: no"):
+    with pytest.raises(SetAsideError, match=r"4 training tasks are .* and none was solved .*; the last one: no"):
         quarantine.set_aside(tasks[3], TaskError("no"), 1)
     other = Quarantine(1, 1.0, {False: 100, True: 2})
     other.solved(tasks[4])
