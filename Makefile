@@ -8,7 +8,7 @@ SEEDS ?= 8
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
+.PHONY: setup train test test-all fuzz lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ test: setup ## everything but the slow learning tests
 
 test-all: setup ## the slow learning tests too
 	$(BIN)/python -m pytest
+
+fuzz: setup ## 14,000 damaged run files and 2,000 damaged run directories: documented exit codes, no traceback
+	METASRL_FUZZ=full $(BIN)/python -m pytest tests/distributed/storage/test_damage.py
 
 lint: setup ## linter, formatter, strict type checker
 	$(BIN)/ruff check .
