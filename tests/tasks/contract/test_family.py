@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ import pydantic
 import pytest
 
 from tasks.contract.family import Family
+from tasks.contract.family_registry import family_class
 from tasks.contract.task import TaskError, TaskFamily
 
 
@@ -103,3 +105,14 @@ def test_missing_parts_are_reported() -> None:
 
     with pytest.raises(TypeError, match="abstract method"):
         NoDraw(seed=0)  # type: ignore[abstract]
+
+
+def test_the_import_names_of_the_first_releases_stay(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from tasks.model import TabularModel\nfrom tasks.own import Family\n\n\n"
+        "class Mine(Family):\n    cost_names = ('effort',)\n    horizon: int = 3\n    cost_limits: tuple = (1.0,)\n\n"
+        "    def draw(self, rng):\n        return {}\n\n"
+        "    def make(self, parameters):\n        return TabularModel\n"
+    )
+    assert issubclass(family_class(f"{file}:Mine"), Family)
