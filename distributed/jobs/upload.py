@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def _packed(root: Path, excludes: tuple[str, ...] | list[str]) -> list[Path]:
     from ray._private import ray_constants
     from ray._private.runtime_env import packaging
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs a line for every .gitignore
     root, found = root.absolute(), list[Path]()
     ignore = os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
     rules: list[Callable[..., Any]] = [packaging._get_excludes(root, list(excludes))]
