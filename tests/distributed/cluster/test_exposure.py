@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
-import psutil
 import pytest
-import ray
 from ray._private import ray_constants
 
 from distributed.cluster.exposure import is_loopback, keep_token_private, on_loopback, require_token
@@ -16,7 +17,7 @@ from distributed.cluster.ray_cluster import cluster
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
 
-SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -104,14 +105,29 @@ def test_ray_keeps_its_own_choice_of_clusters_afterwards() -> None:
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
 
 
+RUN = """
+import json, os, psutil, ray
+from distributed.cluster.ray_cluster import cluster
+from distributed.settings.run_config import ClusterSettings
+
 @ray.remote(num_cpus=1)
-def _worker() -> int:
+def worker():
     return os.getpid()
 
+found = []
+with cluster(ClusterSettings(num_workers=1, object_store_mb=80)):
+    ray.get(worker.remote())
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.append((" ".join(process.cmdline()), connection.laddr.ip.removeprefix("::ffff:")))
+print("found " + json.dumps(found))
+"""
+"""A local cluster in a process of its own, which prints the commands and addresses of everything that listens."""
 
-def _name(process: psutil.Process) -> str:
+
+def _name(words: str) -> str:
     """The name of a Ray process in the table of the page."""
-    words = " ".join(process.cmdline())
     for part, name in (
         ("gcs_server", "gcs_server"),
         ("raylet/raylet", "raylet"),
@@ -125,18 +141,18 @@ def _name(process: psutil.Process) -> str:
     return "the driver, workers, the meta-learner"
 
 
-def test_a_run_listens_on_the_loopback_interface_only() -> None:
-    if ray.is_initialized():
-        ray.shutdown()
-    with cluster(ClusterSettings(num_workers=1, object_store_mb=80)):
-        ray.get(_worker.remote())
-        found: dict[str, set[str]] = {}
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-            for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.setdefault(_name(process), set()).add(connection.laddr.ip.removeprefix("::ffff:"))
-    assert {"gcs_server", "raylet", "the driver, workers, the meta-learner"} <= set(found)
-    assert set.union(*found.values()) == {"127.0.0.1"}
-    page = [line for line in SECURITY.read_text().splitlines() if line.startswith("|") and "| 127.0.0.1 |" in line]
-    told = {line.split("|")[1].strip().strip("`") for line in page}
-    assert set(found) <= told
+def test_a_run_listens_on_the_loopback_interface_only(home: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", RUN]
+    done = subprocess.run(
+        words, cwd=ROOT, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
+    )
+    found = [
+        (_name(words), ip) for words, ip in json.loads(done.stdout.strip().splitlines()[-1].removeprefix("found "))
+    ]
+    assert {ip for _, ip in found} == {"127.0.0.1"}
+    names = {name for name, _ in found}
+    assert {"gcs_server", "raylet", "the driver, workers, the meta-learner"} <= names
+    page = (ROOT / "docs" / "security.md").read_text().splitlines()
+    assert names <= {line.split("|")[1].strip().strip("`") for line in page if "| 127.0.0.1 |" in line}
+    assert _mode(home / ".ray" / "auth_token") == 0o600
