@@ -1,6 +1,8 @@
-"""Shapes and dtypes in the signatures of the equations are checked at run time in every test."""
+"""Before every test: shapes in the signatures of the equations are checked at run time, and Ctrl-C interrupts."""
 
 from __future__ import annotations
+
+import signal
 
 from jaxtyping import install_import_hook
 
@@ -17,3 +19,6 @@ EQUATIONS = (
 """Modules of equations, whose signatures carry shapes."""
 
 install_import_hook(EQUATIONS, "beartype.beartype")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)

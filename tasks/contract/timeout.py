@@ -185,17 +185,18 @@ def _noted_interrupts() -> Iterator[None]:
         if callable(before):
             before(number, frame)
 
-    if _signals.noted or (main and not callable(before)):
+    if _signals.noted or (main and before is None):  # a handler that is not Python's
         yield
         return
-    if main:
+    ours = main and callable(before)  # where SIGINT is ignored, as in a background job, none raises an interrupt
+    if ours:
         signal.signal(signal.SIGINT, note)
     _signals.noted, _signals.arrived = True, False
     try:
         yield
     finally:
         _signals.noted = False
-        if main and signal.getsignal(signal.SIGINT) is note:
+        if ours and signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, before)
 
 
