@@ -78,7 +78,7 @@ def stop(process: subprocess.Popen[bytes]) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize(("pool", "finished"), [("local", {4}), ("ray", {4, 6, 7})])
+@pytest.mark.parametrize(("pool", "finished"), [("local", {4}), pytest.param("ray", {4, 6, 7}, marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_exits_in_time_and_is_resumed(tmp_path: Path, pool: str, finished: set[int]) -> None:
     file = run_file(tmp_path, held(tmp_path, pool))
     with started(["train", file], tmp_path) as process:

@@ -378,7 +378,8 @@ def test_every_reader_of_files_goes_through_the_bounds() -> None:
         "settings/configuration_page.py": "writes a page of ours",
         "models/mlflow_code.py": "is copied into a model, whose code it is",
         "storage/mirror.py": "copies the run's own files",
-        "jobs/cells.py": "hashes our own sources",
+        "storage/family_sources.py": "hashes sources, of ours and of the family that the user names",
+        "storage/owner.py": "asks the machine under /proc",
     }
     for path in sorted(root.rglob("*.py")):
         text = path.read_text()

@@ -40,6 +40,7 @@ def database() -> Iterator[str]:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_a_run_is_complete_in_postgresql_and_the_password_is_nowhere(tmp_path: Path) -> None:
     with database() as uri:
         file = run_file(tmp_path, TRACKED)

@@ -202,6 +202,7 @@ def only_sweep(folder: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_settings_and_tracks_its_trials(tmp_path: Path) -> None:
     file = run_file(tmp_path, swept(tracking={"enabled": True, "flush_timeout_seconds": 120.0}))
     done = command(["sweep", file, *VARY, "--trials", "3"], tmp_path)

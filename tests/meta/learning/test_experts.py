@@ -160,7 +160,7 @@ def test_a_drift_that_changes_its_speed_is_followed_better_than_by_any_step_size
 
 
 @pytest.mark.parametrize("switching", [0.001, 0.01, 0.1])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_the_regret_bounds_hold(seed: int, switching: float) -> None:
     """Against each expert alone: mass (ln N + (T - 1) ln(1 / (1 - switching))). Against a moving comparator: that and
     the dynamic regret of an expert's gradient descent, D^2 / (2 beta) + D P / beta + beta G^2 T / 2 (Zinkevich 2003).

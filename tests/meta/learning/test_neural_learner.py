@@ -16,6 +16,7 @@ from meta.learning.distillation import Targets, distill, joined
 from meta.learning.neural import (
     NeuralContribution,
     NeuralMetaState,
+    Observed,
     initial_neural_state,
     neural_update,
     policy_divergence,
@@ -26,6 +27,7 @@ from meta.learning.online import contribute, first_state, step
 from meta.learning.settings import LearningRateSettings, MetaSettings, NeuralInitializationSettings
 from meta.offline.dice_settings import DICESettings
 from meta.offline.target_policy import NeuralTarget
+from policies.common.context_regression import no_moments
 from policies.common.results import Start
 from policies.common.transition_sample import TransitionSample
 from policies.neural.policy_state import ObservationStatistics, PolicyState, new_policy, no_observations
@@ -456,8 +458,10 @@ def test_a_state_comes_back_from_its_arrays_bit_for_bit(continuous: bool) -> Non
 
 
 def test_the_digest_sees_every_number_of_the_state() -> None:
-    state = after(settings(), contributions(0, 2))
-    parts = state.to_arrays()
+    batch = after(settings(), contributions(0, 2))
+    observed = Observed(np.ones((4, 2)), no_moments(4, 3, 2), 0.7)
+    state = dataclasses.replace(batch, latents=np.ones((4, 2)), observed=observed, warm_up_rounds=1)
+    parts = {name: part for name, part in state.to_arrays().items() if part is not None}
     for name, part in parts.items():
         changed = np.array(part)
         place = (0,) * changed.ndim

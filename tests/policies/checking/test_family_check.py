@@ -219,7 +219,7 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ("making", "make gave one Track for copies 0 and 1; copies are stepped in turn", {"fault": "one for all"}),
     ("copies", "step 1: the same seed and actions give another result while another copy", {"fault": "one generator"}),
     ("answers", "a simulator with signed 32-bit seeds can take seed % 2**31)", {"fault": "signed seeds"}),
-    ("answers", "step 4: step raised SystemExit: ; reset and step must return", {"fault": "quits"}),
+    ("answers", "step 4: step called sys.exit(); reset and step must return", {"fault": "quits"}),
     ("batch", "the environment of make", {"fault": "another batch", "name": "BatchedTracks"}),
 ]
 

@@ -26,6 +26,7 @@ def _costs(curve: list[dict[str, str]], number: int) -> list[float]:
     return [float(line[f"cost_{number}"]) for line in curve]
 
 
+@pytest.mark.slow
 def test_half_cheetah_learns_to_run_under_its_speed_limit(tmp_path: Path) -> None:
     """Ten seconds. Measured on four seeds, last fifth: reward 1,402 to 1,518, cost 17 to 20; at first about -140."""
     _, curve = _trained("half_cheetah", 200_000, 100, tmp_path)
