@@ -113,6 +113,7 @@ def dying_estimate(folder: Path, times: int, what: signal.Signals) -> Any:
     return ray.remote(num_cpus=0)(estimate)
 
 
+@pytest.mark.slow
 def test_each_process_may_die_at_each_call_once(bench: Bench, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strikes = strike(monkeypatch, workplace, bench, "after", 1, *NAMES)
     assert bench.run() == undisturbed_sha()

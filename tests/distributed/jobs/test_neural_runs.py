@@ -279,6 +279,7 @@ def test_adapt_to_a_new_task_of_a_seed(trained: Path, capsys: pytest.CaptureFixt
     assert printed[0] != printed[1] == printed[2]
 
 
+@pytest.mark.slow
 def test_compare_runs_the_methods_that_neural_policies_have(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

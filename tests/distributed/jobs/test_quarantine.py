@@ -164,6 +164,7 @@ def test_a_share_of_zero_ends_the_run_at_the_first_task(workplace: Path, capsys:
     assert failures(workplace) == {"train/2": 1}
 
 
+@pytest.mark.slow
 def test_a_real_interrupt_is_not_the_tasks_failure(workplace: Path) -> None:
     assert exit_code("train", run_file(workplace, failing(workplace, {"train/2": "signal"}))) == 130
     assert failures(workplace) == {"train/2": 1}

@@ -36,7 +36,7 @@ CODES = {0, 1, 2}
 """Exit codes of a command on a damaged directory."""
 FULL = os.environ.get("METASRL_FUZZ") == "full"
 """Whether all seeds are tried, as `make fuzz` does; hours on a slow machine."""
-SEEDS = [pytest.param(range(20)), pytest.param(range(20, 2000 if FULL else 80), marks=pytest.mark.slow)]
+SEEDS = [pytest.param(range(8)), pytest.param(range(8, 2000 if FULL else 80), marks=pytest.mark.slow)]
 """A small part in every run of the tests, and the rest."""
 
 

@@ -110,6 +110,7 @@ def patch_writes(patch: pytest.MonkeyPatch, before: Callable[[Path], object], af
         patch.setattr(module, "write_atomically", wrapped)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_write_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Crash after each of the run's writes in turn, then resume."""
     config, pool_and_learner = parsed(tiny()), local(parsed(tiny()))

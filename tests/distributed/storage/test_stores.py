@@ -76,6 +76,7 @@ def test_a_password_in_a_run_file_is_refused_and_not_repeated() -> None:
     assert parsed(tiny(tracking={"uri": "postgresql://ml@db/mlflow"})).tracking.uri == "postgresql://ml@db/mlflow"
 
 
+@pytest.mark.slow
 def test_a_run_is_complete_in_sqlite_while_others_read_it(tmp_path: Path) -> None:
     """Four readers that ask fifty times a second each, which is more than browsers do."""
     stop, faults, counts = threading.Event(), list[str](), list[int]()
