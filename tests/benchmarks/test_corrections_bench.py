@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks.dice.correction_errors import lake_errors
 from benchmarks.dice.corrections import effect_rows, error_rows
 
 
+@pytest.mark.slow
 def test_corrections_bring_f_hat_nearer_to_the_exact_one() -> None:
     closed, plain = np.abs(lake_errors(("dualdice_tabular", "none"), (40,), 3)).mean(axis=1)
     assert closed < 0.2

@@ -52,6 +52,7 @@ def test_the_closed_form_is_as_good_as_published() -> None:
     assert errors.rmse < 10.0**-2.5
 
 
+@pytest.mark.slow
 def test_the_quick_form_writes_the_page(tmp_path: Path) -> None:
     main(["--quick", "--results", str(tmp_path)])
     text = (tmp_path / "dice.md").read_text()

@@ -150,6 +150,13 @@ OUTSIDE: list[Plant] = [plant_link_out_of, plant_in_another_run, plant_elsewhere
 """Families elsewhere on this machine: they run only where they are named."""
 
 
+QUICK = (plant_file, plant_dotted, plant_package, plant_link_into, plant_elsewhere)
+EVERY_PLANT = [
+    plant if plant in QUICK else pytest.param(plant, marks=pytest.mark.slow) for plant in (*INSIDE, *OUTSIDE)
+]
+"""One of each sort in every run of the tests, and all."""
+
+
 def named_by(plant: Any) -> str:
     return str(getattr(plant, "__name__", plant)).removeprefix("plant_")
 
@@ -190,7 +197,7 @@ CONTINUING = [
 """Commands whose family is that of the run file."""
 
 
-@pytest.mark.parametrize("plant", [*INSIDE, *OUTSIDE], ids=named_by)
+@pytest.mark.parametrize("plant", EVERY_PLANT, ids=named_by)
 def test_no_command_runs_what_a_run_directory_names(
     plant: Plant, trained: Path, evil: str, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

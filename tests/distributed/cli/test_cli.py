@@ -157,6 +157,7 @@ def test_the_same_run_twice_gives_the_same_table(trained: Path, workplace: Path)
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_the_module_is_the_same_as_the_command(trained: Path, workplace: Path) -> None:
     file = run_file(workplace, tiny())
     words = [sys.executable, "-m", "distributed.train", str(file), "--output.run_dir", "elsewhere"]
@@ -309,6 +310,7 @@ NEURAL: Raw = {
 }
 
 
+@pytest.mark.slow
 def test_watch_films_a_neural_policy_of_a_robot(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -346,6 +346,7 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
+@pytest.mark.slow
 def test_datasets_do_not_pass_through_this_process(
     two: RayPool, learner: RayLearner, read_here: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

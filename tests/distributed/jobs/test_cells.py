@@ -80,6 +80,7 @@ def stripped(judged: Any) -> Any:
     }
 
 
+@pytest.mark.slow
 def test_ray_gives_what_this_process_gives(tmp_path: Path, ray_cluster: str) -> None:
     config = small()
     (here,) = compare_all([config], runner(tmp_path / "here"))

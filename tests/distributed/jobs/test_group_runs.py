@@ -81,6 +81,7 @@ def test_an_interrupted_run_ends_as_one_that_never_was(workplace: Path, case: st
 
 
 @pytest.mark.parametrize("case", ["groups", "neural mixture"])
+@pytest.mark.slow
 def test_local_pool_and_ray_pools_give_the_same_bits(ray_cluster: str, workplace: Path, case: str) -> None:
     config = parsed(raw_of(case, workplace / "notes"))
     experiment = config.experiment

@@ -224,6 +224,7 @@ def test_held_out_tasks_may_have_more_updates(workplace: Path, no_plots: None) -
     assert len(summary["test"]["meta_srl"]["reward_curve"]) == 5
 
 
+@pytest.mark.slow
 def test_without_a_batch_for_the_last_iterate_everything_has_a_row_less(workplace: Path) -> None:
     file = run_file(workplace, tiny_neural(within_task={"evaluate_last": False}))
     assert exit_code("train", file) == 0

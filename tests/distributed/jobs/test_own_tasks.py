@@ -219,6 +219,7 @@ def test_networks_have_their_own_settings_on_held_out_tasks(tmp_path: Path, caps
 COMPARED: Raw = {"seeds": [3, 4], "compared": ["random", "meta_srl"], "tuning_tasks": 2}
 
 
+@pytest.mark.slow
 def test_compare_writes_the_table_of_all_seeds_and_goes_on_with_earlier_cells(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

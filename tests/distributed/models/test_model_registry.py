@@ -65,6 +65,7 @@ def copy_with(trained: Trained, folder: Path, table: Any, rates: Any) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_train_registers_and_the_first_version_is_judged_against_the_random_start(trained: Trained) -> None:
     assert "models:/lakes/1 registered; minus the random start: gap" in trained.reported
     assert "over 20 new tasks" in trained.reported

@@ -173,6 +173,7 @@ def test_the_lock_is_not_copied_to_a_store(tmp_path: Path) -> None:
     mine.release()
 
 
+@pytest.mark.slow
 def test_a_second_driver_in_a_run_directory_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     raw = noted(tmp_path / "notes", family={"hold": 5}, cluster={"pool": "local"})
     file = run_file(tmp_path, raw)

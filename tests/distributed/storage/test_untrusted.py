@@ -143,6 +143,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_message_explains_what_to
     assert learn(config, *local(config), RunDirectory.open(run, config))[0].sha256() == undisturbed_sha()
 
 
+@pytest.mark.slow
 def test_a_secret_of_the_environment_is_written_nowhere(tmp_path: Path) -> None:
     """Not by a run that ends well, nor by one whose tracking server refuses it."""
     names = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "SOME_TOKEN")

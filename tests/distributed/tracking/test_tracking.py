@@ -217,6 +217,7 @@ def test_the_digest_of_tasks_is_of_all_that_makes_them() -> None:
     assert json.loads(second["profile"]) == {"num_tasks": 3, "mean_limits": [pytest.approx(1.25 / 3)]}
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_costs_nothing_and_gets_everything_once(tracked: Tracked, tmp_path: Path) -> None:
     """The run ends well and keeps its events; resumed with a store that answers, they arrive, each once."""
     away = f"http://127.0.0.1:{free_port()}"
