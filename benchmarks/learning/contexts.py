@@ -32,7 +32,7 @@ from meta.methods.registry import OURS, learn
 from meta.methods.workbench import averaging_bench
 from meta.training.evaluation_settings import GridPoint, MethodName
 from meta.training.experiment import Experiment
-from meta.training.pool import LocalPool
+from meta.training.pool import LocalPool, solve_in_order
 from policies.common.results import Starts, TaskResult
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
@@ -204,8 +204,7 @@ def records(results: Sequence[TaskResult]) -> dict[str, Any]:
 
 def judged(config: RunConfig, spec: FamilySpec, tasks: Sequence[Task], start: Starts) -> dict[str, Any]:
     """The held-out tasks solved from ``start``."""
-    solved = LocalPool(spec).solve(tasks, start, config.experiment.held_out_within, collect=False)
-    return records(sorted((item.result for item in solved), key=lambda result: result.task.index))
+    return records(solve_in_order(LocalPool(spec), tasks, start, config.experiment.held_out_within))
 
 
 def tuned_point(experiment: Experiment, method: MethodName) -> GridPoint:

@@ -35,6 +35,7 @@ from distributed.storage.checkpoints import write_atomically
 from meta.methods.workbench import Workbench
 from meta.training.experiment import Drawn, draw
 from meta.training.loop import Position, TrainingPlan, train
+from meta.training.pool import solve_in_order
 from policies.common.results import Starts
 from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask
@@ -59,8 +60,7 @@ def idle_reward(family: TaskFamily, task: Task) -> float:
 
 def solve_all(place: Workplace, tasks: Sequence[Task], start: Starts, within: WithinTask) -> dict[str, Any]:
     """Curves [N, M+1, 1+p] of all tasks in task order: ``episodic`` (undiscounted) and ``values`` (discounted)."""
-    solved = (item.result for item in place.pool.solve(tasks, start, within, collect=False))
-    results = sorted(solved, key=lambda result: result.task.index)
+    results = solve_in_order(place.pool, tasks, start, within)
     episodic = [result.episodic for result in results if result.episodic is not None]
     return {"episodic": np.array(episodic).tolist(), "values": np.array([r.values for r in results]).tolist()}
 

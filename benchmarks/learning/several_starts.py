@@ -31,7 +31,7 @@ from meta.measuring.intervals import interval
 from meta.measuring.measures import measure
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
-from meta.training.pool import LocalLearner, LocalPool, Pool
+from meta.training.pool import LocalLearner, LocalPool, Pool, solve_in_order
 from policies.common.results import Start, Starts
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
@@ -58,8 +58,7 @@ def labels(tasks: Sequence[Task], first: Task) -> list[int]:
 
 def solve_held_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> dict[str, Any]:
     """Solve the held-out tasks and return their measurements in task order."""
-    solved = (item.result for item in pool.solve(tasks, start, within, collect=False))
-    results = sorted(solved, key=lambda result: result.task.index)
+    results = solve_in_order(pool, tasks, start, within)
     measures = [measure(result) for result in results]
     return {
         "values": [result.values.tolist() for result in results],

@@ -68,6 +68,16 @@ class Rules:
     patience: Patience = field(default_factory=Patience)
     say: Callable[[str], None] = lambda message: None
 
+    def given_up(self, name: str, process: str, times: int, error: Exception, then: str) -> WorkerLostError | None:
+        """The error of a call that lost its ``process`` for the time number ``times``, once too often; None otherwise.
+
+        Then a message says that it is gone, and what happens ``then``.
+        """
+        if times > self.retries:
+            return WorkerLostError(f"{name}: its {process} {gone(error)} {times} times; giving up")
+        self.say(f"the {process} of {name} {gone(error)}; {then}")
+        return None
+
 
 class Job(Protocol):
     """A call that may be made several times, in one of several slots."""
@@ -229,9 +239,9 @@ class Lone:
         """Make the call again on another process."""
         del slot
         self.replace(reference)
-        if times > self.rules.retries:
-            raise WorkerLostError(f"{self.name}: its process {gone(error)} {times} times; giving up") from error
-        self.rules.say(f"the process of {self.name} {gone(error)}; a new one takes the call")
+        lost = self.rules.given_up(self.name, "process", times, error, "a new one takes the call")
+        if lost is not None:
+            raise lost from error
         return True
 
     def failed(self, error: Exception, times: int) -> bool:

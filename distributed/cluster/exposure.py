@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ray._private import ray_constants
 
 from distributed.settings.errors import ConfigurationError
+from distributed.storage.exclusive import write_private_once
 
 _MULTI_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch for clusters of several machines; it is read on Linux too."""
@@ -49,9 +50,7 @@ def keep_token_private() -> None:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(_TOKEN_BYTES))
+        write_private_once(path, secrets.token_hex(_TOKEN_BYTES).encode())
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except OSError as error:

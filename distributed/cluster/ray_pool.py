@@ -9,7 +9,7 @@ from typing import Any, Literal
 import ray
 from ray.actor import ActorHandle
 
-from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, gone, put, wait_for
+from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, wait_for
 from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
 from meta.training.quarantine import Quarantine
@@ -202,10 +202,7 @@ class RayPool:
         self.retried += 1
         end_actor(self._workers[slot])
         self._workers[slot] = self._make_worker()
-        if times > self._rules.retries:
-            return WorkerLostError(f"{name}: its worker {gone(error)} {times} times; giving up")
-        self._rules.say(f"the worker of {name} {gone(error)}; a new one reruns it")
-        return None
+        return self._rules.given_up(name, "worker", times, error, "a new one reruns it")
 
 
 def _work_of(settings: WithinTask) -> float:

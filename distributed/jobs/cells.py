@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, gone
+from distributed.cluster.calls import Calls, Reference, Rules
 from distributed.cluster.ray_cluster import cluster
 from distributed.cluster.workplace import rules_of
 from distributed.jobs.cell_progress import CellProgress
@@ -211,9 +211,9 @@ class _CellJob:
         del slot
         with contextlib.suppress(Exception):
             ray.cancel(reference, force=True)
-        if times > self.rules.retries:
-            raise WorkerLostError(f"{self.name}: its worker {gone(error)} {times} times; giving up") from error
-        self.rules.say(f"the worker of {self.name} {gone(error)}; the cell is computed again")
+        lost = self.rules.given_up(self.name, "worker", times, error, "the cell is computed again")
+        if lost is not None:
+            raise lost from error
         return True
 
     def failed(self, error: Exception, times: int) -> bool:

@@ -6,20 +6,19 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed.cluster.exposure import require_token
 from distributed.cluster.jobs_client import Client, first_line_of
 from distributed.jobs.upload import EXCLUDES, require_shipped
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import COMMIT_VARIABLE, git_commit
+from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from distributed.settings.stopping import STOPPED_EXIT_CODE
 from distributed.settings.tracking_uri import hide_password
-
-if TYPE_CHECKING:
-    pass
 
 STOP_SECONDS = 30
 """Seconds between SIGTERM and SIGKILL when a job is stopped; a checkpoint takes less."""
@@ -45,6 +44,15 @@ class Submission:
     resources: Mapping[str, float] = field(default_factory=dict)
     register: str | None = None
 
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings of the run.
+
+        Raises:
+            ConfigurationError: The run file is invalid.
+        """
+        return load_config(self.run_file.resolve(), self.overrides)
+
 
 def job_options(submission: Submission, root: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of ``submit_job``. Neither the entry point nor the metadata contains a secret's value.
@@ -61,7 +69,7 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
     file = submission.run_file.resolve()
     if not file.is_relative_to(root.resolve()):
         raise ConfigurationError(f"{submission.run_file}: must be in the uploaded directory, {root}")
-    config = load_config(file, submission.overrides)
+    config = submission.config
     require_shipped(root, file, config.family.name)
     secret_values(submission, environment)
     variables = _variables(environment)
@@ -83,8 +91,7 @@ def require_protected(submission: Submission, address: str) -> None:
     Raises:
         ConfigurationError: It does not, is not, and is not.
     """
-    config = load_config(submission.run_file, submission.overrides)
-    require_token(address, unauthenticated=config.cluster.unauthenticated)
+    require_token(address, unauthenticated=submission.config.cluster.unauthenticated)
 
 
 def secret_values(submission: Submission, environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from policies.common.context_regression import ContextRegression
 from policies.common.policy import Policy
 from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
+from policies.neural.policy_state import PolicyState
+from policies.neural.transition_moments import moment_sizes
 from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
@@ -198,6 +200,10 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
         )
         if not starts:
             raise ValueError("it holds no start")
+        contexts = Contexts.from_json(content["contexts"]) if "contexts" in content else None
+        fitted = starts[0].regression
+        if fitted is not None and (contexts is None or fitted.intercept.size != contexts.space.size):
+            raise ValueError("the regression is for contexts of another number of entries")
         several = Candidates(starts, content["selection"], content["probe_episodes"]) if len(starts) > 1 else None
         rates = content["random_rates"]
         return MetaPolicy(
@@ -207,7 +213,7 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
             cost_names=tuple(map(str, content["cost_names"])),
             random_rates=None if rates is None else tuple(map(float, rates)),
             facts=dict(content["facts"]),
-            contexts=Contexts.from_json(content["contexts"]) if "contexts" in content else None,
+            contexts=contexts,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{stem}.json: does not describe a learned start ({error!r})") from error
@@ -228,4 +234,13 @@ def _start(arrays: Arrays, number: int, spaces: Spaces, num_costs: int) -> Start
         policy = kind_named("tabular" if spaces.tabular else "neural").from_arrays(parts, spaces)
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from error
-    return Start(policy, rates, regression=ContextRegression.from_arrays(fitted) if fitted else None)
+    return Start(policy, rates, regression=_regression(fitted, policy, prefix) if fitted else None)
+
+
+def _regression(parts: dict[str, Any], policy: Policy, prefix: str) -> ContextRegression:
+    if not isinstance(policy, PolicyState):
+        raise ValueError(f"{prefix}{_REGRESSION}: only networks infer contexts")
+    regression = ContextRegression.from_arrays(parts)
+    entries = regression.intercept.size
+    regression.require_shapes(*moment_sizes(policy, entries), entries)
+    return regression

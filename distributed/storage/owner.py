@@ -25,6 +25,7 @@ import psutil
 from distributed.settings.bounded_reading import read_json
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import StorageError
+from distributed.storage.exclusive import link_once
 
 LOCK = ".owner.json"
 _BEAT_SECONDS = 5.0
@@ -80,28 +81,13 @@ def own(folder: Path, say: Callable[[str], None]) -> Owner:
     try:
         own_file.write_text(json.dumps(facts), encoding="utf-8")
         try:
-            while not (_first(own_file, file) or _take_over(own_file, file, facts, say)):
+            while not (link_once(own_file, file) or _take_over(own_file, file, facts, say)):
                 pass  # the earlier owner has just left
         finally:
             own_file.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(error.errno, f"{error.strerror or error}; it must be writable", str(folder)) from error
     return Owner(folder, facts)
-
-
-def _first(own_file: Path, file: Path) -> bool:
-    """Make ``file`` of ``own_file`` if there is none: a link is made by one process only, on NFS too."""
-    try:
-        os.link(own_file, file)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        try:
-            with file.open("x", encoding="utf-8") as opened:
-                opened.write(own_file.read_text(encoding="utf-8"))
-        except FileExistsError:
-            return False
-    return True
 
 
 def _take_over(own_file: Path, file: Path, facts: Facts, say: Callable[[str], None]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distributed.settings.bounded_reading import read_bytes
 from distributed.settings.errors import ConfigurationError
+from distributed.storage.exclusive import write_private_once
 
 _KEY_BYTES = 32
 
@@ -46,14 +47,8 @@ def _key() -> bytes:
     """The secret of this user, made on first use."""
     home = os.environ.get("XDG_CONFIG_HOME")
     path = (Path(home) if home else Path.home() / ".config") / "metasrl" / "sweeps.key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another process was faster
-            return _whole(path)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_private_once(path, secrets.token_bytes(_KEY_BYTES))
     return _whole(path)
 
 

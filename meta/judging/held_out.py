@@ -15,7 +15,7 @@ from meta.measuring.similarity import Similarity
 from meta.methods.workbench import Workbench
 from meta.training.evaluation_settings import MethodName
 from meta.training.experiment import Drawn, Experiment
-from meta.training.pool import Learner, Pool
+from meta.training.pool import Learner, Pool, solve_in_order
 from policies.common.results import Starts, TaskResult
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
@@ -48,12 +48,7 @@ class HeldOut:
 
 def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
     """Solve held-out ``tasks`` from ``start`` and summarise."""
-    return summarised(_results(pool, tasks, start, within), start)
-
-
-def _results(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> list[TaskResult]:
-    solved = (item.result for item in pool.solve(tasks, start, within, collect=False))
-    return sorted(solved, key=lambda item: item.task.index)
+    return summarised(solve_in_order(pool, tasks, start, within), start)
 
 
 def summarised(results: Sequence[TaskResult], start: Starts) -> HeldOut:
@@ -104,7 +99,7 @@ def compare_starts(
     bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.for_baselines, similar=similar)
     starts = starts_of(methods, bench, meta_srl)
     within = experiment.held_out_within
-    results = {name: _results(pool, drawn.test, start, within) for name, start in starts.items()}
+    results = {name: solve_in_order(pool, drawn.test, start, within) for name, start in starts.items()}
     kept = {task.index for task in pool.quarantine.without(drawn.test)}
     return {
         name: summarised([result for result in results[name] if result.task.index in kept], start)

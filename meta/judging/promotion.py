@@ -10,7 +10,7 @@ import numpy as np
 from meta.measuring.intervals import Interval
 from meta.measuring.measures import measure
 from meta.measuring.statistics import paired_difference
-from meta.training.pool import Pool
+from meta.training.pool import Pool, solve_in_order
 from policies.common.digits import interval_text
 from policies.common.results import Starts
 from policies.solving.algorithms import WithinTask
@@ -71,8 +71,7 @@ def judge(
 
 def _measured(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> FloatArray:
     """Gap, minus reward and violation during adaptation of every task, [3, N]."""
-    results = [item.result for item in pool.solve(tasks, start, within, collect=False)]
-    results.sort(key=lambda result: result.task.index)
+    results = solve_in_order(pool, tasks, start, within)
     found = [measure(result) for result in results]
     rewards = [-float(result.values[result.output, 0]) for result in results]
     return np.array(

@@ -22,12 +22,9 @@ from meta.methods.workbench import Learned, averaging_bench
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint, MethodName
 from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
-from meta.training.pool import LocalPool
-from policies.common.results import Starts, TaskResult
+from meta.training.pool import LocalPool, solve_in_order
 from policies.common.score import relative_loss, score
-from policies.solving.algorithms import WithinTask
 from tasks.contract.family_registry import FamilySpec
-from tasks.contract.task import Task
 
 
 @functools.lru_cache(maxsize=2)
@@ -69,7 +66,7 @@ def tune(experiment: Experiment, method: MethodName) -> Numbers:
         for point in grid_of(evaluation, method):
             learned = learn(method, point, bench)
             spent += learned.updates
-            found = task_measures(solve(pool, drawn.train[first:], learned.start, experiment.held_out_within))
+            found = task_measures(solve_in_order(pool, drawn.train[first:], learned.start, experiment.held_out_within))
             names = ("relative_gap", "reward", "reward_start", "relative_violation_during")
             means = {name: None if found[name] is None else float(np.mean(found[name])) for name in names}
             tried.append({"point": point.model_dump(exclude_none=True), **means})
@@ -114,7 +111,7 @@ def judge(
         learned = learn(method, point, bench)
         trained = time.perf_counter()
         within = experiment.held_out_within
-        results = solve(pool, drawn.test, learned.start, within)
+        results = solve_in_order(pool, drawn.test, learned.start, within)
         judged = time.perf_counter()
     return {
         "method": method,
@@ -167,12 +164,6 @@ def describe(experiment: Experiment) -> Numbers:
         "num_train": len(drawn.train),
         "num_test": len(drawn.test),
     }
-
-
-def solve(pool: LocalPool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> list[TaskResult]:
-    """Solve tasks from one start; results in task order."""
-    found = (item.result for item in pool.solve(tasks, start, within, collect=False))
-    return sorted(found, key=lambda result: result.task.index)
 
 
 CELLS: dict[str, Callable[..., Numbers]] = {"describe": describe, "tune": tune, "judge": judge}

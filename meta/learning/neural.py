@@ -16,7 +16,7 @@ from meta.learning.settings import MetaSettings, NeuralInitializationSettings
 from meta.learning.updates import next_rates, rate_sums
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
-from policies.common.context_regression import ContextRegression, Moments, fit_regression, no_moments
+from policies.common.context_regression import FEWEST_TASKS, ContextRegression, Moments, fit_regression, no_moments
 from policies.common.results import Start
 from policies.mixtures.latent import latent_space, moved
 from policies.mixtures.team import TeamStep, mean_policy
@@ -26,9 +26,6 @@ from policies.neural.transition_moments import moment_sizes
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
-
-_FEWEST_OBSERVED = 3
-"""Tasks with transitions that a regression to contexts needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class Observed(Record):
         for one in steps:
             if one.moments is not None:
                 moments = moments.added(one.tasks, one.moments)
-        if (moments.count > 0).sum() < _FEWEST_OBSERVED:
+        if (moments.count > 0).sum() < FEWEST_TASKS:
             return dataclasses.replace(self, moments=moments)
         return dataclasses.replace(
             self, moments=moments, regression=fit_regression(moments, self.contexts, self.largest_error)

@@ -227,7 +227,9 @@ class MetaSettings(BaseModel):
             what = "meta.context" if self.context != "none" else "meta.warm_up.rounds"
             raise ValueError(f"{what}: needs num_initializations 1, which is {self.num_initializations}")
         if self.context == "none" and self.contexts != ContextSettings():
-            raise ValueError("meta.contexts: has no effect where meta.context is none; set it to given or probed")
+            raise ValueError(
+                "meta.contexts: has no effect where meta.context is none; it may be given, probed, inferred, learned"
+            )
         return self
 
     @model_validator(mode="after")

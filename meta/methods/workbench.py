@@ -17,7 +17,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Drawn, Experiment, measure_similarity
-from meta.training.pool import Learner, LocalLearner, Pool, solve_and_estimate
+from meta.training.pool import Learner, LocalLearner, Pool, solve_and_estimate, solve_in_order
 from meta.training.quarantine import require_all
 from meta.training.records import Row
 from policies.common.policy import Policy
@@ -131,8 +131,7 @@ class Workbench:
 
     def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
         """Solve tasks without collecting datasets; results in task order."""
-        solved = self.pool.solve(tasks, start, within or self.within, collect=False)
-        results = sorted((item.result for item in solved), key=lambda result: result.task.index)
+        results = solve_in_order(self.pool, tasks, start, within or self.within)
         require_all(results, tasks)
         return results
 

@@ -126,6 +126,12 @@ class Learner(Protocol):
         """One round of direct steps; the new state."""
 
 
+def solve_in_order(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> list[TaskResult]:
+    """Solve tasks without collecting datasets: results in task order, none for a task that is set aside."""
+    found = (item.result for item in pool.solve(tasks, start, within, collect=False))
+    return sorted(found, key=lambda result: result.task.index)
+
+
 def solve_and_estimate(
     pool: Pool, learner: Learner, tasks: Sequence[Task], start: Starts, settings: WithinTask
 ) -> Iterator[tuple[TaskResult, Item]]:

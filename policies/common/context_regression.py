@@ -15,6 +15,8 @@ import numpy as np
 from policies.common.codec import Record
 from tasks.contract.tabular_model import FloatArray
 
+FEWEST_TASKS = 3
+"""Tasks with transitions that a regression needs."""
 _PENALTIES = tuple(10.0 ** np.arange(-4.0, 2.5, 0.5))
 _RIDGE = 0.3
 """Pulls B_t towards the model of all tasks, in units of the mean squares of psi."""
@@ -82,6 +84,22 @@ class ContextRegression(Record):
         """The root mean square of the errors of all entries."""
         return float(np.sqrt((self.errors**2).mean()))
 
+    def require_shapes(self, features: int, size: int, entries: int) -> None:
+        """Check the arrays of a regression from a file: for q ``features``, d = ``size`` and k = ``entries``.
+
+        Raises:
+            ValueError: One has another shape, or a number that is not finite.
+        """
+        flat, k = features * size, entries
+        shapes = {"common": (features, size), "ridge": (features,), "centre": (flat,), "weights": (flat, k)}
+        shapes |= dict.fromkeys(("intercept", "errors", "low", "high"), (k,))
+        for name, shape in shapes.items():
+            found = getattr(self, name)
+            if found.shape != shape or not np.isfinite(found).all():
+                raise ValueError(f"regression.{name} must hold finite numbers of shape {list(shape)}")
+        if self.largest_error.shape != (1,) or not self.largest_error[0] > 0.0:
+            raise ValueError("regression.largest_error must be one positive number")
+
     def context(self, moments: Moments) -> FloatArray:
         """The context [k] of the task that all ``moments`` belong to."""
         (features,) = _deviations(moments.total(), self.common, self.ridge)
@@ -94,11 +112,13 @@ def fit_regression(moments: Moments, contexts: FloatArray, largest_error: float 
     It is to be trusted up to the error ``largest_error``.
 
     Raises:
-        ValueError: fewer than three tasks have transitions.
+        ValueError: fewer than :data:`FEWEST_TASKS` tasks have transitions.
     """
     seen = np.flatnonzero(moments.count > 0)
-    if len(seen) < 3:
-        raise ValueError(f"a regression to contexts needs transitions of at least 3 tasks, got {len(seen)}")
+    if len(seen) < FEWEST_TASKS:
+        raise ValueError(
+            f"a regression to contexts needs transitions of at least {FEWEST_TASKS} tasks, got {len(seen)}"
+        )
     own = Moments(moments.second[seen], moments.cross[seen], moments.count[seen])
     known, total = contexts[seen], own.total()
     squares = np.diag(total.second[0]) / total.count[0]

@@ -58,9 +58,8 @@ class TeamStep:
 
     ``policy`` after the step, under the statistics of the start; ``seen`` those of the team's own observations.
     ``tasks`` [G] are the indices of the tasks, ``values`` [G, 1+p] their J_i before the step, ``excess`` [G] the
-    largest (J_i - d_i) / d_i of each, and ``context_size`` is k.
-    ``moves`` [G, k] are the steps of latent contexts. ``moments`` are those of
-    their transitions where tasks are observed.
+    largest (J_i - d_i) / d_i of each, and ``context_size`` is k. ``moves`` [G, k] are
+    the steps of latent contexts, and ``moments`` those of the tasks' transitions where they are observed.
     """
 
     policy: PolicyState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -93,12 +93,3 @@ def _made(make: Callable[[], Any], label: str) -> gymnasium.Env[Any, Any]:
     if not isinstance(env, gymnasium.Env):
         raise TaskError(f"{label}: make must return a gymnasium.Env, got {type(env).__name__}")
     return env
-
-
-def make_one(make: Callable[[], Any], label: str, fault: Callable[[Any, Any], str | None]) -> Sequence[Any]:
-    """The spaces of one environment from ``make``, which is closed again."""
-    copies = Copies(make, 1, label, fault)
-    try:
-        return copies.envs[0].observation_space, copies.envs[0].action_space
-    finally:
-        copies.close()

@@ -115,6 +115,14 @@ def test_an_inferred_context_is_reported_with_its_error_and_goes_where_the_start
     regression = load_meta_policy(run / STEM).starts.starts[0].regression
     assert regression is not None
     assert regression.errors[0] == error
+    for part, damage in (("weights", np.zeros((2, 1))), ("errors", np.array([np.nan])), ("largest_error", np.zeros(1))):
+        start = dataclasses.replace(
+            load_meta_policy(run / STEM).starts.starts[0],
+            regression=dataclasses.replace(regression, **{part: damage}),
+        )
+        save_meta_policy(tmp_path / part, dataclasses.replace(load_meta_policy(run / STEM), starts=start))
+        with pytest.raises(DamagedFileError, match=rf"regression\.{part} must "):
+            load_meta_policy(tmp_path / part)
     task = ["--family", name, "--parameters", '{"strength": 0.4}']
     assert exit_code("adapt", run, *task) == 0
     of_run = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| meta_srl", "- context"))]

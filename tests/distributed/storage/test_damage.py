@@ -17,8 +17,6 @@ import yaml
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_file import load_config
 from distributed.storage.run_directory import RunDirectory
-from meta.training.loop import Finished
-from policies.common.results import TaskResult
 from tests.distributed.helpers import (
     exit_code,
     finished,
@@ -31,6 +29,7 @@ from tests.distributed.helpers import (
     tiny_neural,
     undisturbed_sha,
 )
+from tests.distributed.storage.test_resume import Crash, CrashAfter
 
 CODES = {0, 1, 2}
 """Exit codes of a command on a damaged directory."""
@@ -38,29 +37,6 @@ FULL = os.environ.get("METASRL_FUZZ") == "full"
 """Whether all seeds are tried, as `make fuzz` does; hours on a slow machine."""
 SEEDS = [pytest.param(range(8)), pytest.param(range(8, 2000 if FULL else 80), marks=pytest.mark.slow)]
 """A small part in every run of the tests, and the rest."""
-
-
-class StopError(RuntimeError):
-    """Ends a run in the middle of a round."""
-
-
-class StopAfter:
-    """A tracker that stops the run after some tasks."""
-
-    def __init__(self, tasks: int) -> None:
-        self._left = tasks
-
-    def task_finished(self, finished: Finished, result: TaskResult) -> None:
-        del finished, result
-        self._left -= 1
-        if self._left == 0:
-            raise StopError
-
-    def round_finished(self, state: Any, rows: Any) -> None:
-        """Not of interest."""
-
-    def warmed_up(self, state: Any, steps: Any) -> None:
-        """Not of interest."""
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +51,8 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("half")
     config = parsed(tiny(output={"run_dir": str(folder)}))
     directory = RunDirectory.create(config)
-    with pytest.raises(StopError):
-        learn(config, *local(config), directory, StopAfter(6))  # type: ignore[arg-type]
+    with pytest.raises(Crash):
+        learn(config, *local(config), directory, CrashAfter(6))
     return directory.path
 
 

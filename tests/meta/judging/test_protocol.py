@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from meta.judging.protocol import choose, describe, drawn_tasks, judge, point_scores, solve, tune
+from meta.judging.protocol import choose, describe, drawn_tasks, judge, point_scores, tune
 from meta.judging.task_numbers import Numbers, bound_checks
 from meta.learning.settings import MetaSettings
 from meta.methods.meta_srl import with_point
@@ -15,6 +15,7 @@ from meta.methods.registry import METHODS, grid_of
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings, GridPoint, MethodName
 from meta.training.experiment import Experiment
+from meta.training.pool import solve_in_order
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
@@ -67,7 +68,7 @@ def test_every_bound_holds_and_is_counted(judged: dict[str, Numbers]) -> None:
 def test_a_bound_that_does_not_hold_is_counted() -> None:
     """With another comparison policy's occupancy the inequality is not true any more."""
     pool, drawn = drawn_tasks(EXPERIMENT)
-    results = solve(pool, drawn.test, Start(drawn.fresh, np.full(2, 1.0)), EXPERIMENT.within)
+    results = solve_in_order(pool, drawn.test, Start(drawn.fresh, np.full(2, 1.0)), EXPERIMENT.within)
     assert bound_checks(results, EXPERIMENT.within)["held"] == bound_checks(results, EXPERIMENT.within)["checked"]
     wrong = []
     for result in results:
