@@ -378,6 +378,7 @@ def test_every_reader_of_files_goes_through_the_bounds() -> None:
         "settings/configuration_page.py": "writes a page of ours",
         "models/mlflow_code.py": "is copied into a model, whose code it is",
         "storage/mirror.py": "copies the run's own files",
+        "storage/exclusive.py": "copies a file that the same process has just written",
         "storage/family_sources.py": "hashes sources, of ours and of the family that the user names",
         "storage/owner.py": "asks the machine under /proc",
     }
