@@ -1,8 +1,9 @@
 """Do starts that know their task help? ``make contexts`` writes docs/results/contexts.md.
 
 Every method trains with the same number of environment steps, with the context of its tasks and without it, and solves
-the same held-out tasks. A cell is one method on one seed; finished cells are kept in ``runs/`` and reused under the
-same settings and sources, so that the command can be stopped and continued.
+the same held-out tasks. A cell is one method on one seed, with the commit that computed it. Finished cells are kept
+under docs/results/contexts/cells, in the repository, so that the command can be stopped and continued on any machine.
+A cell belongs to the settings that differ from their defaults: remove it where a default or an equation changes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from benchmarks.learning.contexts_page import write_page
 from benchmarks.learning.meta_learning import kept
+from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
 from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
@@ -38,6 +40,9 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Task
 
 Changes = tuple[tuple[str, str], ...]
+CELLS = RESULTS / "contexts" / "cells"
+_SECTIONS = ("seed", "family", "within_task", "dice", "meta", "evaluation")
+_DECIMALS = 5
 
 
 @dataclass(frozen=True)
@@ -187,13 +192,13 @@ def configuration(setting: Setting, variant: Variant, seed: int) -> RunConfig:
 
 
 def records(results: Sequence[TaskResult]) -> dict[str, Any]:
-    """What the page needs of solved tasks, in task order."""
+    """What the page needs of solved tasks, in task order; values to five decimals."""
     found = [measure(result) for result in results]
     return {
         "limits": [result.task.limits for result in results],
         "parameters": [dict(result.task.parameters) for result in results],
-        "values": [result.values.tolist() for result in results],
-        "episodic": [None if result.episodic is None else result.episodic.tolist() for result in results],
+        "values": [result.values.round(_DECIMALS).tolist() for result in results],
+        "episodic": [None if one.episodic is None else one.episodic.round(_DECIMALS).tolist() for one in results],
         "gap": [item.gap for item in found],
         "violation": [float(item.violation.mean()) for item in found],
         "during": [float(item.violation_during.mean()) for item in found],
@@ -237,12 +242,13 @@ def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
 
 
 def path_of(setting: Setting, variant: Variant, seed: int) -> Path:
-    """The file of a cell; its name changes with every setting."""
+    """The file of a cell; its name changes with every setting that is not the default."""
     config = configuration(setting, variant, seed)
-    evaluation = config.evaluation.model_dump(mode="json")
-    key = json.dumps([config.digest(), evaluation, dataclasses.asdict(variant)], sort_keys=True, default=str)
+    changed = config.model_dump(mode="json", exclude_defaults=True)
+    parts = {name: value for name, value in changed.items() if name in _SECTIONS}
+    key = json.dumps([parts, config.cluster.tasks_per_round, dataclasses.asdict(variant)], sort_keys=True, default=str)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return Path("runs") / "contexts" / setting.name / variant.name.replace(", ", "-") / f"{seed}-{digest}.json"
+    return CELLS / setting.name / variant.name.replace(", ", "-") / f"{seed}-{digest}.json"
 
 
 def found_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any]:
