@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN ?= deploy/runs/frozen_lake.yaml
 SEEDS ?= 8
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 export PYTHONUNBUFFERED := 1
 
@@ -25,10 +27,10 @@ train: setup ## the main job: meta-train over FrozenLake tasks on a local Ray cl
 	$(BIN)/metasrl train $(RUN)
 
 test: setup ## everything but the slow learning tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup ## the slow learning tests too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fuzz: setup ## 14,000 damaged run files and 2,000 damaged run directories: documented exit codes, no traceback
 	METASRL_FUZZ=full $(BIN)/python -m pytest tests/distributed/storage/test_damage.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from jaxtyping import install_import_hook
@@ -19,6 +20,8 @@ EQUATIONS = (
 """Modules of equations, whose signatures carry shapes."""
 
 install_import_hook(EQUATIONS, "beartype.beartype")
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's default of 15 its workers wait for the tests
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does for a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import ray
 
+from distributed.cluster import ray_cluster
 from distributed.cluster.ray_cluster import cluster
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
@@ -26,6 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     options: dict[str, Any] = {}
     monkeypatch.setattr(ray, "init", lambda **given: options.update(given) or Context())
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_cluster, "watched_cluster", contextlib.nullcontext)
     return options
 
 
