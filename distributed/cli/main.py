@@ -65,7 +65,7 @@ def _fail(error: Exception, console: Console) -> NoReturn:
     """Print an error, with a traceback unless its message is written for users, and exit."""
     from distributed.cluster.calls import WorkerLostError
     from distributed.cluster.health import ClusterLostError
-    from distributed.storage.checkpoints import DamagedFileError, StorageError
+    from distributed.storage.checkpoints import DISK_FAULTS, DamagedFileError, StorageError, storage_error
     from tasks.contract.task import TaskError
 
     usage = getattr(error, "format_message", None)  # of click's errors about options and arguments
@@ -75,6 +75,8 @@ def _fail(error: Exception, console: Console) -> NoReturn:
     if isinstance(error, ClusterLostError):
         console.fail(str(error))
         leave(CLUSTER_LOST_EXIT_CODE)
+    if isinstance(error, OSError) and not isinstance(error, StorageError) and error.errno in DISK_FAULTS:
+        error = storage_error(error, "a disk")
     if not isinstance(error, TaskError | DamagedFileError | StorageError | WorkerLostError):
         console.error.print_exception()
     console.fail(f"{type(error).__name__}: {error}")

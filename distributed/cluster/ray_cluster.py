@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +22,8 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
 
 _SECONDS_TO_ANSWER = 5.0
+_LEAST_ROOM = 100 * 2**20
+"""Bytes that must be free where Ray keeps its files; a run writes a few MB of logs there."""
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     running.
 
     Raises:
-        ConfigurationError: The dashboard's port is taken, or the address does not answer.
+        ConfigurationError: The dashboard's port is taken, Ray has no room, or the address does not answer.
         ClusterLostError: The cluster has gone meanwhile (raised by waits inside).
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -37,6 +42,8 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         _require_answer(address, unauthenticated=settings.unauthenticated)
     elif settings.dashboard and settings.dashboard_port is not None:
         _require_free(settings.dashboard_port)
+    if address is None:
+        _require_room()
     try:
         with _own_sigterm_handler(), on_loopback() if address is None else contextlib.nullcontext():
             if address is None:
@@ -105,6 +112,22 @@ def _own_sigterm_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _require_room() -> None:
+    """Check that Ray has room for its sockets and logs: with a full disk it fails, or hangs, in its own words.
+
+    Raises:
+        ConfigurationError: It has not.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())  # as Ray chooses
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    if free < _LEAST_ROOM:
+        raise ConfigurationError(
+            f"cluster: Ray keeps its sockets and logs under {folder}, which "
+            + (f"has {free / 2**20:.3g} MiB left; free at least {_LEAST_ROOM // 2**20} MiB" if free else "has no room")
+            + ", or let RAY_TMPDIR name another directory"
+        )
 
 
 def _require_free(port: int) -> None:

@@ -16,6 +16,7 @@ from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import Stopped, stop_on_sigterm
+from distributed.storage.checkpoints import storing
 from distributed.storage.run_directory import RunDirectory
 from distributed.storage.run_page import write_run_page
 from distributed.storage.run_places import url_of
@@ -186,13 +187,15 @@ def _context_errors(drawn: Drawn, state: State) -> dict[str, float] | None:
 
 
 def _write_results(context: RunContext, summary: RunSummary, state: State, drawn: Drawn) -> None:
-    """Write the summary, the plots, the learned start and the page."""
+    """Write the summary and the learned start, then the plots and the page, which `metasrl report` can draw again."""
     config, directory = context.config, context.directory
     directory.write_summary(summary)
-    save_figures(directory.path / "plots", run_figures(summary, directory.rows))
     content, random = summary.model_dump(mode="json"), summary.test.get("random")
     rates = None if random is None else tuple(np.ravel(random.learning_rates).tolist())
     facts = {name: content[name] for name in _MODEL_FACTS}
     policy = meta_policy_of(config, state, drawn.test[0], rates, facts, drawn.family)
-    save_meta_policy(directory.path / STEM, policy)
-    write_run_page(directory.path, config, summary, directory.rows)
+    with storing(directory.path / STEM):
+        save_meta_policy(directory.path / STEM, policy)
+    with storing(directory.path, f"all results are saved; `metasrl report {directory.path}` draws them again"):
+        save_figures(directory.path / "plots", run_figures(summary, directory.rows))
+        write_run_page(directory.path, config, summary, directory.rows)

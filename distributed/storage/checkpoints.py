@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,48 @@ class DamagedFileError(ValueError):
 class StorageError(OSError):
     """A file cannot be written; the message names it and the remedy."""
 
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+_AGAIN = "and repeat the command (a run continues with --resume)"
+_REMEDIES = {
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"free some space, {_AGAIN}",
+    errno.EROFS: f"make it writable again, {_AGAIN}",
+    errno.EACCES: f"make it writable again, {_AGAIN}",
+    errno.ENOENT: "its directory was removed or renamed while it was written to",
+}
+
+
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Numbers of errors that say that a disk is full or cannot be written to."""
+
+
+@contextlib.contextmanager
+def storing(path: Path, remedy: str | None = None) -> Iterator[None]:
+    """Turn a failure to write ``path``, or a file under it, into an error that names the file and the remedy.
+
+    Args:
+        path: what is written, named where the failure names no file.
+        remedy: what the user should do; None for the one that belongs to the failure.
+
+    Raises:
+        StorageError: Writing failed.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(error, str(path), remedy) from error
+
+
+def storage_error(error: OSError, path: str, remedy: str | None = None) -> StorageError:
+    """The same failure with the file, or ``path`` where it names none, and what the user should do."""
+    advice = remedy or _REMEDIES.get(error.errno or 0, f"repair the disk, {_AGAIN}")
+    return StorageError(error.errno, f"{error.strerror or error}; {advice}", str(error.filename or path))
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the content of ``path`` atomically: after a crash it holds either the old bytes or all of the new ones.
@@ -43,20 +86,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with storing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except StorageError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise StorageError(
-            error.errno,
-            f"{error.strerror or error}; the previous content is intact: free some space (or repair the disk) and "
-            "continue with --resume",
-            str(path),
-        ) from error
+        raise StorageError(error.errno, error.strerror, str(path)) from error
 
 
 def save_arrays(stem: Path, arrays: Arrays, facts: Facts) -> None:
@@ -102,7 +141,8 @@ class CheckpointFolder:
     def __init__(self, folder: Path, digest: str, keep: int) -> None:
         self._folder, self._finished = folder, folder / "finished"
         self._digest, self._keep = digest, keep
-        self._finished.mkdir(parents=True, exist_ok=True)
+        with storing(self._finished):
+            self._finished.mkdir(parents=True, exist_ok=True)
 
     def save_state(self, state: State, facts: Facts) -> None:
         """Write the state after a round, then delete old checkpoints and the finished tasks of that round."""

@@ -24,7 +24,7 @@ import psutil
 
 from distributed.settings.bounded_reading import read_json
 from distributed.settings.errors import ConfigurationError
-from distributed.storage.checkpoints import StorageError
+from distributed.storage.checkpoints import StorageError, storing
 from distributed.storage.exclusive import link_once
 
 LOCK = ".owner.json"
@@ -78,15 +78,13 @@ def own(folder: Path, say: Callable[[str], None]) -> Owner:
     """
     facts, file = {**_place(), **_process(os.getpid()), "token": secrets.token_hex(8)}, folder / LOCK
     own_file = folder / f"{LOCK}.{facts['token']}"
-    try:
+    with storing(folder):
         own_file.write_text(json.dumps(facts), encoding="utf-8")
         try:
             while not (link_once(own_file, file) or _take_over(own_file, file, facts, say)):
                 pass  # the earlier owner has just left
         finally:
             own_file.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(error.errno, f"{error.strerror or error}; it must be writable", str(folder)) from error
     return Owner(folder, facts)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_bytes, read_json, require_shallow
 from distributed.settings.errors import first_line
-from distributed.storage.checkpoints import write_atomically
+from distributed.storage.checkpoints import storing, write_atomically
 from distributed.tracking.events import KINDS, Event, Memory
 
 _KIND, _REBUILDS = "sent events", 3
@@ -66,7 +66,8 @@ class Outbox:
     """An append-only queue with one sending thread; ``say`` reports the first failure and the recovery."""
 
     def __init__(self, folder: Path, sender: Sender, say: Callable[[str], None], retry_seconds: float = 2.0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._path, self._progress_path = folder / "outbox.jsonl", folder / "sent.json"
         self._sender, self._say, self._retry_seconds = sender, say, retry_seconds
         self._drop_partial_line()
@@ -100,7 +101,7 @@ class Outbox:
         if key is not None and key in self._keys:
             return
         self._keys.add(key)
-        with self._path.open("a", encoding="utf-8") as file:
+        with storing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         with self._wake:
             self._events.append(event)
