@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from distributed.cli.app import DEFAULT_ADDRESS, EPILOG, OVERRIDES, Address, RunFile, app, overrides_of, write
+from distributed.cli.app import (
+    DEFAULT_ADDRESS,
+    EPILOG,
+    OVERRIDES,
+    Address,
+    ChangedFamily,
+    RunFile,
+    app,
+    overrides_of,
+    write,
+)
 from distributed.settings.console import Console
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.")]
@@ -28,6 +38,7 @@ def submit(
     ] = None,
     package: Annotated[list[str] | None, typer.Option(help="Pinned package to install if the image lacks it.")] = None,
     num_cpus: Annotated[float, typer.Option(min=0.0, help="CPUs that the driver itself requests.")] = 0.0,
+    changed_family: ChangedFamily = False,
     detach: Annotated[bool, typer.Option(help="Do not follow the log.")] = False,
     wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a cluster that is not ready yet.")] = 60.0,
 ) -> None:
@@ -37,7 +48,14 @@ def submit(
 
     console, root = Console(), Path.cwd()
     wanted = submission.Submission(
-        run_file, overrides_of(context), resume, secret or (), package or (), num_cpus, register=register
+        run_file,
+        overrides_of(context),
+        resume,
+        secret or (),
+        package or (),
+        num_cpus,
+        register=register,
+        changed_family=changed_family,
     )
     options = submission.job_options(wanted, root, os.environ)
     submission.require_protected(wanted, address)

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from distributed.cluster.health import asking, require_cluster
+from meta.training.pool import ProcessLostError
 
 Reference = ray.ObjectRef[Any]
 LOST = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
@@ -30,7 +31,7 @@ def put(value: Any) -> Reference:
     return reference
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(ProcessLostError):
     """The processes of a call kept dying or did not answer, or workers did not start."""
 
 

@@ -33,6 +33,7 @@ class Submission:
 
     ``secrets``: names of environment variables to pass to the job. ``packages``: pip requirements. ``num_cpus`` and
     ``resources``: requests of the driver. ``register``: model of which the start becomes a version.
+    ``changed_family``: the resumed run may go on with another source of the user's family.
     """
 
     run_file: Path
@@ -43,6 +44,7 @@ class Submission:
     num_cpus: float = 0.0
     resources: Mapping[str, float] = field(default_factory=dict)
     register: str | None = None
+    changed_family: bool = False
 
     @cached_property
     def config(self) -> RunConfig:
@@ -120,6 +122,7 @@ def _words(submission: Submission, run_file: str) -> list[str]:
     words = ["python", "-m", "distributed.train", run_file]
     words += [word for key, value in submission.overrides for word in (f"--{key}", value)]
     words += ["--resume", submission.resume] if submission.resume else []
+    words += ["--changed-family"] if submission.changed_family else []
     return words + (["--register", submission.register] if submission.register else [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -12,7 +13,7 @@ from meta.learning.kinds import Item
 from meta.learning.online import State
 from meta.learning.settings import MetaSettings
 from meta.training.experiment import Drawn, Experiment
-from meta.training.pool import Learner, Pool, solve_and_estimate
+from meta.training.pool import Learner, Pool, ProcessLostError, solve_and_estimate
 from meta.training.records import Row, task_row, with_groups
 from meta.training.warm_up import rounds_of, teams_of_round
 from policies.common.results import TaskResult
@@ -21,7 +22,7 @@ from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task
+from tasks.contract.task import Task, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,37 @@ def _warm_up(plan: TrainingPlan, pool: Pool, learner: Learner, trackers: Sequenc
     """Take the rounds before the online steps that are still to be taken."""
     meta = plan.meta or MetaSettings()
     for number in range(state.warm_up_rounds, rounds_of(meta)):
-        start, settings = state.starts[0], cast("NeuralSettings", plan.settings)
-        teams = teams_of_round(plan.together, meta, start, plan.known, number)
-        steps = pool.step_teams(teams, cast("PolicyState", start.initialization), settings)
+        steps = _team_steps(plan, pool, state, meta, number)
         state = learner.warm_up(steps)
         for tracker in trackers:
             tracker.warmed_up(state, steps)
     return state
+
+
+def _team_steps(plan: TrainingPlan, pool: Pool, state: State, meta: MetaSettings, number: int) -> list[TeamStep]:
+    """The direct steps of a round; without the tasks that fail alone, too, which are set aside.
+
+    Raises:
+        Exception: a team fails, and none of its tasks does alone, or none may be set aside.
+    """
+    start, settings = state.starts[0], cast("NeuralSettings", plan.settings)
+    policy = cast("PolicyState", start.initialization)
+    while True:
+        teams = teams_of_round(plan.together, meta, start, plan.known, number, pool.quarantine.without)
+        try:
+            return pool.step_teams(teams, policy, settings)
+        except (TaskError, ProcessLostError):
+            before = len(pool.quarantine)
+            for task in {task.stem: task for team in teams for task in team.tasks}.values():
+                alone = dataclasses.replace(teams[0], tasks=(task,), latents=None, others=None)
+                try:
+                    pool.step_teams([alone], policy, settings)
+                except (TaskError, ProcessLostError) as error:
+                    pool.quarantine.set_aside(task, error, pool.quarantine.attempts)
+                else:
+                    pool.quarantine.solved(task)
+            if len(pool.quarantine) == before:
+                raise
 
 
 def _solved_round(

@@ -44,6 +44,10 @@ class DatasetLostError(RuntimeError):
     """A dataset vanished before the meta-learner read it; its task must be solved again."""
 
 
+class ProcessLostError(RuntimeError):
+    """The processes that should do something for the run kept dying, or did not answer."""
+
+
 class Pool(Protocol):
     """Workers that draw and solve tasks of one family at a time.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,12 @@ def rounds_of(meta: MetaSettings) -> int:
 
 
 def teams_of_round(
-    tasks: Sequence[Task], meta: MetaSettings, start: Start, known: FloatArray, number: int
+    tasks: Sequence[Task],
+    meta: MetaSettings,
+    start: Start,
+    known: FloatArray,
+    number: int,
+    usable: Callable[[Sequence[Task]], Sequence[Task]] = tuple,
 ) -> list[Team]:
     """The teams of round ``number``, with what they need of the contexts.
 
@@ -34,8 +39,13 @@ def teams_of_round(
         start: what the teams begin from, with latent contexts where these are learned.
         known: contexts [T, k] of the training tasks.
         number: of the round, counted from 0.
+        usable: the tasks of a team without those that are set aside, whose places stay empty: the other teams do not
+            depend on them.
     """
-    teams = teams_of(tasks, meta.warm_up, number)
+    teams = [
+        dataclasses.replace(team, tasks=tuple(usable(team.tasks))) for team in teams_of(tasks, meta.warm_up, number)
+    ]
+    teams = [team for team in teams if team.tasks]
     if number >= meta.warm_up.rounds:
         return [dataclasses.replace(team, others=_others(known, team)) for team in teams]
     if start.contexts is None:

@@ -62,9 +62,9 @@ def _drawn(family: TaskFamily, name: str, seed: int, split: Split, index: int) -
         if calibrated is not None:
             return calibrated
     raise TaskError(
-        f"{task.label}: in {_ATTEMPTS} draws no constraint could bind: for at least one of the costs "
-        f"({', '.join(family.cost_names)}) the reward's optimum costs no more than the least, or the limits cannot be "
-        "kept together; change the family or give the limits themselves"
+        f"{task.label}: in {_ATTEMPTS} draws no limits were found that restrict the reward: for at least one of the "
+        f"costs ({', '.join(family.cost_names)}) the reward's optimum costs no more than the least, or the limits "
+        "cannot be kept together; change the family or give the limits themselves"
     )
 
 

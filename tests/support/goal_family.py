@@ -20,8 +20,8 @@ class GoalEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, goal: float) -> None:
-        self._goal = goal
+    def __init__(self, goal: float, breaks_above: float) -> None:
+        self._goal, self._breaks_above = goal, breaks_above
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -30,21 +30,24 @@ class GoalEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        if self._goal > self._breaks_above:
+            raise RuntimeError("the goal is out of reach")
         reward = -abs(float(action[0]) - self._goal)
         return np.zeros(1, np.float32), reward, False, False, {"cost": [float(action[0]) ** 2]}
 
 
 class GoalFamily(Family):
-    """Goals between -``widest`` and ``widest``; one parameter is no number."""
+    """Goals between -``widest`` and ``widest``; those over ``breaks_above`` fail; one parameter is no number."""
 
     cost_names: ClassVar[tuple[str, ...]] = ("effort",)
 
     horizon: int = Field(default=20, gt=0)
     cost_limits: tuple[float, ...] = (10.0,)
     widest: float = 1.0
+    breaks_above: float = 1.0
 
     def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:
         return {"goal": rng.uniform(-self.widest, self.widest), "kind": f"goal {rng.integers(1_000_000)}"}
 
     def make(self, parameters: Parameters) -> gymnasium.Env[Any, Any]:
-        return GoalEnv(float(parameters["goal"]))
+        return GoalEnv(float(parameters["goal"]), self.breaks_above)

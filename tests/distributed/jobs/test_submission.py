@@ -92,6 +92,10 @@ def options_of(folder: Path, environment: dict[str, str] | None = None, **more: 
     return job_options(Submission(run_file(folder, tiny()), **more), folder, environment or {})
 
 
+def test_a_job_may_go_on_with_a_changed_family(project: Path) -> None:
+    assert options_of(project, resume="latest", changed_family=True)["entrypoint"].endswith("latest --changed-family")
+
+
 def test_what_is_submitted(project: Path) -> None:
     environment = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_TRACKING_PASSWORD": SECRET, "OTHER": "no"}
     found = options_of(

@@ -151,7 +151,10 @@ def test_a_missing_key_is_named_with_what_is_allowed(tmp_path: Path, capsys: pyt
         (courier(limit=[-1.0, 1.0]), ["CourierFamily/train/0", "not negative", "-1.0"]),
         (courier(with_model=False, limit=[5.0, 5.0]), ["CourierFamily/train/0", "within_task.evaluation to sampled"]),
         (courier(with_model=False, limit=0.5), ["CourierFamily/train/0", "limit fraction needs an exact model"]),
-        (courier(name=f"{FAMILIES}:NeverBinds"), ["NeverBinds/train/0", "no constraint could bind"]),
+        (
+            courier(name=f"{FAMILIES}:NeverBinds"),
+            ["NeverBinds/train/0", "no limits were found that restrict the reward"],
+        ),
         (courier(name=f"{FAMILIES}:BrokenModel"), ["BrokenModel/train/0", "reward holds a value that is not finite"]),
         (
             courier(name="tests.support.user_families:WrongSpaces", fault="action_space/box"),

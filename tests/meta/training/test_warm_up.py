@@ -19,6 +19,7 @@ from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Drawn, Experiment, draw
 from meta.training.loop import Position, train, training_plan
 from meta.training.pool import LocalLearner, LocalPool
+from meta.training.quarantine import Quarantine, SetAsideError
 from meta.training.warm_up import teams_of
 from policies.mixtures.team import TeamStep, mean_policy, team_step
 from policies.neural.neural_settings import NeuralSettings
@@ -27,6 +28,7 @@ from tasks.contract.context import ContextError
 from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import TaskError
 
 WITHIN = NeuralSettings(num_iterations=1, steps_per_iteration=200, num_copies=10, hidden=(8,), critic_hidden=(8,))
 FAMILY = "tests.support.goal_family:GoalFamily"
@@ -105,6 +107,39 @@ def test_an_interrupted_warm_up_goes_on_to_the_same_bits() -> None:
     assert [one.warm_up_rounds for one in whole.states] == [1, 2, 3, 4]
     assert state.num_tasks == 4
     assert sum(step.env_steps for steps in whole.steps for step in steps) == 7 * 5 * 20
+
+
+def _trained_with(quarantine: Quarantine, experiment: Experiment) -> tuple[list[int], Seen]:
+    """The tasks of the team, and what a run with this quarantine shows."""
+    pool, seen = LocalPool(experiment.family, quarantine), Seen()
+    drawn = draw(pool, experiment)
+    learner = LocalLearner(experiment.meta, experiment.dice, WITHIN.num_iterations)
+    train(training_plan(experiment, drawn), pool, learner, [seen], Position(drawn.initial_state(experiment.meta)))
+    return [task.index for task in drawn.together], seen
+
+
+def test_a_task_that_fails_in_a_team_is_set_aside_and_the_others_go_on() -> None:
+    goals = sorted(
+        float(task.parameters["goal"]) for task in draw(LocalPool(_experiment().family), _experiment()).together
+    )
+    broken = _experiment(breaks_above=(goals[-2] + goals[-1]) / 2.0)
+    told: list[str] = []
+    aside = Quarantine(share=0.3, totals={False: 12, True: 4}, say=told.append)
+    together, seen = _trained_with(aside, broken)
+    (entry,) = aside
+    assert entry.parameters["goal"] == goals[-1]
+    assert "the goal is out of reach" in entry.error
+    assert any("set aside" in text for text in told)
+    stepped = {index for steps in seen.steps for step in steps for index in step.tasks}
+    assert stepped == set(together) - {entry.index}
+    assert [state.warm_up_rounds for state in seen.states] == [1, 2, 3, 4]
+
+    known = Quarantine(share=0.3, totals={False: 12, True: 4}, earlier=list(aside))
+    assert _trained_with(known, broken)[1].states[-1].sha256() == seen.states[-1].sha256(), "a resume knows it"
+    with pytest.raises(TaskError, match="the goal is out of reach"):
+        _train(broken, Seen())  # a run that may set no task aside
+    with pytest.raises(SetAsideError, match="training tasks are set aside"):
+        _trained_with(Quarantine(share=0.3, totals={False: 12, True: 4}), _experiment(breaks_above=-2.0))
 
 
 def test_the_mean_of_teams_is_the_mean_of_their_functions_first_layers_included() -> None:

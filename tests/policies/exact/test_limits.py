@@ -145,5 +145,5 @@ def test_a_draw_that_cannot_bind_is_drawn_again(absent: str) -> None:
 
 
 def test_costs_that_never_oppose_the_reward_are_reported() -> None:
-    with pytest.raises(TaskError, match="courier/train/0: in 200 draws no constraint could bind"):
+    with pytest.raises(TaskError, match="courier/train/0: in 200 draws no limits were found that restrict the reward"):
         draw_task(NeverBinds(0, 4, fault="costs", fault_step=1000), "courier", 0, "train", 0)
