@@ -171,11 +171,12 @@ def _rates_at_bounds(config: RunConfig, drawn: Drawn, state: State) -> dict[str,
     settings, names = config.meta.learning_rates, ("reward", *drawn.family.make().cost_names)
     if settings.method == "fixed":
         return {}
+    units = np.ones(len(names)) if drawn.units is None else drawn.units
     return {
         name: rate
         for start in state.starts
-        for name, rate in zip(names, start.learning_rates.tolist(), strict=True)
-        if not settings.minimum < rate < settings.maximum
+        for name, rate, unit in zip(names, start.learning_rates.tolist(), units.tolist(), strict=True)
+        if not settings.minimum / unit < rate < settings.maximum / unit
     }
 
 

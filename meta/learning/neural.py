@@ -64,7 +64,7 @@ class NeuralMetaState(Record):
 
     ``initialization`` phi with its critic and statistics; ``reservoir`` what ftl remembers of all tasks; the points of
     ``experts`` are parameters of actors; ``warm_up_rounds`` counts the rounds of direct steps; ``latents`` [T, k] are
-    learned contexts of the training tasks; ``observed`` is what contexts are inferred from; the rest as in
+    learned contexts of the training tasks; ``observed`` is what contexts are inferred from; the others as in
     :class:`meta.learning.tabular.MetaState`.
     """
 
@@ -79,6 +79,7 @@ class NeuralMetaState(Record):
     warm_up_rounds: int = 0
     latents: FloatArray | None = None
     observed: Observed | None = None
+    rate_units: FloatArray | None = None
 
     KIND: ClassVar[str] = "neural"
     NESTED: ClassVar[Mapping[str, Nested]] = {
@@ -108,7 +109,7 @@ class NeuralMetaState(Record):
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
         parts = self.to_arrays()
-        for name in ("warm_up_rounds", "latents"):
+        for name in ("warm_up_rounds", "latents", "rate_units"):
             if not np.any(parts[name]):  # a state without such a part keeps the digest that it had before there was one
                 del parts[name]
         for name, part in sorted(parts.items()):

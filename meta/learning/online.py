@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from policies.common.policy import Policy
 from policies.mixtures.team import TeamStep
 from policies.solving.algorithms import Dataset
 from tasks.contract.contextual_family import Contexts
+from tasks.contract.tabular_model import FloatArray
 
 State = SingleState | GroupedState
 STATES: dict[str, type[State]] = {
@@ -30,12 +32,21 @@ ITEMS: dict[str, type[Item]] = {kind.name: kind.item for kind in LEARNERS.values
 """Classes by their names in checkpoints."""
 
 
-def first_state(settings: MetaSettings, fresh: Policy, num_costs: int, contexts: Contexts | None = None) -> State:
+def first_state(
+    settings: MetaSettings,
+    fresh: Policy,
+    num_costs: int,
+    contexts: Contexts | None = None,
+    units: FloatArray | None = None,
+) -> State:
     """The state before the first task: ``fresh`` (uniform probabilities, or a fresh network) and the initial rates.
 
-    ``contexts`` of the training tasks, where a start depends on them.
+    ``contexts`` of the training tasks, where a start depends on them; ``units`` [1+p] of the rates
+    (:func:`meta.learning.updates.units_of`).
     """
     one: SingleState = learning_of_policy(fresh).first_state(settings, fresh, num_costs, contexts)
+    if units is not None:
+        one = dataclasses.replace(one, rate_units=units, learning_rates=one.learning_rates / units)
     count = settings.num_initializations
     return one if count == 1 else first_groups(one, count, settings.groups)
 

@@ -37,7 +37,8 @@ class MetaState(Record):
 
     ``initialization`` [S, A] phi; ``learning_rates`` [1+p] alpha; ``policy_sum`` [S, A] what ftl and fal average;
     ``policy_count`` the number (or discounted number) of policies in it; ``loss_sum``, ``curvature_sum`` [1+p] the sums
-    of ftl on rates; ``experts`` those of ``schedule: mixture``; ``memory`` makes phi a function of the context.
+    of ftl on rates; ``experts`` those of ``schedule: mixture``; ``memory`` makes phi a function of the context;
+    ``rate_units`` [1+p] as in :func:`meta.learning.updates.units_of`.
     """
 
     num_rounds: int
@@ -50,6 +51,7 @@ class MetaState(Record):
     curvature_sum: FloatArray
     experts: Experts | None = None
     memory: KernelTable | None = None
+    rate_units: FloatArray | None = None
 
     KIND: ClassVar[str] = "tabular"
     NESTED: ClassVar[Mapping[str, Nested]] = {
@@ -75,6 +77,8 @@ class MetaState(Record):
         """Digest of every bit of the state."""
         digest = hashlib.sha256()
         for name, part in self.to_arrays().items():
+            if name == "rate_units" and part is None:
+                continue  # a state without them keeps the digest that it had before there were any
             if isinstance(part, str):
                 digest.update(f"{name}{part}".encode())
                 continue

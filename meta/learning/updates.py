@@ -50,9 +50,10 @@ def leading_rates(
     curvature_sum: Float[FloatArray, " objectives"],
     num_iterations: int,
     regularizer: float,
+    units: Float[FloatArray, " objectives"] | float = 1.0,
 ) -> Float[FloatArray, " objectives"]:
-    """Follow the leader on rates: a_i = sqrt((eps + sum f_hat) / (M (eps + sum b_i))), [1+p]."""
-    return np.sqrt((regularizer + loss_sum) / (num_iterations * (regularizer + curvature_sum)))
+    """Follow the leader on rates: a_i = sqrt((eps + sum f_hat) / (M (eps u_i^2 + sum b_i))), [1+p]."""
+    return np.sqrt((regularizer + loss_sum) / (num_iterations * (regularizer * units**2 + curvature_sum)))
 
 
 def log_rate_gradient(
@@ -89,6 +90,10 @@ class RateState(Protocol):
     def curvature_sum(self) -> FloatArray:
         """[1+p], of ftl."""
 
+    @property
+    def rate_units(self) -> FloatArray | None:
+        """u [1+p]: rates are given in units of 1 / u_i; None for 1."""
+
 
 @runtime_checkable
 class RateItem(Protocol):
@@ -107,6 +112,15 @@ class RateItem(Protocol):
         """In [0, 1]."""
 
 
+def units_of(state: RateState) -> FloatArray:
+    """u [1+p], the observed scale of every objective's returns; 1 where settings are absolute.
+
+    An objective in other units, k J_i, has the curvature k^2 b_i and the rate a_i / k: with u_i -> k u_i all updates
+    below are the same.
+    """
+    return np.ones_like(state.learning_rates) if state.rate_units is None else state.rate_units
+
+
 def rate_sums(
     state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings
 ) -> tuple[FloatArray, FloatArray]:
@@ -123,12 +137,14 @@ def next_rates(
     state: RateState, ordered: Sequence[RateItem], settings: LearningRateSettings, num_iterations: int
 ) -> FloatArray:
     """alpha after a round whose sums are in ``state`` already (see :func:`rate_sums`)."""
-    rates = state.learning_rates
+    rates, units = state.learning_rates, units_of(state)
     if settings.method == "fixed":
         return rates
     if settings.method == "ftl":
-        led = leading_rates(state.loss_sum, state.curvature_sum, num_iterations, settings.regularizer)
-        return np.clip(np.where(state.curvature_sum > 0.0, led, rates), settings.minimum, settings.maximum)
+        led = leading_rates(state.loss_sum, state.curvature_sum, num_iterations, settings.regularizer, units)
+        return np.clip(
+            np.where(state.curvature_sum > 0.0, led, rates), settings.minimum / units, settings.maximum / units
+        )
     gradient, weight = np.zeros(rates.size), np.zeros(rates.size)
     for item in ordered:
         slope = log_rate_gradient(max(item.loss, 0.0), rates, num_iterations, item.curvature)
@@ -137,4 +153,4 @@ def next_rates(
         weight = weight + item.weight * measured
     step = scheduled_step(settings.step_size, settings.schedule, state.num_rounds + 1)
     mean = gradient / np.maximum(weight, 1.0)
-    return np.clip(rates * np.exp(-step * mean), settings.minimum, settings.maximum)
+    return np.clip(rates * np.exp(-step * mean), settings.minimum / units, settings.maximum / units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import cast
 
@@ -35,6 +36,7 @@ def learn_network(bench: Workbench, point: GridPoint) -> Learned:
     assert point.rate is not None
     meta, results = bench.experiment.meta, list[TaskResult]()
     state = first_leader(cast("PolicyState", bench.drawn.fresh), meta, point.rate)
+    state = dataclasses.replace(state, learning_rates=bench.rates(point.rate))
     for tasks in bench.rounds:
         solved, items = bench.estimate(tasks, state.start)
         results += solved

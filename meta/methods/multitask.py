@@ -33,7 +33,7 @@ def learn_table(bench: Workbench, point: GridPoint) -> Learned:
     models = bench.exact_models(bench.tasks, "multitask")
     limits, fresh = np.array([task.limits for task in bench.tasks]), np.log(table_of(bench.drawn.fresh))
     within, seed = cast("WithinTaskSettings", experiment.within), experiment.family.seed
-    table = multitask_policy(models, limits, fresh, point.rate, within, experiment.tasks_per_round, seed)
+    table = multitask_policy(models, limits, fresh, bench.rates(point.rate), within, experiment.tasks_per_round, seed)
     return bench.learned(bench.supported(np.exp(table)), point)
 
 
@@ -42,7 +42,7 @@ def learn_network(bench: Workbench, point: GridPoint) -> Learned:
     assert point.rate is not None
     experiment, fresh = bench.experiment, cast("PolicyState", bench.drawn.fresh)
     within, size, seed = cast("NeuralSettings", experiment.within), experiment.tasks_per_round, experiment.family.seed
-    network = multitask_network(bench.family, bench.tasks, fresh, point.rate, within, size, seed)
+    network = multitask_network(bench.family, bench.tasks, fresh, bench.rates(point.rate), within, size, seed)
     return bench.learned(network, point, len(bench.tasks) * (within.num_iterations + within.final_batches))
 
 
@@ -74,7 +74,7 @@ def multitask_policy(
     models: Sequence[ExactModel],
     limits: FloatArray,
     logits: FloatArray,
-    rate: float,
+    rates: FloatArray,
     settings: WithinTaskSettings,
     group_size: int,
     seed: int,
@@ -94,7 +94,7 @@ def multitask_policy(
     for group in task_groups(len(models), group_size, updates):
         found, allowed = mixture([models[t] for t in group], np.exp(iterates[-1])), limits[group].mean(axis=0)
         branch = choose_branch(found.values, allowed, tolerance, settings.constraint_choice, rng)
-        signed = rate if branch == REWARD_BRANCH else -rate
+        signed = float(rates[branch]) * (1.0 if branch == REWARD_BRANCH else -1.0)
         values.append(found.values)
         margins.append(allowed)
         branches.append(branch)
@@ -125,7 +125,7 @@ def multitask_network(
     family: TaskFamily,
     tasks: Sequence[Task],
     fresh: PolicyState,
-    rate: float,
+    rates: FloatArray,
     within: NeuralSettings,
     group_size: int,
     seed: int,
@@ -147,7 +147,7 @@ def multitask_network(
         data, horizon = _collect(family, chosen, policy, copies, steps, update)
         allowed = (1.0 - within.safety_margin) * np.mean([task.limits for task in chosen], axis=0)
         tolerance = tolerance_of_each(within.tolerance, allowed.size)
-        problem = Problem(np.full(1 + allowed.size, rate), allowed, tolerance, family.discount, horizon)
+        problem = Problem(rates, allowed, tolerance, family.discount, horizon)
         improved, report = improve(policy, data, problem, longer.at(update), rng)
         iterates.append(policy)
         values.append(report.values)

@@ -24,6 +24,7 @@ from policies.common.policy import Policy
 from policies.common.results import Start, Starts, TaskResult
 from policies.exact.solver import ExactModel
 from policies.solving.algorithms import WithinTask
+from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 
 
@@ -111,9 +112,14 @@ class Workbench:
         kept: Policy = self.kind.with_support(policy, self.experiment.meta)
         return kept
 
+    def rates(self, rate: float) -> FloatArray:
+        """One rate for every objective, [1+p], in the units of ``meta.learning_rates.units``."""
+        rates = np.full(1 + self.drawn.num_costs, rate)
+        return rates if self.drawn.units is None else rates / self.drawn.units
+
     def fixed(self, policy: Policy, rate: float) -> Start:
         """``policy`` with one rate for every objective."""
-        return Start(policy, np.full(1 + self.drawn.num_costs, rate))
+        return Start(policy, self.rates(rate))
 
     def start(self, policy: Policy, point: GridPoint) -> Start:
         """``policy`` with the point's rate for every objective."""

@@ -15,14 +15,16 @@ from meta.measuring.similarity import ContextMaps, Similarity, similarity
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
-from meta.training.pool import Pool
+from meta.training.pool import Pool, solve_in_order
 from meta.training.warm_up import rounds_of
 from policies.common.policy import Policy
+from policies.common.results import Start
 from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
+from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 
 
@@ -105,6 +107,7 @@ class Drawn:
 
     ``family`` is that of the tasks, with their contexts where ``meta.context`` asks for them; ``together`` are the
     training tasks of the direct steps, ``budget`` as many as the steps of all training would solve one by one.
+    ``units`` [1+p] are the scale of the returns where ``meta.learning_rates.units`` is observed.
     """
 
     train: Sequence[Task]
@@ -114,6 +117,7 @@ class Drawn:
     family: FamilySpec
     together: Sequence[Task] = ()
     budget: Sequence[Task] = ()
+    units: FloatArray | None = None
 
     @property
     def for_baselines(self) -> Sequence[Task]:
@@ -122,7 +126,7 @@ class Drawn:
 
     def initial_state(self, meta: MetaSettings) -> State:
         """The state before the first task."""
-        return first_state(meta, self.fresh, self.num_costs, self.family.contexts)
+        return first_state(meta, self.fresh, self.num_costs, self.family.contexts, self.units)
 
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:
@@ -141,7 +145,27 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     spec = with_contexts(experiment, tasks.known)
     pool.use(spec)
     fresh = kind_of(experiment.within).fresh(spec.make(), tasks.online[0], experiment.within, experiment.family.seed)
-    return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget)
+    units = observed_units(pool, experiment, tasks.online, fresh)
+    return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget, units)
+
+
+def observed_units(pool: Pool, experiment: Experiment, tasks: Sequence[Task], fresh: Policy) -> FloatArray | None:
+    """u [1+p], the scale of the returns; None where ``meta.learning_rates.units`` is absolute.
+
+    A cost's is the mean size of its limits, and the reward's the mean |J_0| of the fresh policy on the first round's
+    tasks (one iteration each, whose environment steps are not counted). Where the limits are 0, |J_i| takes
+    their place; an objective that is always 0 has the unit 1.
+    """
+    if experiment.meta.learning_rates.units == "absolute":
+        return None
+    first = tasks[: experiment.tasks_per_round]
+    within = experiment.training_within.model_copy(update={"num_iterations": 1})
+    start = Start(fresh, np.full(1 + len(first[0].limits), experiment.meta.learning_rates.minimum))
+    results = solve_in_order(pool, first, start, within)
+    sizes = np.abs([result.values[0] for result in results]).mean(axis=0)
+    limits = np.abs([task.limits for task in first]).mean(axis=0)
+    sizes[1:] = np.where(limits > 0.0, limits, sizes[1:])
+    return np.where(sizes > 0.0, sizes, 1.0)
 
 
 def training_tasks(pool: Pool, experiment: Experiment) -> TrainingTasks:

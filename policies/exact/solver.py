@@ -167,11 +167,17 @@ def _programme_result(
 
     HiGHS gives up on some programmes at a tight tolerance, or calls them infeasible; its simplex does not recognise
     some infeasible ones at all. "Infeasible" is believed of the last attempt, or of the least excess over the bounds.
+    Its tolerances are absolute, so the objective and every inequality are first put in units near their largest entry:
+    the solution does not depend on the units of rewards and costs.
 
     Raises:
         InfeasibleError: no point satisfies the constraints.
         SolverError: HiGHS found neither an optimum nor infeasibility.
     """
+    objective = objective / unit_of(objective)
+    if inequalities[0] is not None:
+        units = np.array([unit_of(row) for row in inequalities[0]])
+        inequalities = inequalities[0] / units[:, None], inequalities[1] / units
     for method, accuracy in ATTEMPTS:
         result = _highs(objective, equalities, inequalities, method, accuracy)
         if result.status == _OPTIMAL:
@@ -179,6 +185,12 @@ def _programme_result(
     if result.status == _INFEASIBLE or _least_excess(equalities, inequalities) > ATTEMPTS[-1][1]:
         raise InfeasibleError("no policy keeps every cost under its limit")
     raise SolverError(f"the occupancy linear programme failed at every tolerance: {result.message}")
+
+
+def unit_of(values: FloatArray) -> float:
+    """The power of 1024 nearest to the largest entry: numbers are divided by it without rounding; 1 for zeros."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return float(np.exp2(10.0 * np.round(np.log2(largest) / 10.0))) if largest > 0.0 else 1.0
 
 
 def _least_excess(equalities: tuple[Any, FloatArray], inequalities: tuple[Any, Any]) -> float:
@@ -240,7 +252,7 @@ class CostRange:
 def cost_range(model: ExactModel) -> CostRange:
     """Solve for the interval in which a limit on each cost alone is feasible and binds."""
     best = optimal_policy(model).values[0]
-    slack = 1e-7 * max(1.0, abs(best))
+    slack = 1e-7 * max(unit_of(model.tabular.reward), abs(best))
     costs = range(1, 1 + model.tabular.num_costs)
     return CostRange(
         least=np.array([optimal_policy(model, objective=i).values[i] for i in costs]),

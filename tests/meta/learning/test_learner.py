@@ -117,7 +117,9 @@ def _arrays(item: MetaState | Contribution) -> list[np.ndarray]:
     "name", [field.name for field in dataclasses.fields(MetaState) if field.name not in ("experts", "memory")]
 )
 def test_the_digest_sees_every_bit_of_the_state(name: str) -> None:
-    state = after(settings(), contributions(0, 3))
+    plain = after(settings(), contributions(0, 3))
+    state = dataclasses.replace(plain, rate_units=np.ones(plain.learning_rates.size))
+    assert state.sha256() != plain.sha256()
     value = getattr(state, name)
     changed = value + 1 if isinstance(value, int) else np.nextafter(value, np.inf)
     assert dataclasses.replace(state, **{name: changed}).sha256() != state.sha256()

@@ -103,7 +103,7 @@ def test_multitask_with_one_task_is_crpo() -> None:
     settings = WithinTaskSettings(num_iterations=40)
     solution = run_crpo(task, np.full(3, 0.2), num_iterations=40)
     start = np.zeros((6, 3))
-    found = multitask_policy([task.model], task.limits[None], start, 0.2, settings, group_size=4, seed=0)
+    found = multitask_policy([task.model], task.limits[None], start, np.full(2, 0.2), settings, group_size=4, seed=0)
     costs = solution.values[:-1, 1:]
     kept = np.flatnonzero((costs <= task.limits).all(axis=1))
     assert kept.size, "the case must have a feasible iterate"
@@ -114,7 +114,7 @@ def test_multitask_keeps_the_mean_limit_of_its_tasks() -> None:
     lakes = [lake_task(seed, 4, "high") for seed in range(4)]
     exact, limits = [lake.model for lake in lakes], np.array([lake.limits for lake in lakes])
     settings = WithinTaskSettings(num_iterations=60)
-    found = multitask_policy(exact, limits, np.zeros((16, 4)), 0.5, settings, group_size=4, seed=0)
+    found = multitask_policy(exact, limits, np.zeros((16, 4)), np.full(2, 0.5), settings, group_size=4, seed=0)
     values = np.mean([evaluate(model, np.exp(found)).values for model in exact], axis=0)
     uniform = np.mean([evaluate(model, np.full((16, 4), 0.25)).values for model in exact], axis=0)
     assert values[1] <= limits.mean() + 1e-9 < uniform[1]

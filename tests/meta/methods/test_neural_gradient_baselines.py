@@ -123,7 +123,7 @@ def test_batches_side_by_side_are_one_batch(tasks: list[Task]) -> None:
 
 def test_multitask_with_one_task_is_crpo(tasks: list[Task]) -> None:
     task, start = tasks[0], fresh(tasks[0])
-    found = multitask_network(FAMILY, [task], start, 0.1, WITHIN, group_size=4, seed=5)
+    found = multitask_network(FAMILY, [task], start, np.full(2, 0.1), WITHIN, group_size=4, seed=5)
     batch, limits = make_batch(FAMILY, task, 4), np.array(task.limits)
     problem = Problem(np.full(2, 0.1), limits, tolerance_of_each(0.0, 1), FAMILY.discount, batch.horizon)
     longer = WITHIN.model_copy(update={"num_iterations": 4, "evaluate_last": False})
@@ -142,7 +142,7 @@ def test_multitask_with_one_task_is_crpo(tasks: list[Task]) -> None:
 def test_multitask_learns_on_several_tasks(tasks: list[Task]) -> None:
     start = fresh(tasks[0])
     within = WITHIN.model_copy(update={"num_iterations": 8})
-    found = multitask_network(FAMILY, tasks, start, 0.1, within, group_size=4, seed=0)
+    found = multitask_network(FAMILY, tasks, start, np.full(2, 0.1), within, group_size=4, seed=0)
     rewards = []
     for policy in (start, found):
         batch = make_batch(FAMILY, tasks[1], 20)
