@@ -188,7 +188,7 @@ def started(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> Itera
             process.wait()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0, process: Any = None) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 180.0, process: Any = None) -> None:
     """Wait for a condition; fail when it does not come true, or when the process that should bring it about ends."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -198,8 +198,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0, process: Any
 
 
 def only_run(folder: Path) -> Path:
-    """The one run directory below ``folder``/runs."""
-    (path,) = (folder / "runs").glob("*/*")
+    """The one run directory below ``folder``/runs; a process that was killed at once may leave an empty one."""
+    (path,) = (path for path in (folder / "runs").glob("*/*") if any(path.iterdir()))
     return path
 
 

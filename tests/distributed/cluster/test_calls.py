@@ -77,6 +77,7 @@ class Strikes:
         pid = ray.get(actor.pid.remote())
         self.left[name] -= 1
         if self._when == "after":
+            os.kill(pid, signal.SIGSTOP)  # or a short call would be answered before the process dies
             make()
         os.kill(pid, self._what)
         if self._when == "before":

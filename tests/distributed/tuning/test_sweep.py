@@ -271,7 +271,7 @@ def test_a_sweep_whose_trials_all_fail_reports_why(tmp_path: Path) -> None:
     assert done.returncode == 2
     reported = " ".join(done.stderr.split())
     assert "no trial is complete; reasons:" in reported
-    assert "info['cost']" in reported
+    assert 'info["cost"]' in reported
 
 
 @pytest.mark.slow
