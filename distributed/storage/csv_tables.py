@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from distributed.settings.bounded_reading import MOST_TABLE_BYTES, read_text, shortened
 from distributed.settings.errors import ConfigurationError
+from distributed.storage.checkpoints import DamagedFileError
 from meta.training.records import Row, Value
 
 _TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem", "parameters", "method", "label", "branch")
@@ -27,6 +30,31 @@ def read_rows(path: Path) -> list[Row]:
         return [{name: _value(name, text) for name, text in row.items()} for row in rows]
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise ConfigurationError(f"{path}: is not a table of a run: {shortened(str(error))}") from error
+
+
+def learned_rows(path: Path, learned: Sequence[int], digest: object) -> list[Row]:
+    """The rows of the tasks ``learned`` in the ``tasks.csv`` at ``path``; later ones are left out.
+
+    ``digest``: that of these rows in the checkpoint; None where it has none.
+
+    Raises:
+        DamagedFileError: The table lacks rows, or they are not those that the run wrote.
+    """
+    again = "put a copy of it back, or start a new run: no checkpoint has its rows"
+    try:
+        rows = [row for row in read_rows(path) if int(row["task_index"]) in set(learned)]
+    except (ConfigurationError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedFileError(f"{path}: is damaged ({error}); {again}") from error
+    if [row["task_index"] for row in rows] != list(learned):
+        raise DamagedFileError(f"{path}: does not hold the rows of the first {len(learned)} tasks; {again}")
+    if digest is not None and digest != table_digest(rows):
+        raise DamagedFileError(f"{path}: holds other rows than the run wrote; {again}")
+    return rows
+
+
+def table_digest(rows: Sequence[Row]) -> str:
+    """SHA-256 of rows as they are written."""
+    return hashlib.sha256(csv_text(list(rows)).encode()).hexdigest()
 
 
 def _value(name: str, text: str) -> Value:

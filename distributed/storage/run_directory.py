@@ -16,7 +16,7 @@ from distributed.settings.keys import flatten
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import RawSettings, read_yaml, validated
 from distributed.storage.checkpoints import CheckpointFolder, DamagedFileError, write_atomically
-from distributed.storage.csv_tables import csv_text, read_rows
+from distributed.storage.csv_tables import csv_text, learned_rows, table_digest
 from distributed.storage.family_sources import require_same_sources, write_sources
 from distributed.storage.object_store import is_url
 from distributed.storage.owner import Owner, own
@@ -32,6 +32,7 @@ from tasks.contract.memory import return_freed_memory
 
 _WARM_UP_SECONDS = 20.0
 """Least time between two checkpoints of the warm-up, whose rounds may be very short."""
+_TABLE_DIGEST = "tasks_csv_sha256"
 HELD_OUT = "held_out.csv"
 """The table of the held-out tasks in a run's directory."""
 
@@ -148,17 +149,7 @@ class RunDirectory:
         table = self.path / "tasks.csv"
         remember(self.path, facts.get("set_aside", []))
         learned = self._learned(state.num_tasks)
-        try:
-            self.rows = [row for row in read_rows(table) if int(row["task_index"]) in set(learned)]
-        except (ConfigurationError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DamagedFileError(
-                f"{table}: is damaged ({error}); put a copy of it back, or start a new run: no checkpoint has its rows"
-            ) from error
-        if [row["task_index"] for row in self.rows] != learned:
-            raise DamagedFileError(
-                f"{table}: does not hold the rows of the first {state.num_tasks} tasks; put a copy of it back, or "
-                "start a new run"
-            )
+        self.rows = learned_rows(table, learned, facts.get(_TABLE_DIGEST))
         write_atomically(table, csv_text(self.rows).encode())
         return Position(state, self._checkpoints.load_finished(state, say))
 
@@ -189,7 +180,8 @@ class RunDirectory:
         write_atomically(self.path / "tasks.csv", csv_text(self.rows).encode())
         learned = self._learned(state.num_tasks)
         left_out = sorted(set(range(learned[-1] + 1)) - set(learned))
-        self._checkpoints.save_state(state, {"wall_seconds": self.wall_seconds, "set_aside": left_out})
+        facts = {"wall_seconds": self.wall_seconds, "set_aside": left_out, _TABLE_DIGEST: table_digest(self.rows)}
+        self._checkpoints.save_state(state, facts)
         return_freed_memory()
 
     def _learned(self, count: int) -> list[int]:

@@ -66,13 +66,15 @@ def first_observation(result: Any, where: Where) -> Any:
 
 
 def number(value: Any, name: str, where: Where) -> float:
-    """A reward or a cost as a finite number.
+    """A reward or a cost as a finite number; an array of one number is one, a text is not.
 
     Raises:
         TaskError: ``value`` is not a finite number.
     """
     try:
-        result = float(value)
+        if isinstance(value, str | bytes):
+            raise TypeError
+        result = float(value.item() if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError):
         raise TaskError(f"{where()}: {name} must be a number, got {value!r}") from None
     if not np.isfinite(result):
@@ -92,7 +94,7 @@ def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
     values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
     if len(values) != num_costs:
         raise TaskError(f'{where()}: info["cost"] must hold {num_costs} number(s), got {given!r}')
-    found = [number(value, 'info["cost"]', where) for value in values]
+    found = [number(value, 'info["cost"]', where) + 0.0 for value in values]  # no negative zeros
     if min(found) < 0.0:
         raise TaskError(f'{where()}: info["cost"] is {given!r}; a cost must be at least 0')
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distributed.storage import checkpoints, run_directory, run_places
+from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import RunDirectory
 from meta.training.loop import Finished
@@ -72,10 +73,11 @@ def test_finished_tasks_are_not_run_again(tmp_path: Path, count: int) -> None:
     assert [row["task_index"] for row in read_rows(directory.path / "tasks.csv")] == list(range(8))
 
 
-def test_a_table_of_an_older_version_without_a_column_goes_on(tmp_path: Path) -> None:
+def test_a_table_of_an_older_version_without_a_column_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parsed(tiny())
     directory = RunDirectory.create(config)
-    with pytest.raises(Crash):
+    with monkeypatch.context() as older_version, pytest.raises(Crash):
+        older_version.setattr(run_directory, "table_digest", lambda rows: None)
         learn(config, *local(config), directory, CrashAfter(5))
     table = directory.path / "tasks.csv"
     older = [{name: value for name, value in row.items() if name != "parameters"} for row in read_rows(table)]
@@ -152,6 +154,22 @@ def test_a_row_that_was_cut_short_is_not_taken_for_another(tmp_path: Path, cut: 
     assert again.sha256() == state.sha256()
     assert [row["task_index"] for row in resumed.rows] == list(range(24))
     assert without_seconds(table) == without_seconds(whole)
+
+
+def test_a_table_with_a_changed_number_is_refused(workplace: Path) -> None:
+    config = parsed(tiny())
+    directory = RunDirectory.create(config)
+    learn(config, *local(config), directory)
+    table = directory.path / "tasks.csv"
+    kept = table.read_text()
+    seed = read_rows(table)[3]["seconds"]
+    table.write_text(kept.replace(str(seed), "9.25"))
+    with pytest.raises(
+        DamagedFileError, match=r"tasks\.csv: holds other rows than the run wrote; put a copy of it back"
+    ):
+        learn(config, *local(config), RunDirectory.open(directory.path, config))
+    table.write_text(kept)
+    learn(config, *local(config), RunDirectory.open(directory.path, config))
 
 
 def test_lost_rows_are_reported_or_computed_again(tmp_path: Path) -> None:
