@@ -122,6 +122,20 @@ def _cut(pattern: str) -> Act:
     return act
 
 
+_MOVED = "-moved"
+
+
+def _renamed(scene: Scene) -> str:
+    """Take the run directory away from the run, as a clean-up or a lost mount does."""
+    scene.run.rename(scene.run.with_name(scene.run.name + _MOVED))
+    return "the run directory was renamed"
+
+
+def _renamed_back(scene: Scene) -> str:
+    scene.run.rename(scene.run.with_name(scene.run.name.removesuffix(_MOVED)))
+    return "and renamed back"
+
+
 _KILL, _STOP, _TERM = signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM
 _GONE = (CLUSTER_LOST_EXIT_CODE,)
 FAULTS: dict[str, Fault] = {
@@ -140,6 +154,7 @@ FAULTS: dict[str, Fault] = {
     "second driver": Fault(_second_driver),
     "checkpoint damaged": Fault(_driver(_KILL), (-_KILL,), _cut("checkpoints/round-*.safetensors")),
     "finished task damaged": Fault(_driver(_KILL), (-_KILL,), _cut("checkpoints/finished/task-*.*")),
+    "run directory renamed": Fault(_renamed, (1,), _renamed_back),
     **{
         f"environment fails twice: {how}": Fault(family={"fails": {"train-5": how}, "times": 2})
         for how in ("raise", "exit", "interrupt", "leave", "die")
