@@ -44,7 +44,7 @@ class GoalFamily(Family):
     horizon: int = Field(default=20, gt=0)
     cost_limits: tuple[float, ...] = (10.0,)
     widest: float = 1.0
-    breaks_above: float = 1.0
+    breaks_above: float = float("inf")
 
     def draw(self, rng: np.random.Generator) -> Mapping[str, Any]:
         return {"goal": rng.uniform(-self.widest, self.widest), "kind": f"goal {rng.integers(1_000_000)}"}

@@ -100,10 +100,9 @@ def test_a_natural_step_of_the_mixture_is_the_fisher_direction_of_the_mean_objec
 
 def test_multitask_with_one_task_is_crpo() -> None:
     task = random_task(0, 2)
-    settings = WithinTaskSettings(num_iterations=40)
-    solution = run_crpo(task, np.full(3, 0.2), num_iterations=40)
-    start = np.zeros((6, 3))
-    found = multitask_policy([task.model], task.limits[None], start, np.full(2, 0.2), settings, group_size=4, seed=0)
+    settings, rates, start = WithinTaskSettings(num_iterations=40), np.full(3, 0.2), np.zeros((6, 3))
+    solution = run_crpo(task, rates, num_iterations=40)
+    found = multitask_policy([task.model], task.limits[None], start, rates, settings, group_size=4, seed=0)
     costs = solution.values[:-1, 1:]
     kept = np.flatnonzero((costs <= task.limits).all(axis=1))
     assert kept.size, "the case must have a feasible iterate"
