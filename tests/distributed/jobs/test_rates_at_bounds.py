@@ -18,7 +18,7 @@ def test_a_rate_on_its_bound_is_a_warning_that_names_the_setting(
     assert set(found.values()) <= {0.999, 1.001}
     told = " ".join(capsys.readouterr().err.split())
     assert "learned rates lie on a bound: " in told
-    assert "meta.learning_rates.minimum" in told
+    assert "meta.learning_rates.units to observed" in told
 
 
 def test_rates_between_their_bounds_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
