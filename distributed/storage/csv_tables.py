@@ -41,20 +41,21 @@ def learned_rows(path: Path, learned: Sequence[int], digest: object) -> list[Row
         DamagedFileError: The table lacks rows, or they are not those that the run wrote.
     """
     again = "put a copy of it back, or start a new run: no checkpoint has its rows"
+    wanted = set(learned)
     try:
-        rows = [row for row in read_rows(path) if int(row["task_index"]) in set(learned)]
+        rows = [row for row in read_rows(path) if int(row["task_index"]) in wanted]
     except (ConfigurationError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedFileError(f"{path}: is damaged ({error}); {again}") from error
     if [row["task_index"] for row in rows] != list(learned):
         raise DamagedFileError(f"{path}: does not hold the rows of the first {len(learned)} tasks; {again}")
-    if digest is not None and digest != table_digest(rows):
+    if digest is not None and digest != table_digest(csv_text(rows)):
         raise DamagedFileError(f"{path}: holds other rows than the run wrote; {again}")
     return rows
 
 
-def table_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 of rows as they are written."""
-    return hashlib.sha256(csv_text(list(rows)).encode()).hexdigest()
+def table_digest(text: str) -> str:
+    """SHA-256 of a table."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _value(name: str, text: str) -> Value:

@@ -177,10 +177,11 @@ class RunDirectory:
         """Write the table with the new rows, then the checkpoint that confirms them."""
         self._require_own()
         self.rows += rows
-        write_atomically(self.path / "tasks.csv", csv_text(self.rows).encode())
+        text = csv_text(self.rows)
+        write_atomically(self.path / "tasks.csv", text.encode())
         learned = self._learned(state.num_tasks)
         left_out = sorted(set(range(learned[-1] + 1)) - set(learned))
-        facts = {"wall_seconds": self.wall_seconds, "set_aside": left_out, _TABLE_DIGEST: table_digest(self.rows)}
+        facts = {"wall_seconds": self.wall_seconds, "set_aside": left_out, _TABLE_DIGEST: table_digest(text)}
         self._checkpoints.save_state(state, facts)
         return_freed_memory()
 
