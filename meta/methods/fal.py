@@ -16,6 +16,7 @@ from meta.training.evaluation_settings import GridPoint
 from policies.common.policy import Policy, table_of
 from policies.common.results import TaskResult
 from policies.neural.policy_state import PolicyState
+from tasks.contract.tabular_model import FloatArray
 
 
 def learn_table(bench: Workbench, point: GridPoint) -> Learned:
@@ -35,8 +36,7 @@ def learn_network(bench: Workbench, point: GridPoint) -> Learned:
     """The meta-learner's own update with every task alike and one fixed rate."""
     assert point.rate is not None
     meta, results = bench.experiment.meta, list[TaskResult]()
-    state = first_leader(cast("PolicyState", bench.drawn.fresh), meta, point.rate)
-    state = dataclasses.replace(state, learning_rates=bench.rates(point.rate))
+    state = first_leader(cast("PolicyState", bench.drawn.fresh), meta, bench.rates(point.rate))
     for tasks in bench.rounds:
         solved, items = bench.estimate(tasks, state.start)
         results += solved
@@ -44,24 +44,23 @@ def learn_network(bench: Workbench, point: GridPoint) -> Learned:
     return bench.learned(state.initialization, point, results=results)
 
 
-def average_leader(meta: MetaSettings, rate: float) -> MetaSettings:
-    """The settings under which the meta-learner follows the average leader: every task alike, one fixed rate."""
+def average_leader(meta: MetaSettings) -> MetaSettings:
+    """The settings under which the meta-learner follows the average leader: every task alike, fixed rates."""
     schedule = "dynamic" if meta.neural.schedule == "mixture" else meta.neural.schedule
     neural = meta.neural.model_copy(update={"method": "ftl", "forgetting": 1.0, "schedule": schedule})
-    return MetaSettings(neural=neural, learning_rates=LearningRateSettings(method="fixed", initial=rate))
+    return MetaSettings(neural=neural, learning_rates=LearningRateSettings(method="fixed"))
 
 
-def first_leader(fresh: PolicyState, meta: MetaSettings, rate: float) -> NeuralMetaState:
-    """Where following the average leader begins."""
-    return initial_neural_state(average_leader(meta, rate), fresh)
+def first_leader(fresh: PolicyState, meta: MetaSettings, rates: FloatArray) -> NeuralMetaState:
+    """Where following the average leader begins, with ``rates`` [1+p]."""
+    return dataclasses.replace(initial_neural_state(average_leader(meta), fresh), learning_rates=rates)
 
 
 def follow_leader(
     state: NeuralMetaState, items: Sequence[Item], meta: MetaSettings, num_iterations: int
 ) -> NeuralMetaState:
     """One round further."""
-    rate = float(state.learning_rates[0])
-    return neural_update(state, cast("list[NeuralContribution]", items), average_leader(meta, rate), num_iterations)
+    return neural_update(state, cast("list[NeuralContribution]", items), average_leader(meta), num_iterations)
 
 
 METHOD = Method(

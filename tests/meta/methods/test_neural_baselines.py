@@ -64,12 +64,18 @@ def test_the_average_does_not_depend_on_the_order() -> None:
 
 def test_following_the_leader_is_the_meta_update_with_every_task_alike_and_a_fixed_rate() -> None:
     items = contributions(2, 3)
-    settings = average_leader(META, 0.3)
-    state = first_leader(fresh(), META, 0.3)
+    settings = average_leader(META)
+    state = first_leader(fresh(), META, np.full(2, 0.3))
     found = follow_leader(state, items, META, 5)
     assert found.sha256() == neural_update(state, items, settings, 5).sha256()
     np.testing.assert_array_equal(found.learning_rates, 0.3)
     assert (settings.neural.method, settings.neural.forgetting) == ("ftl", 1.0)
+
+
+def test_the_leader_keeps_rates_beyond_the_bounds_of_absolute_ones() -> None:
+    rates = np.array([1e-8, 1e6])  # as in observed units of large rewards and small costs
+    found = follow_leader(first_leader(fresh(), META, rates), contributions(2, 3), META, 5)
+    np.testing.assert_array_equal(found.learning_rates, rates)
 
 
 def test_a_method_without_a_form_for_the_kind_of_policy_is_refused(bench: Workbench) -> None:
@@ -95,7 +101,7 @@ def test_the_rate_of_the_leader_is_chosen_on_the_later_half_of_the_grid_tasks(be
     start = tuned_start(METHODS["fal"], replace(bench, experiment=replace(bench.experiment, tasks_per_round=2)))
     scores = {}
     for rate in bench.experiment.evaluation.rate_grid:
-        state = first_leader(fresh_of(bench), META, rate)
+        state = first_leader(fresh_of(bench), META, bench.rates(rate))
         for begin in (0, 2):
             results, items = bench.estimate(bench.grid_tasks[begin : begin + 2], state.start)
             state = follow_leader(state, items, META, WITHIN.num_iterations)
