@@ -10,9 +10,10 @@ from pathlib import Path
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.provenance import environment_tags
 from distributed.settings.run_config import RunConfig
+from distributed.storage.checkpoints import write_atomically
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import HELD_OUT
-from meta.reporting.html_page import Page, write_page
+from meta.reporting.html_page import Page, page_html
 from meta.reporting.summary import RunSummary
 from meta.training.records import Row
 from tasks.contract.family_registry import BUILT_IN
@@ -70,4 +71,6 @@ def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Seq
     films = sorted((path / "adapt").glob("*.mp4"))
     videos = [film for film in films if film.is_file() and not film.is_symlink()]  # a link may show another file
     held_out = read_rows(path / HELD_OUT)
-    return write_page(path / PAGE, Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out))
+    content = page_html(Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out)).encode()
+    write_atomically(path / PAGE, content)
+    return len(content)

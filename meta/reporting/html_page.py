@@ -58,13 +58,6 @@ class _Video:
     data: str
 
 
-def write_page(path: Path, page: Page) -> int:
-    """Write the page; return its size in bytes."""
-    content = page_html(page).encode()
-    path.write_bytes(content)
-    return len(content)
-
-
 def page_html(page: Page) -> str:
     """Render the page."""
     summary, figures = page.summary, run_figures(page.summary, list(page.rows))

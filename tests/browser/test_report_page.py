@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.html_page import Page, write_page
+from meta.reporting.html_page import Page, page_html
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
@@ -23,7 +23,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     evil = "<img src=x onerror=document.title='broken'>"
     given = Page(summary(name=evil), rows(40), "seed: 3\n", {"python": "3.11"}, ["make train"], [folder / "test-0.mp4"])
-    write_page(path, given)
+    path.write_text(page_html(given), encoding="utf-8")
     return path
 
 
