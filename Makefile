@@ -10,7 +10,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfi
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all fuzz lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all fuzz lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
+
+help: ## what make can do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/' | expand -t 26
 
 setup: $(READY)
 

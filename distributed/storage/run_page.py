@@ -50,6 +50,23 @@ def require_rows(summary: RunSummary, rows: Sequence[Row]) -> None:
         raise ValueError(f"tasks.csv has {len(found)} rows, the summary is of {summary.num_tasks} tasks in their order")
 
 
+def next_steps(path: Path, family: str) -> str:
+    """What to do with the finished run at ``path`` on ``family``: its page, and commands to copy."""
+    return "\n".join([f"page: {path / PAGE}", "next:", *(f"  {command}" for command in _commands(path, family))])
+
+
+def _commands(path: Path, family: str) -> list[str]:
+    named = "" if family in BUILT_IN else f" --family {family}"
+    found = {
+        f"metasrl adapt {path}{named}": "solve an unseen task from the learned start",
+        f"metasrl watch {path}{named}": "film it",
+        f"metasrl report {path}": "print the tables and draw the page again",
+        f"metasrl register {path} NAME{named}": "a version of the model NAME in MLflow",
+    }
+    longest = max(map(len, found))
+    return [f"{command:<{longest}}  # {meaning}" for command, meaning in found.items()]
+
+
 def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Sequence[Row]) -> int:
     """Write ``report.html`` with the videos of ``adapt/`` and ``held_out.csv``; return its size in bytes.
 
@@ -61,12 +78,11 @@ def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Seq
     """
     environment = {"python": platform.python_version(), "machine": platform.machine(), **environment_tags()}
     commit = environment["git_commit"].removesuffix("-dirty")
-    named = "" if config.family.name in BUILT_IN else f" --family {config.family.name}"
     commands = [
         *([] if commit == "unknown" else [f"git checkout {commit}"]),
         "make setup",
         f"metasrl train {path / 'config.yaml'}",
-        f"metasrl adapt {path}{named}                  # solve an unseen task from the learned start",
+        *_commands(path, config.family.name),
     ]
     films = sorted((path / "adapt").glob("*.mp4"))
     videos = [film for film in films if film.is_file() and not film.is_symlink()]  # a link may show another file

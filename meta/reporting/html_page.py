@@ -21,6 +21,7 @@ from meta.reporting.figures import Figure, run_figures
 from meta.reporting.render_plotly import draw
 from meta.reporting.summary import RunSummary
 from meta.reporting.tables import format_interval, held_out_columns, warnings_of
+from meta.reporting.verdict import verdict
 from meta.training.records import Row, Value
 from policies.common.digits import rounded
 
@@ -67,6 +68,7 @@ def page_html(page: Page) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("page.html.j2").render(
         title=f"{summary.name}, seed {summary.seed}",
+        verdict=verdict(summary).replace("`", ""),
         introduction=_introduction(summary),
         warnings=warnings_of(summary),
         held_out_heads=["method", *columns],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from meta.reporting.summary import IntervalSummary, RunSummary
+from meta.reporting.verdict import verdict
 from policies.common.digits import digits, interval_text, rounded, scale_of
 
 _MOST_TOLD = 5
@@ -70,11 +71,13 @@ def format_interval(entry: IntervalSummary, scale: float | None = None) -> str:
 
 
 def report_lines(summary: RunSummary) -> str:
-    """The closing report of a run in a few lines of Markdown."""
+    """The closing report of a run in a few lines of Markdown, the verdict first."""
+    told = verdict(summary)
     reward = "–" if summary.mean_reward is None else digits(summary.mean_reward)
     learned = f"Mean reward {reward}" if summary.taog is None else f"TAOG {digits(summary.taog)}"
     return (
-        f"{learned}, TACV {rounded(summary.tacv)} over {summary.num_tasks} training tasks; "
+        (f"{told}\n\n" if told else "")
+        + f"{learned}, TACV {rounded(summary.tacv)} over {summary.num_tasks} training tasks; "
         f"learned rates {rounded(summary.learning_rates, 3)}{_inferred(summary)}"
         f"\n\n{markdown_table(summary.test)}"
     )
