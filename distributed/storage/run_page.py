@@ -82,11 +82,12 @@ def write_run_page(path: Path, config: RunConfig, summary: RunSummary, rows: Seq
         *([] if commit == "unknown" else [f"git checkout {commit}"]),
         "make setup",
         f"metasrl train {path / 'config.yaml'}",
-        *_commands(path, config.family.name),
     ]
+    following = _commands(path, config.family.name)
     films = sorted((path / "adapt").glob("*.mp4"))
     videos = [film for film in films if film.is_file() and not film.is_symlink()]  # a link may show another file
     held_out = read_rows(path / HELD_OUT)
-    content = page_html(Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out)).encode()
+    page = Page(summary, rows, config.to_yaml(), environment, commands, videos, held_out, following)
+    content = page_html(page).encode()
     write_atomically(path / PAGE, content)
     return len(content)

@@ -9,6 +9,8 @@ from meta.reporting.summary import IntervalSummary, RunSummary
 from meta.reporting.verdict import verdict
 from policies.common.digits import digits, interval_text, rounded, scale_of
 
+_POOR_SHARE = 0.1
+"""Share of the tasks that may have poor estimates before a warning."""
 _MOST_TOLD = 5
 """Tasks that are set aside and told one by one."""
 
@@ -119,7 +121,7 @@ def warnings_of(summary: RunSummary) -> list[str]:
         if trend is not None and trend.rising:
             warnings.append(f"the {name} is rising over the last half of the tasks")
     estimates = summary.estimates
-    if estimates.left_out or estimates.down_weighted:
+    if estimates.left_out + estimates.down_weighted > _POOR_SHARE * summary.num_tasks:
         reasons = ", ".join(f"{name} {count}" for name, count in estimates.reasons.items())
         warnings.append(
             f"the meta-learner took smaller steps because of poor estimates: of {summary.num_tasks} tasks "

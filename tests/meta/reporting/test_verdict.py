@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meta.reporting.tables import report_lines
+from meta.reporting.html_page import method_table
+from meta.reporting.tables import report_lines, warnings_of
 from meta.reporting.verdict import verdict
 from tests.meta.reporting.test_page import summary
 
@@ -68,3 +69,20 @@ def test_without_the_learned_start_nothing_is_told() -> None:
     assert told(random=FRESH) == ""
     assert report_lines(summary(test={"random": FRESH})).startswith("TAOG")
     assert report_lines(summary()).startswith("A new task of frozen_lake")
+
+
+def test_warnings_are_for_what_is_alarming() -> None:
+    estimates = summary().estimates
+    quiet = summary(
+        num_tasks=96, estimates=estimates.model_copy(update={"left_out": 0, "down_weighted": 3}).model_dump()
+    )
+    assert warnings_of(quiet) == []
+    alarming = summary(num_tasks=96, estimates=estimates.model_copy(update={"left_out": 10}).model_dump())
+    assert "poor estimates: of 96 tasks 10 were left out and 0 down-weighted" in warnings_of(alarming)[0]
+
+
+def test_the_table_of_methods_has_the_best_first_and_stars() -> None:
+    better = method(measured(0.01, 0.001), 0.99, measured(0.3, 0.01))
+    rows = method_table(summary(test={"random": FRESH, "reptile": better, "meta_srl": OURS}).test)
+    assert [row[0] for row in rows] == ["reptile", "meta_srl", "random"]
+    assert [[cell.endswith("★") for cell in row[1:3]] for row in rows] == [[True, False], [False, True], [False, False]]
