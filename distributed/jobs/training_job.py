@@ -83,7 +83,8 @@ def run(
         directory.release()
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
-        console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))
+        named = {"family": config.family.name, "method": config.within_task.method.name}
+        console.say(register_start(client, directory.path, register, run_id, console, **named))
     return summary
 
 
