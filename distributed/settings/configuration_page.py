@@ -68,7 +68,7 @@ def tables() -> dict[str, list[str]]:
         "evaluation": _rows(EvaluationSettings, "evaluation."),
         "output": _rows(OutputSettings, "output."),
     }
-    built |= {f"method {name}": _rows(rule, "within_task.method.") for name, rule in RULES.items()}
+    built |= {f"method {name}": _rows(rule, "within_task.method.") for name, rule in RULES.items() if rule.model_fields}
     named = {name: [*_HEAD, *rows] for name, rows in built.items()}
     for prefix, model in (("within_task.", NeuralSettings), ("meta.", MetaSettings)):
         for name, field in model.model_fields.items():

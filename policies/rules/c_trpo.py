@@ -60,7 +60,7 @@ def curvature(slack: FloatArray, form: Literal["entropy", "logarithm"]) -> Float
 def barrier_direction(
     products: FloatArray, slack: FloatArray, weight: float, form: Literal["entropy", "logarithm"], slope: float
 ) -> FloatArray:
-    """Coefficients [1+p] of H^{-1} grad J_0 with H = F + sum_i beta phi''(slack_i) grad J_i grad J_i' (equation 11).
+    """Coefficients [1+p] of H^{-1} grad J_0 with H = F + sum_i beta phi''(slack_i) grad J_i grad J_i'.
 
     With y the coefficients of the costs, (V + K_cc) y = -K_c0 and V = diag(1 / (beta phi'' slope^2)): the Woodbury
     identity, which has a limit where a slack is 0. Then the first-order change of that cost is 0.

@@ -11,7 +11,7 @@ from tasks.contract.tabular_model import FloatArray
 
 
 class NPGPrimalDual(RuleSettings):
-    """Natural policy gradient primal-dual (Ding, Zhang, Basar, Jovanovic 2020; arXiv 2206.02346, algorithm 1)."""
+    """Natural policy gradient primal-dual (Ding, Zhang, Basar, Jovanovic 2020; journal form arXiv 2206.02346)."""
 
     dual_rate: float = Field(default=0.1, gt=0.0)
     """eta_2: a multiplier rises by this times J_i - d_i in each iteration."""
@@ -25,7 +25,7 @@ class NPGPrimalDual(RuleSettings):
         return np.zeros(num_costs)
 
     def decide(self, view: View, memory: FloatArray) -> Decision:
-        """alpha_0 (D_0 - sum_i lambda_i D_i); then lambda_i = Proj(lambda_i + eta_2 (J_i - d_i)) (equation 8)."""
+        """alpha_0 (D_0 - sum_i lambda_i D_i); then lambda_i = Proj(lambda_i + eta_2 (J_i - d_i))."""
         coefficients = view.rates[0] * view.priced(memory, self.units)
         return Decision(coefficients, REWARD_BRANCH, self.next_multipliers(memory, view.violations(self.units)))
 

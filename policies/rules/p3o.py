@@ -15,7 +15,7 @@ class P3O(RuleSettings):
     """Penalised proximal policy optimisation: maximise J_0 - sum_i kappa max(0, J_i - d_i).
 
     For kappa at least the largest optimal multiplier, both problems have the same solutions (theorem 1). A network
-    takes epochs on the clipped surrogates (equation 12), a table the natural gradient of the penalised objective.
+    takes epochs on the clipped surrogates, a table the natural gradient of the penalised objective.
     """
 
     penalty: float = Field(default=20.0, gt=0.0)

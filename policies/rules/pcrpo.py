@@ -47,7 +47,7 @@ def manipulated(products: FloatArray, rates: FloatArray, cost: int, weight: floa
     """Coefficients [1+p] of w x_r + (1 - w) x_c, with x_r = alpha_0 D_0 and x_c = -alpha_i D_i for the ``cost`` i.
 
     Where they conflict, <x_r, x_c> < 0 (an angle of more than 90 degrees), each is first projected onto the plane
-    normal to the other: x_r - <x_r, x_c> / <x_c, x_c> x_c, and likewise (equations 7 and 8).
+    normal to the other: x_r - <x_r, x_c> / <x_c, x_c> x_c, and likewise.
     """
     reward, descent = np.zeros(len(products)), np.zeros(len(products))
     reward[0], descent[cost] = rates[0], -rates[cost]

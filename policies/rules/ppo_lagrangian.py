@@ -49,7 +49,7 @@ class PPOLagrangian(RuleSettings):
     def controlled(self, memory: Controller, violations: FloatArray) -> tuple[FloatArray, Controller]:
         """lambda = (K_P e + K_I I + K_D (e - e')_+)_+ [p] with I = (I' + e)_+, and what the next iteration needs.
 
-        e are the violations J_i - d_i now and e' those of the last iteration (equations 7 and 8, algorithm 2).
+        e are the violations J_i - d_i now and e' those of the last iteration (algorithm 2).
         """
         most = self.largest_multiplier / self.integral if self.integral > 0.0 else np.inf
         total = np.clip(memory.integral + violations, 0.0, most)

@@ -37,8 +37,7 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "crpo"
-    """crpo, npg_primal_dual, cpo, ppo_lagrangian, p3o, c_trpo, pcrpo, or your own class as package.module:Class or
-    path/to/file.py:Class."""
+    """A rule of algorithms.md, or your own class as package.module:Class or path/to/file.py:Class."""
 
     @property
     def built_in(self) -> bool:

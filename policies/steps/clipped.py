@@ -37,7 +37,7 @@ def surrogate_of(samples: Samples, decision: Decision, room: Room, clip: float) 
     """The surrogate of a decision, in units of the spread of what the reward's part ascends on.
 
     Without hinges A = sum_i c_i A_i. With them A = A_0, and excess_i = (J_i - d_i - eta_i) / factor puts a violation in
-    units of the surrogate (equation 12 of P3O, where the factor is 1 / (1 - gamma)).
+    units of the surrogate (P3O's loss, where the factor is 1 / (1 - gamma)).
     """
     advantages, kind = samples.advantages, samples.advantages.dtype
     if decision.hinges is None:

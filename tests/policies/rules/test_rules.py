@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -331,27 +332,79 @@ def test_a_decision_of_the_users_is_checked() -> None:
         checked(Decision(np.zeros(2), 2, None), view)
 
 
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """M exact steps of a rule of rate alpha on a table: what the regret identity needs."""
+
+    values: FloatArray
+    coefficients: FloatArray
+    memories: list[Any]
+    start: FloatArray
+    last: FloatArray
+    log_normalizers: FloatArray
+
+
+def _walk(rule: Rule, model: ExactModel, limits: FloatArray, rate: float, count: int) -> Walk:
+    discount, memory = model.tabular.discount, rule.first(limits.size)
+    logits = start = np.log(random_policy(7, *model.shape))
+    values, coefficients, memories, logs = [], [], [], []
+    for _ in range(count):
+        found, policy = evaluate(model, np.exp(logits)), np.exp(logits)
+        products = Products(policy, found.advantages(), discount, ExactEvaluator(model))
+        rates = np.full(found.values.size, rate)
+        view = View(found.values, limits, np.zeros(limits.size), rates, products.matrix, products.spreads)
+        decision = rule.decide(view, memory)
+        direction = combined(decision.coefficients, found.advantages())
+        values.append(found.values)
+        coefficients.append(decision.coefficients)
+        memories.append(memory)
+        logs.append(log_normalizer(logits, direction, 1.0, discount))
+        logits, memory = natural_gradient_step(logits, direction, 1.0, discount), decision.memory
+    return Walk(np.array(values), np.array(coefficients), memories, start, logits, np.array(logs))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("costs", [1, 3])
+def test_the_regret_identity_holds_for_every_rule(name: str, costs: int) -> None:
+    """sum_m sum_i c_mi (J_i(pi*) - J_i(pi_m)) = E[KL(pi*||phi) - KL(pi*||pi_M)] + sum_m E[log Z_m], E over nu*."""
+    model = ExactModel(random_cmdp(1, 5, 3, costs, 0.8))
+    limits = interior_limits(model.tabular, 0.5)
+    best = optimal_policy(model, limits)
+    walk = _walk(RULES[name], model, limits, 0.3, 30)
+    left = float((walk.coefficients * (best.values - walk.values)).sum())
+    moved = float(best.occupancy @ (best.policy * (walk.last - walk.start)).sum(axis=1))
+    assert left == pytest.approx(moved + float((walk.log_normalizers @ best.occupancy).sum()), abs=1e-9)
+
+
+def _bound(walk: Walk, best: Any, rate: float) -> float:
+    """f(phi) / (alpha M) + alpha b with the measured b."""
+    count = len(walk.values)
+    loss = float(best.occupancy @ kl_divergence(best.policy, np.exp(walk.start)))
+    curvature = float((walk.log_normalizers @ best.occupancy).mean()) / rate**2
+    return loss / (rate * count) + rate * curvature
+
+
 @pytest.mark.parametrize(("seed", "costs"), list(itertools.product(range(4), (1, 2, 3))))
 def test_primal_dual_keeps_its_bound(seed: int, costs: int) -> None:
-    """mean gap <= f(phi) / (alpha M) + alpha b + eta_2 / 2 mean |J_c - d|^2, b the measured curvature."""
+    """mean gap <= f(phi) / (alpha M) + alpha b + eta_2 / 2 mean |J_c - d|^2 (docs/algorithms.md)."""
+    model = ExactModel(random_cmdp(seed, 5, 3, costs, 0.8))
+    limits = interior_limits(model.tabular, 0.5)
+    best, rule = optimal_policy(model, limits), NPGPrimalDual(dual_rate=0.2, largest_multiplier=1e9)
+    walk = _walk(rule, model, limits, 0.3, 40)
+    over = walk.values[:, 1:] - limits
+    dual = 0.5 * rule.dual_rate * float((over**2).sum(axis=1).mean())
+    assert -float((np.array(walk.memories) * over).sum(axis=1).mean()) <= dual + 1e-12
+    assert best.values[0] - float(walk.values[:, 0].mean()) <= _bound(walk, best, 0.3) + dual + 1e-9
+
+
+@pytest.mark.parametrize(("seed", "costs"), list(itertools.product(range(4), (1, 2, 3))))
+def test_the_exact_penalty_keeps_its_bound(seed: int, costs: int) -> None:
+    """mean gap + kappa mean sum_i (J_i - d_i)_+ <= f(phi) / (alpha M) + alpha b (docs/algorithms.md)."""
     model = ExactModel(random_cmdp(seed, 5, 3, costs, 0.8))
     limits = interior_limits(model.tabular, 0.5)
     best = optimal_policy(model, limits)
-    rule, rate, count = NPGPrimalDual(dual_rate=0.2, largest_multiplier=1e9), 0.3, 40
-    logits, memory = np.log(random_policy(seed, 5, 3)), np.zeros(costs)
-    start, values, prices, logs = np.exp(logits), [], [], []
-    for _ in range(count):
-        found = evaluate(model, np.exp(logits))
-        decision = rule.decide(_view(found.values, limits, rates=np.full(1 + costs, rate)), memory)
-        direction = combined(decision.coefficients, found.advantages())
-        values.append(found.values)
-        prices.append(memory)
-        logs.append(float(best.occupancy @ log_normalizer(logits, direction, 1.0, 0.8)))
-        logits, memory = natural_gradient_step(logits, direction, 1.0, 0.8), decision.memory
-    over = np.array(values)[:, 1:] - limits
-    dual = 0.5 * rule.dual_rate * float((over**2).sum(axis=1).mean())
-    assert -float((np.array(prices) * over).sum(axis=1).mean()) <= dual + 1e-12
-    gap = best.values[0] - float(np.array(values)[:, 0].mean())
-    loss = float(best.occupancy @ kl_divergence(best.policy, start))
-    curvature = float(np.mean(logs)) / rate**2
-    assert gap <= loss / (rate * count) + rate * curvature + dual + 1e-9
+    walk = _walk(P3O(penalty=3.0, units="absolute"), model, limits, 0.1, 40)
+    over = np.maximum(walk.values[:, 1:] - limits, 0.0).sum(axis=1)
+    assert over.max() > 0.0
+    penalised = best.values[0] - float((walk.values[:, 0] - 3.0 * over).mean())
+    assert penalised <= _bound(walk, best, 0.1) + 1e-9
