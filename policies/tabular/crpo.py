@@ -113,7 +113,7 @@ def solve(
     rule = settings.method.make()
     memory = rule.first(limits.size)
     iterates, values = [log_policy(logits)], []
-    branches, steps, normalizers = [], [], []
+    branches, steps, coefficients, normalizers = [], [], [], []
     for iteration in range(settings.num_iterations):
         policy = np.exp(iterates[-1])
         result = evaluator.evaluate(policy, iteration)
@@ -127,11 +127,20 @@ def solve(
         values.append(result.values)
         branches.append(decision.branch)
         steps.append(float(decision.coefficients[decision.branch]))
+        coefficients.append(decision.coefficients)
         normalizers.append(log_normalizer(iterates[-1], direction, 1.0, discount))
         iterates.append(natural_gradient_step(iterates[-1], direction, 1.0, discount))
     values.append(evaluator.evaluate_last(np.exp(iterates[-1])).values)
     all_values, all_branches = np.array(values), np.array(branches, dtype=np.int64)
+    mixed = np.array(coefficients)
     output, feasible = choose_output(all_values, all_branches, limits, tolerance, settings.output, rng)
     return Solution(
-        np.array(iterates), all_values, all_branches, np.array(steps), np.array(normalizers), output, feasible
+        np.array(iterates),
+        all_values,
+        all_branches,
+        np.array(steps),
+        np.array(normalizers),
+        output,
+        feasible,
+        mixed if np.count_nonzero(mixed) > np.count_nonzero(steps) else None,
     )

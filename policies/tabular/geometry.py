@@ -51,5 +51,9 @@ def combined(
     coefficients: Float[FloatArray, " objectives"], advantages: Float[FloatArray, "objectives S A"]
 ) -> Float[FloatArray, "S A"]:
     """sum_i c_i A_i; objectives without a coefficient add nothing, so that a single one keeps its bits."""
-    parts = [coefficients[index] * advantages[index] for index in np.flatnonzero(coefficients)]
-    return np.asarray(sum(parts[1:], start=parts[0])) if parts else np.zeros(advantages.shape[1:])
+    total: FloatArray | None = None
+    for coefficient, advantage in zip(coefficients.tolist(), advantages, strict=True):
+        if coefficient != 0.0:
+            part = coefficient * advantage
+            total = part if total is None else total + part
+    return np.zeros(advantages.shape[1:]) if total is None else total
