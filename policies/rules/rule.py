@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from policies.common.branches import REWARD_BRANCH, choose_branch, relative_violations
 from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import TaskError
 
 Units = Literal["absolute", "relative"]
 """absolute: of the returns; relative: violations as shares of their limits, advantages in units of their spread."""
@@ -124,7 +125,7 @@ class Rule(Protocol):
     """A within-task algorithm: a class whose constructor takes its settings by keyword."""
 
     def first(self, num_costs: int) -> Any:
-        """What the rule knows before the first step of a task."""
+        """What the rule knows before the first step of a task; anything but None, as is every later memory."""
 
     def decide(self, view: View, memory: Any) -> Decision:
         """The step from the iterate in ``view``, after ``memory``. Pure: a task solved again is solved alike."""
@@ -143,15 +144,20 @@ def single(view: View, branch: int, memory: Any) -> Decision:
     return Decision(coefficients, branch, memory)
 
 
-def checked(decision: Decision, view: View) -> Decision:
-    """The decision of a rule that may be the user's.
+def decided(rule: Rule, view: View, memory: Any) -> Decision:
+    """The decision of ``rule``, which may be the user's.
 
     Raises:
-        ValueError: its coefficients are not 1 + p finite numbers, or its branch is no objective.
+        TaskError: the rule raises, its coefficients are not 1 + p finite numbers, or its branch is no objective.
     """
-    count, coefficients = view.values.size, np.asarray(decision.coefficients, dtype=np.float64)
+    name, count = type(rule).__name__, view.values.size
+    try:
+        decision = rule.decide(view, memory)
+        coefficients = np.asarray(decision.coefficients, dtype=np.float64)
+    except Exception as error:
+        raise TaskError(f"within_task.method: {name}.decide: {type(error).__name__}: {error}") from error
     if coefficients.shape != (count,) or not np.isfinite(coefficients).all():
-        raise ValueError(f"within_task.method: a decision needs {count} finite coefficients, got {coefficients}")
-    if not 0 <= decision.branch < count:
-        raise ValueError(f"within_task.method: a decision's branch must be 0 to {count - 1}, got {decision.branch}")
+        raise TaskError(f"within_task.method: {name}: a decision needs {count} finite coefficients, got {coefficients}")
+    if decision.branch not in range(count):
+        raise TaskError(f"within_task.method: {name}: the branch must be 0 to {count - 1}, got {decision.branch}")
     return decision

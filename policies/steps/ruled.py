@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from policies.networks.mlp import Array
-from policies.rules.rule import Rule, View, checked
+from policies.rules.rule import Rule, View, decided
 from policies.steps.clipped import clipped_step
 from policies.steps.combined import NaturalGradients, Room, combined_step
 from policies.steps.natural_gradient import StepReport
@@ -44,7 +44,7 @@ def ruled_step(
         rng: of that choice and of minibatches.
 
     Raises:
-        ValueError: the rule's coefficients are not 1 + p finite numbers.
+        TaskError: the rule raises, or its decision is none.
     """
     limits, tolerance, rates = given
     view = View(
@@ -59,7 +59,7 @@ def ruled_step(
         constraint_choice=constraint_choice,
         rng=rng,
     )
-    decision = checked(rule.decide(view, memory), view)
+    decision = decided(rule, view, memory)
     room = Room(seen.factor, limits + tolerance - seen.values[1:])
     if decision.clipped is None:
         vector, step = combined_step(natural, decision, room)

@@ -1,4 +1,4 @@
-"""CRPO: constraint-rectified policy optimisation of one task (Xu, Liang, Lan 2021, algorithm 1)."""
+"""Solve one task with a table: by CRPO (Xu, Liang, Lan 2021, algorithm 1) or another rule (policies.rules)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policies.common.branches import choose_output, tolerance_of_each
 from policies.common.results import Solution
 from policies.exact.softmax import log_normalizer, log_policy, natural_gradient_step
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy
-from policies.rules.rule import View, checked
+from policies.rules.rule import View, decided
 from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
 from policies.tabular.geometry import Products, combined
 from tasks.contract.tabular_model import FloatArray
@@ -108,6 +108,9 @@ def solve(
     Branches and output are chosen under (1 - ``safety_margin``) d.
     Iterates 0..M are all evaluated (the last without a step after it). ``best`` and ``last`` choose among all of
     them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper.
+
+    Raises:
+        TaskError: a rule of the user's raises, or its decision is none.
     """
     tolerance, limits = settings.tolerances(limits.size), (1.0 - settings.safety_margin) * limits
     rule = settings.method.make()
@@ -121,7 +124,7 @@ def solve(
         products = Products(policy, advantages, discount, evaluator)
         shown = (result.values, limits, tolerance, learning_rates, products.matrix, products.spreads)
         view = View(*shown, constraint_choice=settings.constraint_choice, rng=rng)
-        decision = checked(rule.decide(view, memory), view)
+        decision = decided(rule, view, memory)
         memory = decision.memory
         direction = combined(decision.coefficients, advantages)
         values.append(result.values)

@@ -18,11 +18,12 @@ from policies.rules.npg_primal_dual import NPGPrimalDual
 from policies.rules.p3o import P3O
 from policies.rules.pcrpo import PCRPO, manipulated
 from policies.rules.ppo_lagrangian import Controller, PPOLagrangian
-from policies.rules.rule import Barrier, Decision, Rule, View, checked
+from policies.rules.rule import Barrier, Decision, Rule, View, decided
 from policies.rules.switching import CRPO
 from policies.tabular.crpo import ExactEvaluator
 from policies.tabular.geometry import Products, combined
 from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import TaskError
 from tests.support.problems import interior_limits, random_cmdp, random_policy
 
 RULES: dict[str, Rule] = {
@@ -325,11 +326,29 @@ def test_pcrpo_switches_softly() -> None:
 
 def test_a_decision_of_the_users_is_checked() -> None:
     view = _view([1.0, 1.0], [1.0])
+
+    class Own:
+        """Gives ``memory``, or raises it."""
+
+        def first(self, num_costs: int) -> Any:
+            raise NotImplementedError
+
+        def decide(self, view: View, memory: Any) -> Decision:
+            if isinstance(memory, Exception):
+                raise memory
+            return memory  # type: ignore[no-any-return]
+
     for coefficients in ([1.0], [1.0, np.nan], [[1.0, 0.0]]):
-        with pytest.raises(ValueError, match="2 finite coefficients"):
-            checked(Decision(np.array(coefficients), 0, None), view)
-    with pytest.raises(ValueError, match="branch must be 0 to 1, got 2"):
-        checked(Decision(np.zeros(2), 2, None), view)
+        with pytest.raises(TaskError, match="Own: a decision needs 2 finite coefficients"):
+            decided(Own(), view, Decision(np.array(coefficients), 0, None))
+    with pytest.raises(TaskError, match="Own: the branch must be 0 to 1, got 2"):
+        decided(Own(), view, Decision(np.zeros(2), 2, None))
+    with pytest.raises(TaskError, match=r"within_task.method: Own.decide: KeyError: 'price'"):
+        decided(Own(), view, KeyError("price"))
+    with pytest.raises(
+        TaskError, match="Own.decide: AttributeError: 'NoneType' object has no attribute"
+    ):
+        decided(Own(), view, None)
 
 
 @dataclasses.dataclass(frozen=True)
