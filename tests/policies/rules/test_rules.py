@@ -345,9 +345,7 @@ def test_a_decision_of_the_users_is_checked() -> None:
         decided(Own(), view, Decision(np.zeros(2), 2, None))
     with pytest.raises(TaskError, match=r"within_task.method: Own.decide: KeyError: 'price'"):
         decided(Own(), view, KeyError("price"))
-    with pytest.raises(
-        TaskError, match="Own.decide: AttributeError: 'NoneType' object has no attribute"
-    ):
+    with pytest.raises(TaskError, match=r"Own.decide: AttributeError: 'NoneType' object has no attribute"):
         decided(Own(), view, None)
 
 
