@@ -90,6 +90,11 @@ class Job:
         steps = f"-{self.steps}" if self.steps else ""
         return CELLS / self.part / self.algorithm.name / f"{self.seed}{steps}-{digest}.json"
 
+    @property
+    def tuning(self) -> Job:
+        """The cell that chooses the rate of an algorithm on lakes."""
+        return Job("tuning", self.algorithm, TUNING_SEED)
+
 
 def lake_config(algorithm: Algorithm, seed: int, *changes: tuple[str, str]) -> RunConfig:
     """The main job's settings with the algorithm."""
@@ -110,10 +115,19 @@ def solved_lakes(algorithm: Algorithm, seed: int, rate: float) -> dict[str, Any]
     return contexts.records(sorted(results, key=lambda result: result.task.index))
 
 
+def tuning_cell(algorithm: Algorithm) -> dict[str, Any]:
+    """The rate of best score on the tuning seed's lakes."""
+    scores = {rate: float(np.mean(solved_lakes(algorithm, TUNING_SEED, rate)["score"])) for rate in RATES}
+    return {
+        "commit": commit_of_results(),
+        "rate": min(scores, key=lambda one: scores[one]),
+        "scores": list(scores.items()),
+    }
+
+
 def lake_cell(job: Job) -> dict[str, Any]:
     """A seed's lakes at the rate of best score on the tuning seed."""
-    scores = {rate: float(np.mean(solved_lakes(job.algorithm, TUNING_SEED, rate)["score"])) for rate in RATES}
-    rate = min(scores, key=lambda one: scores[one])
+    rate = float(kept(job.tuning.path, lambda: tuning_cell(job.algorithm))["rate"])
     found = solved_lakes(job.algorithm, job.seed, rate)
     return {"rate": rate, **{key: found[key] for key in ("values", "limits", "gap", "violation", "during", "score")}}
 

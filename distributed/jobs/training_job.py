@@ -83,8 +83,9 @@ def run(
         directory.release()
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
-        named = {"family": config.family.name, "method": config.within_task.method.name}
-        console.say(register_start(client, directory.path, register, run_id, console, **named))
+        named = config.family.name, config.within_task.method.name
+        given = client, directory.path, register, run_id, console
+        console.say(register_start(*given, family=named[0], method=named[1]))
     return summary
 
 
