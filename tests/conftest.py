@@ -11,7 +11,7 @@ EQUATIONS = (
     "policies.exact.softmax",
     "policies.exact.solver",
     "policies.neural.advantages",
-    "policies.neural.natural_gradient",
+    "policies.steps.natural_gradient",
     "meta.estimators.closed_form",
     "meta.estimators.estimation",
     "meta.learning.updates",

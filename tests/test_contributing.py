@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from meta.training.evaluation_settings import EvaluationSettings, GridPoint
 from meta.training.experiment import Experiment, draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool
+from policies.common.results import Start
+from policies.rules.rule_registry import RULES, MethodSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import BUILT_IN, FamilySpec, make_family
 
@@ -41,6 +44,14 @@ def learn(bench, point):
 METHOD = Method(name="newest", label="the newest task's policy", place=50, colour="#000000", marker="1",
                 forms={"tabular": learn}, in_training=True)
 """
+
+
+RULE = """
+from policies.common.branches import REWARD_BRANCH
+from policies.rules.rule import Decision, RuleSettings, View, single
+
+"""
+"""What the page's example of a within-task algorithm imports."""
 
 
 def experiment(**changes: object) -> Experiment:
@@ -108,3 +119,27 @@ def test_a_family_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     state = train(plan, pool, learner, [], Position(drawn.initial_state(chosen.meta)))
     assert state.num_tasks == 2
     assert np.isfinite(state.start.learning_rates).all()
+
+
+def test_a_within_task_algorithm_is_one_file_and_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own example, on a task: it differs from CRPO, and its settings are checked."""
+    page = (Path(__file__).parent.parent / "docs" / "contributing.md").read_text()
+    section = page.partition("## A within-task algorithm\n")[2].partition("\n## ")[0]
+    names: dict[str, Any] = {}
+    exec(RULE + section.partition("```python\n")[2].partition("```")[0], names)
+    with pytest.raises(ValidationError, match="no method is called 'last_violated'"):
+        MethodSettings(name="last_violated")
+    monkeypatch.setitem(RULES, "last_violated", names["LastViolated"])
+    with pytest.raises(ValidationError, match="price: last_violated has no such setting"):
+        MethodSettings.model_validate({"name": "last_violated", "price": 1.0})
+    within = WITHIN.model_copy(update={"num_iterations": 10})
+    chosen = within.model_copy(update={"method": MethodSettings(name="last_violated")})
+    spec = experiment().family
+    pool = LocalPool(spec)
+    (task,) = pool.draw("train", range(1))
+    start = Start(np.full((16, 4), 0.25), np.array([1.0, 1.0]))
+    plain, own = (next(iter(pool.solve([task], start, one, collect=False))).result for one in (within, chosen))
+    assert plain.branches[0] == own.branches[0] == 1
+    first = int(np.argmin(plain.branches))
+    assert own.branches[first] == 1, "one more step on the cost"
+    assert own.branches[first + 1] == 0

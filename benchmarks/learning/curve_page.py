@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from benchmarks.learning.curve_tasks import TASKS, CurveTask
 from benchmarks.result_page import header, table, write
-from policies.neural.natural_gradient import TrustRegionSettings
+from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
 
 mpl.use("Agg")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from policies.neural.critic import CriticSettings
-from policies.neural.natural_gradient import TrustRegionSettings
 from policies.neural.neural_settings import NeuralSettings
+from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.family_registry import make_family
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task

@@ -19,11 +19,11 @@ from policies.networks.mlp import Array, apply
 from policies.neural.advantages import explained_variance
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.crpo import fresh_policy
-from policies.neural.natural_gradient import TrustRegionSettings
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import Parameters, PolicyState, critic_values, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import Problem, UpdateReport, estimate_advantages, improve
+from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
 
 COPIES, HORIZON, ITERATIONS, HELD_OUT_EVERY = 20, 200, 30, 3

@@ -68,6 +68,13 @@ NamedFamily = Annotated[
         "needs no naming.",
     ),
 ]
+NamedMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="The run's own within_task.method, as its config.yaml names it: code runs only if you name it here.",
+    ),
+]
 OwnParameters = Annotated[
     str | None,
     typer.Option(

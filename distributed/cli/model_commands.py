@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from distributed.cli.app import (
     NamedFamily,
+    NamedMethod,
     OwnLimits,
     OwnParameters,
     RunDir,
@@ -44,6 +45,7 @@ def adapt(
     ] = "{}",
     parameters: OwnParameters = None,
     limits: OwnLimits = None,
+    method: NamedMethod = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve with that of the random start."""
@@ -59,7 +61,7 @@ def adapt(
         raise ConfigurationError("--family-parameters: need --family, which was not given")
     chosen = None if family is None else FamilySettings.model_validate({"name": family, **own})
     console = Console()
-    found = find_source(source, chosen, tracking_uri, console)
+    found = find_source(source, chosen, tracking_uri, console, method)
     console.result(run_adaptation(found, task_index, task_seed, console, video=video, given=given))
 
 
@@ -69,6 +71,7 @@ def register(
     name: Annotated[str, typer.Argument(help="Name of the model: letters, digits, dot, dash and underscore.")],
     tasks: Annotated[int, typer.Option(min=2, help="Number of new tasks for the comparison with the champion.")] = 20,
     family: NamedFamily = None,
+    method: NamedMethod = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Register a finished run's start as a version of a model in MLflow; it becomes champion if shown to be better."""
@@ -77,11 +80,11 @@ def register(
     from distributed.storage.run_directory import RunDirectory, load_run_config
 
     console, path = Console(), fetched(run_dir)
-    config = load_run_config(path, family)
+    config = load_run_config(path, family, method)
     run_id = RunDirectory(path, config).tracked_as()
     with threadpool_limits(1):
         client = connect(tracking_uri or config.tracking.uri)
-        decision = register_start(client, path, name, run_id, console, tasks, family)
+        decision = register_start(client, path, name, run_id, console, tasks, family, method)
     console.result(decision)
 
 

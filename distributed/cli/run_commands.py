@@ -15,6 +15,7 @@ from distributed.cli.app import (
     ChangedFamily,
     DryRun,
     NamedFamily,
+    NamedMethod,
     OwnLimits,
     OwnParameters,
     RunDir,
@@ -131,6 +132,7 @@ def watch(
     parameters: OwnParameters = None,
     limits: OwnLimits = None,
     family: NamedFamily = None,
+    method: NamedMethod = None,
 ) -> None:
     """Film an episode of the learned start and of the policy adapted from it, side by side, with their costs."""
     from distributed.jobs.watch import watch as run_watch
@@ -139,7 +141,7 @@ def watch(
     if given is not None and task_index is not None:
         raise ConfigurationError("give --task-index or --parameters, not both")
     with threadpool_limits(1):
-        console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given, family))
+        console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given, family, method))
 
 
 @app.command(short_help="Print a run's tables; draw its plots and page again.")
@@ -147,6 +149,7 @@ def report(
     run_dir: RunDir,
     video: Annotated[bool, typer.Option(help="First film held-out task 0 and put the video on the page.")] = False,
     family: NamedFamily = None,
+    method: NamedMethod = None,
 ) -> None:
     """Print the result tables of a run; redraw its plots and rewrite its page (report.html)."""
     from distributed.jobs.watch import watch as run_watch
@@ -158,14 +161,14 @@ def report(
     from meta.reporting.tables import report_lines, warnings_of
 
     console, path = Console(), fetched(run_dir)
-    config = load_run_config(path, family) if video else stored_config(path)
+    config = load_run_config(path, family, method) if video else stored_config(path)
     summary, rows = load_summary(path), read_rows(path / "tasks.csv")
     with of_one_run(path):
         require_rows(summary, rows)
         plots = save_figures(path / "plots", run_figures(summary, rows))
     if video:
         with threadpool_limits(1):
-            run_watch(path, 0, None, console, named=family)
+            run_watch(path, 0, None, console, named=family, method=method)
     with of_one_run(path):
         size = write_run_page(path, config, summary, rows)
         console.result(report_lines(summary))

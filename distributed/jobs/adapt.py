@@ -137,7 +137,13 @@ def _filmed(source: Source, family: TaskFamily, adapted: TaskResult, path: Path,
     return film(settled_family(family, adapted), adapted.task, policies, path, console)
 
 
-def find_source(given: str, family: FamilySettings | None, tracking_uri: str | None, console: Console) -> Source:
+def find_source(
+    given: str,
+    family: FamilySettings | None,
+    tracking_uri: str | None,
+    console: Console,
+    method: str | None = None,
+) -> Source:
     """The learned start that ``given`` names: a run directory, a folder with a start, or ``models:/NAME@alias``.
 
     Args:
@@ -145,6 +151,7 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
         family: Family of the new tasks; None for the start's own, if it is built in. Code runs only if named here.
         tracking_uri: Tracking server of the registry; None for the default.
         console: Shows progress.
+        method: The start's own method, if it is code, which runs only if named here.
 
     Raises:
         ConfigurationError: There is no such start; the message names the alternatives.
@@ -154,12 +161,12 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
         given = str(fetch(given, "runs"))
     path = Path(given)
     if not is_model_uri(given) and not (path / f"{STEM}.json").is_file() and _own_tasks(path, family):
-        return _of_run(path, None if family is None else family.name, console)
+        return _of_run(path, None if family is None else family.name, console, method)
     label, policy = load_source(given, tracking_uri, console)
     if is_model_uri(given):
         folder = Path("runs") / "adapted" / label.removeprefix("models:/").replace("/", "-")
-        return _of_policy(label, policy, policy.config(family, label), folder)
-    return _of_policy(label, policy, policy.config(family, label, path), path / "adapt")
+        return _of_policy(label, policy, policy.config(family, label, method=method), folder)
+    return _of_policy(label, policy, policy.config(family, label, path, method), path / "adapt")
 
 
 def _holds_start(path: Path) -> bool:
@@ -198,8 +205,8 @@ def _of_policy(label: str, policy: MetaPolicy, config: RunConfig, folder: Path) 
     return Source(label, config, policy.starts, rates, folder, policy, policy.family(config))
 
 
-def _of_run(run_dir: Path, named: str | None, console: Console) -> Source:
-    config = load_run_config(run_dir, named)
+def _of_run(run_dir: Path, named: str | None, console: Console, method: str | None) -> Source:
+    config = load_run_config(run_dir, named, method)
     state = load_final_state(run_dir, config, console.say)
     random = load_summary(run_dir).test.get("random")
     rates = None if random is None else np.array(random.learning_rates, np.float64)

@@ -91,7 +91,9 @@ def run(
         directory.release()
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
-        console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))
+        named = config.family.name, config.within_task.method.name
+        given = client, directory.path, register, run_id, console
+        console.say(register_start(*given, family=named[0], method=named[1]))
     return Trained(summary, shown(directory.path))
 
 

@@ -28,6 +28,7 @@ def watch(
     console: Console,
     given: GivenTask | None = None,
     named: str | None = None,
+    method: str | None = None,
 ) -> str:
     """Solve a held-out or own task from the newest start of a run, film both policies, and return Markdown.
 
@@ -40,13 +41,14 @@ def watch(
         console: Shows progress and file names.
         given: Parameters of an own task instead.
         named: The family that the user names; a built-in one needs no naming.
+        method: The method of ``within_task.method`` that the user names, likewise.
 
     Raises:
         ConfigurationError: The directory is not a run, there is no such task, or this machine cannot render.
     """
     if output is not None:
         require_video(output)
-    config = load_run_config(run_dir, named)
+    config = load_run_config(run_dir, named, method)
     state = load_final_state(run_dir, config, console.say)
     spec = family_of(LocalPool(config.experiment.family), config.experiment)
     pool, family = LocalPool(spec), spec.make()

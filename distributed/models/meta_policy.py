@@ -61,7 +61,11 @@ class MetaPolicy:
         return str(family.get("name")) if isinstance(family, dict) else ""
 
     def config(
-        self, family: FamilySettings | None = None, source: str = "the model", folder: Path | None = None
+        self,
+        family: FamilySettings | None = None,
+        source: str = "the model",
+        folder: Path | None = None,
+        method: str | None = None,
     ) -> RunConfig:
         """The settings for new tasks, of the start's own family or of ``family``.
 
@@ -69,6 +73,7 @@ class MetaPolicy:
             family: The family that the user names; with the start's own name alone, the start's parameters stay.
             source: Where the start comes from, for messages.
             folder: The start's folder, if it has one; code inside it never runs.
+            method: The method of ``within_task.method`` that the user names; a built-in one needs no naming.
 
         Raises:
             ConfigurationError: The start's own family is external code, which the user must name explicitly; or the
@@ -78,15 +83,16 @@ class MetaPolicy:
         if family is not None and not own_family(self.family_name, family):
             raw["family"] = family.model_dump(mode="json")
             raw["evaluation"] = {key: value for key, value in raw.get("evaluation", {}).items() if key != "tasks"}
-        return admitted(raw, source, None if family is None else family.name, folder)
+        return admitted(raw, source, None if family is None else family.name, folder, method)
 
-    def own_config(self, named: str | None, source: str, folder: Path) -> RunConfig:
-        """The settings for new tasks of the start's own family alone, which ``named`` must be if it is code.
+    def own_config(self, named: str | None, source: str, folder: Path, method: str | None = None) -> RunConfig:
+        """The settings for new tasks of the start's own family alone, which ``named`` must be if it is code; and
+        ``method`` likewise.
 
         Raises:
             ConfigurationError: As :meth:`config`, and if ``named`` is another family.
         """
-        return admitted(self._sections(), source, named, folder)
+        return admitted(self._sections(), source, named, folder, method)
 
     def _sections(self) -> dict[str, Any]:
         return {name: self.settings[name] for name in _SECTIONS if name in self.settings}

@@ -150,6 +150,7 @@ def register(
     console: Console,
     num_tasks: int = 20,
     family: str | None = None,
+    method: str | None = None,
 ) -> str:
     """Register a finished run's start as a new version of ``name`` and compare it with the champion.
 
@@ -163,6 +164,7 @@ def register(
         console: Shows progress.
         num_tasks: New tasks for the comparison.
         family: The family that the user or the run file names; a built-in one needs no naming.
+        method: The method of ``within_task.method`` that they name, likewise.
 
     Returns:
         The decision in Markdown.
@@ -176,7 +178,7 @@ def register(
             f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
         )
     policy = load_meta_policy(run_dir / STEM)
-    config = policy.own_config(family, str(run_dir / STEM), run_dir)
+    config = policy.own_config(family, str(run_dir / STEM), run_dir, method)
     version = _new_version(client, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases
     rival = resolve(client, f"models:/{name}@{CHAMPION}") if CHAMPION in aliases else None

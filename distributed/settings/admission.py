@@ -15,6 +15,7 @@ from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.settings.run_file import require_usable, validated
+from policies.rules.rule_registry import MethodSettings
 from tasks.contract.family_registry import BUILT_IN
 
 _SECTIONS = ("family", "within_task", "meta", "evaluation")
@@ -36,20 +37,25 @@ _MOST_STEPS = 10**9
 """Environment steps of one task, over all its iterations."""
 
 
-def admitted(raw: Mapping[str, Any], source: str, named: str | None, folder: Path | None = None) -> RunConfig:
-    """The settings ``raw`` of somebody else, checked as a run file is; their family runs only if it may.
+def admitted(
+    raw: Mapping[str, Any], source: str, named: str | None, folder: Path | None = None, method: str | None = None
+) -> RunConfig:
+    """The settings ``raw`` of somebody else, checked as a run file is; their family and method run only if they may.
 
     Args:
         raw: The sections of a run file.
         source: Where they come from, for messages.
         named: The family that the user names on the command line, or in a run file; None without.
         folder: The directory that they came with; code inside it never runs.
+        method: The method of ``within_task.method`` that the user names; a built-in one needs no naming.
 
     Raises:
-        ConfigurationError: The family is code that the user did not name, or a setting is invalid or out of bounds.
+        ConfigurationError: The family or the method is code that the user did not name, or a setting is invalid or out
+            of bounds.
     """
     config = validated(raw, source)
     _require_admitted(config.family.name, source, named, folder)
+    _require_admitted_method(config.within_task.method, source, method, folder)
     _require_modest(config, source)
     require_usable(config, source)
     return config
@@ -78,8 +84,26 @@ def _require_admitted(name: str, source: str, named: str | None, folder: Path | 
         )
 
 
+def _require_admitted_method(given: MethodSettings, source: str, named: str | None, folder: Path | None) -> None:
+    """Raise ConfigurationError unless the method is built in, or named by the user and outside ``folder``."""
+    text = shortened(given.name)
+    if named is not None and named != given.name:
+        raise ConfigurationError(f"--method: {source} names the method {text}, not {shortened(named)}: name that one")
+    if given.built_in:
+        return
+    if folder is not None and _inside(given.name, folder):
+        raise ConfigurationError(
+            f"{source}: within_task.method.name: {text} is inside the run directory; read it, and move it out if you "
+            "trust it"
+        )
+    if named is None:
+        raise ConfigurationError(
+            f"{source}: solves tasks with the method {text}, which is code: --method {text} runs it, if you trust it"
+        )
+
+
 def _inside(name: str, folder: Path) -> bool:
-    """Whether importing the family ``name`` might run code in ``folder``, also through links."""
+    """Whether importing the class ``name`` might run code in ``folder``, also through links."""
     try:
         return any(place.resolve().is_relative_to(folder.resolve()) for place in _places(name))
     except (OSError, ValueError):  # a name that no file can have
@@ -87,7 +111,7 @@ def _inside(name: str, folder: Path) -> bool:
 
 
 def _places(name: str) -> Iterator[Path]:
-    """The files and folders that importing the family ``name`` might run, found without importing anything."""
+    """The files and folders that importing the class ``name`` might run, found without importing anything."""
     module = name.rpartition(":")[0]
     if module.endswith(".py"):
         yield Path(module).expanduser()

@@ -29,6 +29,7 @@ from meta.methods.registry import METHODS
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from policies.neural.neural_settings import NeuralSettings
+from policies.rules.rule_registry import RULES
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import family_class
 
@@ -67,6 +68,7 @@ def tables() -> dict[str, list[str]]:
         "evaluation": _rows(EvaluationSettings, "evaluation."),
         "output": _rows(OutputSettings, "output."),
     }
+    built |= {f"method {name}": _rows(rule, "within_task.method.") for name, rule in RULES.items() if rule.model_fields}
     named = {name: [*TABLE_HEAD, *rows] for name, rows in built.items()}
     for prefix, model in (("within_task.", NeuralSettings), ("meta.", MetaSettings)):
         for name, field in model.model_fields.items():

@@ -127,6 +127,7 @@ def require_usable(config: RunConfig, source: str) -> None:
         if fault is not None:
             raise FamilyError("name", f"{config.family.name}: {fault}")
         config.within_task.tolerances(len(family.cost_names))
+        config.within_task.method.make().first(len(family.cost_names))
         config.meta.learning_rates.initial_rates(len(family.cost_names))
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
         require_limits_of_returns(config.within_task, family, config.experiment.family.parameters)

@@ -234,17 +234,18 @@ def stored_config(path: Path) -> RunConfig:
     return validated(_stored(path), str(path / "config.yaml"))
 
 
-def load_run_config(path: Path, family: str | None = None) -> RunConfig:
+def load_run_config(path: Path, family: str | None = None, method: str | None = None) -> RunConfig:
     """The resolved settings of a run directory, of whose family tasks can be made.
 
     Args:
         path: The run directory.
         family: The family that the user names; a built-in one needs no naming.
+        method: The method of ``within_task.method`` that the user names, likewise.
 
     Raises:
         ConfigurationError: It is not a run directory, or :func:`distributed.settings.admission.admitted` refuses it.
     """
-    return admitted(_stored(path), str(path / "config.yaml"), family, path)
+    return admitted(_stored(path), str(path / "config.yaml"), family, path, method)
 
 
 def _stored(path: Path) -> RawSettings:

@@ -79,11 +79,14 @@ def gap_bound(result: TaskResult) -> float:
 
     slack = sum_{m not in N_0} alpha_i max(0, d_i - J_i(pi_m)), of steps on a cost under its limit (as a safety margin
     asks for). NaN without an exact model or where no iteration stepped on the reward. Valid for exact evaluation.
+    Where steps are on several objectives at once, see :func:`mixed_gap_bound`.
     """
     if result.reference is None:
         return math.nan
     solution, reference = result.solution, result.reference
     assert solution is not None
+    if solution.mixed is not None:
+        return mixed_gap_bound(result, solution.mixed)
     on_reward = solution.branches == REWARD_BRANCH
     rates = solution.steps[on_reward]
     if rates.size == 0:
@@ -93,3 +96,23 @@ def gap_bound(result: TaskResult) -> float:
     slack = float(-solution.steps[early] @ np.maximum(room, 0.0))
     loss = initialization_loss(reference.occupancy, reference.policy, np.exp(solution.iterates[0]))
     return (loss + slack + float((solution.log_normalizers @ reference.occupancy).sum())) / float(rates.sum())
+
+
+def mixed_gap_bound(result: TaskResult, coefficients: FloatArray) -> float:
+    """As :func:`gap_bound`, for steps of ``coefficients`` c [M, 1+p]: a bound on sum_m c_m0 gap_m / sum_m c_m0.
+
+    (f + sum E[log Z] + sum_m sum_i slack_mi) / sum_m c_m0, from the regret identity (docs/algorithms.md); slack_mi is
+    -c_mi max(0, d_i - J_i(pi_m)) for c_mi < 0, by J_i(pi*) <= d_i, and c_mi max(0, J_i(pi_m) - J_i(pi*)) for c_mi > 0.
+    """
+    solution, reference = result.solution, result.reference
+    assert solution is not None
+    assert reference is not None
+    weight = float(coefficients[:, 0].sum())
+    if not weight > 0.0:
+        return math.nan
+    costs, values = coefficients[:, 1:], result.values[:-1, 1:]
+    below = np.maximum(np.array(result.task.limits) - values, 0.0)
+    above = np.maximum(values - reference.values[1:], 0.0)
+    slack = float(np.where(costs < 0.0, -costs * below, costs * above).sum())
+    loss = initialization_loss(reference.occupancy, reference.policy, np.exp(solution.iterates[0]))
+    return (loss + slack + float((solution.log_normalizers @ reference.occupancy).sum())) / weight

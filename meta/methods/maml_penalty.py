@@ -17,12 +17,12 @@ from policies.exact.solver import ExactModel, evaluate, occupancy
 from policies.networks.adam import Adam
 from policies.networks.mlp import Array, linearize
 from policies.neural.crpo import solve_neural
-from policies.neural.natural_gradient import Samples, equal_weights, policy_gradient
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, moved, no_observations
 from policies.neural.rollouts import NeuralTransitions
 from policies.neural.solving import state_of
 from policies.neural.update import estimate_advantages
+from policies.steps.natural_gradient import Samples, equal_weights, policy_gradient
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch

@@ -141,19 +141,19 @@ def multitask_network(
     updates = len(tasks) * (within.num_iterations + within.evaluate_last)
     longer = within.model_copy(update={"num_iterations": updates})
     rng = np.random.default_rng([seed, _NETWORK_CHOICE_STREAM])
-    policy, iterates, values, limits, branches = fresh, [], [], [], []
+    policy, memory, iterates, values, limits, branches = fresh, None, [], [], [], []
     for update, group in enumerate(task_groups(len(tasks), size, updates)):
         chosen = [tasks[position] for position in group]
         data, horizon = _collect(family, chosen, policy, copies, steps, update)
         allowed = (1.0 - within.safety_margin) * np.mean([task.limits for task in chosen], axis=0)
         tolerance = tolerance_of_each(within.tolerance, allowed.size)
         problem = Problem(rates, allowed, tolerance, family.discount, horizon)
-        improved, report = improve(policy, data, problem, longer.at(update), rng)
+        improved, report = improve(policy, data, problem, longer.at(update), rng, memory)
         iterates.append(policy)
         values.append(report.values)
         limits.append(allowed)
         branches.append(report.branch)
-        policy = improved
+        policy, memory = improved, report.memory
     return iterates[last_kept(np.array(values), np.array(limits), np.array(branches), problem.tolerance)]
 
 

@@ -87,7 +87,8 @@ class Solution:
     ``iterates`` [M+1, S, A] are normalised logits; ``values`` [M+1, 1+p] the evaluator's J_i of each; ``branches`` [M]
     the objective of each step; ``steps`` [M] its signed rate; ``log_normalizers`` [M, S] the log Z_m(s) of each step.
     ``output`` is the index of the chosen iterate and ``feasible`` is True if any iterate kept every limit
-    (within its tolerance); if none did, the output is the iterate with the smallest violation.
+    (within its tolerance); if none did, the output is the iterate with the smallest violation. ``mixed`` [M, 1+p] are
+    the coefficients of all objectives where a step was on several at once; None where each was on one.
     """
 
     iterates: FloatArray
@@ -97,6 +98,7 @@ class Solution:
     log_normalizers: FloatArray
     output: int
     feasible: bool
+    mixed: FloatArray | None = None
 
     @property
     def logits(self) -> FloatArray:

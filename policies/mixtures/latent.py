@@ -14,8 +14,8 @@ import numpy as np
 
 from policies.networks.distributions import distribution_of, extra_of
 from policies.networks.mlp import Array, linearize
-from policies.neural.natural_gradient import Samples
 from policies.neural.policy_state import Parameters
+from policies.steps.natural_gradient import Samples
 from tasks.contract.context import ContextSpace
 from tasks.contract.tabular_model import FloatArray
 

@@ -17,11 +17,11 @@ from policies.mixtures.latent import Latents, latent_steps
 from policies.networks.distributions import extra_of
 from policies.networks.mlp import Array
 from policies.neural.advantages import life_table_returns
-from policies.neural.natural_gradient import Samples, StepReport, equal_weights, natural_gradient_step
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralTransitions
 from policies.neural.update import learned_from, prepare, require_finite
+from policies.steps.natural_gradient import Samples, StepReport, equal_weights, natural_gradient_step
 from tasks.contract.tabular_model import FloatArray
 
 

@@ -1,4 +1,4 @@
-"""CRPO with a neural policy: solve one task from a given start (Xu, Liang, Lan 2021, algorithm 1; THEORY section 2)."""
+"""Solve one task with a neural policy from a given start, by CRPO or another rule (policies.rules)."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def iterate_neural(
         TaskError: as :func:`solve_neural`.
     """
     rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
-    policy = start
+    policy, memory = start, None
     for index in range(settings.num_iterations + settings.evaluate_last):
         began = time.perf_counter()
         data = rollouts.collect(policy, index)
@@ -160,11 +160,11 @@ def iterate_neural(
                 values = estimate_returns(data, problem, settings)
                 yield NeuralIteration(index, policy, values, None, policy, seconds)
                 return
-            improved, report = improve(policy, data, problem, settings.at(index), rng)
+            improved, report = improve(policy, data, problem, settings.at(index), rng, memory)
         except NonFiniteError as error:
             raise TaskError(f"task {label}, iteration {index}: {error}") from error
         yield NeuralIteration(index, policy, report.values, report, improved, seconds)
-        policy = improved
+        policy, memory = improved, report.memory
 
 
 def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from policies.common.branches import tolerance_of_each
 from policies.neural.critic import CriticSettings
-from policies.neural.natural_gradient import TrustRegionSettings
+from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
+from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
 
 Tolerance = Annotated[float, Field(ge=0.0)]
@@ -62,6 +63,12 @@ class NeuralSettings(BaseModel):
     """Conjugate gradient and the caps on a step."""
     critic: CriticSettings = CriticSettings()
     """The fit of the critic."""
+    method: MethodSettings = CRPO_METHOD
+    """The rule that decides each step, with its own settings."""
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_default_method(self, dump)
 
     @model_validator(mode="after")
     def _copies_share_the_steps(self) -> NeuralSettings:

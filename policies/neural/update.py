@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,19 @@ from policies.common.branches import REWARD_BRANCH, choose_branch
 from policies.networks.mlp import Array
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import fit_critic
-from policies.neural.natural_gradient import (
+from policies.neural.neural_settings import NeuralSettings
+from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
+from policies.neural.rollouts import NeuralTransitions
+from policies.rules.rule_registry import CRPO_METHOD
+from policies.steps.combined import NaturalGradients
+from policies.steps.natural_gradient import (
     Constraints,
     Samples,
     StepReport,
     equal_weights,
     natural_gradient_step,
 )
-from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
-from policies.neural.rollouts import NeuralTransitions
+from policies.steps.ruled import Seen, ruled_step
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -47,7 +51,7 @@ class UpdateReport:
 
     ``values`` [1+p] are the estimates of J_i that chose the branch, ``num_episodes`` the complete ones among the data.
     ``predicted_variance`` [1+p] is the critic's explained variance on this batch before it was fitted to it (held-out
-    data of the newest policy).
+    data of the newest policy). ``memory`` is what the rule keeps for the next update.
     """
 
     branch: int
@@ -57,6 +61,7 @@ class UpdateReport:
     predicted_variance: FloatArray
     update_seconds: float
     critic_seconds: float
+    memory: Any = None
 
 
 def estimate_returns(data: NeuralTransitions, problem: Problem, settings: NeuralSettings) -> FloatArray:
@@ -99,33 +104,46 @@ def estimate_advantages(policy: PolicyState, data: NeuralTransitions, discount: 
 
 
 def improve(
-    policy: PolicyState, data: NeuralTransitions, problem: Problem, settings: NeuralSettings, rng: np.random.Generator
+    policy: PolicyState,
+    data: NeuralTransitions,
+    problem: Problem,
+    settings: NeuralSettings,
+    rng: np.random.Generator,
+    memory: Any = None,
 ) -> tuple[PolicyState, UpdateReport]:
     """The next iterate, and what was done.
 
     A fresh policy (no observation seen) first takes its statistics from the batch; a policy with a fresh critic first
-    gets a critic of Monte Carlo returns.
+    gets a critic of Monte Carlo returns. ``memory`` is that of the last update's report; None begins a task.
 
     Raises:
         NonFiniteError: a value on the way is not finite.
     """
     began = time.perf_counter()
     values = estimate_returns(data, problem, settings)
-    branch = choose_branch(values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
+    switching = settings.method == CRPO_METHOD
+    choice = (values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
+    branch = choose_branch(*choice) if switching else REWARD_BRANCH
     fresh = policy.statistics.count == 0.0
     policy, estimates = prepare(policy, data, problem.discount, settings, rng)
     require_finite(values=values)
-    vector, step = _step(policy, data, estimates, values, branch, problem, settings)
+    if switching:
+        vector, step = _step(policy, data, estimates, values, branch, problem, settings)
+    else:
+        seen = Seen(values, _factor(data, problem, settings))
+        samples = _samples(data, estimates)
+        vector, step, memory = _ruled_step(policy.actor, samples, seen, problem, settings, rng, memory)
     middle = time.perf_counter()
     improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     report = UpdateReport(
-        branch=branch,
+        branch=step.branch,
         values=values,
         num_episodes=int(data.ended.sum()),
         step=step,
         predicted_variance=explained_variance(estimates.predicted, estimates.targets),
         update_seconds=middle - began,
         critic_seconds=time.perf_counter() - middle,
+        memory=memory,
     )
     return improved, report
 
@@ -205,9 +223,7 @@ def _step(
     problem: Problem,
     settings: NeuralSettings,
 ) -> tuple[Array, StepReport]:
-    advantages = estimates.advantages - estimates.advantages.mean(axis=0)
-    actions: NDArray[np.generic] = data.flat(data.actions)
-    samples = Samples(estimates.inputs, actions, advantages, equal_weights(estimates.inputs))
+    samples = _samples(data, estimates)
     rate = float(problem.learning_rates[branch]) * (1.0 if branch == REWARD_BRANCH else -1.0)
     vector, step = natural_gradient_step(
         policy.actor.network,
@@ -223,6 +239,44 @@ def _step(
     return vector, step
 
 
+def _ruled_step(
+    actor: Parameters,
+    samples: Samples,
+    seen: Seen,
+    problem: Problem,
+    settings: NeuralSettings,
+    rng: np.random.Generator,
+    memory: Any,
+) -> tuple[Array, StepReport, Any]:
+    rule, count = settings.method.make(), problem.limits.size
+    vector, step, kept = ruled_step(
+        rule,
+        rule.first(count) if memory is None else memory,
+        NaturalGradients(actor.network, actor.vector, samples, problem.discount, settings.trust_region),
+        seen,
+        (problem.limits, problem.tolerance, problem.learning_rates),
+        settings.constraint_choice,
+        rng,
+    )
+    require_finite(kl=np.array([step.requested_kl, step.kl]), actor=vector)
+    return vector, step, kept
+
+
+def _samples(data: NeuralTransitions, estimates: Estimates) -> Samples:
+    """The batch with centred advantages, every row alike."""
+    advantages = estimates.advantages - estimates.advantages.mean(axis=0)
+    actions: NDArray[np.generic] = data.flat(data.actions)
+    return Samples(estimates.inputs, actions, advantages, equal_weights(estimates.inputs))
+
+
+def _factor(data: NeuralTransitions, problem: Problem, settings: NeuralSettings) -> float:
+    """1 / (1 - gamma) for discounted returns, the mean length of an episode for episodic ones."""
+    if settings.returns == "discounted":
+        return 1.0 / (1.0 - problem.discount)
+    ended = data.ended
+    return float(ended.size / (ended.shape[1] + int(ended[:-1].sum())))
+
+
 def room_of_satisfied(
     data: NeuralTransitions, values: FloatArray, problem: Problem, settings: NeuralSettings
 ) -> Constraints:
@@ -230,12 +284,7 @@ def room_of_satisfied(
 
     The factor is 1 / (1 - gamma) for discounted returns and the mean length of an episode for episodic ones.
     """
-    if settings.returns == "discounted":
-        factor = 1.0 / (1.0 - problem.discount)
-    else:
-        ended = data.ended
-        factor = ended.size / (ended.shape[1] + int(ended[:-1].sum()))
-    room = (problem.limits + problem.tolerance - values[1:]) / factor
+    room = (problem.limits + problem.tolerance - values[1:]) / _factor(data, problem, settings)
     columns = np.flatnonzero(room >= 0.0)
     return Constraints(tuple((1 + columns).tolist()), tuple(room[columns].tolist()))
 

@@ -1,17 +1,20 @@
-"""CRPO: constraint-rectified policy optimisation of one task (Xu, Liang, Lan 2021, algorithm 1)."""
+"""Solve one task with a table: by CRPO (Xu, Liang, Lan 2021, algorithm 1) or another rule (policies.rules)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from policies.common.branches import REWARD_BRANCH, choose_branch, choose_output, tolerance_of_each
+from policies.common.branches import choose_output, tolerance_of_each
 from policies.common.results import Solution
 from policies.exact.softmax import log_normalizer, log_policy, natural_gradient_step
-from policies.exact.solver import Evaluation, ExactModel, evaluate
+from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy
+from policies.rules.rule import View, decided
+from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
+from policies.tabular.geometry import Products, combined
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -42,6 +45,12 @@ class WithinTaskSettings(BaseModel):
     """Episodes collected with each iterate."""
     num_copies: int = Field(default=10, gt=0)
     """Copies of the environment stepped together; changes speed, never results."""
+    method: MethodSettings = CRPO_METHOD
+    """The rule that decides each step, with its own settings."""
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_default_method(self, dump)
 
     def tolerances(self, num_costs: int) -> FloatArray:
         """eta as an array [p].
@@ -61,6 +70,9 @@ class Evaluator(Protocol):
     def evaluate_last(self, policy: FloatArray) -> Evaluation:
         """The same for the last iterate, from what is already known: no step follows it."""
 
+    def visits(self, policy: FloatArray) -> FloatArray:
+        """The discounted state distribution [S] of ``policy``, from what is already known."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExactEvaluator:
@@ -77,6 +89,10 @@ class ExactEvaluator:
         """Exact values."""
         return evaluate(self.model, policy)
 
+    def visits(self, policy: FloatArray) -> FloatArray:
+        """The exact distribution."""
+        return occupancy(self.model, policy)
+
 
 def solve(
     evaluator: Evaluator,
@@ -87,29 +103,47 @@ def solve(
     discount: float,
     rng: np.random.Generator,
 ) -> Solution:
-    """Run CRPO from ``logits`` [S, A] with ``learning_rates`` [1+p] under ``limits`` [p].
+    """Solve from ``logits`` [S, A] with ``learning_rates`` [1+p] and ``limits`` [p] by the rule of the settings.
 
     Branches and output are chosen under (1 - ``safety_margin``) d.
     Iterates 0..M are all evaluated (the last without a step after it). ``best`` and ``last`` choose among all of
     them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper.
+
+    Raises:
+        TaskError: a rule of the user's raises, or its decision is none.
     """
-    count = settings.num_iterations
     tolerance, limits = settings.tolerances(limits.size), (1.0 - settings.safety_margin) * limits
+    rule = settings.method.make()
+    memory = rule.first(limits.size)
     iterates, values = [log_policy(logits)], []
-    branches, steps, normalizers = [], [], []
-    for iteration in range(count):
-        result = evaluator.evaluate(np.exp(iterates[-1]), iteration)
-        branch = choose_branch(result.values, limits, tolerance, settings.constraint_choice, rng)
-        rate = float(learning_rates[branch]) * (1.0 if branch == REWARD_BRANCH else -1.0)
-        advantage = result.advantages()[branch]
+    branches, steps, coefficients, normalizers = [], [], [], []
+    for iteration in range(settings.num_iterations):
+        policy = np.exp(iterates[-1])
+        result = evaluator.evaluate(policy, iteration)
+        advantages = result.advantages()
+        products = Products(policy, advantages, discount, evaluator)
+        shown = (result.values, limits, tolerance, learning_rates, products.matrix, products.spreads)
+        view = View(*shown, constraint_choice=settings.constraint_choice, rng=rng)
+        decision = decided(rule, view, memory)
+        memory = decision.memory
+        direction = combined(decision.coefficients, advantages)
         values.append(result.values)
-        branches.append(branch)
-        steps.append(rate)
-        normalizers.append(log_normalizer(iterates[-1], advantage, rate, discount))
-        iterates.append(natural_gradient_step(iterates[-1], advantage, rate, discount))
+        branches.append(decision.branch)
+        steps.append(float(decision.coefficients[decision.branch]))
+        coefficients.append(decision.coefficients)
+        normalizers.append(log_normalizer(iterates[-1], direction, 1.0, discount))
+        iterates.append(natural_gradient_step(iterates[-1], direction, 1.0, discount))
     values.append(evaluator.evaluate_last(np.exp(iterates[-1])).values)
     all_values, all_branches = np.array(values), np.array(branches, dtype=np.int64)
+    mixed = np.array(coefficients)
     output, feasible = choose_output(all_values, all_branches, limits, tolerance, settings.output, rng)
     return Solution(
-        np.array(iterates), all_values, all_branches, np.array(steps), np.array(normalizers), output, feasible
+        np.array(iterates),
+        all_values,
+        all_branches,
+        np.array(steps),
+        np.array(normalizers),
+        output,
+        feasible,
+        mixed if np.count_nonzero(mixed) > np.count_nonzero(steps) else None,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from policies.exact.solver import Evaluation, ExactModel, evaluate
+from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy
 from policies.tabular.transitions import Transitions
 from tasks.contract.tabular_model import FloatArray, TabularModel
 
@@ -88,12 +88,21 @@ def evaluate_empirical(empirical: EmpiricalModel, policy: FloatArray) -> Evaluat
     prefers nor avoids untried actions), a state without data gets values 0.
     """
     seen = empirical.counts > 0
-    allowed = policy * seen
-    mass = allowed.sum(axis=1, keepdims=True)
-    uniform = 1.0 / policy.shape[1]
-    conditioned = np.where(mass > 0.0, allowed / np.where(mass > 0.0, mass, 1.0), uniform)
-    conditioned = np.concatenate([conditioned, np.full((1, policy.shape[1]), uniform)])
-    result = evaluate(empirical.model, conditioned)
+    result = evaluate(empirical.model, _conditioned(empirical, policy))
     state_values = result.state_values[:, :-1]
     action_values = np.where(seen, result.action_values[:, :-1], state_values[..., None])
     return Evaluation(result.values, state_values, action_values)
+
+
+def empirical_visits(empirical: EmpiricalModel, policy: FloatArray) -> FloatArray:
+    """The discounted state distribution [S] of ``policy`` [S, A] in the empirical model; the absorbing state is out."""
+    return occupancy(empirical.model, _conditioned(empirical, policy))[:-1]
+
+
+def _conditioned(empirical: EmpiricalModel, policy: FloatArray) -> FloatArray:
+    """``policy`` on actions with data, [S+1, A]; uniform in states without any, and in the absorbing one."""
+    allowed = policy * (empirical.counts > 0)
+    mass = allowed.sum(axis=1, keepdims=True)
+    uniform = 1.0 / policy.shape[1]
+    conditioned = np.where(mass > 0.0, allowed / np.where(mass > 0.0, mass, 1.0), uniform)
+    return np.concatenate([conditioned, np.full((1, policy.shape[1]), uniform)])

@@ -14,7 +14,7 @@ from policies.common.results import Solution, Start, TaskResult, require_rates
 from policies.exact.softmax import logits_of
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy, optimal_policy
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
-from policies.tabular.empirical import TransitionCounts, evaluate_empirical
+from policies.tabular.empirical import TransitionCounts, empirical_visits, evaluate_empirical
 from policies.tabular.rollouts import TabularRollouts
 from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray
@@ -60,6 +60,11 @@ class _Collector:
         if self.exact is not None:
             return evaluate(self.exact, policy)
         return evaluate_empirical(self.counts.model(self.discount), policy)
+
+    def visits(self, policy: FloatArray) -> FloatArray:
+        if self.exact is not None:
+            return occupancy(self.exact, policy)
+        return empirical_visits(self.counts.model(self.discount), policy)
 
 
 def solve_tabular_task(

@@ -57,17 +57,25 @@ def family_class(name: str) -> type[Any]:
 
     Modules are also searched for in the working directory, and paths are relative to it.
     """
-    module_name, separator, class_name = BUILT_IN.get(name, name).rpartition(":")
-    if not separator or not module_name or not class_name:
+    if not all(BUILT_IN.get(name, name).rpartition(":")):
         raise FamilyError(
             "name",
             f"no family is called {_BRIEF.repr(name)}; known: {', '.join(BUILT_IN)}, or give package.module:ClassName "
             "or path/to/file.py:ClassName",
         )
-    if module_name.endswith(".py"):
-        module = _module_of_file(module_name)
-    else:
-        module = _module(module_name, here=name not in BUILT_IN)
+    return loaded_class(BUILT_IN.get(name, name), here=name not in BUILT_IN)
+
+
+def loaded_class(name: str, *, here: bool = True) -> type[Any]:
+    """The class that ``package.module:ClassName`` or ``path/to/file.py:ClassName`` names; its code runs.
+
+    ``here``: modules are also searched for in the working directory.
+
+    Raises:
+        FamilyError: the module does not import, or has no such class.
+    """
+    module_name, _, class_name = name.rpartition(":")
+    module = _module_of_file(module_name) if module_name.endswith(".py") else _module(module_name, here=here)
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
         found = ", ".join(key for key, value in vars(module).items() if _is_own_class(value, module))

@@ -21,7 +21,8 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_key_is_in_one_table() -> None:
-    lines = [line for name, rows in tables().items() if name != "frozen_lake" for line in rows[2:]]
+    own = ("frozen_lake", "method ")  # keys of families and of rules
+    lines = [line for name, rows in tables().items() if not name.startswith(own) for line in rows[2:]]
     listed = [line.split("`")[1] for line in lines]
     keys = [key for key, _, _ in dotted_fields()]
     assert set(listed) == set(keys)

@@ -19,6 +19,7 @@ from policies.common.branches import REWARD_BRANCH
 from policies.common.results import Start, TaskResult
 from policies.exact.drawing import draw_task
 from policies.exact.solver import OptimalPolicy
+from policies.rules.rule_registry import CRPO_METHOD, RULES, MethodSettings
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.solving import TaskDataset
@@ -123,11 +124,13 @@ def test_what_contexts_explain_is_the_distance_between_the_means_of_their_tasks(
     assert between > 0.01
 
 
-def _solved(rates: float, seed: int = 0, margin: float = 0.0) -> tuple[TaskResult, TaskDataset]:
+def _solved(
+    rates: float, seed: int = 0, margin: float = 0.0, method: MethodSettings = CRPO_METHOD
+) -> tuple[TaskResult, TaskDataset]:
     spec = FamilySpec("frozen_lake", seed, 4, {"map_size": 4})
     task = draw_task(spec.make(), spec.name, seed, "train", 0)
     start = Start(np.full((16, 4), 0.25), np.full(2, rates))
-    settings = WithinTaskSettings(num_iterations=6, safety_margin=margin)
+    settings = WithinTaskSettings(num_iterations=6, safety_margin=margin, method=method)
     result, dataset = solve_task(spec.make(), task, start, settings, collect=True)
     assert dataset is not None
     return result, dataset
@@ -157,6 +160,22 @@ def test_gap_bound_holds_for_the_mean_gap_over_the_reward_steps(rate: float, mar
     assert on_reward.size > 0
     gaps = result.reference.values[0] - result.values[on_reward, 0]
     assert gaps.mean() <= gap_bound(result) + 1e-12
+
+
+@pytest.mark.parametrize("method", [name for name in RULES if name != CRPO_METHOD.name])
+@pytest.mark.parametrize(("rate", "seed"), [(1.0, 0), (3.0, 0), (1.0, 1), (10.0, 2)])
+def test_gap_bound_holds_for_every_rule(method: str, rate: float, seed: int) -> None:
+    """The bound is on the mean gap weighted by the reward's coefficients."""
+    result, _ = _solved(rate, seed, method=MethodSettings(name=method))
+    assert result.reference is not None
+    assert result.solution is not None
+    mixed = result.solution.mixed
+    weights = np.where(result.branches == REWARD_BRANCH, result.solution.steps, 0.0) if mixed is None else mixed[:, 0]
+    if not weights.sum() > 0.0:
+        assert math.isnan(gap_bound(result))
+        return
+    gaps = result.reference.values[0] - result.values[:-1, 0]
+    assert weights @ gaps / weights.sum() <= gap_bound(result) + 1e-9
 
 
 def test_measures_from_the_definition() -> None:

@@ -17,8 +17,8 @@ from policies.mixtures.latent import (
 )
 from policies.networks.distributions import LOG_STD, distribution_of, extra_of
 from policies.networks.mlp import Network, apply, initialize
-from policies.neural.natural_gradient import Samples, equal_weights
 from policies.neural.policy_state import Parameters
+from policies.steps.natural_gradient import Samples, equal_weights
 
 STEPS, TASKS, COPIES, SIZE, PLAIN = 7, 3, 2, 2, 4
 

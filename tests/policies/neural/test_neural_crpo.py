@@ -10,11 +10,11 @@ import pytest
 
 from policies.networks.mlp import Array
 from policies.neural.crpo import NeuralSolution, fresh_policy, iterate_neural, solve_neural
-from policies.neural.natural_gradient import TrustRegionSettings
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters
 from policies.neural.rollouts import NeuralTransitions
 from policies.neural.update import Problem, estimate_returns, room_of_satisfied
+from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.task import TaskError
 from tests.support.point_batch import PointBatch
 

@@ -14,7 +14,7 @@ from policies.networks import kronecker
 from policies.networks.distributions import distribution_of, extra_of
 from policies.networks.kronecker import kronecker_preconditioner
 from policies.networks.mlp import Array, Network, initialize, linearize
-from policies.neural.natural_gradient import (
+from policies.steps.natural_gradient import (
     Constraints,
     Samples,
     TrustRegionSettings,

@@ -241,20 +241,20 @@ def natural_gradient_step(
     cap: Cap = "none" if scale == 1.0 else "trust_region"
     for backtracks in range(settings.max_backtracks + 1):
         candidate = vector + scale * step
-        kl, surrogate = _compare(network, linear, candidate, samples)
+        kl, surrogate = compared(network, linear, candidate, samples)
         broken = _broken(kl, surrogate, settings, constraints)
         if broken == "none":
             report = StepReport(branch, rate, scale, cap, used, residual, backtracks, requested, kl, surrogate)
             return candidate, report
         cap = broken
-        scale *= _shortening(kl, settings) if broken == "trust_region" else settings.backtracking
+        scale *= shortening(kl, settings) if broken == "trust_region" else settings.backtracking
     nothing = np.zeros_like(surrogate)
     return vector, StepReport(
         branch, rate, 0.0, "refused", used, residual, settings.max_backtracks, requested, 0.0, nothing
     )
 
 
-def _shortening(kl: float, settings: TrustRegionSettings) -> float:
+def shortening(kl: float, settings: TrustRegionSettings) -> float:
     """The factor on the length that takes a KL quadratic in it just under delta_max; at least ``backtracking``."""
     if not np.isfinite(kl):
         return settings.backtracking
@@ -271,7 +271,7 @@ def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, constrai
     return "none"
 
 
-def _compare(network: Network, linear: Linearization, candidate: Array, samples: Samples) -> tuple[float, Array]:
+def compared(network: Network, linear: Linearization, candidate: Array, samples: Samples) -> tuple[float, Array]:
     """Mean KL(old || candidate) and the surrogates E[(pi'/pi - 1) A_i], [1+p]."""
     distribution = distribution_of(network)
     extra, new_extra = extra_of(network, linear.vector), extra_of(network, candidate)

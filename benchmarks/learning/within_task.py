@@ -1,0 +1,252 @@
+"""Every within-task algorithm on single tasks and under the meta-learner: ``make within-task``.
+
+Three parts write docs/results/within_task.md: single lakes with exact values, lakes with a learned start, and single
+robots under a limit of 25. A cell is one algorithm on one seed, with the commit that computed it. Finished cells lie
+under docs/results/within_task/cells, in the repository, so that the command can be stopped and continued on any
+machine. Remove a cell where a default or an equation changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks.learning import contexts
+from benchmarks.learning.curve_tasks import TASKS, solver_limits
+from benchmarks.learning.learning_curves import chosen, evaluate
+from benchmarks.learning.meta_learning import kept
+from benchmarks.learning.within_task_page import write_page
+from benchmarks.result_page import RESULTS
+from distributed.settings.console import Console
+from distributed.settings.provenance import commit_of_results
+from distributed.settings.run_config import RunConfig
+from distributed.settings.run_file import load_config
+from meta.methods.registry import OURS
+from meta.training.experiment import draw
+from meta.training.pool import LocalPool
+from policies.common.results import Start
+from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
+from policies.neural.update import Problem
+from policies.rules.rule_registry import MethodSettings
+
+CELLS = RESULTS / "within_task" / "cells"
+LAKE = Path("deploy/runs/frozen_lake.yaml")
+SEEDS = (300, 301, 302, 303, 304)
+"""No setting was chosen on them."""
+TUNING_SEED, RATES = 0, (0.3, 1.0, 3.0)
+LAKE_UPDATES, ROBOT_STEPS = 50, 3_000_000
+ROBOTS = ("half_cheetah", "hopper")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One row: a rule with its settings on tables and on networks, defaults where none are given."""
+
+    name: str
+    table: tuple[tuple[str, Any], ...] = ()
+    network: tuple[tuple[str, Any], ...] = ()
+
+    def method(self, *, table: bool) -> MethodSettings:
+        """The ``within_task.method`` section."""
+        return MethodSettings.model_validate({"name": self.name, **dict(self.table if table else self.network)})
+
+
+ALGORITHMS = (
+    Algorithm("crpo"),
+    Algorithm("npg_primal_dual", network=(("units", "relative"),)),
+    Algorithm("cpo"),
+    Algorithm("ppo_lagrangian"),
+    Algorithm("p3o"),
+    Algorithm("c_trpo"),
+    Algorithm("pcrpo"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell: ``part`` is lakes, meta_srl, random, or a robot; ``steps`` are those of a robot."""
+
+    part: str
+    algorithm: Algorithm
+    seed: int
+    steps: int = 0
+
+    @property
+    def path(self) -> Path:
+        """Its file; the name changes with every setting of the algorithm."""
+        key = json.dumps([dataclasses.asdict(self.algorithm), self.steps], sort_keys=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        steps = f"-{self.steps}" if self.steps else ""
+        return CELLS / self.part / self.algorithm.name / f"{self.seed}{steps}-{digest}.json"
+
+    @property
+    def tuning(self) -> Job:
+        """The cell that chooses the rate of an algorithm on lakes."""
+        return Job("tuning", self.algorithm, TUNING_SEED)
+
+
+def lake_config(algorithm: Algorithm, seed: int, *changes: tuple[str, str]) -> RunConfig:
+    """The main job's settings with the algorithm."""
+    method = algorithm.method(table=True)
+    own = [(f"within_task.method.{key}", json.dumps(value)) for key, value in method.parameters.items()]
+    named = ("within_task.method.name", method.name)
+    return load_config(LAKE, [("seed", str(seed)), ("tracking.enabled", "false"), named, *own, *changes])
+
+
+def solved_lakes(algorithm: Algorithm, seed: int, rate: float) -> dict[str, Any]:
+    """The held-out lakes of a seed solved from the uniform policy, with ``LAKE_UPDATES`` updates."""
+    updates = ("within_task.num_iterations", str(LAKE_UPDATES))
+    experiment = lake_config(algorithm, seed, updates, ("family.num_tasks", "1")).experiment
+    pool = LocalPool(experiment.family)
+    drawn = draw(pool, experiment)
+    start = Start(drawn.fresh, np.full(1 + drawn.num_costs, rate))
+    results = [done.result for done in pool.solve(drawn.test, start, experiment.held_out_within, collect=False)]
+    return contexts.records(sorted(results, key=lambda result: result.task.index))
+
+
+def tuning_cell(algorithm: Algorithm) -> dict[str, Any]:
+    """The rate of best score on the tuning seed's lakes."""
+    scores = {rate: float(np.mean(solved_lakes(algorithm, TUNING_SEED, rate)["score"])) for rate in RATES}
+    return {
+        "commit": commit_of_results(),
+        "rate": min(scores, key=lambda one: scores[one]),
+        "scores": list(scores.items()),
+    }
+
+
+def lake_cell(job: Job) -> dict[str, Any]:
+    """A seed's lakes at the rate of best score on the tuning seed."""
+    rate = float(kept(job.tuning.path, lambda: tuning_cell(job.algorithm))["rate"])
+    found = solved_lakes(job.algorithm, job.seed, rate)
+    return {"rate": rate, **{key: found[key] for key in ("values", "limits", "gap", "violation", "during", "score")}}
+
+
+def meta_cell(job: Job) -> dict[str, Any]:
+    """The held-out lakes of a seed from the start that ``job.part`` learned with the algorithm, five updates each."""
+    variant = contexts.Variant(job.part, job.part)
+    found = contexts.cell(lake_config(job.algorithm, job.seed), variant)
+    held_out = {key: found["held_out"][key] for key in ("gap", "violation", "during", "score")}
+    return {"point": found["point"], "learning_rates": found["learning_rates"], **held_out}
+
+
+def robot_cell(job: Job) -> dict[str, Any]:
+    """A robot trained from a fresh policy: reward and cost of every iterate, and of the output in 100 episodes.
+
+    Settings, limits and their margin are those of the learning curves (benchmarks/learning/curve_tasks.py).
+    """
+    task = TASKS[job.part]
+    settings = task.settings_for(job.steps).model_copy(update={"method": job.algorithm.method(table=False)})
+    batch = task.batch(settings.num_copies)
+    problem = Problem(
+        np.array(task.learning_rates),
+        solver_limits(task),
+        settings.tolerances(len(task.limits)),
+        task.discount,
+        batch.horizon,
+    )
+    output: NeuralIteration | None = None
+    values, branches, seconds = [], [], [0.0, 0.0]
+    start, rng = fresh_policy(batch, settings, job.seed), np.random.default_rng([job.seed, 0])
+    with threadpool_limits(1):
+        for iteration in iterate_neural(batch, start, problem, settings, job.seed, rng, label=job.part):
+            assert iteration.update is not None
+            output = chosen(output, kept_limits(iteration, problem), settings.output)
+            values.append(np.round(iteration.values, 2).tolist())
+            branches.append(iteration.update.branch)
+            seconds[0] += iteration.rollout_seconds
+            seconds[1] += iteration.update.update_seconds
+        assert output is not None
+        final = evaluate(task, output.policy, job.seed)
+    return {
+        "values": values,
+        "branches": branches,
+        "limits": task.limits,
+        "final": final.mean(axis=0).round(2).tolist(),
+        "rollout_seconds": round(seconds[0], 1),
+        "update_seconds": round(seconds[1], 1),
+    }
+
+
+def kept_limits(iteration: NeuralIteration, problem: Problem) -> NeuralIteration:
+    """The iteration with a branch that says whether its own estimates keep the solver's limits, as CRPO's branch does.
+
+    :func:`benchmarks.learning.learning_curves.chosen` takes the output by it.
+    """
+    assert iteration.update is not None
+    over = bool((iteration.values[1:] > problem.limits + problem.tolerance).any())
+    return dataclasses.replace(iteration, update=dataclasses.replace(iteration.update, branch=int(over)))
+
+
+PARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "lakes": lake_cell,
+    OURS: meta_cell,
+    "random": meta_cell,
+    **dict.fromkeys(ROBOTS, robot_cell),
+}
+
+
+def computed(job: Job) -> dict[str, Any]:
+    """The cell, from its file where it is finished."""
+    return kept(job.path, lambda: {"commit": commit_of_results(), **PARTS[job.part](job)})
+
+
+def jobs_of(parts: Sequence[str], seeds: Sequence[int], algorithms: Sequence[str], steps: int) -> list[Job]:
+    """The cells, seed by seed, so that tables fill up evenly."""
+    return [
+        Job(part, algorithm, seed, steps if part in ROBOTS else 0)
+        for part in parts
+        for seed in seeds
+        for algorithm in ALGORITHMS
+        if algorithm.name in algorithms
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute the missing cells, then write the page of the finished ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="default: all")
+    names = [algorithm.name for algorithm in ALGORITHMS]
+    parser.add_argument("--algorithms", nargs="*", choices=names, default=names, help="default: all")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many seeds; default: all")
+    parser.add_argument("--steps", type=int, default=ROBOT_STEPS, help="environment steps of a robot")
+    parser.add_argument("--processes", type=int, default=2, help="default: 2")
+    parser.add_argument("--page", action="store_true", help="only write the page, of the cells that are finished")
+    options = parser.parse_args(arguments)
+    if not options.page:
+        jobs = jobs_of(options.parts, SEEDS[: options.seeds], options.algorithms, options.steps)
+        compute([job for job in jobs if not job.path.exists()], options.processes, Console())
+    found = {
+        part: [
+            (job, computed(job))
+            for job in jobs_of([part], SEEDS, names, options.steps if part in ROBOTS else 0)
+            if job.path.exists()
+        ]
+        for part in PARTS
+    }
+    write_page(found, options.steps)
+
+
+def compute(jobs: Sequence[Job], processes: int, console: Console) -> None:
+    """Compute cells, each in one process."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        waiting = {pool.submit(computed, job): job for job in jobs}
+        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+            job = waiting[future]
+            future.result()
+            console.say(f"{done}/{len(jobs)} {job.part}, {job.algorithm.name}, seed {job.seed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""docs/results/within_task.md: tables and plots of the cells of ``benchmarks.learning.within_task``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from benchmarks.learning.contexts_page import shown
+from benchmarks.result_page import RESULTS, header, table, write
+from meta.measuring.intervals import Interval, interval
+from tasks.contract.tabular_model import FloatArray
+
+COMMAND = "make within-task"
+_COLOURS = ("#888888", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+Found = Sequence[tuple[Any, dict[str, Any]]]
+"""Jobs with their cells."""
+Cells = dict[str, dict[int, dict[str, Any]]]
+"""Cells by algorithm and seed."""
+PUBLISHED = {
+    "half_cheetah": "P3O 3009 / 26.6 / 0.46, C-TRPO 2822 / 19.4 / 0.21, CPO 2808 / 24 / 2.77",
+    "hopper": "P3O 1604 / 14.5 / 0.10, C-TRPO 1429 / 19.3 / 2.22, CPO 1701 / 27 / 7.84",
+}
+"""Reward / cost / mean excess over 25 after 10 million steps, five seeds, by C-TRPO's authors."""
+
+
+def write_page(found: Mapping[str, Found], steps: int) -> None:
+    """Write the page of the cells that are finished."""
+    commits = Counter(f"`{cell['commit']}`" for cells in found.values() for _, cell in cells)
+    lines = [
+        *header("Within-task algorithms", COMMAND),
+        "[algorithms.md](../algorithms.md) has the algorithms, at their default settings (npg_primal_dual on robots "
+        "with relative units). Means with 95 % t-intervals over seeds; no setting was chosen on these seeds. Rows that "
+        "are missing were not "
+        "computed.",
+        "",
+        f"Cells: {', '.join(f'{count} at {commit}' for commit, count in commits.items())}.",
+        "",
+    ]
+    if found["lakes"]:
+        lines += lake_section(by_algorithm(found["lakes"]))
+    if found["meta_srl"] and found["random"]:
+        lines += meta_section(by_algorithm(found["meta_srl"]), by_algorithm(found["random"]))
+    for robot in PUBLISHED:
+        if found[robot]:
+            lines += robot_section(robot, by_algorithm(found[robot]), steps)
+    write("within_task.md", lines)
+
+
+def by_algorithm(found: Found) -> Cells:
+    """Cells by algorithm and seed."""
+    cells: Cells = {}
+    for job, cell in found:
+        cells.setdefault(job.algorithm.name, {})[job.seed] = cell
+    return cells
+
+
+def over_seeds(cells: Mapping[int, dict[str, Any]], key: str) -> Interval:
+    """The mean over tasks of ``key``, over seeds."""
+    return interval([float(np.mean(cell[key])) for cell in cells.values()])
+
+
+def lake_section(cells: Cells) -> list[str]:
+    """Single lakes from the uniform policy."""
+    rows: list[list[object]] = []
+    curves: dict[str, tuple[FloatArray, FloatArray]] = {}
+    for name, seeds in cells.items():
+        excess, last, rewards, costs = [], [], [], []
+        for cell in seeds.values():
+            values, limits = np.array(cell["values"]), np.array(cell["limits"])
+            relative = values[:, :, 1:] / limits[:, None, :]
+            excess.append(float(np.maximum(relative - 1.0, 0.0).mean()))
+            last.append(float(relative[:, -10:].mean()))
+            rewards.append(values[:, :, 0].mean(axis=0))
+            costs.append(relative.mean(axis=(0, 2)))
+        curves[name] = np.array(rewards), np.array(costs)
+        (rate,) = {cell["rate"] for cell in seeds.values()}
+        row: list[object] = [name, len(seeds), rate]
+        row += [shown(over_seeds(seeds, "gap"), 4), shown(over_seeds(seeds, "violation"), 4)]
+        row += [shown(interval(excess), 4), shown(interval(last), 3)]
+        rows.append(row)
+    columns = ["algorithm", "seeds", "rate", "gap of the output", "its violation", "mean excess / limit"]
+    plot(curves, "lakes", "policy updates", "reward $J_0$")
+    return [
+        "## Single lakes, exact values",
+        "",
+        "The held-out lakes of each seed from the uniform policy, 50 updates, at the rate of best score on the tuning "
+        "seed. The gap is to the linear programme's optimum; mean excess is that of (J_1 - d)_+ / d over all iterates.",
+        "",
+        *table([*columns, "cost / limit of the last ten"], rows),
+        "![Lakes](within_task/lakes.png)",
+        "",
+    ]
+
+
+def meta_section(ours: Cells, random: Cells) -> list[str]:
+    """Lakes from a learned start beside the random start of the same algorithm."""
+    rows: list[list[object]] = []
+    for name, seeds in ours.items():
+        own = random.get(name, {})
+        both = [seed for seed in seeds if seed in own]
+        for label, cells in (("meta_srl", seeds), ("random", own)):
+            row: list[object] = [name, label, len(cells)]
+            rows.append([*row, *(shown(over_seeds(cells, key), 4) for key in ("gap", "violation", "during", "score"))])
+        if len(both) > 1:
+            less = [
+                interval([float(np.mean(own[seed][key]) - np.mean(seeds[seed][key])) for seed in both])
+                for key in ("gap", "violation", "during", "score")
+            ]
+            rows.append(["", "random less meta_srl", len(both), *(shown(one, 4) for one in less)])
+    columns = ["algorithm", "start", "seeds", "gap", "violation of the output", "during adaptation", "score"]
+    return [
+        "## Lakes with a learned start",
+        "",
+        "Five updates on each held-out lake after training on 96 (the main job, `deploy/runs/frozen_lake.yaml`). The "
+        "random start has the best rate of its grid on the tuning seed. Differences are paired by seed; above 0 the "
+        "learned start is better.",
+        "",
+        *table(columns, rows),
+    ]
+
+
+def robot_section(robot: str, cells: Cells, steps: int) -> list[str]:
+    """A robot from a fresh policy."""
+    rows: list[list[object]] = []
+    curves: dict[str, tuple[FloatArray, FloatArray]] = {}
+    for name, seeds in cells.items():
+        values = [np.array(cell["values"]) for cell in seeds.values()]
+        (limit,) = {tuple(cell["limits"]) for cell in seeds.values()}
+        final = np.array([cell["final"] for cell in seeds.values()])
+        tenth = [one[-max(1, len(one) // 10) :].mean(axis=0) for one in values]
+        excess = [float(np.maximum(one[:, 1:] - limit, 0.0).mean()) for one in values]
+        curves[name] = np.array([one[:, 0] for one in values]), np.array([one[:, 1] / limit[0] for one in values])
+        spent = [cell["update_seconds"] / len(cell["values"]) for cell in seeds.values()]
+        rows.append(
+            [
+                name,
+                len(seeds),
+                *(shown(interval(final[:, head])) for head in range(2)),
+                *(shown(interval([one[head] for one in tenth])) for head in range(2)),
+                shown(interval(excess), 2),
+                f"{np.mean(spent):.3f}",
+            ]
+        )
+    columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
+    plot(curves, robot, "iteration", "undiscounted reward")
+    return [
+        f"## {robot}, {steps / 1e6:.1f} million steps, limit 25",
+        "",
+        "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
+        "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are 5 lower, as for "
+        f"the learning curves. Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.",
+        "",
+        *table([*columns, "mean excess", "update, s"], rows),
+        f"![{robot}](within_task/{robot}.png)",
+        "",
+    ]
+
+
+def plot(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: str, reward: str) -> None:
+    """Reward and cost over its limit by iteration, means over seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
+    for (label, parts), colour in zip(curves.items(), _COLOURS, strict=False):
+        for axis, values in zip(axes, parts, strict=True):
+            axis.plot(values.mean(axis=0), color=colour, label=label, linewidth=1.2)
+    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1)
+    for axis, title in zip(axes, (reward, "cost / limit"), strict=True):
+        axis.set_xlabel(along)
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8, loc="best")
+    path = RESULTS / "within_task" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
