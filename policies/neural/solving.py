@@ -18,7 +18,7 @@ from policies.networks.distributions import distribution_of
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations
+from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations, on_device
 from policies.neural.rollouts import NeuralTransitions, sample_of
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -106,7 +106,7 @@ def solve_neural_task(
         TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
     """
     began = time.perf_counter()
-    limits, policy = np.array(task.limits), state_of(start.initialization, task.label)
+    limits, policy = np.array(task.limits), on_device(state_of(start.initialization, task.label), settings.device)
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
@@ -128,6 +128,7 @@ def solve_neural_task(
             label=task.label,
             on_batch=on_batch,
         )
+    solution = dataclasses.replace(solution, iterates=tuple(on_device(one, "cpu") for one in solution.iterates))
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
 
