@@ -1,11 +1,13 @@
 """The one gate for settings that came out of a run directory, a learned start or a registered model.
 
 Such settings are data of somebody else. Their family is run only if it is built in or if the user names it on the
-command line, and their numbers are bounded, so that reading them neither runs code nor takes all day.
+command line, a module of torch only if the user names it in the environment, and their numbers are bounded, so that
+reading them neither runs code nor takes all day.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,8 @@ from tasks.contract.family_registry import BUILT_IN
 
 _SECTIONS = ("family", "within_task", "meta", "evaluation")
 """Sections whose numbers decide how much work a new task is."""
+NETWORKS = "METASRL_NETWORKS"
+"""Environment variable with the modules that the user names, which settings of others may use."""
 _MOST_TASKS = 10**5
 _MOST = {
     "num_iterations": 10**5,
@@ -46,10 +50,13 @@ def admitted(raw: Mapping[str, Any], source: str, named: str | None, folder: Pat
         folder: The directory that they came with; code inside it never runs.
 
     Raises:
-        ConfigurationError: The family is code that the user did not name, or a setting is invalid or out of bounds.
+        ConfigurationError: The family or a network is code that the user did not name, or a setting is invalid or out
+            of bounds.
     """
     config = validated(raw, source)
     _require_admitted(config.family.name, source, named, folder)
+    for name in config.code[1:]:
+        _require_named_module(name, source, folder)
     _require_modest(config, source)
     require_usable(config, source)
     return config
@@ -75,6 +82,21 @@ def _require_admitted(name: str, source: str, named: str | None, folder: Path | 
         raise ConfigurationError(
             f"{source}: was learned on the family {text}, which is code: choose by --family {text} (path/to/file.py:"
             "Class or package.module:Class) which one to run, if you trust it"
+        )
+
+
+def _require_named_module(name: str, source: str, folder: Path | None) -> None:
+    """Raise ConfigurationError unless the user names the module ``name``, and it is outside ``folder``."""
+    text = shortened(name)
+    if folder is not None and _inside(name, folder):
+        raise ConfigurationError(
+            f"{source}: within_task.network: {text} is inside the run directory; read it, and move it out if you "
+            "trust it"
+        )
+    if name not in os.environ.get(NETWORKS, "").split(","):
+        raise ConfigurationError(
+            f"{source}: was learned with the network {text}, which is code: name it by {NETWORKS}={text} (several "
+            "separated by commas) in the environment, if you trust it"
         )
 
 

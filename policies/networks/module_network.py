@@ -27,6 +27,8 @@ MODULE = "module"
 """Name of the array in a file that says which module the parameters belong to."""
 INPUT_SCALE, INPUT_SHIFT = "input_scale", "input_shift"
 """Names of the parts by which inputs are scaled and shifted before the module sees them."""
+ROLES = ("network", "critic_network")
+"""The settings of ``within_task`` that name a network."""
 _HEAD = ("head.weight", "head.bias")
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -52,9 +54,25 @@ class ModuleSpec:
         """The specification of a setting; None for ``mlp``."""
         return None if name == MLP else ModuleSpec(name, json.dumps(dict(arguments), sort_keys=True), role)
 
+    def require_usable(self, device: str) -> None:
+        """Import the class and check the device.
+
+        Raises:
+            ModuleError: there is no such class, or no such device.
+        """
+        from policies.networks.torch_backend import module_class, require_device
+
+        module_class(self)
+        require_device(device)
+
     def fault(self, text: str) -> ModuleError:
         """The error that ``text`` describes."""
         return ModuleError(f"{self.role}: {self.name}: {text}")
+
+
+def told(spec: ModuleSpec | None) -> str:
+    """A specification in messages."""
+    return MLP if spec is None else f"{spec.name} {spec.arguments}"
 
 
 @dataclass(frozen=True)
@@ -163,8 +181,10 @@ def initial_network(
     Raises:
         ModuleError: the class cannot be found or made, has no parameters, or its outputs are not usable.
     """
-    from policies.networks.torch_backend import checked, initial_parameters
+    from policies.networks.module_check import checked
+    from policies.networks.torch_backend import initial_parameters, require_device
 
+    require_device(device)
     shapes, own = initial_parameters(spec, num_inputs, num_outputs, seed)
     network = ModuleNetwork(spec, num_inputs, num_outputs, shapes, extras, device)
     taken = {name for name, _ in shapes} & {MODULE, INPUT_SCALE, INPUT_SHIFT, *(name for name, _ in extras)}
@@ -209,6 +229,28 @@ def described(array: NDArray[Any]) -> dict[str, Any]:
     if array.dtype != np.uint8 or not isinstance(content, dict) or content.keys() != wanted:
         raise ValueError("the description of a module is not readable")
     return content
+
+
+def modules_of(within: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(name, arguments) of the modules that a ``within_task`` section names; none for ``mlp``, or for a table."""
+    found = set()
+    for role in ROLES:
+        spec = ModuleSpec.of(str(within.get(role, MLP)), within.get(f"{role}_arguments") or {}, role)
+        if spec is not None:
+            found.add((spec.name, spec.arguments))
+    return found
+
+
+def require_modules_of(within: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Check that ``arrays`` of a file belong to no module but those of the settings, so that no other code runs.
+
+    Raises:
+        ValueError: they belong to another one.
+    """
+    others = modules_named(arrays) - modules_of(within)
+    if others:
+        name, arguments = sorted(others)[0]
+        raise ValueError(f"its parameters are of the module {name} {arguments}, which its settings do not name")
 
 
 def modules_named(arrays: Mapping[str, Any]) -> set[tuple[str, str]]:

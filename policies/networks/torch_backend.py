@@ -26,8 +26,6 @@ from tasks.contract.timeout import code_of_others
 
 _BUFFER_SEED = 0
 """Constructors run under this seed wherever parameters come from elsewhere, so that buffers are the same everywhere."""
-_CHECKED_ROWS = 3
-_TOLERANCE = 1e-4
 
 
 @contextmanager
@@ -54,17 +52,29 @@ def require_device(device: str) -> None:
         raise ModuleError("within_task.device: cuda: torch finds no GPU on this machine; set it to cpu")
 
 
-def _made(spec: ModuleSpec, num_inputs: int, num_outputs: int, seed: int) -> nn.Module:
-    """A new module in evaluation mode; random numbers of the process are not touched."""
+def module_class(spec: ModuleSpec) -> type[Any]:
+    """The class that ``spec`` names; its file is imported, as that of a user's family is.
+
+    Raises:
+        ModuleError: there is no such class, or it is no module.
+    """
+    if ":" not in spec.name:
+        raise spec.fault("must be mlp, package.module:ClassName or path/to/file.py:ClassName")
     try:
         kind = family_class(spec.name)
     except FamilyError as error:
         raise ModuleError(f"{spec.role}: {error.message}") from error
     if not issubclass(kind, nn.Module):
         raise spec.fault("is not a torch.nn.Module")
+    return kind
+
+
+def _made(spec: ModuleSpec, num_inputs: int, num_outputs: int, seed: int) -> nn.Module:
+    """A new module in evaluation mode; random numbers of the process are not touched."""
+    kind = module_class(spec)
     with torch.random.fork_rng(devices=[]), _failing(spec, f"could not be made for {num_inputs} inputs"):
         torch.manual_seed(seed)
-        module = kind(num_inputs, num_outputs, **json.loads(spec.arguments))
+        module: nn.Module = kind(num_inputs, num_outputs, **json.loads(spec.arguments))
     return module.float().eval()
 
 
@@ -248,41 +258,3 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         cast("Any", jvp)(torch.tanh, (torch.zeros(1),), (torch.ones(1),))
-
-
-def checked(network: ModuleNetwork, vector: Array) -> None:
-    """Check the outputs of a fresh network: shape, finite numbers, rows that do not depend on each other, its ``head``.
-
-    Raises:
-        ModuleError: something is wrong with them.
-    """
-    require_device(network.device)
-    rows = np.random.default_rng(0).standard_normal((_CHECKED_ROWS, network.num_inputs)).astype(vector.dtype)
-    together = network.apply(vector, rows)
-    alone = np.concatenate([network.apply(vector, rows[row : row + 1]) for row in range(_CHECKED_ROWS)])
-    if not np.allclose(together, alone, rtol=_TOLERANCE, atol=_TOLERANCE):
-        raise network.spec.fault("the outputs of one observation depend on the others of its batch, or on chance")
-    head = network.last_layer(vector)
-    if head is not None:
-        found = network.features(vector, rows) @ head[0] + head[1]
-        if not np.allclose(together, found, rtol=_TOLERANCE, atol=_TOLERANCE):
-            raise network.spec.fault("has a linear layer called head that is not its last step; rename it")
-    if not any(found.any() for found in _derivatives(network, vector, rows)):
-        raise network.spec.fault("the outputs do not depend on the parameters")
-
-
-def _derivatives(network: ModuleNetwork, vector: Array, rows: Array) -> Iterator[Array]:
-    """J' u for the unit vectors u, after a check that J v and J' u belong together: u' J v = (J' u)' v."""
-    linear, rng = network.linearize(vector, rows), np.random.default_rng(1)
-    own = sum(math.prod(shape) for _, shape in network.shapes)
-    direction = np.zeros_like(vector)
-    direction[:own] = rng.standard_normal(own) / math.sqrt(own)
-    moved = linear.tangent(direction)
-    for column in range(network.num_outputs):
-        covectors: Any = np.zeros_like(linear.outputs)
-        covectors[:, column] = 1.0
-        pulled = linear.pullback(covectors)
-        size = np.abs(pulled).max() + np.abs(moved).max()
-        if not abs(float((covectors * moved).sum() - pulled @ direction)) <= 1e-2 * max(1.0, size):
-            raise network.spec.fault("its forward and reverse derivatives differ")
-        yield pulled

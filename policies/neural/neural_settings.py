@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from policies.common.branches import tolerance_of_each
-from policies.networks.module_network import MLP, ModuleSpec
+from policies.networks.module_network import MLP, ROLES, ModuleSpec
 from policies.neural.critic import CriticSettings
 from policies.neural.natural_gradient import TrustRegionSettings
 from policies.neural.policy_state import Modules
@@ -85,7 +85,7 @@ class NeuralSettings(BaseModel):
 
     @model_validator(mode="after")
     def _networks_have_their_settings(self) -> NeuralSettings:
-        for role, widths in (("network", "hidden"), ("critic_network", "critic_hidden")):
+        for role, widths in zip(ROLES, ("hidden", "critic_hidden"), strict=True):
             of_module = getattr(self, role) != MLP
             unused = widths if of_module else f"{role}_arguments"
             if getattr(self, unused) != type(self).model_fields[unused].default:

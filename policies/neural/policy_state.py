@@ -194,6 +194,16 @@ class Modules:
     critic: ModuleSpec | None = None
     device: str = "cpu"
 
+    def require_usable(self) -> None:
+        """Import the classes and check the device, before any work is done.
+
+        Raises:
+            ModuleError: there is no such class, or no such device.
+        """
+        for spec in (self.actor, self.critic):
+            if spec is not None:
+                spec.require_usable(self.device)
+
 
 def new_policy(
     observation_size: int,

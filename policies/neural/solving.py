@@ -15,6 +15,7 @@ from policies.common.policy import Policy
 from policies.common.results import Start, TaskResult, require_rates
 from policies.common.transition_sample import TransitionSample, concatenate_samples
 from policies.networks.distributions import distribution_of
+from policies.networks.module_network import told
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
 from policies.neural.neural_settings import NeuralSettings
@@ -107,6 +108,7 @@ def solve_neural_task(
     """
     began = time.perf_counter()
     limits, policy = np.array(task.limits), on_device(state_of(start.initialization, task.label), settings.device)
+    require_same_networks(policy, settings, task.label)
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
@@ -165,6 +167,24 @@ def state_of(policy: Policy, label: str) -> PolicyState:
     if not isinstance(policy, PolicyState):
         raise TaskError(f"task {label}: neural_crpo needs a neural start, got a table of probabilities")
     return policy
+
+
+def require_same_networks(policy: PolicyState, settings: NeuralSettings, label: str) -> None:
+    """Check that ``policy`` is of the modules that the settings name; ``label`` names the task in the error.
+
+    Raises:
+        TaskError: it is not.
+    """
+    for role, parameters, spec in (
+        ("network", policy.actor, settings.modules.actor),
+        ("critic_network", policy.critic, settings.modules.critic),
+    ):
+        found = getattr(parameters.network, "spec", None)
+        if found != spec:
+            raise TaskError(
+                f"task {label}: within_task.{role} is {told(spec)}, and the start has {told(found)}: start from a "
+                "policy of the same network"
+            )
 
 
 def _paths(settings: NeuralSettings) -> NDArray[np.int64]:
