@@ -12,7 +12,7 @@ ORDER = {
     "tasks": ["contract", "stepping", "lakes", "classic_control", "mujoco", "safety_gymnasium"],
     "policies": ["exact", "common", "networks", "tabular", "neural", "mixtures", "solving", "checking", "filming"],
     "meta": ["offline", "estimators", "learning", "measuring", "training", "methods", "judging", "reporting"],
-    "distributed": ["settings", "storage", "models", "tracking", "cluster", "jobs", "tuning", "cli"],
+    "distributed": ["settings", "storage", "models", "rllib", "tracking", "cluster", "jobs", "tuning", "cli"],
 }
 """The wings of every room: each imports only those before it."""
 MOST_FILES, MOST_LINES = 12, 300

@@ -161,6 +161,14 @@ class _Function:
         return outputs
 
 
+def functional(network: ModuleNetwork, vector: Tensor, seen: Tensor) -> Tensor:
+    """Outputs [N, k] as a function of the flat ``vector``, for losses in torch; ``seen`` [N, d] goes to the module."""
+    device, places = str(seen.device.type), network.places
+    module = _module(network.spec, (network.num_inputs, network.num_outputs), network.shapes, seen.dtype, device)
+    named = {name: vector[places[name]].view(shape) for name, shape in network.shapes}
+    return _Function(network, module, seen)(named, seen)
+
+
 def _array(tensor: Tensor) -> Array:
     found: Array = tensor.detach().cpu().numpy()
     return found
