@@ -20,14 +20,15 @@ class CostError(ValueError):
     """A step has no usable costs; the message names the environment and the step."""
 
 
-def costs_of(infos: Sequence[Any], num_costs: int, where: str) -> NDArray[np.float32]:
-    """The costs [L, p] of the steps that returned ``infos``.
+def costs_of(infos: Sequence[Any], num_costs: int, where: str, first: int = 0) -> NDArray[np.float32]:
+    """The costs [L, p] of the steps that returned ``infos``, the first of which is step ``first`` of its episode.
 
     Raises:
         CostError: a cost is missing, is not finite, or there is another number of them than limits.
     """
     rows = np.empty((len(infos), num_costs), np.float32)
-    for step, info in enumerate(infos):
+    for row, info in enumerate(infos):
+        step = first + row
         if not isinstance(info, dict) or info.get(KEY) is None:
             found = ", ".join(sorted(map(str, info))) if isinstance(info, dict) and info else "nothing"
             raise CostError(
@@ -41,7 +42,7 @@ def costs_of(infos: Sequence[Any], num_costs: int, where: str) -> NDArray[np.flo
             )
         if not np.isfinite(cost).all():
             raise CostError(f"{where}, step {step}: info[{KEY!r}] is not finite: {info[KEY]}")
-        rows[step] = cost
+        rows[row] = cost
     return rows
 
 
@@ -95,7 +96,7 @@ def _column(pieces: Sequence[SingleAgentEpisode], steps: int, num_costs: int, wh
             break
         seen = np.asarray(piece.get_observations(), np.float32).reshape(len(piece) + 1, -1)
         rewards = np.asarray(piece.get_rewards(), np.float32)
-        costs = costs_of(piece.get_infos()[1 : count + 1], num_costs, where)
+        costs = costs_of(piece.get_infos()[1 : count + 1], num_costs, where, piece.t_started)
         for name, values in (("observations", seen), ("reward", rewards)):
             if not np.isfinite(values).all():
                 raise ValueError(f"{where}: {name} not finite")
