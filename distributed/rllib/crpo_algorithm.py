@@ -209,7 +209,7 @@ class CRPOConfig(AlgorithmConfig):
                 "config.training(settings={'network': 'my_module:Actor'})"
             )
         horizon = self.known_horizon
-        if self.steps_per_copy < max(1, horizon or 1):
+        if not self.in_evaluation and self.steps_per_copy < max(1, horizon or 1):
             raise ValueError(
                 f"train_batch_size {self.total_train_batch_size} over {self.copies} copies are {self.steps_per_copy} "
                 f"steps of each, and an episode may have {horizon}: set it to at least {self.copies * (horizon or 1)}, "

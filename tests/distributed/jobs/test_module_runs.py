@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from distributed.cluster.calls import Rules
+from distributed.cluster.meta_learner import RayLearner
+from distributed.cluster.ray_pool import RayPool
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
 from distributed.models.onnx_export import export_onnx
 from distributed.settings.admission import NETWORKS
@@ -101,6 +104,16 @@ def test_a_resumed_run_ends_in_the_same_bits(beside: Path, tmp_path: Path) -> No
     again = RunDirectory.open(directory.path, config)
     state, _ = learn(config, *local(config), again)
     assert state.sha256() == load_final_state(beside, config, lambda message: None).sha256()
+
+
+def test_local_pool_and_ray_pool_give_the_same_bits(ray_cluster: str, workplace: Path) -> None:
+    raw = with_modules()
+    raw["within_task"] |= {"network": "tests.support.modules:Normed", "critic_network": "tests.support.modules:Tanh"}
+    config = parsed(raw)
+    experiment = config.experiment
+    learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
+    state, _ = learn(config, RayPool(experiment.family, 2, Rules(3), 120.0), learner)
+    assert state.sha256() == sha_of(config)
 
 
 def test_a_changed_file_of_a_network_is_noticed_on_a_resume(beside: Path, tmp_path: Path) -> None:

@@ -114,6 +114,22 @@ def test_two_remote_runners_learn_as_one_process_does(ray_cluster: str) -> None:
         algorithm.stop()
 
 
+@pytest.mark.slow
+def test_evaluation_and_callbacks_are_those_of_rllib(ray_cluster: str) -> None:
+    seen = list[float]()
+    chosen = config(horizon=20).evaluation(evaluation_interval=2, evaluation_duration=4)
+    chosen = chosen.callbacks(on_train_result=lambda *, result, **_: seen.append(result["training_iteration"]))
+    algorithm = chosen.build_algo()
+    try:
+        assert "evaluation" not in algorithm.train()
+        evaluated = algorithm.train()["evaluation"]["env_runners"]
+        assert evaluated["num_episodes"] == 4
+        assert -5.0 < evaluated["episode_return_mean"] < 20.0
+        assert seen == [1, 2]
+    finally:
+        algorithm.stop()
+
+
 class Still(gymnasium.Env[Any, Any]):
     """An environment of the spaces of test_crpo_module's starts."""
 
