@@ -1,4 +1,4 @@
-"""RLlib's CRPO beside the project's own on half_cheetah under its speed limit: ``python -m benchmarks.learning.rllib_curve``.
+"""RLlib's CRPO beside the project's own loop on half_cheetah under its speed limit; writes docs/results/rllib.md.
 
 The same settings, environments, steps and seeds; random numbers differ. Rewards and costs are plain sums of an episode.
 """
@@ -50,7 +50,7 @@ def with_rllib(steps: int, seed: int, runners: int = 0) -> dict[str, float]:
         )
         .debugging(seed=seed)
     )
-    algorithm = config.build_algo()
+    algorithm: Any = config.build_algo()
     began, rows = time.perf_counter(), list[tuple[float, float]]()
     for _ in range(steps // task.settings.steps_per_iteration):
         learned = algorithm.train()["learners"]["default_policy"]
@@ -62,13 +62,10 @@ def with_rllib(steps: int, seed: int, runners: int = 0) -> dict[str, float]:
 
 def without(steps: int, seed: int, folder: Path) -> dict[str, float]:
     """The same of the project's own loop."""
-    began = time.perf_counter()
-    train(NAME, TASKS[NAME], steps, seed, folder)
-    speed = steps / (time.perf_counter() - began)
-    lines = np.genfromtxt(
-        folder / f"{NAME}-{steps}-{seed}.csv", delimiter=",", names=True, dtype=None, encoding="utf-8"
-    )
-    return _result(np.stack([lines["reward"], lines["cost_1"]], axis=1), speed)
+    summary = train(NAME, TASKS[NAME], steps, seed, folder)
+    file = folder / f"{NAME}-{steps}-{seed}.csv"
+    lines = np.genfromtxt(file, delimiter=",", names=True, dtype=None, encoding="utf-8")
+    return _result(np.stack([lines["reward"], lines["cost_1"]], axis=1), steps / summary["wall_seconds"])
 
 
 def _result(rows: Any, speed: float) -> dict[str, float]:
@@ -95,24 +92,16 @@ def main() -> None:
         [label, *(formatted(interval([one[name] for one in found])) for name in ("reward", "cost", "excess", "speed"))]
         for label, found in results.items()
     ]
-    write(
-        "rllib.md",
-        [
-            *header(
-                "RLlib's CRPO beside the project's own loop", f"python -m benchmarks.learning.rllib_curve {_given()}"
-            ),
-            f"half_cheetah under its speed limit, cost limit 25, {chosen.steps:,} steps, seeds "
-            f"{', '.join(map(str, chosen.seeds))} (no setting was chosen on them), the same settings, environments and "
-            "update; random numbers differ. Reward and cost: the last tenth of the iterations. Excess: of the cost over "
-            "25, mean over all iterations. Mean [95 % interval over seeds, Student's t].",
-            "",
-            *table(["", "reward", "cost", "mean excess", "steps/s"], rows),
-        ],
+    command = f"python -m benchmarks.learning.rllib_curve {' '.join(sys.argv[1:])}"
+    seeds = ", ".join(map(str, chosen.seeds))
+    text = (
+        f"half_cheetah under its speed limit, cost limit 25, {chosen.steps:,} steps, seeds {seeds} (no setting was "
+        "chosen on them), the same settings, environments and update; random numbers differ. Reward and cost: the last "
+        "tenth of the iterations. Excess: of the cost over 25, mean over all iterations. Mean [95 % interval over seeds, "
+        "Student's t]."
     )
-
-
-def _given() -> str:
-    return " ".join(sys.argv[1:])
+    columns = ("", "reward", "cost", "mean excess", "steps/s")
+    write("rllib.md", [*header("RLlib's CRPO beside the project's own loop", command), text, "", *table(columns, rows)])
 
 
 if __name__ == "__main__":
