@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.result_page import header, table, write
 from benchmarks.speed.half_cheetah import HalfCheetahBatch
 from policies.networks.distributions import extra_of
-from policies.networks.mlp import Array, apply
+from policies.networks.mlp import Array, Network, apply
 from policies.neural.advantages import explained_variance
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.crpo import fresh_policy
@@ -203,6 +203,7 @@ def _summary(seconds: list[float], scores: list[FloatArray]) -> list[str]:
 def policy_calls(policy: PolicyState) -> list[str]:
     """Microseconds of one batched policy call, in NumPy and in torch."""
     network, vector = policy.actor.network, policy.actor.vector
+    assert isinstance(network, Network)
     normalize, extra = policy.statistics.normalizer(), extra_of(network, vector)
     std = np.exp(extra)
     layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in network.layers(vector)]

@@ -139,7 +139,7 @@ class CellFolder:
         try:
             found = read_json(path)
             if found["digest"] == cell.digest and isinstance(found["result"], dict):
-                return dict(found) if self._of_this_family(found, path, cell.config.family.name) else None
+                return dict(found) if self._of_this_family(found, path, cell.config.code) else None
         except ConfigurationError:
             raise
         except (OSError, ValueError, KeyError, TypeError):
@@ -147,12 +147,12 @@ class CellFolder:
         say(f"{path}: is damaged; the cell is computed again")
         return None
 
-    def _of_this_family(self, found: Result, path: Path, family: str) -> bool:
+    def _of_this_family(self, found: Result, path: Path, code: tuple[str, ...]) -> bool:
         """Whether the present source of the family computed a cell; an older version of cells does not say."""
-        difference = differing(found.get("family", self._sources_of(family)), self._sources_of(family))
+        difference = differing(found.get("family", self._sources_of(*code)), self._sources_of(*code))
         if difference and not self._changed_family:
             raise ConfigurationError(
-                f"{path}: another source of the family {family} computed this cell: {difference}; restore it, or give "
+                f"{path}: another source of {' or '.join(code)} computed this cell: {difference}; restore it, or give "
                 "--changed-family to compute such cells again"
             )
         return not difference
@@ -164,7 +164,7 @@ class CellFolder:
             "name": cell.name,
             "commit": _commit(),
             "sources": sources_digest(),
-            "family": dict(self._sources_of(cell.config.family.name)),
+            "family": dict(self._sources_of(*cell.config.code)),
             "seconds": round(seconds, 3),
             "result": result,
         }

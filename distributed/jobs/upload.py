@@ -111,25 +111,32 @@ def require_small(root: Path, most_megabytes: float = MOST_MEGABYTES) -> None:
         )
 
 
-def require_shipped(root: Path, run_file: Path, family: str) -> None:
-    """Check that the run file and the file of the user's family are among the uploaded files.
+def require_shipped(root: Path, run_file: Path, family: str, *networks: str) -> None:
+    """Check that the run file and the files of the user's family and networks are among the uploaded files.
 
     Raises:
         ConfigurationError: One of them is not; the message says why.
     """
     shipped = {path.resolve() for path, _ in uploaded_files(root)}
     _require(run_file, shipped, "the run file")
-    module = family.rpartition(":")[0]
-    if family in BUILT_IN or not module:
+    if family not in BUILT_IN:
+        _require_code(root, family, shipped, "family.name", "the family's")
+    for network in networks:
+        _require_code(root, network, shipped, "within_task.network", "the network's")
+
+
+def _require_code(root: Path, name: str, shipped: set[Path], key: str, whose: str) -> None:
+    module = name.rpartition(":")[0]
+    if not module:
         return
     if module.endswith(".py"):
         if Path(module).is_absolute() or module.startswith("~"):
-            raise ConfigurationError(f"family.name: {module}: the cluster has no such path; give it relative to {root}")
-        _require(root / module, shipped, "the family's file")
+            raise ConfigurationError(f"{key}: {module}: the cluster has no such path; give it relative to {root}")
+        _require(root / module, shipped, f"{whose} file")
         return
     for candidate in (root / (module.replace(".", "/") + ".py"), root / module.replace(".", "/") / "__init__.py"):
         if candidate.is_file():
-            _require(candidate, shipped, "the family's module")
+            _require(candidate, shipped, f"{whose} module")
 
 
 def _require(file: Path, shipped: set[Path], what: str) -> None:

@@ -18,6 +18,7 @@ from policies.common.context_regression import ContextRegression
 from policies.common.policy import Policy
 from policies.common.policy_kind import Spaces
 from policies.common.results import Candidates, Start, Starts
+from policies.networks.module_network import require_modules_of
 from policies.neural.policy_state import PolicyState
 from policies.neural.transition_moments import moment_sizes
 from policies.solving.algorithms import kind_named, kind_of, kind_of_policy
@@ -200,6 +201,7 @@ def load_meta_policy(folder: Path) -> MetaPolicy:
     try:
         if content["kind"] != KIND:
             raise ValueError(f"its kind is {content['kind']!r}, not {KIND!r}")
+        require_modules_of(content["settings"].get("within_task") or {}, arrays)
         spaces = _spaces(**content["spaces"])
         starts = tuple(
             _start(arrays, number, spaces, len(content["cost_names"])) for number in range(content["num_starts"])

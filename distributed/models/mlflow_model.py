@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distributed.models.meta_policy import STEM, MetaPolicy
+from policies.networks.module_network import modules_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 MODEL_NAME = "meta_policy"
 CODE = Path(__file__).with_name("mlflow_code.py")
 _REQUIREMENTS = ("mlflow", "numpy", "safetensors")
+
+
+def is_portable(policy: MetaPolicy) -> bool:
+    """Whether MLflow's copy of :mod:`distributed.models.mlflow_code` can compute it: a table, or networks in NumPy."""
+    return not modules_of(policy.settings.get("within_task") or {})
 
 
 def input_example(policy: MetaPolicy) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy, save_meta_policy
-from distributed.models.mlflow_model import build_model, log_model, quiet
+from distributed.models.mlflow_model import build_model, is_portable, log_model, quiet
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError, first_line
 from distributed.settings.run_config import RunConfig
@@ -178,6 +178,11 @@ def register(
             f"{run_dir}: holds no finished start; finish it first (metasrl train RUN_FILE --resume)"
         )
     policy = load_meta_policy(run_dir / STEM)
+    if not is_portable(policy):
+        raise ConfigurationError(
+            f"{run_dir}: register: a model in MLflow carries its code, and that of a module of torch is not the "
+            "project's; share the run directory instead (metasrl adapt RUN_DIR)"
+        )
     config = policy.own_config(family, str(run_dir / STEM), run_dir, method)
     version = _new_version(client, name, run_id, policy)
     aliases = client.get_registered_model(name).aliases

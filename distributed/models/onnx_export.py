@@ -14,6 +14,7 @@ from distributed.settings.errors import ConfigurationError
 from policies.common.policy import Policy, policy_for, table_of
 from policies.common.policy_kind import Spaces
 from policies.mixtures.contextual import condition
+from policies.networks.mlp import Network
 from policies.neural.policy_state import PolicyState
 from tasks.contract.context import ContextError
 
@@ -116,13 +117,15 @@ class _Graph:
 
 
 def _network(graph: _Graph, policy: PolicyState) -> str:
-    statistics = policy.statistics
+    statistics, network = policy.statistics, policy.actor.network
+    if not isinstance(network, Network):
+        raise ConfigurationError("export: only networks of within_task.network mlp are written as ONNX graphs")
     mean = graph.constant("mean", statistics.mean.astype(np.float32))
     scale = graph.constant("scale", statistics.scale.astype(np.float32))
     low, high = graph.constant("least", np.float32(-_CLIP)), graph.constant("most", np.float32(_CLIP))
     centred = graph.node("Sub", ["observations", mean], "centred")
     hidden = graph.node("Clip", [graph.node("Mul", [centred, scale], "scaled"), low, high], "inputs")
-    arrays, layers = policy.actor.arrays(), policy.actor.network.num_layers
+    arrays, layers = policy.actor.arrays(), network.num_layers
     for number in range(layers):
         weights = graph.constant(f"weights_{number}", arrays[f"weights_{number}"].astype(np.float32))
         bias = graph.constant(f"bias_{number}", arrays[f"bias_{number}"].astype(np.float32))

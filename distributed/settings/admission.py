@@ -1,11 +1,13 @@
 """The one gate for settings that came out of a run directory, a learned start or a registered model.
 
 Such settings are data of somebody else. Their family is run only if it is built in or if the user names it on the
-command line, and their numbers are bounded, so that reading them neither runs code nor takes all day.
+command line, a module of torch only if the user names it in the environment, and their numbers are bounded, so that
+reading them neither runs code nor takes all day.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from tasks.contract.family_registry import BUILT_IN
 
 _SECTIONS = ("family", "within_task", "meta", "evaluation")
 """Sections whose numbers decide how much work a new task is."""
+NETWORKS = "METASRL_NETWORKS"
+"""Environment variable with the modules that the user names, which settings of others may use."""
 _MOST_TASKS = 10**5
 _MOST = {
     "num_iterations": 10**5,
@@ -50,12 +54,14 @@ def admitted(
         method: The method of ``within_task.method`` that the user names; a built-in one needs no naming.
 
     Raises:
-        ConfigurationError: The family or the method is code that the user did not name, or a setting is invalid or out
-            of bounds.
+        ConfigurationError: The family, the method or a network is code that the user did not name, or a setting is
+            invalid or out of bounds.
     """
     config = validated(raw, source)
     _require_admitted(config.family.name, source, named, folder)
     _require_admitted_method(config.within_task.method, source, method, folder)
+    for name in config.code[1:]:
+        _require_named_module(name, source, folder)
     _require_modest(config, source)
     require_usable(config, source)
     return config
@@ -99,6 +105,21 @@ def _require_admitted_method(given: MethodSettings, source: str, named: str | No
     if named is None:
         raise ConfigurationError(
             f"{source}: solves tasks with the method {text}, which is code: --method {text} runs it, if you trust it"
+        )
+
+
+def _require_named_module(name: str, source: str, folder: Path | None) -> None:
+    """Raise ConfigurationError unless the user names the module ``name``, and it is outside ``folder``."""
+    text = shortened(name)
+    if folder is not None and _inside(name, folder):
+        raise ConfigurationError(
+            f"{source}: within_task.network: {text} is inside the run directory; read it, and move it out if you "
+            "trust it"
+        )
+    if name not in os.environ.get(NETWORKS, "").split(","):
+        raise ConfigurationError(
+            f"{source}: was learned with the network {text}, which is code: name it by {NETWORKS}={text} (several "
+            "separated by commas) in the environment, if you trust it"
         )
 
 

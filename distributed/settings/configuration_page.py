@@ -144,6 +144,8 @@ def describe(annotation: object, metadata: Sequence[object] = (), *, many: bool 
         return ", ".join(f"`{item}`" for item in arguments)
     if origin in (tuple, list):
         return ", ".join([f"list of {describe(arguments[0], many=True)}", *_bounds(metadata)])
+    if origin is dict:
+        return "mapping of names to values"
     if annotation is bool:
         return "`true`, `false`"
     assert isinstance(annotation, type), annotation

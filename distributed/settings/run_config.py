@@ -8,7 +8,7 @@ import re
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from meta.learning.settings import MetaSettings
@@ -17,6 +17,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections
 from meta.training.held_out_tasks import require_held_out_settings
+from policies.networks.module_network import MLP, ROLES
 from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
@@ -134,6 +135,14 @@ WithinTaskSection = Annotated[
 ]
 
 
+def _within_task(within: WithinTaskSettings | NeuralSettings) -> dict[str, JsonValue]:
+    """The section for a digest, without keys of modules that are left at their defaults: runs of before had none."""
+    later = {"network", "network_arguments", "critic_network", "critic_network_arguments", "device"}
+    content = within.model_dump(mode="json")
+    defaults = type(within).model_fields
+    return {key: value for key, value in content.items() if key not in later or value != defaults[key].default}
+
+
 class RunConfig(BaseModel):
     """A validated run file."""
 
@@ -170,6 +179,12 @@ class RunConfig(BaseModel):
         return self
 
     @property
+    def code(self) -> tuple[str, ...]:
+        """What is imported from the user's files: the family first, then modules, as their settings name them."""
+        named = {getattr(self.within_task, role, MLP): None for role in ROLES}
+        return (self.family.name, *(name for name in named if name != MLP))
+
+    @property
     def experiment(self) -> Experiment:
         """The settings that determine the result."""
         own = dict(self.family.model_extra or {})
@@ -187,7 +202,7 @@ class RunConfig(BaseModel):
         parts = {
             "seed": self.seed,
             "family": self.family.model_dump(mode="json"),
-            "within_task": self.within_task.model_dump(mode="json"),
+            "within_task": _within_task(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
             "meta": self.meta.model_dump(mode="json"),
             "tasks_per_round": self.cluster.tasks_per_round,

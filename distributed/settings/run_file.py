@@ -23,6 +23,7 @@ from distributed.settings.keys import models_in
 from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
 from meta.training.held_out_tasks import require_held_out_episodes
 from policies.checking.separate_check import refusal
+from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import require_limits_of_returns
 from tasks.contract.family_registry import BUILT_IN, FamilyError
 from tasks.contract.task import numbers_fault
@@ -130,6 +131,8 @@ def require_usable(config: RunConfig, source: str) -> None:
         config.within_task.method.make().first(len(family.cost_names))
         config.meta.learning_rates.initial_rates(len(family.cost_names))
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
+        if isinstance(config.within_task, NeuralSettings):
+            config.within_task.modules.require_usable()
         require_limits_of_returns(config.within_task, family, config.experiment.family.parameters)
     except ValueError as error:
         raise ConfigurationError(f"{source}: {shortened(str(error), _LONGEST_LINE)}") from error

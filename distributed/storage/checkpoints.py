@@ -19,6 +19,7 @@ from distributed.settings.bounded_reading import MOST_ARRAY_BYTES, read_bytes, r
 from meta.learning.kinds import Item
 from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
+from policies.networks.module_network import require_modules_of
 
 SCHEMA_VERSION = 2
 _MOST_DIGITS = 20
@@ -138,7 +139,9 @@ def load_arrays(stem: Path) -> tuple[Arrays, Facts]:
 class CheckpointFolder:
     """The folder ``checkpoints/`` of a run: ``round-N`` pairs, and ``finished/task-N`` pairs of the current round."""
 
-    def __init__(self, folder: Path, digest: str, keep: int) -> None:
+    def __init__(self, folder: Path, digest: str, keep: int, within: Mapping[str, Any] | None = None) -> None:
+        """``within``: the run's ``within_task`` section, whose modules its policies may be of; None: of none."""
+        self._within = within or {}
         self._folder, self._finished = folder, folder / "finished"
         self._digest, self._keep = digest, keep
         with storing(self._finished):
@@ -182,6 +185,7 @@ class CheckpointFolder:
             DamagedFileError: They hold none, or one of another round: a file was copied or renamed.
         """
         stem = self._stem(number)
+        _built(lambda: require_modules_of(self._within, arrays), stem)
         state = _state(arrays, facts, stem)
         found = state.warm_up_rounds + state.num_rounds
         if found != number or facts.get("round", number) != number:
@@ -226,6 +230,7 @@ class CheckpointFolder:
             raise DamagedFileError(f"{stem}.json: has no row of a task")
         if facts.get("digest") != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
             return None
+        _built(lambda: require_modules_of(self._within, arrays), stem)
         item = _item(arrays, facts, stem)
         held = {item.task_index, row["task_index"], facts.get("task", index)}
         if held != {index} or facts.get("round", row["round"]) != row["round"]:

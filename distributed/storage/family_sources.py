@@ -25,7 +25,19 @@ Sources = Mapping[str, str]
 """SHA-256 by the file's path from the folder of the family."""
 
 
-def sources_of(name: str) -> Sources:
+def sources_of(*names: str) -> Sources:
+    """The files of all ``names``, the family's and then those of networks; see :func:`_sources_of`.
+
+    A file of the same place in another folder comes with the name that it belongs to.
+    """
+    found = dict[str, str]()
+    for name in names:
+        for key, digest in _sources_of(name).items():
+            found[key if found.get(key, digest) == digest else f"{name}/{key}"] = digest
+    return dict(sorted(found.items()))
+
+
+def _sources_of(name: str) -> Sources:
     """The family's module and the modules beside it that it imports; none for a built-in family.
 
     "Beside" is the folder of the file, or the folder that holds the top-level package; of an installed package only the
@@ -104,15 +116,15 @@ def differing(earlier: Sources, now: Sources) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
-def write_sources(folder: Path, name: str) -> None:
-    """Keep the sources of the family ``name`` in a run directory; nothing for a built-in one."""
-    sources = sources_of(name)
+def write_sources(folder: Path, *names: str) -> None:
+    """Keep the sources of the family and of networks in a run directory; nothing for a built-in family alone."""
+    sources = sources_of(*names)
     if sources:
-        write_atomically(folder / SOURCES, json.dumps({"family": name, "files": sources}, indent=1).encode())
+        write_atomically(folder / SOURCES, json.dumps({"family": names[0], "files": sources}, indent=1).encode())
 
 
-def require_same_sources(folder: Path, name: str, *, changed: bool) -> None:
-    """Check that the family ``name`` is the one that the run in ``folder`` began with; ``changed``: the user knows.
+def require_same_sources(folder: Path, *names: str, changed: bool) -> None:
+    """Check that the family and networks are those that the run in ``folder`` began with; ``changed``: the user knows.
 
     A run of an earlier version, which kept nothing, is taken as it is.
 
@@ -125,13 +137,14 @@ def require_same_sources(folder: Path, name: str, *, changed: bool) -> None:
         return
     try:
         earlier = read_json(file)["files"]
-        difference = differing(earlier, sources_of(name))
+        difference = differing(earlier, sources_of(*names))
     except (AttributeError, KeyError, OSError, RefusedFileError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{file}: does not say which source the run began with ({error!r})") from error
     if difference and not changed:
         raise ConfigurationError(
-            f"--resume {folder}: the family {name} has another source than the run began with: {difference}; restore "
-            "it, begin a new run, or give --changed-family to train on with the new source from here"
+            f"--resume {folder}: the family {', or the network '.join(names)} has another source than the run began "
+            f"with: {difference}; restore it, begin a new run, or give --changed-family to train on with the new "
+            "source from here"
         )
     if difference:
-        write_sources(folder, name)
+        write_sources(folder, *names)

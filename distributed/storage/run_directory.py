@@ -45,7 +45,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path = path.absolute()  # an environment may change the working directory
-        self._checkpoints = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints)
+        self._checkpoints = _checkpoints(path, config)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
         self._warm_up_rounds, self._saved = config.meta.warm_up.rounds, 0.0
@@ -67,7 +67,7 @@ class RunDirectory:
             try:
                 path.mkdir(parents=True)
                 write_atomically(path / "config.yaml", config.to_yaml().encode())
-                write_sources(path, config.family.name)
+                write_sources(path, *config.code)
                 return RunDirectory(path, config)
             except FileExistsError:
                 if not parent.is_dir():
@@ -89,7 +89,7 @@ class RunDirectory:
                 f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
                 f"{', '.join(_differences(earlier, config))}"
             )
-        require_same_sources(path, config.family.name, changed=changed_family)
+        require_same_sources(path, *config.code, changed=changed_family)
         return RunDirectory(path, config)
 
     @staticmethod
@@ -281,10 +281,15 @@ def load_final_state(path: Path, config: RunConfig, say: Callable[[str], None]) 
         ConfigurationError: The run has no checkpoint.
         DamagedFileError: Every checkpoint is damaged.
     """
-    found = CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints).load_state(say)
+    found = _checkpoints(path, config).load_state(say)
     if found is None:
         raise ConfigurationError(f"{path}: has no checkpoint yet; train it first")
     return found[0]
+
+
+def _checkpoints(path: Path, config: RunConfig) -> CheckpointFolder:
+    within = config.within_task.model_dump(mode="json")
+    return CheckpointFolder(path / "checkpoints", config.digest(), config.output.keep_checkpoints, within)
 
 
 def _differences(first: RunConfig, second: RunConfig) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Self
 import psutil
 
 from distributed.models.meta_policy import STEM, load_meta_policy
-from distributed.models.mlflow_model import build_model
+from distributed.models.mlflow_model import build_model, is_portable
 from distributed.settings.keys import flatten
 from distributed.settings.provenance import environment_tags, source_tags
 from distributed.settings.run_config import RunConfig
@@ -120,7 +120,8 @@ class MLflowTracker(RunTracker):
         """Log the final metrics, all files of the run directory and the model; wait until they are sent."""
         folder = self._directory.path
         with self._console.status("sending the last results to MLflow"):
-            model = build_model(folder / "model", folder / STEM, load_meta_policy(folder / STEM))
+            policy = load_meta_policy(folder / STEM)
+            model = build_model(folder / "model", folder / STEM, policy) if is_portable(policy) else None
             unsent = self._end("FINISHED", final_metrics(summary), _artifacts(folder), run_description(summary), model)
         if unsent:
             self._console.warn(

@@ -93,9 +93,10 @@ def _random_fourier(data: OfflineData, settings: LinearDICESettings, seed: int) 
 def _last_layer(target: TargetPolicy) -> Features:
     """1 and the tanh activations h(s), once for each discrete action, or with z and z^2 of standardised actions z."""
     policy, count = target.network, target.num_actions
-    if policy is None or len(policy.actor.network.sizes) < 3:
-        raise EstimateError("dice.linear.features: last_layer needs a neural policy with a hidden layer")
-    hidden = Network(policy.actor.network.sizes[:-1])
+    network = None if policy is None else policy.actor.network
+    if policy is None or not isinstance(network, Network) or len(network.sizes) < 3:
+        raise EstimateError("dice.linear.features: last_layer needs a neural policy, an mlp with a hidden layer")
+    hidden = Network(network.sizes[:-1])
     vector = policy.actor.vector[: hidden.num_parameters]
     width = hidden.sizes[-1]
 
@@ -109,7 +110,7 @@ def _last_layer(target: TargetPolicy) -> Features:
         standard = (actions - means) * np.exp(-log_std)
         return np.concatenate([ones, layer, standard, standard * standard], axis=1, dtype=np.float32)
 
-    outputs = policy.actor.network.sizes[-1]
+    outputs = network.num_outputs
     return Features.with_constant(features, 1 + (count * width if count is not None else width + 2 * outputs))
 
 

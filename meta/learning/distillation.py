@@ -13,7 +13,7 @@ from meta.learning.settings import NeuralInitializationSettings
 from meta.learning.updates import scheduled_step
 from policies.networks.adam import Adam
 from policies.networks.distributions import distribution_of, extra_of
-from policies.networks.mlp import Array, linearize
+from policies.networks.mlp import Array
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState
 from tasks.contract.tabular_model import FloatArray
 from tasks.stepping.batch import Float32Array
@@ -107,7 +107,7 @@ def distill(
     size = min(settings.minibatch, len(inputs))
     for _ in range(settings.steps):
         rows = rng.choice(len(inputs), size, replace=False)
-        linear = linearize(network, vector, inputs[rows])
+        linear = network.linearize(vector, inputs[rows])
         outputs, extra = distribution.kl_gradient(
             targets.outputs[rows], targets.extras[rows], linear.outputs, extra_of(network, vector), weights[rows] / size
         )

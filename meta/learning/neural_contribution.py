@@ -25,6 +25,7 @@ from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import ESTIMATORS, DICESettings
 from meta.offline.target_policy import NeuralTarget
 from policies.common.policy import Policy
+from policies.networks.module_network import MLP
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.solving import NeuralDataset
@@ -105,6 +106,16 @@ def _no_worst_case() -> float:
     raise ValueError("meta.learning_rates.curvature: a network has no worst case")
 
 
+def require_usable_module(network: str, dice: DICESettings, meta: MetaSettings) -> None:
+    """Raise ValueError where a setting needs the layers of an mlp, and ``network`` is a module."""
+    if meta.context != "none":
+        raise ValueError(f"meta.context: {meta.context} needs within_task.network mlp, got {network}; must be none")
+    if dice.linear.features == "last_layer":
+        raise ValueError(
+            f"dice.linear.features: last_layer needs within_task.network mlp, got {network}; use random_fourier"
+        )
+
+
 class NeuralLearning:
     """See :class:`meta.learning.kinds.LearningKind`: the meta-learner of networks."""
 
@@ -131,6 +142,8 @@ class NeuralLearning:
                 only = "applies to dualdice_tabular only"
                 reason = only if name == "ridge" else "has no effect where dice.estimator is none"
                 raise ValueError(f"dice.{name}: {reason}; within_task.algorithm is neural_crpo")
+        if within.network != MLP:
+            require_usable_module(within.network, dice, meta)
         if meta.learning_rates.curvature == "worst_case":
             raise ValueError(
                 "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "

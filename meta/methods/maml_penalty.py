@@ -15,7 +15,7 @@ from policies.common.results import Start, TaskResult
 from policies.exact.softmax import log_policy
 from policies.exact.solver import ExactModel, evaluate, occupancy
 from policies.networks.adam import Adam
-from policies.networks.mlp import Array, linearize
+from policies.networks.mlp import Array
 from policies.neural.crpo import solve_neural
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, moved, no_observations
@@ -148,7 +148,7 @@ def penalized_policy_gradient(
     combined = estimates.advantages[:, :1] - estimates.advantages[:, 1:] @ penalties[:, None]
     combined = (combined - combined.mean(axis=0)).astype(estimates.inputs.dtype)
     samples = Samples(estimates.inputs, data.flat(data.actions), combined, equal_weights(estimates.inputs))
-    linear = linearize(policy.actor.network, policy.actor.vector, estimates.inputs)
+    linear = policy.actor.network.linearize(policy.actor.vector, estimates.inputs)
     return policy_gradient(policy.actor.network, linear, samples, 0)
 
 

@@ -102,7 +102,7 @@ class NeuralTarget:
     def num_actions(self) -> int | None:
         """Outputs of a categorical actor; None for a Gaussian one."""
         network = self.policy.actor.network
-        return None if LOG_STD in network.places else network.sizes[-1]
+        return None if LOG_STD in network.places else network.num_outputs
 
     def sample(self, observations: Float32Array, rng: np.random.Generator) -> NDArray[Any]:
         """Actions as the policy chooses them, before scaling and clipping to the bounds."""

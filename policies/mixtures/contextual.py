@@ -33,6 +33,8 @@ def condition(policy: PolicyState, context: FloatArray) -> PolicyState:
 def _without_rows(parameters: Parameters, size: int, shift: FloatArray) -> Parameters:
     """The network without the inputs from ``size`` on, which are held at ``shift``."""
     old, vector = parameters.network, parameters.vector
+    if not isinstance(old, Network):
+        raise TypeError("a context is built into an mlp only: other networks have no known first layer")
     network = Network((size, *old.sizes[1:]), old.extras)
     result = np.empty(network.num_parameters, vector.dtype)
     for name, _ in network.layout:

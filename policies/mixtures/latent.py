@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.networks.distributions import distribution_of, extra_of
-from policies.networks.mlp import Array, linearize
+from policies.networks.mlp import Array
 from policies.neural.policy_state import Parameters
 from policies.steps.natural_gradient import Samples
 from tasks.contract.context import ContextSpace
@@ -91,7 +91,7 @@ def gradient_and_fisher(
     """
     network, vector = actor.network, actor.vector
     tasks, size = shape
-    linear, extra = linearize(network, vector, samples.inputs), extra_of(network, vector)
+    linear, extra = network.linearize(vector, samples.inputs), extra_of(network, vector)
     distribution, ones = distribution_of(network), np.ones(len(samples.inputs), vector.dtype)
     score, _ = distribution.score(linear.outputs, extra, samples.actions, ones)
     tangents = []

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from policies.networks.mlp import Array, Network
+from policies.networks.mlp import Array
+from policies.networks.network import AnyNetwork
 
 LOG_STD = "log_std"
 """Name of the Gaussian's extra parameters; a network that has them is a Gaussian actor."""
@@ -158,11 +159,11 @@ class DiagonalGaussian:
         return moved * precision * weights[:, None], weights @ (1.0 - spread)
 
 
-def distribution_of(actor: Network) -> Distribution:
+def distribution_of(actor: AnyNetwork) -> Distribution:
     """Gaussian for an actor with log standard deviations, else categorical."""
     return DiagonalGaussian() if LOG_STD in actor.places else Categorical()
 
 
-def extra_of(actor: Network, vector: Array) -> Array:
+def extra_of(actor: AnyNetwork, vector: Array) -> Array:
     """The distribution's parameters outside the layers: a view, empty for a categorical actor."""
     return vector[actor.places[LOG_STD]] if LOG_STD in actor.places else vector[:0]

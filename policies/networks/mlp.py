@@ -50,6 +50,16 @@ class Network:
         """How many weight matrices there are."""
         return len(self.sizes) - 1
 
+    @property
+    def num_inputs(self) -> int:
+        """Numbers in an input."""
+        return self.sizes[0]
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers in an output."""
+        return self.sizes[-1]
+
     @cached_property
     def num_parameters(self) -> int:
         """Length of the flat vector."""
@@ -72,6 +82,33 @@ class Network:
     def arrays(self, vector: Array) -> dict[str, Array]:
         """Every parameter by name, as views."""
         return {name: vector[self.places[name]].reshape(shape) for name, shape in self.layout}
+
+    def apply(self, vector: Array, inputs: Array) -> Array:
+        """Outputs [N, k]; see :func:`apply`."""
+        return apply(self, vector, inputs)
+
+    def linearize(self, vector: Array, inputs: Array) -> Linearization:
+        """Outputs, and products with their Jacobian; see :func:`linearize`."""
+        return linearize(self, vector, inputs)
+
+    def last_layer(self, vector: Array) -> tuple[Array, Array]:
+        """Views of the last layer's weights [w, k] and bias [k]."""
+        return self.part(vector, f"weights_{self.num_layers - 1}"), self.part(vector, f"bias_{self.num_layers - 1}")
+
+    def features(self, vector: Array, inputs: Array) -> Array:
+        """What the last layer takes, [N, w]."""
+        return linearize(self, vector, inputs).activations[-1]
+
+    def with_inputs(self, vector: Array, ratio: NDArray[np.float64], shift: NDArray[np.float64]) -> Array:
+        """Parameters of the same function of inputs x' [d], where x = ``ratio`` x' + ``shift`` were the inputs so far.
+
+        W' = ratio W and b' = b + shift W of the first layer.
+        """
+        result = vector.copy()
+        weights, bias = self.part(result, "weights_0"), self.part(result, "bias_0")
+        bias += (shift @ weights.astype(np.float64)).astype(result.dtype)
+        weights *= ratio[:, None].astype(result.dtype)
+        return result
 
 
 def network_of(arrays: Mapping[str, Array]) -> tuple[Network, Array]:
@@ -153,6 +190,10 @@ class Linearization:
             change = result
         assert change is not None
         return change
+
+    def at(self, vector: Array) -> Array:
+        """Outputs [N, k] for the same inputs at other parameters ``vector``."""
+        return apply(self.network, vector, self.activations[0])
 
     def pullback(self, covectors: Array) -> Array:
         """J' u [num_parameters] for ``covectors`` u [N, k], summed over the batch (back-propagation); extras get 0."""

@@ -6,7 +6,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.networks.adam import Adam
-from policies.networks.mlp import Array, Network, linearize
+from policies.networks.mlp import Array
+from policies.networks.network import AnyNetwork
 from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters
 
 _LEAST_SCALE = 1e-6
@@ -33,27 +34,33 @@ def fit_critic(
     """Least squares of the normalised heads on ``targets`` [N, h] at ``inputs`` [N, d] (normalised observations).
 
     Heads are put in units of the spread of their targets with the function unchanged (Pop-Art, van Hasselt et al. 2016,
-    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam continues from there.
+    w' = w sigma / sigma'), the last layer is moved towards its exact solution, and Adam continues from there. A network
+    without a linear last layer keeps its outputs, now in the new units, and Adam does everything.
     """
     network, vector = critic.network, critic.vector.copy()
     mean, spread = targets.mean(axis=0, dtype=np.float64), targets.std(axis=0, dtype=np.float64)
     scale = np.maximum(spread, _LEAST_SCALE * (1.0 + np.abs(mean)))
-    network.part(vector, f"weights_{network.num_layers - 1}")[:] *= network.part(vector, TARGET_SCALE) / scale
+    last = network.last_layer(vector)
+    if last is not None:
+        last[0][:] *= network.part(vector, TARGET_SCALE) / scale
     network.part(vector, TARGET_MEAN)[:], network.part(vector, TARGET_SCALE)[:] = mean, scale
     wanted = ((targets - mean) / scale).astype(vector.dtype)
     solve_last_layer(network, vector, inputs, wanted, settings.ridge)
     return Parameters(network, _adam(network, vector, inputs, wanted, settings, rng))
 
 
-def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Array, ridge: float) -> None:
+def solve_last_layer(network: AnyNetwork, vector: Array, inputs: Array, wanted: Array, ridge: float) -> None:
     """Write the last layer of ``vector``: min_w mean |wanted - h w - b|^2 + ridge |w - w_0|^2, the bias free.
 
     w = w_0 + (cov(h, h) + ridge)^{-1} cov(h, wanted - h w_0) and b = mean(wanted) - mean(h) w. w_0 are the present
-    weights, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns).
+    weights, or 0 for a head that explains nothing of ``wanted`` (a fresh one, or after a jump of the returns). A
+    network without a linear last layer stays as it is.
     """
-    last = network.num_layers - 1
-    weights, bias = network.part(vector, f"weights_{last}"), network.part(vector, f"bias_{last}")
-    features = linearize(network, vector, inputs).activations[-1].astype(np.float64)
+    last = network.last_layer(vector)
+    if last is None:
+        return
+    weights, bias = last
+    features = network.features(vector, inputs).astype(np.float64)
     centre, middle = features.mean(axis=0), wanted.mean(axis=0, dtype=np.float64)
     features -= centre
     missing = wanted - middle
@@ -65,7 +72,7 @@ def solve_last_layer(network: Network, vector: Array, inputs: Array, wanted: Arr
 
 
 def _adam(
-    network: Network, vector: Array, inputs: Array, wanted: Array, settings: CriticSettings, rng: np.random.Generator
+    network: AnyNetwork, vector: Array, inputs: Array, wanted: Array, settings: CriticSettings, rng: np.random.Generator
 ) -> Array:
     """Adam on shuffled minibatches; every step's loss is the mean over its samples."""
     adam = Adam(vector, settings.learning_rate)
@@ -77,7 +84,7 @@ def _adam(
             order = rng.permutation(len(inputs))
             inputs_now, wanted_now = inputs[order], wanted[order]
         here = slice((step % per_epoch) * size, (step % per_epoch + 1) * size)
-        linear = linearize(network, vector, inputs_now[here])
+        linear = network.linearize(vector, inputs_now[here])
         error = linear.outputs - wanted_now[here]
         error *= 1.0 / size
         vector = adam.step(vector, linear.pullback(error), 1.0 - step / total)

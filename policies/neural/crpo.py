@@ -79,6 +79,7 @@ def fresh_policy(batch: BatchEnvironment, settings: NeuralSettings, seed: int) -
         critic_hidden=settings.critic_hidden,
         log_std=settings.initial_log_std,
         seed=seed,
+        modules=settings.modules,
     )
 
 

@@ -121,7 +121,7 @@ class NeuralKind:
         rng, num_costs, last = np.random.default_rng([seed, ACTION_STREAM]), len(family.cost_names), False
         plain = GymnasiumBatch(lambda: env, 1, num_costs, family.horizon, task.label, step_seconds(family))
         batch = with_context(family, task, plain)
-        inputs = policy.actor.network.sizes[0]
+        inputs = policy.actor.network.num_inputs
         if inputs != batch.observation_size:
             raise TaskError(
                 f"{task.label}: the policy takes {inputs} numbers, an observation has {batch.observation_size}; "
@@ -151,7 +151,7 @@ class NeuralKind:
         """The policy, checked against ``spaces``."""
         policy = policy_from_arrays(arrays)
         outputs = spaces.actions or len(spaces.low)
-        if (policy.actor.network.sizes[0], policy.actor.network.sizes[-1]) != (spaces.observation, outputs):
+        if (policy.actor.network.num_inputs, policy.actor.network.num_outputs) != (spaces.observation, outputs):
             raise ValueError(f"actor does not map {spaces.observation} numbers to {outputs}")
         return policy
 

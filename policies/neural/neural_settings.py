@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from policies.common.branches import tolerance_of_each
+from policies.networks.module_network import MLP, ROLES, ModuleSpec
 from policies.neural.critic import CriticSettings
+from policies.neural.policy_state import Modules
 from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
@@ -33,6 +43,16 @@ class NeuralSettings(BaseModel):
     """Widths of the actor's hidden layers."""
     critic_hidden: tuple[Width, ...] = (64, 64)
     """Widths of the critic's hidden layers."""
+    network: str = Field(default=MLP, min_length=1)
+    """The actor: mlp, or a torch.nn.Module as package.module:ClassName or path/to/file.py:ClassName."""
+    network_arguments: dict[str, JsonValue] = {}
+    """Keyword arguments of that module's constructor, after its numbers of inputs and outputs."""
+    critic_network: str = Field(default=MLP, min_length=1)
+    """The critic: mlp, or a torch.nn.Module; its outputs are the reward's value and one for each cost."""
+    critic_network_arguments: dict[str, JsonValue] = {}
+    """Keyword arguments of the critic's constructor, after its numbers of inputs and outputs."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where modules are computed while a task is solved; learning across tasks stays on the CPU."""
     initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
     """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
     reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
@@ -77,6 +97,29 @@ class NeuralSettings(BaseModel):
                 f"steps_per_iteration {self.steps_per_iteration} is not a multiple of num_copies {self.num_copies}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _networks_have_their_settings(self) -> NeuralSettings:
+        for role, widths in zip(ROLES, ("hidden", "critic_hidden"), strict=True):
+            of_module = getattr(self, role) != MLP
+            unused = widths if of_module else f"{role}_arguments"
+            if getattr(self, unused) != type(self).model_fields[unused].default:
+                raise ValueError(f"{unused} has no effect where {role} is {getattr(self, role)}")
+        if self.network != MLP and self.trust_region.preconditioner != "none":
+            raise ValueError(
+                f"trust_region.preconditioner {self.trust_region.preconditioner} needs the layers of an mlp; set it to "
+                f"none where network is {self.network}"
+            )
+        if self.device != "cpu" and self.network == self.critic_network == MLP:
+            raise ValueError(f"device {self.device} has no effect where network and critic_network are mlp")
+        return self
+
+    @property
+    def modules(self) -> Modules:
+        """The modules that network and critic_network name."""
+        actor = ModuleSpec.of(self.network, self.network_arguments, "within_task.network")
+        critic = ModuleSpec.of(self.critic_network, self.critic_network_arguments, "within_task.critic_network")
+        return Modules(actor, critic, self.device)
 
     @property
     def evaluation(self) -> Literal["sampled"]:

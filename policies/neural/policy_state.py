@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from policies.networks.distributions import LOG_STD, extra_of
-from policies.networks.mlp import Array, Network, apply, initialize, network_of
+from policies.networks.mlp import Array, Network, initialize, network_of
+from policies.networks.module_network import MODULE, ModuleNetwork, ModuleSpec, initial_network, network_of_module
+from policies.networks.network import AnyNetwork
 from tasks.contract.tabular_model import FloatArray
 
 _LEAST_VARIANCE = 1e-6
@@ -76,7 +79,7 @@ def no_observations(size: int) -> ObservationStatistics:
 class Parameters:
     """A network with its flat parameter vector."""
 
-    network: Network
+    network: AnyNetwork
     vector: Array
 
     def arrays(self) -> dict[str, Array]:
@@ -102,7 +105,7 @@ class PolicyState:
     @property
     def num_objectives(self) -> int:
         """1 + p."""
-        return self.critic.network.sizes[-1]
+        return self.critic.network.num_outputs
 
     def values(self, observations: Array) -> Array:
         """V_i(s) of ``observations`` [N, d] for every head, [N, 1+p]."""
@@ -110,17 +113,17 @@ class PolicyState:
 
     def act(self, observations: Array) -> tuple[Array, Array]:
         """Outputs [N, k] of the actor for ``observations`` [N, d], and its extra parameters [e]."""
-        outputs = apply(self.actor.network, self.actor.vector, self.statistics.normalize(observations))
+        outputs = self.actor.network.apply(self.actor.vector, self.statistics.normalize(observations))
         return outputs, extra_of(self.actor.network, self.actor.vector)
 
     def with_statistics(self, statistics: ObservationStatistics) -> PolicyState:
         """The same actions and values under other ``statistics`` (up to rounding and the clipping at +-10).
 
-        A first layer W, b on (x - m) s becomes W' = W s / s', b' = b + ((m' - m) s) W on (x - m') s'. A policy that has
-        seen nothing keeps its weights: they were drawn for normalised inputs.
+        (x - m) s is (x - m') s' times s / s' plus (m' - m) s, which the networks take in. A policy that has seen
+        nothing keeps its weights: they were drawn for normalised inputs.
         """
         if self.statistics.count == 0.0:
-            return replace(self, statistics=statistics)
+            return dataclasses.replace(self, statistics=statistics)
         ratio = self.statistics.scale / statistics.scale
         shift = (statistics.mean - self.statistics.mean) * self.statistics.scale
         return PolicyState(
@@ -142,16 +145,12 @@ class PolicyState:
 
 
 def _renormalized(parameters: Parameters, ratio: FloatArray, shift: FloatArray) -> Parameters:
-    network, vector = parameters.network, parameters.vector.copy()
-    weights, bias = network.part(vector, "weights_0"), network.part(vector, "bias_0")
-    bias += (shift @ weights.astype(np.float64)).astype(vector.dtype)
-    weights *= ratio[:, None].astype(vector.dtype)
-    return Parameters(network, vector)
+    return Parameters(parameters.network, parameters.network.with_inputs(parameters.vector, ratio, shift))
 
 
 def critic_values(critic: Parameters, inputs: Array) -> Array:
     """V_i = target_mean_i + target_scale_i * output_i for normalised ``inputs`` [N, d], [N, 1+p]."""
-    outputs = apply(critic.network, critic.vector, inputs)
+    outputs = critic.network.apply(critic.vector, inputs)
     outputs *= critic.network.part(critic.vector, TARGET_SCALE)
     outputs += critic.network.part(critic.vector, TARGET_MEAN)
     return outputs
@@ -174,13 +173,36 @@ def policy_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> PolicyState:
         raise ValueError(f"a policy needs statistics.{sorted(missing)[0]}")
     found = groups["statistics"]
     statistics = ObservationStatistics(found["mean"], found["variance"], float(found["count"][0]))
-    critic = Parameters(*network_of(_extras_last(groups["critic"], (TARGET_MEAN, TARGET_SCALE))))
-    return PolicyState(Parameters(*network_of(groups["actor"])), critic, statistics)
+    critic = _parameters_of(_extras_last(groups["critic"], (TARGET_MEAN, TARGET_SCALE)))
+    return PolicyState(_parameters_of(groups["actor"]), critic, statistics)
+
+
+def _parameters_of(arrays: dict[str, Any]) -> Parameters:
+    return Parameters(*(network_of_module(arrays) if MODULE in arrays else network_of(arrays)))
 
 
 def _extras_last(arrays: dict[str, Any], order: tuple[str, ...]) -> dict[str, Any]:
     layers = {name: value for name, value in arrays.items() if name not in order}
     return {**layers, **{name: arrays[name] for name in order if name in arrays}}
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The modules of a policy, None for the networks in NumPy, and the device that they are tried on."""
+
+    actor: ModuleSpec | None = None
+    critic: ModuleSpec | None = None
+    device: str = "cpu"
+
+    def require_usable(self) -> None:
+        """Import the classes and check the device, before any work is done.
+
+        Raises:
+            ModuleError: there is no such class, or no such device.
+        """
+        for spec in (self.actor, self.critic):
+            if spec is not None:
+                spec.require_usable(self.device)
 
 
 def new_policy(
@@ -194,23 +216,50 @@ def new_policy(
     log_std: float = -0.5,
     seed: int = 0,
     dtype: DTypeLike = np.float32,
+    modules: Modules = Modules(),
 ) -> PolicyState:
-    """A fresh policy: nearly the same distribution in every state, values 0.
+    """A fresh policy: nearly the same distribution in every state, values 0 (but for modules, which begin as they do).
 
     ``num_outputs`` is the number of actions (categorical) or of action dimensions (``continuous``).
+
+    Raises:
+        ModuleError: a module cannot be made or used.
     """
     extras = ((LOG_STD, num_outputs),) if continuous else ()
-    actor = Network((observation_size, *hidden, num_outputs), extras)
     heads = 1 + num_costs
-    critic = Network((observation_size, *critic_hidden, heads), ((TARGET_MEAN, heads), (TARGET_SCALE, heads)))
-    actor_seed, critic_seed = (int(number) for number in np.random.SeedSequence(seed).generate_state(2))
-    actor_vector = initialize(actor, actor_seed, 0.01, dtype)
-    extra_of(actor, actor_vector)[:] = log_std
-    critic_vector = initialize(critic, critic_seed, 1e-3, dtype)
-    critic.part(critic_vector, TARGET_SCALE)[:] = 1.0
-    return PolicyState(
-        Parameters(actor, actor_vector), Parameters(critic, critic_vector), no_observations(observation_size)
-    )
+    of_heads = ((TARGET_MEAN, heads), (TARGET_SCALE, heads))
+    seeds = [int(number) for number in np.random.SeedSequence(seed).generate_state(2)]
+    if modules.actor is None:
+        mlp = Network((observation_size, *hidden, num_outputs), extras)
+        actor = Parameters(mlp, initialize(mlp, seeds[0], 0.01, dtype))
+    else:
+        actor = _module(modules.actor, observation_size, num_outputs, extras, seeds[0], modules.device)
+    if modules.critic is None:
+        mlp = Network((observation_size, *critic_hidden, heads), of_heads)
+        critic = Parameters(mlp, initialize(mlp, seeds[1], 1e-3, dtype))
+    else:
+        critic = _module(modules.critic, observation_size, heads, of_heads, seeds[1], modules.device)
+    extra_of(actor.network, actor.vector)[:] = log_std
+    critic.network.part(critic.vector, TARGET_SCALE)[:] = 1.0
+    return PolicyState(actor, critic, no_observations(observation_size))
+
+
+def _module(
+    spec: ModuleSpec, inputs: int, outputs: int, extras: tuple[tuple[str, int], ...], seed: int, device: str
+) -> Parameters:
+    network, vector = initial_network(spec, inputs, outputs, extras, seed, device)
+    return Parameters(dataclasses.replace(network, device="cpu"), vector)
+
+
+def on_device(policy: PolicyState, device: str) -> PolicyState:
+    """The policy with its modules computed on ``device``; networks in NumPy stay where they are."""
+    return PolicyState(_on_device(policy.actor, device), _on_device(policy.critic, device), policy.statistics)
+
+
+def _on_device(parameters: Parameters, device: str) -> Parameters:
+    if not isinstance(parameters.network, ModuleNetwork) or parameters.network.device == device:
+        return parameters
+    return Parameters(dataclasses.replace(parameters.network, device=device), parameters.vector)
 
 
 def moved(parameters: Parameters, targets: Sequence[Array], step: float) -> Parameters:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from policies.common.transition_sample import TransitionSample
 from policies.networks.distributions import distribution_of, extra_of
-from policies.networks.mlp import apply
 from policies.neural.policy_state import PolicyState
 from tasks.contract.task import TaskError
 from tasks.stepping.batch import BatchEnvironment, Float32Array
@@ -134,7 +133,7 @@ class NeuralRollouts:
     def _actor(self, policy: PolicyState, iteration: int) -> Callable[[Float32Array, int], NDArray[Any]]:
         network, vector = policy.actor.network, policy.actor.vector
         needed = self._size, self.num_outputs, 1 + self._batch.num_costs
-        given = network.sizes[0], network.sizes[-1], policy.num_objectives
+        given = network.num_inputs, network.num_outputs, policy.num_objectives
         if given != needed:
             raise TaskError(
                 f"task {self._label}: the policy has {given[0]} inputs, {given[1]} outputs and {given[2]} critic heads"
@@ -153,7 +152,7 @@ class NeuralRollouts:
         normalize = policy.statistics.normalizer()
 
         def act(observations: Float32Array, time: int) -> NDArray[Any]:
-            return distribution.sample(apply(network, vector, normalize(observations)), extra, noise[time])
+            return distribution.sample(network.apply(vector, normalize(observations)), extra, noise[time])
 
         return act
 

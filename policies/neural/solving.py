@@ -15,10 +15,11 @@ from policies.common.policy import Policy
 from policies.common.results import Start, TaskResult, require_rates
 from policies.common.transition_sample import TransitionSample, concatenate_samples
 from policies.networks.distributions import distribution_of
+from policies.networks.module_network import told
 from policies.neural.advantages import complete_returns
 from policies.neural.crpo import NeuralSolution, solve_neural
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations
+from policies.neural.policy_state import ObservationStatistics, PolicyState, merge, no_observations, on_device
 from policies.neural.rollouts import NeuralTransitions, sample_of
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -106,7 +107,8 @@ def solve_neural_task(
         TaskError: the environment breaks its contract, or the start or a setting does not fit the task.
     """
     began = time.perf_counter()
-    limits, policy = np.array(task.limits), state_of(start.initialization, task.label)
+    limits, policy = np.array(task.limits), on_device(state_of(start.initialization, task.label), settings.device)
+    require_same_networks(policy, settings, task.label)
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon = batch.horizon
@@ -128,6 +130,7 @@ def solve_neural_task(
             label=task.label,
             on_batch=on_batch,
         )
+    solution = dataclasses.replace(solution, iterates=tuple(on_device(one, "cpu") for one in solution.iterates))
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
 
@@ -164,6 +167,24 @@ def state_of(policy: Policy, label: str) -> PolicyState:
     if not isinstance(policy, PolicyState):
         raise TaskError(f"task {label}: neural_crpo needs a neural start, got a table of probabilities")
     return policy
+
+
+def require_same_networks(policy: PolicyState, settings: NeuralSettings, label: str) -> None:
+    """Check that ``policy`` is of the modules that the settings name; ``label`` names the task in the error.
+
+    Raises:
+        TaskError: it is not.
+    """
+    for role, parameters, spec in (
+        ("network", policy.actor, settings.modules.actor),
+        ("critic_network", policy.critic, settings.modules.critic),
+    ):
+        found = getattr(parameters.network, "spec", None)
+        if found != spec:
+            raise TaskError(
+                f"task {label}: within_task.{role} is {told(spec)}, and the start has {told(found)}: start from a "
+                "policy of the same network"
+            )
 
 
 def _paths(settings: NeuralSettings) -> NDArray[np.int64]:

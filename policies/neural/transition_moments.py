@@ -16,7 +16,7 @@ _MOST = 24
 def moment_sizes(policy: PolicyState, context_size: int) -> tuple[int, int]:
     """q and d of the moments under ``policy``, whose last ``context_size`` inputs are the context."""
     size = min(policy.statistics.mean.size - context_size, _MOST)
-    return 1 + size + policy.actor.network.sizes[-1], size
+    return 1 + size + policy.actor.network.num_outputs, size
 
 
 def moments_of_copies(data: NeuralTransitions, policy: PolicyState, context_size: int) -> Moments:
@@ -48,4 +48,4 @@ def _vectors(data: NeuralTransitions, policy: PolicyState) -> FloatArray:
     """Actions as vectors, [T, n, A]."""
     if data.actions.ndim == 3:
         return np.asarray(data.actions, np.float64)
-    return np.asarray(np.eye(policy.actor.network.sizes[-1])[data.actions.astype(np.int64)])
+    return np.asarray(np.eye(policy.actor.network.num_outputs)[data.actions.astype(np.int64)])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from policies.networks.adam import Adam
 from policies.networks.distributions import LOG_STD, distribution_of, extra_of
-from policies.networks.mlp import Array, Network, linearize
+from policies.networks.mlp import Array
+from policies.networks.network import AnyNetwork
 from policies.rules.rule import ClippedSettings, Decision
 from policies.steps.combined import NaturalGradients, Room
 from policies.steps.natural_gradient import Cap, Samples, StepReport, compared
@@ -52,7 +53,7 @@ def surrogate_of(samples: Samples, decision: Decision, room: Room, clip: float) 
 
 
 def value_and_gradient(
-    network: Network,
+    network: AnyNetwork,
     vector: Float[Array, " parameters"],
     inputs: Float[Array, "N d"],
     actions: NDArray[Any],
@@ -63,7 +64,7 @@ def value_and_gradient(
 
     d r / d log pi' = r, and a clipped sample has no gradient. At a corner of max(0, x) the gradient is that of 0.
     """
-    linear, distribution = linearize(network, vector, inputs), distribution_of(network)
+    linear, distribution = network.linearize(vector, inputs), distribution_of(network)
     extra = extra_of(network, vector)
     ratio = np.exp(distribution.log_probability(linear.outputs, extra, actions) - before)
     value, weights = _clipped(ratio, surrogate.gain, surrogate.clip)

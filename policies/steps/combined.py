@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from policies.networks.mlp import Array, Linearization, Network, linearize
+from policies.networks.mlp import Array
+from policies.networks.network import AnyNetwork, Linear
 from policies.rules.c_trpo import barrier_divergence
 from policies.rules.rule import Decision
 from policies.steps.natural_gradient import (
@@ -33,16 +34,16 @@ class NaturalGradients:
     :func:`policies.steps.natural_gradient.natural_gradient_step`.
     """
 
-    network: Network
+    network: AnyNetwork
     vector: Array
     samples: Samples
     discount: float
     settings: TrustRegionSettings
 
     @cached_property
-    def linear(self) -> Linearization:
+    def linear(self) -> Linear:
         """The network at this vector and batch."""
-        return linearize(self.network, self.vector, self.samples.inputs)
+        return self.network.linearize(self.vector, self.samples.inputs)
 
     @cached_property
     def gradients(self) -> Float[Array, "objectives parameters"]:

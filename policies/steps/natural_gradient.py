@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.networks.distributions import LOG_STD, distribution_of, extra_of
 from policies.networks.kronecker import kronecker_preconditioner
-from policies.networks.mlp import Array, Linearization, Network, apply, linearize
+from policies.networks.mlp import Array, Linearization
+from policies.networks.network import AnyNetwork, Linear
 
 Cap = Literal["none", "trust_region", "satisfied_cost", "refused"]
 """The cause of a shorter step: nothing, KL <= delta_max, a cost that had to stay satisfied; refused: no step."""
@@ -58,7 +59,7 @@ class TrustRegionSettings(BaseModel):
         done = iteration / (num_iterations - 1)
         return self.model_copy(update={"delta_max": (1.0 - done) * self.delta_max + done * self.delta_last})
 
-    def damping(self, network: Network, vector: Array) -> tuple[float, float]:
+    def damping(self, network: AnyNetwork, vector: Array) -> tuple[float, float]:
         """What is added to the diagonal of the Fisher matrix: for the layers, and for log std."""
         if self.damping_unit == "absolute" or LOG_STD not in network.places:
             return self.cg_damping, self.cg_damping
@@ -112,9 +113,7 @@ class StepReport:
     surrogate: Array
 
 
-def policy_gradient(
-    network: Network, linear: Linearization, samples: Samples, column: int
-) -> Float[Array, " parameters"]:
+def policy_gradient(network: AnyNetwork, linear: Linear, samples: Samples, column: int) -> Float[Array, " parameters"]:
     """g_i = E[A_i(s,a) grad log pi(a|s)], [num_parameters]; the factor 1 / (1 - gamma) is the caller's."""
     weights = samples.weights * samples.advantages[:, column]
     extra = extra_of(network, linear.vector)
@@ -123,7 +122,7 @@ def policy_gradient(
 
 
 def fisher_product(
-    network: Network, linear: Linearization, weights: Float[Array, " N"], direction: Float[Array, " parameters"]
+    network: AnyNetwork, linear: Linear, weights: Float[Array, " N"], direction: Float[Array, " parameters"]
 ) -> Float[Array, " parameters"]:
     """F v = E_s[ J' F_out J v ] for ``direction`` v [num_parameters]; exact, as F_out is the KL's Hessian too."""
     extra, moved_extra = extra_of(network, linear.vector), extra_of(network, direction)
@@ -133,7 +132,7 @@ def fisher_product(
     return _with_extras(network, linear.pullback(outputs), extras)
 
 
-def _with_extras(network: Network, vector: Array, extras: Array) -> Array:
+def _with_extras(network: AnyNetwork, vector: Array, extras: Array) -> Array:
     if LOG_STD in network.places:
         vector[network.places[LOG_STD]] = extras
     return vector
@@ -192,14 +191,14 @@ class Constraints:
 
 
 def natural_gradient_direction(
-    network: Network, linear: Linearization, samples: Samples, gradient: Array, settings: TrustRegionSettings
+    network: AnyNetwork, linear: Linear, samples: Samples, gradient: Array, settings: TrustRegionSettings
 ) -> tuple[Array, int, float]:
     """(F + damping)^{-1} g by conjugate gradient; also the products used and the residual's share."""
     stride = max(1, len(samples.weights) // settings.fisher_samples)
     thin, weights = linear, samples.weights
     if stride > 1:
         weights = samples.weights[::stride] / samples.weights[::stride].sum()
-        thin = linearize(network, linear.vector, np.ascontiguousarray(samples.inputs[::stride]))
+        thin = network.linearize(linear.vector, np.ascontiguousarray(samples.inputs[::stride]))
 
     damping, damping_extras = settings.damping(network, linear.vector)
     diagonal = np.full_like(linear.vector, damping)
@@ -211,12 +210,14 @@ def natural_gradient_direction(
 
     precondition: Callable[[Array], Array] = _identity
     if settings.preconditioner == "kronecker":
+        if not isinstance(thin, Linearization):
+            raise ValueError("trust_region.preconditioner: kronecker needs the layers of an mlp; set it to none")
         precondition = kronecker_preconditioner(thin, weights, damping, damping_extras)
     return conjugate_gradient(product, gradient, settings.cg_iterations, settings.cg_residual, precondition)
 
 
 def natural_gradient_step(
-    network: Network,
+    network: AnyNetwork,
     vector: Float[Array, " parameters"],
     samples: Samples,
     branch: int,
@@ -231,7 +232,7 @@ def natural_gradient_step(
     quadratic model sets the first length tried, sqrt(delta_max / KL) where its KL is over delta_max,
     and the line search the rest.
     """
-    linear = linearize(network, vector, samples.inputs)
+    linear = network.linearize(vector, samples.inputs)
     gradient = policy_gradient(network, linear, samples, branch)
     direction, used, residual = natural_gradient_direction(network, linear, samples, gradient, settings)
     step = direction * (rate / (1.0 - discount))
@@ -271,12 +272,12 @@ def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, constrai
     return "none"
 
 
-def compared(network: Network, linear: Linearization, candidate: Array, samples: Samples) -> tuple[float, Array]:
+def compared(network: AnyNetwork, linear: Linear, candidate: Array, samples: Samples) -> tuple[float, Array]:
     """Mean KL(old || candidate) and the surrogates E[(pi'/pi - 1) A_i], [1+p]."""
     distribution = distribution_of(network)
     extra, new_extra = extra_of(network, linear.vector), extra_of(network, candidate)
     with np.errstate(over="ignore", invalid="ignore"):  # a candidate too far away: the line search sees it
-        outputs = apply(network, candidate, samples.inputs)
+        outputs = linear.at(candidate)
         kl = samples.weights @ distribution.kl(linear.outputs, extra, outputs, new_extra)
         ratio = np.exp(
             distribution.log_probability(outputs, new_extra, samples.actions)
