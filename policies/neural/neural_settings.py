@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from policies.common.branches import tolerance_of_each
 from policies.neural.critic import CriticSettings
-from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
+from policies.rules.rule_registry import CRPO_METHOD, RULES, MethodSettings, without_default_method
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
 
@@ -76,6 +76,13 @@ class NeuralSettings(BaseModel):
             raise ValueError(
                 f"steps_per_iteration {self.steps_per_iteration} is not a multiple of num_copies {self.num_copies}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _clipped_steps_keep_nothing(self) -> NeuralSettings:
+        rule = RULES.get(self.method.name)
+        if self.trust_region.keep_satisfied and rule is not None and "clipped" in rule.model_fields:
+            raise ValueError(f"trust_region.keep_satisfied: has no effect on the clipped steps of {self.method.name}")
         return self
 
     @property
