@@ -18,7 +18,7 @@ from policies.common.branches import tolerance_of_each
 from policies.networks.module_network import MLP, ROLES, ModuleSpec
 from policies.neural.critic import CriticSettings
 from policies.neural.policy_state import Modules
-from policies.rules.rule_registry import CRPO_METHOD, MethodSettings, without_default_method
+from policies.rules.rule_registry import CRPO_METHOD, RULES, MethodSettings, without_default_method
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
 
@@ -120,6 +120,13 @@ class NeuralSettings(BaseModel):
         actor = ModuleSpec.of(self.network, self.network_arguments, "within_task.network")
         critic = ModuleSpec.of(self.critic_network, self.critic_network_arguments, "within_task.critic_network")
         return Modules(actor, critic, self.device)
+
+    @model_validator(mode="after")
+    def _clipped_steps_keep_nothing(self) -> NeuralSettings:
+        rule = RULES.get(self.method.name)
+        if self.trust_region.keep_satisfied and rule is not None and "clipped" in rule.model_fields:
+            raise ValueError(f"trust_region.keep_satisfied: has no effect on the clipped steps of {self.method.name}")
+        return self
 
     @property
     def evaluation(self) -> Literal["sampled"]:

@@ -41,7 +41,7 @@ class CTRPO(RuleSettings):
         branch = view.branch(shares)
         if branch != REWARD_BRANCH:
             return single(view, branch, recovering)
-        slack = view.limits + view.tolerance - view.values[1:]
+        slack = -view.excess
         products = view.products()
         direction = barrier_direction(products, slack, self.weight, self.barrier, view.slope)
         step = view.rates[0] * direction

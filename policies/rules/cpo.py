@@ -35,11 +35,11 @@ class CPO(RuleSettings):
         return ()
 
     def decide(self, view: View, memory: Any) -> Decision:
-        """max grad J_0' x, |x|_F^2 <= 2 delta, J_i - d_i + grad J_i' x <= 0 (equation 10); else recover (equation 14).
+        """max grad J_0' x with |x|_F^2 <= 2 delta and J_i - d_i - eta_i + grad J_i' x <= 0 (equation 10), or recover.
 
-        Recovery is a step of rate alpha_i down a violated cost, within the radius.
+        Recovery (equation 14) is a step of rate alpha_i down a violated cost, within the radius.
         """
-        products, excess = view.products(), view.excess - view.tolerance
+        products, excess = view.products(), view.excess
         delta = min(view.radius, 0.5 * float(view.rates[0]) ** 2 * float(products[0, 0]))
         found = linear_step(products, excess / view.slope, delta)
         if found is not None:

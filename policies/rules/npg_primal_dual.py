@@ -14,7 +14,7 @@ class NPGPrimalDual(RuleSettings):
     """Natural policy gradient primal-dual (Ding, Zhang, Basar, Jovanovic 2020; journal form arXiv 2206.02346)."""
 
     dual_rate: float = Field(default=0.1, gt=0.0)
-    """eta_2: a multiplier rises by this times J_i - d_i in each iteration."""
+    """eta_2: a multiplier rises by this times J_i - d_i - eta_i in each iteration."""
     largest_multiplier: float = Field(default=100.0, gt=0.0)
     """Multipliers are projected onto [0, this]; the paper's is 2 / ((1 - gamma) xi), xi the slack of a safe policy."""
     units: Units = "absolute"

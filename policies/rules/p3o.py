@@ -33,6 +33,6 @@ class P3O(RuleSettings):
     def decide(self, view: View, memory: Any) -> Decision:
         """alpha_0 (D_0 - kappa sum over the costs over their limits of D_i)."""
         full = view.priced(np.full(view.limits.size, self.penalty), self.units)
-        over = np.concatenate([[True], view.excess > view.tolerance])
+        over = np.concatenate([[True], view.excess > 0.0])
         coefficients = view.rates[0] * np.where(over, full, 0.0)
         return Decision(coefficients, REWARD_BRANCH, memory, clipped=self.clipped, hinges=-full[1:])

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from policies.common.branches import REWARD_BRANCH, choose_branch, relative_violations
+from policies.common.branches import REWARD_BRANCH, choose_branch
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import TaskError
 
@@ -47,8 +47,8 @@ class View:
 
     @property
     def excess(self) -> FloatArray:
-        """J_i - d_i of every cost, [p]."""
-        return np.asarray(self.values[1:] - self.limits)
+        """J_i - d_i - eta_i of every cost, [p]."""
+        return np.asarray(self.values[1:] - self.limits - self.tolerance)
 
     def branch(self, share: float | FloatArray = 1.0) -> int:
         """0 where every J_i <= share_i d_i + eta_i, else the violated cost that ``constraint_choice`` takes."""
@@ -56,8 +56,8 @@ class View:
         return choose_branch(self.values, share * self.limits, self.tolerance, self.constraint_choice, rng)
 
     def violations(self, units: Units) -> FloatArray:
-        """J_i - d_i [p], or as shares of the limits (of 1 where a limit is 0)."""
-        return self.excess if units == "absolute" else relative_violations(self.values, self.limits)
+        """J_i - d_i - eta_i [p], or as shares of the limits (of 1 where a limit is 0)."""
+        return self.excess if units == "absolute" else self.excess / np.where(self.limits > 0.0, self.limits, 1.0)
 
     def priced(self, prices: FloatArray, units: Units) -> FloatArray:
         """Coefficients [1+p] of the direction D_0 - sum_i lambda_i D_i for ``prices`` lambda [p].

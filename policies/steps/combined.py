@@ -120,6 +120,7 @@ def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, decision
     beyond = 0.0 if decision.barrier is None else barrier_divergence(rises, decision.barrier)
     if not kl + beyond <= settings.delta_max:
         return "trust_region"
-    if any(not rises[cost - 1] <= max(float(room.left[cost - 1]), 0.0) for cost in decision.kept):
+    satisfied = tuple((1 + np.flatnonzero(room.left >= 0.0)).tolist()) if settings.keep_satisfied else ()
+    if any(not rises[cost - 1] <= max(float(room.left[cost - 1]), 0.0) for cost in (*decision.kept, *satisfied)):
         return "satisfied_cost"
     return "none"

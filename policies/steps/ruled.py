@@ -13,6 +13,9 @@ from policies.steps.clipped import clipped_step
 from policies.steps.combined import NaturalGradients, Room, combined_step
 from policies.steps.natural_gradient import StepReport
 from tasks.contract.tabular_model import FloatArray
+from tasks.contract.task import TaskError
+
+KEEP = "within_task.trust_region.keep_satisfied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def ruled_step(
         rng: of that choice and of minibatches.
 
     Raises:
-        TaskError: the rule raises, or its decision is none.
+        TaskError: the rule raises, its decision is none, or the trust region asks for what its step cannot keep.
     """
     limits, tolerance, rates = given
     view = View(
@@ -63,6 +66,8 @@ def ruled_step(
     room = Room(seen.factor, limits + tolerance - seen.values[1:])
     if decision.clipped is None:
         vector, step = combined_step(natural, decision, room)
+    elif natural.settings.keep_satisfied:
+        raise TaskError(f"{KEEP}: {type(rule).__name__} takes clipped steps, which keep nothing; set it to false")
     else:
         vector, step = clipped_step(natural, decision, room, decision.clipped, rng)
     return vector, step, decision.memory

@@ -73,6 +73,13 @@ def test_wrong_settings_are_named(given: dict[str, Any], message: str) -> None:
             model.model_validate({"method": given})
 
 
+def test_clipped_steps_refuse_to_keep_costs() -> None:
+    for name in ("p3o", "ppo_lagrangian"):
+        with pytest.raises(pydantic.ValidationError, match=f"keep_satisfied: has no effect on the clipped .* {name}"):
+            NeuralSettings.model_validate({"method": {"name": name}, "trust_region": {"keep_satisfied": True}})
+    NeuralSettings.model_validate({"method": {"name": "pcrpo"}, "trust_region": {"keep_satisfied": True}})
+
+
 @pytest.mark.parametrize("model", [WithinTaskSettings, NeuralSettings])
 def test_files_and_digests_from_before_the_setting_stay_valid(model: Any) -> None:
     plain = model()

@@ -315,6 +315,23 @@ def test_directions_that_agree_are_averaged_as_they_are() -> None:
     np.testing.assert_allclose(manipulated(products, np.array([0.3, 0.2]), 1, 0.25), [0.075, -0.15])
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_tolerance_is_a_larger_limit(name: str) -> None:
+    """eta counts everywhere; shares of a limit, of bands and of recovery, stay those of the limit itself."""
+    products = _products(4, 2)
+    absolute = {"npg_primal_dual": NPGPrimalDual(), "p3o": P3O(units="absolute"), "pcrpo": PCRPO(below=0.0, above=0.0)}
+    rule = absolute.get(name, PPOLagrangian(units="absolute") if name == "ppo_lagrangian" else RULES[name])
+    for costs in ([1.25, 0.7], [1.1, 1.4], [1.9, 0.2]):
+        wider = _view([1.0, *costs], [1.0, 1.0], products, tolerance=np.array([0.2, 0.3]))
+        plain = _view([1.0, *costs], [1.2, 1.3], products)
+        memory = np.full(2, 0.5) if name == "npg_primal_dual" else rule.first(2)
+        expected, found = rule.decide(plain, memory), rule.decide(wider, memory)
+        assert found.branch == expected.branch
+        np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-9)
+        if name == "npg_primal_dual":
+            np.testing.assert_allclose(found.memory, expected.memory)
+
+
 def test_pcrpo_switches_softly() -> None:
     rule, found = PCRPO(below=0.1, above=0.2), []
     for cost in (0.89, 0.95, 1.15, 1.21):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,10 @@ def test_kept_costs_bound_their_surrogates(name: str) -> None:
     assert report.cap == "satisfied_cost"
     assert 0.0 < report.scale < free.scale
     assert 2.0 * report.surrogate[1] <= 0.5 * rise
+    settings = natural.settings.model_copy(update={"keep_satisfied": True})
+    asked = dataclasses.replace(natural, settings=settings)
+    _, by_setting = combined_step(asked, _decided([0.02, 0.02, 0.0]), Room(2.0, np.array([0.5 * rise, np.inf])))
+    assert (by_setting.cap, by_setting.scale) == ("satisfied_cost", report.scale)
     same, refused = combined_step(natural, decision, Room(2.0, np.array([-1.0, np.inf])))
     assert refused.cap == "refused"
     np.testing.assert_array_equal(same, natural.vector)
