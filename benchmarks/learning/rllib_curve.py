@@ -97,8 +97,8 @@ def main() -> None:
     text = (
         f"half_cheetah under its speed limit, cost limit 25, {chosen.steps:,} steps, seeds {seeds} (no setting was "
         "chosen on them), the same settings, environments and update; random numbers differ. Reward and cost: the last "
-        "tenth of the iterations. Excess: of the cost over 25, mean over all iterations. Mean [95 % interval over seeds, "
-        "Student's t]."
+        "tenth of the iterations. Excess: of the cost over 25, mean over all iterations. Mean [95 % interval over "
+        "seeds, Student's t]."
     )
     columns = ("", "reward", "cost", "mean excess", "steps/s")
     write("rllib.md", [*header("RLlib's CRPO beside the project's own loop", command), text, "", *table(columns, rows)])

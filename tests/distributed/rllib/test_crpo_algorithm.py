@@ -12,7 +12,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from distributed.rllib.crpo_algorithm import CRPO, CRPOConfig
-from distributed.rllib.transitions import transitions_of
+from distributed.rllib.episode_batches import transitions_of
 from distributed.settings.errors import ConfigurationError
 from policies.neural.update import improve
 from tests.distributed.rllib.test_crpo_module import ACTIONS, OBSERVATIONS, SETTINGS, module, start
