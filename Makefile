@@ -67,6 +67,7 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed.simulators
 	$(BIN)/python -m benchmarks.speed.navigation_speed
 	$(BIN)/python -m benchmarks.speed.update_speed
+	$(BIN)/python -m benchmarks.speed.module_speed
 	$(BIN)/python -m benchmarks.speed.training_speed
 
 bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)

@@ -95,6 +95,10 @@ def test_a_recurrent_network_remembers_what_a_step_does_not_show() -> None:
 
 @pytest.mark.slow
 def test_convolutions_learn_to_walk_around_the_row() -> None:
+    """Measured on the seeds 0 and 1: reward -3.4 and -3.2 at first, of the output -2.3 and -2.1.
+
+    Cost 1.2 and 1.1, then 0.34 and 0.30 (limit 0.5). A minute and a half.
+    """
     name = f"{PICTURES}:Eye"
     family = make_family(f"{PICTURES}:Couriers", seed=0, num_tasks=2, parameters={})
     task = draw_task(family, "pictures", 0, "train", 0)
@@ -114,5 +118,9 @@ def test_convolutions_learn_to_walk_around_the_row() -> None:
         batch, fresh_policy(batch, settings, 0), np.ones(2), limits, settings, 0, discount=family.discount, label="dots"
     )
     rewards, costs = solution.values[:, 0], solution.values[:, 1]
-    assert rewards[0] < -2.5
+    assert rewards[0] < -3.0
     assert costs[0] > 2.0 * limits[0]
+    assert rewards[-5:].mean() > -2.65
+    assert solution.values[solution.output, 0] > -2.5
+    assert costs[-10:].mean() < 1.1 * limits[0]
+    assert solution.feasible

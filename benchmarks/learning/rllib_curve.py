@@ -6,8 +6,8 @@ The same settings, environments, steps and seeds; random numbers differ. Rewards
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from distributed.rllib.crpo_algorithm import CRPOConfig
 from meta.measuring.intervals import interval
 from tasks.contract.family_registry import make_family
 
-NAME = "half_cheetah"
+NAME, FOLDER = "half_cheetah", Path("runs") / "rllib_curve"
 _SETTINGS = ("hidden", "critic_hidden", "initial_log_std", "trust_region", "critic")
 
 
@@ -60,10 +60,10 @@ def with_rllib(steps: int, seed: int, runners: int = 0) -> dict[str, float]:
     return _result(np.array(rows), speed)
 
 
-def without(steps: int, seed: int, folder: Path) -> dict[str, float]:
+def without(steps: int, seed: int) -> dict[str, float]:
     """The same of the project's own loop."""
-    summary = train(NAME, TASKS[NAME], steps, seed, folder)
-    file = folder / f"{NAME}-{steps}-{seed}.csv"
+    summary = train(NAME, TASKS[NAME], steps, seed, FOLDER)
+    file = FOLDER / f"{NAME}-{steps}-{seed}.csv"
     lines = np.genfromtxt(file, delimiter=",", names=True, dtype=None, encoding="utf-8")
     return _result(np.stack([lines["reward"], lines["cost_1"]], axis=1), steps / summary["wall_seconds"])
 
@@ -74,6 +74,19 @@ def _result(rows: Any, speed: float) -> dict[str, float]:
     return {"reward": float(last[0]), "cost": float(last[1]), "excess": float(excess), "speed": speed}
 
 
+def _cell(steps: int, seed: int) -> dict[str, dict[str, float]]:
+    """The results of one seed, kept in ``runs/`` once they are there."""
+    file = FOLDER / f"{steps}-{seed}.json"
+    if not file.is_file():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with threadpool_limits(1):
+            cell = {"RLlib, 0 remote runners": with_rllib(steps, seed), "the project's own loop": without(steps, seed)}
+        file.write_text(json.dumps(cell, indent=1), encoding="utf-8")
+    cell = json.loads(file.read_text(encoding="utf-8"))
+    print(seed, cell, flush=True)
+    return cell
+
+
 def main() -> None:
     """Run both and write docs/results/rllib.md."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,13 +94,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[200, 201, 202, 203, 204])
     chosen = parser.parse_args()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    results: dict[str, list[dict[str, float]]] = {"RLlib, 0 remote runners": [], "the project's own loop": []}
-    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
-        for seed in chosen.seeds:
-            found = with_rllib(chosen.steps, seed), without(chosen.steps, seed, Path(folder))
-            for name, one in zip(results, found, strict=True):
-                results[name].append(one)
-                print(seed, name, one, flush=True)
+    cells = [_cell(chosen.steps, seed) for seed in chosen.seeds]
+    results = {label: [cell[label] for cell in cells] for label in cells[0]}
     rows = [
         [label, *(formatted(interval([one[name] for one in found])) for name in ("reward", "cost", "excess", "speed"))]
         for label, found in results.items()
@@ -97,8 +105,8 @@ def main() -> None:
     text = (
         f"half_cheetah under its speed limit, cost limit 25, {chosen.steps:,} steps, seeds {seeds} (no setting was "
         "chosen on them), the same settings, environments and update; random numbers differ. Reward and cost: the last "
-        "tenth of the iterations. Excess: of the cost over 25, mean over all iterations. Mean [95 % interval over seeds, "
-        "Student's t]."
+        "tenth of the iterations. Excess: of the cost over 25, mean over all iterations. Mean [95 % interval over "
+        "seeds, Student's t]."
     )
     columns = ("", "reward", "cost", "mean excess", "steps/s")
     write("rllib.md", [*header("RLlib's CRPO beside the project's own loop", command), text, "", *table(columns, rows)])

@@ -200,6 +200,10 @@ class CRPOConfig(AlgorithmConfig):
             )
         if self.num_learners:
             raise ValueError(f"num_learners must be 0, got {self.num_learners}: CRPO's step is made in one process")
+        if self.is_multi_agent or self.is_offline:
+            raise ValueError(
+                "CRPO learns one policy from environments: no multi_agent(...), no offline_data(input_=...)"
+            )
         if not issubclass(self.env_runner_cls, CRPOEnvRunner):
             raise ValueError(f"env_runner_cls must be a CRPOEnvRunner, got {self.env_runner_cls.__name__}")
         spec = self._rl_module_spec

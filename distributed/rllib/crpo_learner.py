@@ -9,7 +9,7 @@ from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from distributed.rllib.crpo_module import CRPOModule
-from distributed.rllib.transitions import transitions_of
+from distributed.rllib.episode_batches import transitions_of
 from policies.neural.update import UpdateReport, improve
 
 _STREAM = 72

@@ -120,14 +120,15 @@ class PolicyState:
         """The same actions and values under other ``statistics`` (up to rounding and the clipping at +-10).
 
         (x - m) s is (x - m') s' times s / s' plus (m' - m) s, which the networks take in. A policy that has seen
-        nothing keeps its weights: they were drawn for normalised inputs.
+        nothing keeps its weights: they were drawn for normalised inputs. A number that has never changed (a pixel) has
+        no scale yet: modules take the new one for it, with the same function of all that was seen.
         """
         if self.statistics.count == 0.0:
             return dataclasses.replace(self, statistics=statistics)
-        ratio = self.statistics.scale / statistics.scale
-        shift = (statistics.mean - self.statistics.mean) * self.statistics.scale
         return PolicyState(
-            _renormalized(self.actor, ratio, shift), _renormalized(self.critic, ratio, shift), statistics
+            _renormalized(self.actor, self.statistics, statistics),
+            _renormalized(self.critic, self.statistics, statistics),
+            statistics,
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -144,7 +145,11 @@ class PolicyState:
         }
 
 
-def _renormalized(parameters: Parameters, ratio: FloatArray, shift: FloatArray) -> Parameters:
+def _renormalized(parameters: Parameters, old: ObservationStatistics, new: ObservationStatistics) -> Parameters:
+    scale = old.scale
+    if isinstance(parameters.network, ModuleNetwork):
+        scale = np.where(old.variance < _LEAST_VARIANCE, new.scale, scale)
+    ratio, shift = scale / new.scale, (new.mean - old.mean) * scale
     return Parameters(parameters.network, parameters.network.with_inputs(parameters.vector, ratio, shift))
 
 

@@ -12,7 +12,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from distributed.rllib.crpo_algorithm import CRPO, CRPOConfig
-from distributed.rllib.transitions import transitions_of
+from distributed.rllib.episode_batches import transitions_of
 from distributed.settings.errors import ConfigurationError
 from policies.neural.update import improve
 from tests.distributed.rllib.test_crpo_module import ACTIONS, OBSERVATIONS, SETTINGS, module, start
@@ -207,6 +207,8 @@ def test_ppo_goes_on_from_a_start(ray_cluster: str, tmp_path: Path) -> None:
             lambda c: c.api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False),
             "new API stack only",
         ),
+        (lambda c: c.multi_agent(policies={"one", "two"}), "learns one policy from environments: no multi_agent"),
+        (lambda c: c.offline_data(input_="somewhere"), "learns one policy from environments: no multi_agent"),
         (lambda c: c.learners(num_learners=2), "num_learners must be 0, got 2"),
         (lambda c: c.training(learning_rates=[1.0, 1.0, 1.0]), "learning_rates must be one positive number, or 2"),
         (

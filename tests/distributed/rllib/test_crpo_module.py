@@ -16,8 +16,8 @@ from distributed.models.meta_policy import STEM, MetaPolicy, save_meta_policy
 from distributed.rllib.crpo_algorithm import CRPOConfig
 from distributed.rllib.crpo_module import CRPOModule, spaces_of
 from distributed.rllib.crpo_runner import CRPOEnvRunner
+from distributed.rllib.episode_batches import CostError, transitions_of
 from distributed.rllib.starts import load_start, module_of_start, policy_of_checkpoint
-from distributed.rllib.transitions import CostError, transitions_of
 from distributed.settings.errors import ConfigurationError
 from policies.common.policy_kind import Spaces
 from policies.common.results import Start

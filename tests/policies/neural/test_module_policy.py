@@ -134,6 +134,19 @@ def test_other_statistics_keep_actions_and_values() -> None:
     np.testing.assert_allclose(moved.values(seen), first.values(seen), atol=1e-5)
 
 
+def test_a_number_that_had_never_changed_gets_the_new_scale() -> None:
+    """A pixel that was 0.3 in all that was seen: the function of it stays, and what it becomes later is no outlier."""
+    rng = np.random.default_rng(1)
+    seen = np.stack([rng.standard_normal(50), np.full(50, 0.3)], axis=1).astype(np.float32)
+    first = policy()
+    first = dataclasses.replace(first, statistics=first.statistics.merged(seen))
+    later = np.stack([rng.standard_normal(50), rng.uniform(0.0, 1.0, 50)], axis=1).astype(np.float32)
+    moved = first.with_statistics(first.statistics.merged(later))
+    np.testing.assert_allclose(moved.act(seen)[0], first.act(seen)[0], atol=1e-5)
+    np.testing.assert_allclose(moved.actor.network.part(moved.actor.vector, "input_scale"), 1.0, atol=0.3)
+    assert np.abs(moved.actor.network.part(moved.actor.vector, "input_shift")).max() < 2.0
+
+
 def test_a_task_is_solved_from_a_start_of_the_same_modules_only() -> None:
     task = draw_task(FAMILY, "point", 0, "train", 0)
     fresh = fresh_policy(PointBatch(1), SETTINGS, 0)
