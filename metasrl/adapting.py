@@ -105,6 +105,7 @@ def adapt(
     task_index: int | None = None,
     task_seed: int | None = None,
     family: str | None = None,
+    method: str | None = None,
     compare: bool = False,
 ) -> Adapted:
     """Solve a new task from a learned start, in this process.
@@ -116,6 +117,7 @@ def adapt(
         task_index: Index of a held-out task instead (0 if nothing chooses one).
         task_seed: Seed of a new task of the family instead.
         family: The family that the start was learned on, or another one of the same spaces, where it is code of yours.
+        method: The start's own within-task method, where it is code of yours.
         compare: Also solve the task from a fresh policy, for the plot.
 
     Raises:
@@ -130,7 +132,7 @@ def adapt(
         raise ConfigurationError("limits: need parameters, the parameters of the task that they are for")
     name = family if family is not None else source.family if isinstance(source, Run) else None
     console = Console()
-    found = find_source(_place(source), None if name is None else FamilySettings(name=name), None, console)
+    found = find_source(_place(source), None if name is None else FamilySettings(name=name), None, console, method)
     with threadpool_limits(1):
         own, task = new_task(found, task_index, task_seed, console, _given(parameters, limits))
         return Adapted(own, task, solved(found, own, task, compare=compare))
