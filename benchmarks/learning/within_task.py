@@ -33,6 +33,7 @@ from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from meta.methods.registry import OURS
+from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import draw
 from meta.training.pool import LocalPool
 from policies.common.results import Start
@@ -134,8 +135,12 @@ def lake_cell(job: Job) -> dict[str, Any]:
 
 def meta_cell(job: Job) -> dict[str, Any]:
     """The held-out lakes of a seed from the start that ``job.part`` learned with the algorithm, five updates each."""
-    variant = contexts.Variant(job.part, job.part)
-    found = contexts.cell(lake_config(job.algorithm, job.seed), variant)
+    config, point = lake_config(job.algorithm, job.seed), None
+    if job.part != OURS:
+        path = dataclasses.replace(job.tuning, part=f"tuning_{job.part}").path
+        made = kept(path, lambda: contexts.tuned_point(config.experiment, job.part).model_dump(exclude_none=True))
+        point = GridPoint.model_validate(made)
+    found = contexts.cell(config, contexts.Variant(job.part, job.part, point=point))
     held_out = {key: found["held_out"][key] for key in ("gap", "violation", "during", "score")}
     return {"point": found["point"], "learning_rates": found["learning_rates"], **held_out}
 
@@ -205,9 +210,9 @@ def jobs_of(parts: Sequence[str], seeds: Sequence[int], algorithms: Sequence[str
     """The cells, seed by seed, so that tables fill up evenly."""
     return [
         Job(part, algorithm, seed, steps if part in ROBOTS else 0)
-        for part in parts
         for seed in seeds
         for algorithm in ALGORITHMS
+        for part in parts
         if algorithm.name in algorithms
     ]
 
