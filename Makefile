@@ -10,7 +10,11 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfi
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup train test test-all fuzz lint format reference schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-all fuzz lint format reference docs notebook schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts paper results results-neural lock audit sbom clean
+
+help: ## what make can do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/' | expand -t 26
 
 setup: $(READY)
 
@@ -46,6 +50,14 @@ format: setup
 
 reference: setup ## the tables of docs/configuration.md, from the settings
 	$(BIN)/python -m distributed.settings.configuration_page
+
+docs: setup ## the documentation site, to build/site/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "open build/site/index.html"
+
+notebook: setup ## three notebooks in the browser: a first run, an environment of your own, reading results
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebook]"
+	$(BIN)/jupyter lab docs/notebooks
 
 schemas: setup ## docs/schemas: JSON schemas of the files that a run writes
 	$(BIN)/python -m meta.reporting.summary

@@ -195,3 +195,18 @@ def test_files_that_pages_name_exist(page: Path) -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
         assert (ROOT / link).exists(), link
+
+
+_KEYS_OF_CELLS = {"test_seconds", "test_env_steps"}
+"""Keys that look like tests."""
+
+
+def test_tests_that_pages_name_exist() -> None:
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in [path.stem, *re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)]
+    }
+    for page in WRITTEN:
+        named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))) - _KEYS_OF_CELLS
+        assert named <= there, f"{page.name} names tests that are not there: {sorted(named - there)}"

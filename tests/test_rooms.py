@@ -1,4 +1,4 @@
-"""Imports go one way: tasks <- policies <- meta <- distributed."""
+"""Imports go one way: tasks <- policies <- meta <- distributed <- metasrl."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ABOVE = {
-    "tasks": {"policies", "meta", "distributed", "torch", "ray", "mlflow"},
-    "policies": {"meta", "distributed", "ray", "mlflow"},
-    "meta": {"distributed", "ray", "mlflow"},
+    "tasks": {"policies", "meta", "distributed", "metasrl", "torch", "ray", "mlflow"},
+    "policies": {"meta", "distributed", "metasrl", "ray", "mlflow"},
+    "meta": {"distributed", "metasrl", "ray", "mlflow"},
+    "distributed": {"metasrl"},
 }
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ import psutil
 import yaml
 
 from benchmarks.chaos.faults import FAULTS, Fault, Scene, is_left
+from benchmarks.chaos.nodes import Nodes
+from benchmarks.chaos.stores import STORE, Server, tracked
 from benchmarks.result_page import header, table, write
 from distributed.storage.checkpoints import write_atomically
 
@@ -44,7 +46,7 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def run_file(folder: Path, pool: str, family: dict[str, Any]) -> Path:
+def run_file(folder: Path, pool: str, family: Mapping[str, Any], address: str | None, uri: str | None) -> Path:
     """Twelve small lakes; a call that takes ten seconds more than others is given up."""
     path = folder / "run.yaml"
     (folder / "notes").mkdir()
@@ -54,8 +56,9 @@ def run_file(folder: Path, pool: str, family: dict[str, Any]) -> Path:
         "family": {**lakes, "folder": str(folder / "notes"), "pause": 0.05, "fails": {}, **family},
         "within_task": {"num_iterations": 2, "episodes_per_iteration": 4, "evaluation": "sampled"},
         "cluster": {"pool": pool, "dashboard": False, "object_store_mb": 80, "task_retries": 2}
-        | {"least_patience_seconds": 10.0, "first_patience_seconds": 20.0},
-        "tracking": {"enabled": False},
+        | {"least_patience_seconds": 10.0, "first_patience_seconds": 20.0}
+        | ({} if address is None else {"address": address, "unauthenticated": True}),
+        "tracking": {"enabled": uri is not None, "uri": uri},
         "evaluation": {"methods": ["meta_srl"], "num_test_tasks": 2},
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -63,14 +66,32 @@ def run_file(folder: Path, pool: str, family: dict[str, Any]) -> Path:
 
 
 class Trial:
-    """The processes and the directory of one cell."""
+    """The processes and the directory of one cell; with ``fault`` its cluster and tracking server, if any."""
 
-    def __init__(self, folder: Path, mark: str, pool: str, family: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, mark: str, pool: str, fault: Fault) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self.folder, self.mark, self._file = folder, mark, run_file(folder, pool, family)
+        self.folder, self.mark = folder, mark
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
         self._environment = {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "METASRL_CHAOS": mark}
+        self._environment |= {"RAY_worker_niceness": "0"}
+        self.nodes = Nodes(fault.cpus, ROOT, folder, self._environment) if fault.cpus else None
+        self.server = Server(folder, self._environment) if fault.tracking == "server" else None
+        uri = {"off": None, "store": f"sqlite:///{folder / STORE}"}.get(fault.tracking)
+        uri = uri if self.server is None else self.server.uri
+        address = None if self.nodes is None else self.nodes.address
+        self._file = run_file(folder, pool, fault.family, address, uri)
+
+    def scene(self, driver: psutil.Process, rng: np.random.Generator) -> Scene:
+        """What a fault acts on."""
+        return Scene(driver, self.run, self.command, rng, self.nodes, self.server)
+
+    def close(self) -> None:
+        """End the cluster and the server."""
+        if self.nodes is not None:
+            self.nodes.close()
+        if self.server is not None:
+            self.server.kill()
 
     def words(self, *more: str) -> list[str]:
         """The command line."""
@@ -119,7 +140,7 @@ def disturbed(fault: Fault, trial: Trial, rng: np.random.Generator) -> tuple[int
             time.sleep(0.05)
         time.sleep(float(rng.uniform(0.0, 0.4)))
         if process.poll() is None:
-            done = fault.act(Scene(psutil.Process(process.pid), trial.run, trial.command, rng))
+            done = fault.act(trial.scene(psutil.Process(process.pid), rng))
     return process.wait(LONGEST), done
 
 
@@ -149,6 +170,8 @@ def checked(fault: Fault, trial: Trial, codes: Sequence[int], right: Result) -> 
             wrong.append("tasks lost or twice")
     if tuple(path.stem for path in trial.run.glob("quarantine/*.json")) != fault.aside:
         wrong.append("quarantine")
+    if fault.tracking != "off" and tracked(trial.folder / STORE) != right["tracked"]:
+        wrong.append("another content of the tracking store")
     if "Traceback" in (trial.folder / "messages").read_text(errors="replace"):
         wrong.append("a traceback")
     return wrong
@@ -158,17 +181,19 @@ def cell(name: str, seed: int, undisturbed: Result) -> Result:
     """Do one fault and check what the run made of it."""
     fault = FAULTS[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    trial = Trial(KEPT / "now", f"{name}-{seed}-{os.getpid()}", "ray", dict(fault.family))
+    trial = Trial(KEPT / f"now-{os.getpid()}", f"{name}-{seed}-{os.getpid()}", "ray", fault)
     began = time.monotonic()
     try:
         code, done = disturbed(fault, trial, rng)
         codes = [code]
         if code not in (0, 3):
+            trial.close()
             left = trial.left()
             if fault.damage is not None:
-                done += f", {fault.damage(Scene(psutil.Process(), trial.run, trial.command, rng))}"
-            codes.append(trial.command("--resume", str(trial.run)).returncode)
+                done += f", {fault.damage(trial.scene(psutil.Process(), rng))}"
+            codes.append(trial.command("--resume", str(trial.run), "--cluster.address", "null").returncode)
         seconds = time.monotonic() - began
+        trial.close()
         wrong = checked(fault, trial, codes, undisturbed["without" if fault.aside else "whole"])
         left = trial.left() + (left if len(codes) > 1 else [])
     finally:
@@ -181,13 +206,16 @@ def cell(name: str, seed: int, undisturbed: Result) -> Result:
 def reference() -> Result:
     """What undisturbed runs lead to, in one process, and how long one takes on Ray."""
     found: Result = {}
-    for key, family in (("whole", {}), ("without", {"fails": {"train-5": "raise"}})):
-        trial = Trial(KEPT / "reference", f"reference-{os.getpid()}", "local", family)
+    ways = (("whole", Fault(tracking="store")), ("without", Fault(family={"fails": {"train-5": "raise"}})))
+    for key, fault in ways:
+        trial = Trial(KEPT / "reference", f"reference-{os.getpid()}", "local", fault)
         trial.command()
         with (trial.run / "tasks.csv").open(newline="") as file:
             tasks = [row["task_index"] for row in csv.DictReader(file)]
         found[key] = {"sha": json.loads((trial.run / "summary.json").read_text())["meta_state_sha256"], "tasks": tasks}
-    trial, began = Trial(KEPT / "reference", f"reference-{os.getpid()}", "ray", {}), time.monotonic()
+        if fault.tracking != "off":
+            found[key]["tracked"] = tracked(trial.folder / STORE)
+    trial, began = Trial(KEPT / "reference", f"reference-{os.getpid()}", "ray", Fault()), time.monotonic()
     assert trial.command().returncode == 0
     return {**found, "seconds": time.monotonic() - began}
 

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
 
+from benchmarks.chaos.nodes import Nodes
+from benchmarks.chaos.stores import STORE, Server, deleted, locked
 from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE, SET_ASIDE_EXIT_CODE
 from distributed.settings.stopping import STOPPED_EXIT_CODE
 
@@ -22,12 +24,17 @@ WORKER, LEARNER = "ray::CRPOWorker", "ray::MetaLearner"
 
 @dataclass(frozen=True)
 class Scene:
-    """A run under way: its driver, its directory, the command line that started it, and the fault's random numbers."""
+    """A run under way: its driver, its directory, the command line that started it, and the fault's random numbers.
+
+    ``nodes``: the cluster of several nodes that it has joined; ``server``: the tracking server that it sends to.
+    """
 
     driver: psutil.Process
     run: Path
     command: Callable[..., subprocess.CompletedProcess[str]]
     rng: np.random.Generator
+    nodes: Nodes | None = None
+    server: Server | None = None
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The processes below the driver whose command line begins with ``name``, or that are called so."""
@@ -59,7 +66,8 @@ class Fault:
     """``act`` is done to a run under way; None where the family does it (``family``: its keys, instead).
 
     ``codes``: what the first command may end in; unless it is 0 or 3, ``--resume`` follows, after ``damage`` to the run
-    directory. ``aside``: tasks that must end in quarantine.
+    directory. ``aside``: tasks that must end in quarantine. ``cpus`` of the head and of the other nodes of a cluster
+    that the run joins; a resume starts its own. ``tracking``: whether the run is tracked, in a store or by a server.
     """
 
     act: Act | None = None
@@ -67,6 +75,8 @@ class Fault:
     damage: Act | None = None
     family: Mapping[str, Any] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    tracking: Literal["off", "store", "server"] = "off"
 
 
 def _signal(name: str, what: signal.Signals) -> Act:
@@ -136,6 +146,43 @@ def _renamed_back(scene: Scene) -> str:
     return "and renamed back"
 
 
+def _nodes(*words: str) -> Act:
+    """Tell the cluster ``words``, with some seconds between them."""
+
+    def act(scene: Scene) -> str:
+        assert scene.nodes is not None
+        for place, word in enumerate(words):
+            time.sleep(float(scene.rng.uniform(0.5, 4.0)) if place else 0.0)
+            scene.nodes.tell(word)
+        return f"{' and '.join(words)} a node"
+
+    return act
+
+
+def _store_deleted(scene: Scene) -> str:
+    deleted(_store(scene))
+    return "the tracking store was deleted"
+
+
+def _store_locked(scene: Scene) -> str:
+    seconds = float(scene.rng.uniform(1.0, 8.0))
+    locked(_store(scene), seconds)
+    return f"the tracking store was locked for {seconds:.1f} s"
+
+
+def _server_away(scene: Scene) -> str:
+    assert scene.server is not None
+    seconds = float(scene.rng.uniform(0.0, 5.0))
+    scene.server.kill()
+    time.sleep(seconds)
+    scene.server.start()
+    return f"the tracking server was away for {seconds:.1f} s and a start"
+
+
+def _store(scene: Scene) -> Path:
+    return scene.run.parent.parent.parent / STORE
+
+
 _KILL, _STOP, _TERM = signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM
 _GONE = (CLUSTER_LOST_EXIT_CODE,)
 FAULTS: dict[str, Fault] = {
@@ -155,6 +202,13 @@ FAULTS: dict[str, Fault] = {
     "checkpoint damaged": Fault(_driver(_KILL), (-_KILL,), _cut("checkpoints/round-*.safetensors")),
     "finished task damaged": Fault(_driver(_KILL), (-_KILL,), _cut("checkpoints/finished/task-*.*")),
     "run directory renamed": Fault(_renamed, (1,), _renamed_back),
+    "node removed": Fault(_nodes("remove"), cpus=(4, 2)),
+    "node removed, another added": Fault(_nodes("remove", "add"), cpus=(2, 2)),
+    "node added": Fault(_nodes("add"), cpus=(4, 2)),
+    "joined cluster lost": Fault(_nodes("lose"), _GONE, cpus=(4, 2)),
+    "tracking store deleted": Fault(_store_deleted, tracking="store"),
+    "tracking store locked": Fault(_store_locked, tracking="store"),
+    "tracking server killed": Fault(_server_away, tracking="server"),
     **{
         f"environment fails twice: {how}": Fault(family={"fails": {"train-5": how}, "times": 2})
         for how in ("raise", "exit", "interrupt", "leave", "die")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from distributed.settings.bounded_reading import RefusedFileError, require_shallow, shortened, shown
+from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.keys import dotted_fields
 from distributed.settings.run_config import RunConfig
@@ -23,15 +25,34 @@ EPILOG = "Every key of the run file can be given as --dotted.key value: " + ", "
 )
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
-    help="Meta-safe reinforcement learning: learn, across tasks, starts from which new constrained tasks are solved.",
 )
 
-RunFile = Annotated[Path, typer.Argument(help="Run file (YAML), for instance deploy/runs/frozen_lake.yaml.")]
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"metasrl {version('metasrl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def metasrl(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Meta-safe reinforcement learning: learn, across tasks, starts from which new constrained tasks are solved."""
+    del show_version  # its callback has printed it
+
+
+RunFile = Annotated[str, typer.Argument(help="A run file (YAML), or the name of a shipped one, such as frozen_lake.")]
 RunDir = Annotated[
-    str, typer.Argument(help="Directory of a run, runs/<name>/<timestamp>, or its URL in an object store.")
+    str,
+    typer.Argument(
+        help="A run: its directory runs/<name>/<timestamp>, latest, its name or family (the newest), or its URL."
+    ),
 ]
 TrackingUri = Annotated[
     str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow; by default sqlite:///mlflow.db here.")
@@ -72,6 +93,11 @@ ChangedFamily = Annotated[
         help="Go on although the source of your own family has changed: train continues with the new source, compare "
         "computes again what the old one computed.",
     ),
+]
+
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the resolved settings and what would be done, and do nothing.")
 ]
 
 
@@ -119,7 +145,10 @@ def fetched(run_dir: str) -> Path:
     """A local run directory; one in an object store is first copied to runs/."""
     from distributed.storage.run_places import fetch
 
-    return fetch(run_dir, "runs")
+    path = fetch(run_dir, "runs")
+    if str(path) != run_dir.rstrip("/"):
+        Console().say(f"run: {path}")
+    return path
 
 
 def json_object(option: str, text: str, what: str = "the family's parameters") -> dict[str, Any]:

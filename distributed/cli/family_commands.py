@@ -12,7 +12,7 @@ from distributed.settings.console import Console
 from distributed.settings.keys import dotted_fields
 
 
-@app.command()
+@app.command(short_help="List the built-in families and their parameters.")
 def families() -> None:
     """List the built-in families of tasks and their parameters."""
     from tasks.contract.family_registry import BUILT_IN, family_class
@@ -36,7 +36,7 @@ def families() -> None:
     )
 
 
-@app.command("check-family")
+@app.command("check-family", short_help="Check a family of tasks of your own.")
 def check_family(
     name: Annotated[str, typer.Argument(help="path/to/file.py:Class, package.module:Class, or a built-in name.")],
     parameters: Annotated[str, typer.Option(help="The family's own parameters, as JSON: '{\"horizon\": 50}'.")] = "{}",

@@ -20,11 +20,12 @@ from distributed.cli.app import (
     write,
 )
 from distributed.settings.console import Console
+from distributed.settings.run_file import run_file_named
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.")]
 
 
-@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+@app.command(context_settings=OVERRIDES, epilog=EPILOG, short_help="Submit train to a Ray cluster and follow its log.")
 def submit(
     context: typer.Context,
     run_file: RunFile,
@@ -48,7 +49,7 @@ def submit(
 
     console, root = Console(), Path.cwd()
     wanted = submission.Submission(
-        run_file,
+        run_file_named(run_file),
         overrides_of(context),
         resume,
         secret or (),
@@ -71,7 +72,7 @@ def submit(
         raise typer.Exit(submission.follow(client, job_id, write, console.say))
 
 
-@app.command()
+@app.command(short_help="List the submitted runs of a cluster.")
 def jobs(address: Address = DEFAULT_ADDRESS) -> None:
     """List the runs that were submitted to a cluster."""
     from distributed.cluster.jobs_client import connect
@@ -86,7 +87,7 @@ def jobs(address: Address = DEFAULT_ADDRESS) -> None:
     Console().result("\n".join(lines) if rows else "no runs of metasrl on this cluster")
 
 
-@app.command()
+@app.command(short_help="Stop a submitted run; it can be resumed.")
 def stop(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
     """Stop a submitted run; finished tasks are saved, `submit --resume latest` continues it."""
     from distributed.cluster.jobs_client import connect
@@ -97,7 +98,7 @@ def stop(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
     Console().say(f"{job_id}: {'stopping' if client.stop_job(job_id) else 'has already ended'}")
 
 
-@app.command()
+@app.command(short_help="Print and follow the log of a submitted run.")
 def logs(job_id: JobId, address: Address = DEFAULT_ADDRESS) -> None:
     """Print and follow the log of a submitted run; exits with the job's exit code."""
     from distributed.cluster.jobs_client import connect

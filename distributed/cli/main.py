@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 import distributed
-from distributed.cli import family_commands, job_commands, model_commands, run_commands
+from distributed.cli import family_commands, help_commands, job_commands, model_commands, run_commands
 from distributed.cli.app import OVERRIDES, app, split_overrides
 from distributed.settings.console import Console
 from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE, ConfigurationError
 from distributed.settings.handed_over import taken_over
 from distributed.settings.stopping import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, Stopped, leave
 
-COMMANDS = (run_commands, model_commands, family_commands, job_commands)
+COMMANDS = (run_commands, model_commands, family_commands, job_commands, help_commands)
 """Modules that register the commands."""
 
 

@@ -24,7 +24,7 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings
 
 
-@app.command()
+@app.command(short_help="Solve a new task from a learned start.")
 def adapt(
     source: Annotated[
         str, typer.Argument(help="A run's directory, models:/NAME@champion, models:/NAME/VERSION, or a start's folder.")
@@ -63,7 +63,7 @@ def adapt(
     console.result(run_adaptation(found, task_index, task_seed, console, video=video, given=given))
 
 
-@app.command()
+@app.command(short_help="Register a start as a version of a model in MLflow.")
 def register(
     run_dir: RunDir,
     name: Annotated[str, typer.Argument(help="Name of the model: letters, digits, dot, dash and underscore.")],
@@ -85,7 +85,7 @@ def register(
     console.result(decision)
 
 
-@app.command()
+@app.command(short_help="Export a learned start as ONNX.")
 def export(
     source: Annotated[str, typer.Argument(help="A finished run's directory, models:/NAME@champion, or a start.")],
     output: Annotated[Path, typer.Argument(help="The file to write, FILE.onnx.")],
@@ -107,7 +107,7 @@ def export(
     console.say(f"written: {output}")
 
 
-@app.command("inspect")
+@app.command("inspect", short_help="Describe a checkpoint or a registered model.")
 def inspect_files(
     path: Annotated[
         str, typer.Argument(help="A checkpoint's file, a folder (a run, checkpoints/, meta_policy/), or a run's URL.")

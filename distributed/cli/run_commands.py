@@ -13,6 +13,7 @@ from distributed.cli.app import (
     EPILOG,
     OVERRIDES,
     ChangedFamily,
+    DryRun,
     NamedFamily,
     OwnLimits,
     OwnParameters,
@@ -23,12 +24,15 @@ from distributed.cli.app import (
     given_task,
     overrides_of,
 )
+from distributed.cli.dry_run import dry_run
 from distributed.settings.console import Console
 from distributed.settings.errors import SET_ASIDE_EXIT_CODE, ConfigurationError
-from distributed.settings.run_file import load_config, require_sound_family
+from distributed.settings.run_file import load_config, require_sound_family, run_file_named
 
 
-@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+@app.command(
+    context_settings=OVERRIDES, epilog=EPILOG, short_help="Meta-train across tasks, then judge the start on new ones."
+)
 def train(
     context: typer.Context,
     run_file: RunFile,
@@ -40,25 +44,31 @@ def train(
         str | None, typer.Option(help="Register the learned start as a version of this model in MLflow.")
     ] = None,
     changed_family: ChangedFamily = False,
+    only_plan: DryRun = False,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
     from distributed.jobs.training_job import LATEST, run
+    from distributed.storage.run_page import next_steps
     from distributed.storage.run_places import fetch
     from meta.reporting.tables import report_lines, warnings_of
 
     console = Console()
-    config = load_config(run_file, overrides_of(context))
+    config = load_config(run_file_named(run_file), overrides_of(context))
     require_sound_family(config, console.say)
+    if only_plan:
+        console.result(dry_run(config))
+        return
     earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
-    summary = run(config, console, earlier, register, changed_family=changed_family)
+    summary, path = run(config, console, earlier, register, changed_family=changed_family)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
+    console.say(next_steps(path, config.family.name))
     if summary.set_aside:
         raise typer.Exit(SET_ASIDE_EXIT_CODE)
 
 
-@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+@app.command(context_settings=OVERRIDES, epilog=EPILOG, short_help="Compare all methods on the same tasks, over seeds.")
 def compare(
     context: typer.Context,
     run_file: RunFile,
@@ -69,12 +79,12 @@ def compare(
     from distributed.jobs.compare import compare as run_comparison
 
     console = Console()
-    config = load_config(run_file, overrides_of(context))
+    config = load_config(run_file_named(run_file), overrides_of(context))
     require_sound_family(config, console.say)
     console.result(run_comparison(config, console, results, f"metasrl {' '.join(sys.argv[1:])}", changed_family))
 
 
-@app.command(context_settings=OVERRIDES, epilog=EPILOG)
+@app.command(context_settings=OVERRIDES, epilog=EPILOG, short_help="Choose hyper-parameters with Ray Tune.")
 def sweep(
     context: typer.Context,
     run_file: RunFile,
@@ -103,7 +113,7 @@ def sweep(
     from distributed.tuning.sweep import sweep as run_sweep
     from distributed.tuning.trials import Search, SweepSettings
 
-    config = load_config(run_file, overrides_of(context))
+    config = load_config(run_file_named(run_file), overrides_of(context))
     if search not in get_args(Search):
         raise ConfigurationError(f"--search: must be {' or '.join(get_args(Search))}, got {search!r}")
     space = parse_space(vary or (), config)
@@ -113,7 +123,7 @@ def sweep(
     console.result(run_sweep(config, space, settings, console, resume, trusted=trust))
 
 
-@app.command()
+@app.command(short_help="Film the learned start and the adapted policy.")
 def watch(
     run_dir: RunDir,
     task_index: Annotated[int | None, typer.Option(min=0, help="Index of a held-out task; 0 by default.")] = None,
@@ -132,7 +142,7 @@ def watch(
         console.result(run_watch(fetched(run_dir), task_index or 0, output, console, given, family))
 
 
-@app.command()
+@app.command(short_help="Print a run's tables; draw its plots and page again.")
 def report(
     run_dir: RunDir,
     video: Annotated[bool, typer.Option(help="First film held-out task 0 and put the video on the page.")] = False,

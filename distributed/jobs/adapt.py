@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,18 +19,17 @@ from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
-from distributed.storage.object_store import is_url
 from distributed.storage.run_directory import load_final_state, load_run_config, load_summary, stored_config
 from distributed.storage.run_places import fetch
 from meta.measuring.measures import measure
-from meta.reporting.figures import adaptation
+from meta.reporting.figures import Figure, adaptation
 from meta.reporting.render_matplotlib import save_figure
 from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
 from policies.common.branches import branch_name
 from policies.common.digits import digits, rounded, scale_of
-from policies.common.policy import policy_for, table_of
+from policies.common.policy import Policy, policy_for, table_of
 from policies.common.results import Start, Starts, TaskResult
 from policies.mixtures.contextual import condition
 from policies.neural.policy_state import PolicyState
@@ -86,24 +86,41 @@ def adapt(
     Raises:
         ConfigurationError: There is no such task, the start does not fit the family, or this machine cannot render.
     """
-    experiment = source.config.experiment
-    pool, family = LocalPool(source.family), source.family.make()
-    _require_fit(source, family)
-    task = chosen_task(experiment, pool, task_index, task_seed, given)
-    warn_outside(family, task, console)
-    if source.policy is not None:
-        source.policy.require_fit(family, task, source.label)
+    family, task = new_task(source, task_index, task_seed, console, given)
     if video:
         require_pictures(family, task)
-    within, starts = experiment.held_out_within, _starts(source, family, task).items()
-    results = {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts}
-    path = _write_plot(source, task, results)
+    results = solved(source, family, task)
+    path = save_figure(source.folder / f"{task.stem}.png", adaptation_figure(results))
     adapted = results["meta_srl"]
     policy = _write_policy(source.folder / f"{task.stem}-policy", adapted)
     console.say(f"plot: {path}\nadapted policy: {policy}")
     if not video:
         return _table(results, family)
     return f"{_table(results, family)}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
+
+
+def new_task(
+    source: Source, task_index: int | None, task_seed: int | None, console: Console, given: GivenTask | None = None
+) -> tuple[TaskFamily, Task]:
+    """The task that the arguments choose, as for :func:`adapt`, and its family; the start fits it.
+
+    Raises:
+        ConfigurationError: There is no such task, or the start does not fit the family.
+    """
+    family = source.family.make()
+    _require_fit(source, family)
+    task = chosen_task(source.config.experiment, LocalPool(source.family), task_index, task_seed, given)
+    warn_outside(family, task, console)
+    if source.policy is not None:
+        source.policy.require_fit(family, task, source.label)
+    return family, task
+
+
+def solved(source: Source, family: TaskFamily, task: Task, *, compare: bool = True) -> dict[str, TaskResult]:
+    """The task solved from the learned start (``meta_srl``), and to ``compare`` from the random one, if it is known."""
+    within, pool = source.config.experiment.held_out_within, LocalPool(source.family)
+    starts = _starts(source, family, task) if compare else {"meta_srl": source.starts}
+    return {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts.items()}
 
 
 def _require_fit(source: Source, family: TaskFamily) -> None:
@@ -133,7 +150,7 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
         ConfigurationError: There is no such start; the message names the alternatives.
         DamagedFileError: Its files are damaged.
     """
-    if is_url(given) and not is_model_uri(given):
+    if not is_model_uri(given) and not _holds_start(Path(given)):
         given = str(fetch(given, "runs"))
     path = Path(given)
     if not is_model_uri(given) and not (path / f"{STEM}.json").is_file() and _own_tasks(path, family):
@@ -143,6 +160,10 @@ def find_source(given: str, family: FamilySettings | None, tracking_uri: str | N
         folder = Path("runs") / "adapted" / label.removeprefix("models:/").replace("/", "-")
         return _of_policy(label, policy, policy.config(family, label), folder)
     return _of_policy(label, policy, policy.config(family, label, path), path / "adapt")
+
+
+def _holds_start(path: Path) -> bool:
+    return any((folder / f"{STEM}.json").is_file() for folder in (path, path / STEM))
 
 
 def _own_tasks(run_dir: Path, family: FamilySettings | None) -> bool:
@@ -181,11 +202,7 @@ def _of_run(run_dir: Path, named: str | None, console: Console) -> Source:
     config = load_run_config(run_dir, named)
     state = load_final_state(run_dir, config, console.say)
     random = load_summary(run_dir).test.get("random")
-    if random is None:
-        raise ConfigurationError(
-            f"{run_dir}: evaluation.methods had no random start to compare with; add it and resume"
-        )
-    rates = np.array(random.learning_rates, np.float64)
+    rates = None if random is None else np.array(random.learning_rates, np.float64)
     family = family_of(LocalPool(config.experiment.family), config.experiment)
     return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None, family)
 
@@ -199,13 +216,14 @@ def _starts(source: Source, family: TaskFamily, task: Task) -> dict[str, Starts]
     return {"random": Start(fresh, source.random_rates), "meta_srl": source.starts}
 
 
-def _write_plot(source: Source, task: Task, results: dict[str, TaskResult]) -> Path:
+def adaptation_figure(results: Mapping[str, TaskResult]) -> Figure:
+    """Reward and costs of one task after each policy update, by method."""
+    task = next(iter(results.values())).task
     curves = {
         name: _Curves(result.values[:, 0].tolist(), result.values[:, 1:].tolist()) for name, result in results.items()
     }
-    path = source.folder / f"{task.stem}.png"
     title = f"Task {task.label}: after each policy update; dashed: the limit"
-    return save_figure(path, adaptation(curves, task.limits, title, limit_label="limit"))
+    return adaptation(curves, task.limits, title, limit_label="limit")
 
 
 def _write_policy(stem: Path, result: TaskResult) -> Path:
@@ -213,15 +231,20 @@ def _write_policy(stem: Path, result: TaskResult) -> Path:
 
     A network that was solved with a context is written as one on plain observations, which has it built in.
     """
-    policy, kind = result.policy, kind_of_policy(result.policy)
+    policy, kind = plain_policy(result), kind_of_policy(result.policy)
     if kind.name != "tabular":
-        if result.context is not None:
-            policy = condition(cast("PolicyState", policy), result.context)
         save_arrays(stem, kind.to_arrays(policy), {"kind": kind.name})
         return stem.with_suffix(".safetensors")
     rows = "\n".join(",".join(f"{p:.17g}" for p in row) for row in table_of(policy))
     write_atomically(stem.with_suffix(".csv"), f"{rows}\n".encode())
     return stem.with_suffix(".csv")
+
+
+def plain_policy(result: TaskResult) -> Policy:
+    """The output of a task as a policy on its plain observations: a network has the context built in."""
+    if result.context is None or kind_of_policy(result.policy).name == "tabular":
+        return result.policy
+    return condition(cast("PolicyState", result.policy), result.context)
 
 
 def _table(results: dict[str, TaskResult], family: TaskFamily) -> str:

@@ -9,12 +9,14 @@ from distributed.tracking.directory_trackers import DirectoryTracker, MirrorTrac
 from distributed.tracking.mlflow_tracker import MLflowTracker
 from distributed.tracking.progress_bar import ProgressTracker
 from distributed.tracking.run_tracker import RunContext, RunTracker, Trackers
+from distributed.tracking.tensorboard_tracker import TensorBoardTracker
 
 TRACKERS: tuple[type[RunTracker], ...] = (
     MLflowTracker,
     DirectoryTracker,
     ProgressTracker,
     RayMetricsTracker,
+    TensorBoardTracker,
     MirrorTracker,
 )
 """Every tracker, in the order of calls; a new tracker is one class in this tuple.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,13 @@ LATEST = Path("latest")
 _MODEL_FACTS = ("taog", "mean_reward", "tacv", "num_tasks", "meta_state_sha256", "similarity", "test")
 
 
+class Trained(NamedTuple):
+    """A finished run: its ``summary``, and its directory ``path``."""
+
+    summary: RunSummary
+    path: Path
+
+
 def run(
     config: RunConfig,
     console: Console,
@@ -47,8 +55,8 @@ def run(
     trackers: Sequence[RunTracker] = (),
     *,
     changed_family: bool = False,
-) -> RunSummary:
-    """Train, evaluate and report.
+) -> Trained:
+    """Train, evaluate and report; the summary, and the directory that it is in.
 
     Args:
         config: Settings of the run.
@@ -84,7 +92,7 @@ def run(
     if register is not None:
         client, run_id = connect(config.tracking.uri), directory.tracked_as()
         console.say(register_start(client, directory.path, register, run_id, console, family=config.family.name))
-    return summary
+    return Trained(summary, shown(directory.path))
 
 
 def _latest(config: RunConfig, console: Console) -> Path | None:
@@ -100,10 +108,14 @@ def _directory(config: RunConfig, resume: Path | None, console: Console, *, chan
     else:
         directory = RunDirectory.open(resume, config, changed_family=changed_family)
     url = url_of(config, directory.path)
-    here = Path.cwd()
-    shown = directory.path.relative_to(here) if directory.path.is_relative_to(here) else directory.path
-    console.say(f"run directory: {shown}" + ("" if url is None else f", copied to {url}"))
+    console.say(f"run directory: {shown(directory.path)}" + ("" if url is None else f", copied to {url}"))
     return directory
+
+
+def shown(path: Path) -> Path:
+    """``path`` as it is shown: relative to the working directory where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _tracked(context: RunContext, more: Sequence[RunTracker]) -> RunSummary:

@@ -34,7 +34,7 @@ from tasks.contract.family_registry import family_class
 
 PAGE = Path("docs/configuration.md")
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w. ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
+TABLE_HEAD = ("| key | default | allowed | meaning |", "|---|---|---|---|")
 _NAMES = {int: ("whole number", "whole numbers"), float: ("number", "numbers"), str: ("text", "texts")}
 _EXTRA = {
     "within_task.steps_per_iteration": "a multiple of `num_copies`",
@@ -67,13 +67,22 @@ def tables() -> dict[str, list[str]]:
         "evaluation": _rows(EvaluationSettings, "evaluation."),
         "output": _rows(OutputSettings, "output."),
     }
-    named = {name: [*_HEAD, *rows] for name, rows in built.items()}
+    named = {name: [*TABLE_HEAD, *rows] for name, rows in built.items()}
     for prefix, model in (("within_task.", NeuralSettings), ("meta.", MetaSettings)):
         for name, field in model.model_fields.items():
             for section in models_in(field.annotation):
-                named[f"{prefix}{name}"] = [*_HEAD, *_rows(section, f"{prefix}{name}.")]
-    named["meta"] = [*_HEAD, *_rows(MetaSettings, "meta.", nested=False), *named.pop("meta.groups")[len(_HEAD) :]]
+                named[f"{prefix}{name}"] = [*TABLE_HEAD, *_rows(section, f"{prefix}{name}.")]
+    groups = named.pop("meta.groups")[len(TABLE_HEAD) :]
+    named["meta"] = [*TABLE_HEAD, *_rows(MetaSettings, "meta.", nested=False), *groups]
     return named
+
+
+def setting_rows(word: str) -> list[str]:
+    """The rows of all settings with ``word`` in their key or meaning, whatever the case; a line each.
+
+    A key that differs between the within-task algorithms has a row for each.
+    """
+    return [row for row in dict.fromkeys(_rows(RunConfig, "")) if word.lower() in row.lower()]
 
 
 def rendered(page: str) -> str:

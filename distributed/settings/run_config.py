@@ -92,6 +92,8 @@ class TrackingSettings(BaseModel):
     """Log a nested run for each training task; false saves time if there are very many short tasks."""
     flush_timeout_seconds: float = Field(default=60.0, ge=0.0)
     """Maximum time at the end to send events to the server, in seconds; a resume sends unsent ones."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too, to tensorboard/ in the run directory."""
 
     @field_validator("uri")
     @classmethod

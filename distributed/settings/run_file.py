@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+import distributed
 from distributed.settings.bounded_reading import (
     MOST_YAML_BYTES,
     RefusedFileError,
@@ -27,6 +28,8 @@ from policies.solving.algorithms import require_limits_of_returns
 from tasks.contract.family_registry import BUILT_IN, FamilyError
 from tasks.contract.task import numbers_fault
 
+SHIPPED = Path(distributed.__file__).parent.parent / "metasrl" / "run_files"
+"""The run files that come with metasrl, which are named without their folder and suffix."""
 RawSettings = dict[str, Any]
 """A run file's content before validation."""
 _LONGEST_LINE, _MOST_LINES = 2000, 20
@@ -39,10 +42,33 @@ def load_config(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> RunCon
     Raises:
         ConfigurationError: The message names the file, the dotted key, the given value and the allowed values.
     """
-    raw = read_yaml(path)
+    return parse_config(with_overrides(read_yaml(path), overrides), str(path))
+
+
+def with_overrides(raw: RawSettings, overrides: Sequence[tuple[str, str]]) -> RawSettings:
+    """``raw`` with YAML values at dotted keys; it is changed in place.
+
+    Raises:
+        ConfigurationError: A value is not YAML, or a key leads through a value.
+    """
     for key, value in overrides:
         _override(raw, key, value)
-    return parse_config(raw, str(path))
+    return raw
+
+
+def run_file_named(given: str) -> Path:
+    """The run file at the path ``given``, or the shipped one of that name.
+
+    Raises:
+        ConfigurationError: There is neither; the message lists the shipped ones.
+    """
+    path, named = Path(given), SHIPPED / f"{given}.yaml"
+    if path.exists() or path.suffix or path.name != given or not SHIPPED.is_dir():
+        return path
+    if not named.is_file():
+        there = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+        raise ConfigurationError(f"{given}: is neither a file here nor a shipped run file; shipped ones: {there}")
+    return named
 
 
 def read_yaml(path: Path) -> RawSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -10,9 +11,12 @@ import yaml
 from distributed.settings.bounded_reading import parse_yaml
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import RunConfig
-from distributed.settings.run_file import validated
+from distributed.settings.run_file import read_yaml, validated
 from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.object_store import is_url, read_file, read_manifest, restore, runs_at
+
+_MOST_LISTED = 8
+"""Runs in a message."""
 
 
 def local_parent(config: RunConfig) -> Path:
@@ -28,15 +32,52 @@ def url_of(config: RunConfig, path: Path) -> str | None:
 
 
 def fetch(place: str, local_dir: str) -> Path:
-    """A local run directory: ``place`` itself, or a copy of the directory at that URL.
+    """A local run directory: the one that ``place`` names here, or a copy of the directory at that URL.
 
     Raises:
+        ConfigurationError: No run is called so.
         DamagedFileError: The copy in the store is incomplete or altered.
     """
     if not is_url(place):
-        return Path(place)
+        return found_run(place, Path(local_dir))
     name, stamp = place.rstrip("/").split("/")[-2:]
     return restore(place.rstrip("/"), Path(local_dir) / name / stamp)
+
+
+def found_run(place: str, parent: Path) -> Path:
+    """The run directory that ``place`` names: a directory; of several runs the newest.
+
+    Args:
+        place: A run directory, a folder with runs, ``latest``, the name of runs, or the family that they are on.
+        parent: The folder in which runs are looked for by name: ``parent``/NAME/TIMESTAMP.
+
+    Raises:
+        ConfigurationError: There is no such run; the message lists those that there are.
+    """
+    path = Path(place)
+    if (path / "config.yaml").is_file():
+        return path
+    below, runs = _newest_first(path.glob("*/config.yaml")), _newest_first(parent.glob("*/*/config.yaml"))
+    named = below or [run for run in runs if place in ("latest", run.parent.name)]
+    named = named or [run for run in runs if _family(run) == place]
+    if named:
+        return named[0]
+    listed = ", ".join(map(str, runs[:_MOST_LISTED])) + (", ..." if len(runs) > _MOST_LISTED else "")
+    here = f"runs here, newest first: {listed}" if runs else f"no run is below {parent}/; metasrl train makes one"
+    raise ConfigurationError(f"{place}: is not a run directory (it has no config.yaml); {here}")
+
+
+def _newest_first(files: Iterable[Path]) -> list[Path]:
+    """The run directories that hold ``files``."""
+    return sorted((file.parent for file in files), key=lambda run: age_of(run.name), reverse=True)
+
+
+def _family(run: Path) -> str | None:
+    """The name of the run's family; None where its settings cannot be read."""
+    with contextlib.suppress(ConfigurationError):
+        family = read_yaml(run / "config.yaml").get("family")
+        return str(family.get("name")) if isinstance(family, dict) else None
+    return None
 
 
 def latest_in_store(config: RunConfig) -> Path | None:

@@ -104,7 +104,7 @@ class MLflowTracker(RunTracker):
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Log the running TAOG and TACV, learning rates, diagnostics and the meta-loss of the round."""
         self._rows += rows
-        metrics = _round_metrics(self._rows, list(rows), state)
+        metrics = round_metrics(self._rows, list(rows), state)
         key = f"{self._key}/round/{state.num_rounds}"
         self._append({"kind": "round", "key": key, "time": now(), "metrics": finite(metrics)})
 
@@ -122,7 +122,7 @@ class MLflowTracker(RunTracker):
         with self._console.status("sending the last results to MLflow"):
             policy = load_meta_policy(folder / STEM)
             model = build_model(folder / "model", folder / STEM, policy) if is_portable(policy) else None
-            unsent = self._end("FINISHED", _final_metrics(summary), _artifacts(folder), run_description(summary), model)
+            unsent = self._end("FINISHED", final_metrics(summary), _artifacts(folder), run_description(summary), model)
         if unsent:
             self._console.warn(
                 f"{unsent} tracking events were not sent; `metasrl train ... --resume {folder}` sends them"
@@ -189,7 +189,7 @@ def _start_event(config: RunConfig, key: str) -> StartEvent:
     }
 
 
-def _round_metrics(so_far: list[Row], rows: list[Row], state: State) -> list[Point]:
+def round_metrics(so_far: list[Row], rows: list[Row], state: State) -> list[Point]:
     """Metrics after a round: ``so_far`` are the rows of all tasks, ``rows`` those of the round."""
     step, several = state.num_rounds, len(state.starts) > 1
     metrics: list[Point] = [
@@ -210,7 +210,8 @@ def _round_metrics(so_far: list[Row], rows: list[Row], state: State) -> list[Poi
     return [*metrics, *((f"system/{name}", value, step) for name, value in machine().items())]
 
 
-def _final_metrics(summary: RunSummary) -> list[Point]:
+def final_metrics(summary: RunSummary) -> list[Point]:
+    """The results of a run and of its methods on held-out tasks."""
     last = {
         "mean_reward": summary.mean_reward,
         "taog": summary.taog,

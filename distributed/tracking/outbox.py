@@ -73,9 +73,9 @@ class Outbox:
         self._drop_partial_line()
         self._events = self._read_events()
         self._keys = {event.get("key") for event in self._events if event is not None}
-        self._delivered_before = 0
         self._sent, self._memory = self._read_progress()
-        self._maybe_delivered, self._rebuilds = self._sent < len(self._events), 0
+        self._delivered_before, self._forgetful = len(self._events), False
+        self._maybe_delivered, self._rebuilds = False, 0
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking-sender", daemon=True)
         self._thread.start()
@@ -150,8 +150,17 @@ class Outbox:
             failing, wait, self._maybe_delivered = False, self._retry_seconds, False
             self._events[self._sent] = None  # free the memory of sent events
             self._sent += 1
-            content = {"kind": _KIND, "sent": self._sent, "memory": self._memory}
+            self._remember()
+
+    def _remember(self) -> None:
+        """Write down what is sent. Where that fails, sending goes on: the next process asks before it sends again."""
+        content = {"kind": _KIND, "sent": self._sent, "memory": self._memory}
+        try:
             write_atomically(self._progress_path, json.dumps(content | {"sha256": _digest(content)}).encode())
+        except OSError as error:
+            if not self._forgetful:
+                self._say(f"tracking: {first_line(error)}; a resume compares its events with the server")
+            self._forgetful = True
 
     def _begin_again(self, error: LostError) -> None:
         """Send everything from the start: the store lost the run, and ``outbox.jsonl`` has all of it."""
@@ -192,7 +201,6 @@ class Outbox:
                 raise ValueError("not a number of sent events")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._say(f"tracking: {self._progress_path} is damaged ({error}); all events are sent again")
-            self._delivered_before = len(self._events)
             return 0, {}
         return sent, memory  # type: ignore[return-value]
 

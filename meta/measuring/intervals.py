@@ -74,8 +74,8 @@ class FailureSignature:
 
 
 def failure_signature(values: FloatArray, first_round: int) -> FailureSignature | None:
-    """Test a per-task series; None where it is too short (fewer than 8 values) or not known."""
-    if values.size < 8 or np.isnan(values).any():
+    """Test a per-task series; None where it is too short (fewer than 8 values), not known, or 0 throughout."""
+    if values.size < 8 or np.isnan(values).any() or not values.any():
         return None
     late = values[values.size // 2 :]
     test = stats.mannwhitneyu(late, values[: max(first_round, 1)], alternative="less")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,11 +20,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from meta.methods.registry import OURS
 from meta.reporting.figures import Figure, run_figures
 from meta.reporting.render_plotly import draw
-from meta.reporting.summary import RunSummary
+from meta.reporting.summary import IntervalSummary, MethodSummary, RunSummary
 from meta.reporting.tables import format_interval, held_out_columns, warnings_of
+from meta.reporting.verdict import verdict
 from meta.training.records import Row, Value
 from policies.common.digits import rounded
 
+_MEANINGS = {
+    "gap": "Optimality gap: the optimal expected discounted reward of a task minus that of its output. 0 is best.",
+    "reward": "Expected discounted reward J_0 of the output. More is better.",
+    "violation during adaptation": "Mean excess of the expected discounted costs over their limits, over the start and "
+    "all policy updates. 0: no limit is broken on the way.",
+    "violation of the output": "Mean excess of the output's expected discounted costs over their limits.",
+    "f hat": "The estimated suboptimality bound of the task, on which the meta-learner takes its step.",
+    "weight": "How much the meta-learner trusts the task's estimate: 1 fully, 0 not at all.",
+    "score": "Relative gap plus relative violation during adaptation; less is better.",
+}
+"""What columns mean, as tooltips."""
 _LARGEST_VIDEO = 1_500_000
 _LONGEST_CELL = 80
 _SHOWN_COLUMNS = (
@@ -38,7 +51,7 @@ class Page:
     """The content of a page.
 
     ``config`` is the run file's text, ``commands`` are shell commands that reproduce the run, ``videos`` MP4 files,
-    ``held_out`` the rows of ``held_out.csv``.
+    ``held_out`` the rows of ``held_out.csv``, and ``next_steps`` commands that use the run.
     """
 
     summary: RunSummary
@@ -48,6 +61,7 @@ class Page:
     commands: Sequence[str]
     videos: Sequence[Path] = field(default=())
     held_out: Sequence[Row] = field(default=())
+    next_steps: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -58,33 +72,28 @@ class _Video:
     data: str
 
 
-def write_page(path: Path, page: Page) -> int:
-    """Write the page; return its size in bytes."""
-    content = page_html(page).encode()
-    path.write_bytes(content)
-    return len(content)
-
-
 def page_html(page: Page) -> str:
     """Render the page."""
     summary, figures = page.summary, run_figures(page.summary, list(page.rows))
-    columns = held_out_columns(summary.test)
     names, by_task = _shown(page.rows), task_table(page.held_out)
     loader = PackageLoader("meta.reporting", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.get_template("page.html.j2").render(
         title=f"{summary.name}, seed {summary.seed}",
+        verdict=verdict(summary).replace("`", ""),
         introduction=_introduction(summary),
         warnings=warnings_of(summary),
-        held_out_heads=["method", *columns],
-        held_out=[[name, *(format_interval(part[name]) for part in columns.values())] for name in summary.test],
-        by_task_heads=by_task[0],
+        held_out_heads=_heads(["method", *held_out_columns(summary.test)]),
+        held_out=method_table(summary.test),
+        by_task_heads=_heads(by_task[0]),
         by_task=by_task[1:],
         figures=figures,
         videos=[_video(path) for path in page.videos],
-        task_heads=[name.replace("_", " ") for name in names],
+        task_heads=_heads([name.replace("_", " ") for name in names]),
         tasks=[[_short(row[name]) for name in names] for row in page.rows],
+        next="\n".join(page.next_steps),
         commands="\n".join(page.commands),
+        environment_heads=_heads(["name", "value"]),
         environment=list(page.environment.items()),
         config=page.config,
         plots=_as_script(figures),
@@ -104,12 +113,38 @@ def _as_script(figures: Sequence[Figure]) -> str:
 
 
 def _introduction(summary: RunSummary) -> str:
-    result = f"mean reward {summary.mean_reward:.4g}" if summary.taog is None else f"TAOG {summary.taog:.4g}"
+    gap = "task-averaged optimality gap (TAOG)"
+    result = f"mean reward {summary.mean_reward:.4g}" if summary.taog is None else f"{gap} {summary.taog:.4g}"
     return (
-        f"metasrl learned a start across {summary.num_tasks} tasks of {summary.family}: {result}, TACV "
-        f"{rounded(summary.tacv)}, in {summary.wall_seconds:.0f} s with "
-        f"{summary.num_workers} workers ({summary.pool} pool)."
+        f"Learned across {summary.num_tasks} training tasks of {summary.family} in {summary.wall_seconds:.0f} s with "
+        f"{summary.num_workers} worker{'' if summary.num_workers == 1 else 's'} ({summary.pool} pool). Over the "
+        f"training tasks: {result}, task-averaged constraint violation (TACV) {rounded(summary.tacv)}."
     )
+
+
+def method_table(test: Mapping[str, MethodSummary]) -> list[list[str]]:
+    """The methods on the held-out tasks, the best first: one row each, and a star at the best of every column."""
+    columns = held_out_columns(test)
+    first = next(iter(columns))
+    signs = {title: -1.0 if title == "reward" else 1.0 for title in columns}
+    means = {
+        title: {name: signs[title] * entry.mean for name, entry in part.items() if entry.mean is not None}
+        for title, part in columns.items()
+    }
+    best = {title: min(found.values(), default=None) for title, found in means.items()}
+    return [
+        [name, *(_starred(part[name], means[title].get(name), best[title]) for title, part in columns.items())]
+        for name in sorted(test, key=lambda name: means[first].get(name, math.inf))
+    ]
+
+
+def _starred(entry: IntervalSummary, value: float | None, best: float | None) -> str:
+    return format_interval(entry) + (" \u2605" if value is not None and value == best else "")
+
+
+def _heads(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names of columns with what they mean, for those that need a word."""
+    return [(name, _MEANINGS.get(name, "")) for name in names]
 
 
 def task_table(held_out: Sequence[Row]) -> list[list[str]]:

@@ -107,7 +107,7 @@ class TrendSummary(_Part):
 
 
 class FailureSummary(_Part):
-    """The trend of each main measure; null for fewer than 8 tasks or unknown values."""
+    """The trend of each main measure; null for fewer than 8 tasks, and for values that are unknown or 0 throughout."""
 
     gap: TrendSummary | None
     """Trend of the optimality gap."""

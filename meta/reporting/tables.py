@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from meta.reporting.summary import IntervalSummary, RunSummary
+from meta.reporting.verdict import verdict
 from policies.common.digits import digits, interval_text, rounded, scale_of
 
+_POOR_SHARE = 0.1
+"""Share of the tasks that may have poor estimates before a warning."""
 _MOST_TOLD = 5
 """Tasks that are set aside and told one by one."""
 
@@ -70,11 +73,13 @@ def format_interval(entry: IntervalSummary, scale: float | None = None) -> str:
 
 
 def report_lines(summary: RunSummary) -> str:
-    """The closing report of a run in a few lines of Markdown."""
+    """The closing report of a run in a few lines of Markdown, the verdict first."""
+    told = verdict(summary)
     reward = "–" if summary.mean_reward is None else digits(summary.mean_reward)
     learned = f"Mean reward {reward}" if summary.taog is None else f"TAOG {digits(summary.taog)}"
     return (
-        f"{learned}, TACV {rounded(summary.tacv)} over {summary.num_tasks} training tasks; "
+        (f"{told}\n\n" if told else "")
+        + f"{learned}, TACV {rounded(summary.tacv)} over {summary.num_tasks} training tasks; "
         f"learned rates {rounded(summary.learning_rates, 3)}{_inferred(summary)}"
         f"\n\n{markdown_table(summary.test)}"
     )
@@ -116,7 +121,7 @@ def warnings_of(summary: RunSummary) -> list[str]:
         if trend is not None and trend.rising:
             warnings.append(f"the {name} is rising over the last half of the tasks")
     estimates = summary.estimates
-    if estimates.left_out or estimates.down_weighted:
+    if estimates.left_out + estimates.down_weighted > _POOR_SHARE * summary.num_tasks:
         reasons = ", ".join(f"{name} {count}" for name, count in estimates.reasons.items())
         warnings.append(
             f"the meta-learner took smaller steps because of poor estimates: of {summary.num_tasks} tasks "

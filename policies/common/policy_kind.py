@@ -120,6 +120,9 @@ class PolicyKind(Protocol[PolicyT, SettingsT, DatasetT]):
     def act(self, policy: PolicyT, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Actions drawn from ``policy`` for observations [n] (states) or [n, d]."""
 
+    def most_probable(self, policy: PolicyT, observations: NDArray[Any]) -> NDArray[Any]:
+        """The most probable actions for observations [n] (states) or [n, d]; of a Gaussian the means."""
+
     def play(
         self, env: gymnasium.Env[Any, Any], family: TaskFamily, task: Task, policy: PolicyT, seed: int
     ) -> Iterator[PlayedStep]:

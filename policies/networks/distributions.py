@@ -31,6 +31,9 @@ class Distribution(Protocol):
     def sample(self, outputs: Array, extra: Array, noise: Array) -> NDArray[Any]:
         """Actions from one row of noise per row of outputs."""
 
+    def mode(self, outputs: Array, extra: Array) -> NDArray[Any]:
+        """The most probable actions."""
+
     def log_probability(self, outputs: Array, extra: Array, actions: NDArray[Any]) -> Array:
         """log pi(a|s), [N]."""
 
@@ -63,6 +66,11 @@ class Categorical:
         del extra
         cumulative = np.cumsum(softmax(outputs, axis=1), axis=1)[:, :-1]
         return (noise[:, None] >= cumulative).sum(axis=1)
+
+    def mode(self, outputs: Array, extra: Array) -> NDArray[Any]:
+        """Indices of the largest logits, [N]."""
+        del extra
+        return np.asarray(outputs.argmax(axis=1))
 
     def log_probability(self, outputs: Array, extra: Array, actions: NDArray[Any]) -> Array:
         """log softmax at the actions taken."""
@@ -110,6 +118,11 @@ class DiagonalGaussian:
     def sample(self, outputs: Array, extra: Array, noise: Array) -> NDArray[Any]:
         """mean + std * noise."""
         return np.asarray(outputs + np.exp(extra) * noise)
+
+    def mode(self, outputs: Array, extra: Array) -> NDArray[Any]:
+        """The means [N, A]."""
+        del extra
+        return outputs
 
     def log_probability(self, outputs: Array, extra: Array, actions: NDArray[Any]) -> Array:
         """-|z|^2 / 2 - sum log_std - A log(2 pi) / 2 with z = (a - mean) / std."""

@@ -260,7 +260,7 @@ def is_named(name: str) -> bool:
 
 @contextmanager
 def modules_allowed(within: Mapping[str, Any]) -> Iterator[None]:
-    """Files that are read in the body may use the modules of ``within``: a section of the user's, or an admitted one."""
+    """Files read in the body may use the modules of ``within``: a section of the user's, or an admitted one."""
     token = _OF_FILES.set(frozenset(modules_of(within)))
     try:
         yield

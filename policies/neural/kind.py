@@ -109,6 +109,11 @@ class NeuralKind:
         outputs, extra = policy.act(observations)
         return distribution.sample(outputs, extra, distribution.noise(rng, len(outputs), outputs.shape[1]))
 
+    def most_probable(self, policy: PolicyState, observations: NDArray[Any]) -> NDArray[Any]:
+        """Indices [n] of the largest logits, or the means [n, k]."""
+        outputs, extra = policy.act(observations)
+        return distribution_of(policy.actor.network).mode(outputs, extra)
+
     def play(
         self, env: gymnasium.Env[Any, Any], family: TaskFamily, task: Task, policy: PolicyState, seed: int
     ) -> Iterator[PlayedStep]:

@@ -172,9 +172,13 @@ class NeuralRollouts:
 
 def to_bounds(batch: BatchEnvironment) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Actions in units of half the range about its centre, clipped; unbounded and discrete ones unchanged."""
-    low, high = batch.action_low, batch.action_high
-    if low is None or high is None:
+    if batch.action_low is None or batch.action_high is None:
         return lambda actions: actions
+    return to_range(batch.action_low, batch.action_high)
+
+
+def to_range(low: NDArray[Any], high: NDArray[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Actions [n, k] in units of half the range from ``low`` to ``high`` [k], clipped; unbounded ones unchanged."""
     finite = np.isfinite(low) & np.isfinite(high)
     below, above = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
     half = (0.5 * above - 0.5 * below).astype(np.float32)  # halved first: a difference may overflow

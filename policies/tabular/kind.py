@@ -113,6 +113,10 @@ class TabularKind:
         cumulative = np.cumsum(policy[observations], axis=1)[:, :-1]
         return np.asarray((rng.random(len(observations))[:, None] >= cumulative).sum(axis=1))
 
+    def most_probable(self, policy: FloatArray, observations: NDArray[Any]) -> NDArray[Any]:
+        """Indices [n] of the most probable actions at states [n]."""
+        return np.asarray(policy[observations].argmax(axis=1))
+
     def play(
         self, env: gymnasium.Env[Any, Any], family: TaskFamily, task: Task, policy: FloatArray, seed: int
     ) -> Iterator[PlayedStep]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gymnasium
 import pydantic
 
 from tasks.contract.contextual_family import Contexts, ContextualFamily
@@ -71,6 +72,12 @@ def family_class(name: str) -> type[Any]:
     if not isinstance(kind, type):
         found = ", ".join(key for key, value in vars(module).items() if _is_own_class(value, module))
         raise FamilyError("name", f"module {module_name!r} has no class {class_name!r}; its classes: {found or 'none'}")
+    if issubclass(kind, gymnasium.Env):
+        raise FamilyError(
+            "name",
+            f"{name} is an environment, not a family of tasks; write a class whose make(parameters) returns one, such "
+            "as tasks.contract.family.Family (metasrl init writes an example)",
+        )
     return kind
 
 

@@ -16,7 +16,7 @@ RIGHT = {"sha": "a", "tasks": ["0", "1"]}
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
     """A run that has ended well."""
-    made = Trial(tmp_path / "cell", "mark", "ray", {})
+    made = Trial(tmp_path / "cell", "mark", "ray", Fault())
     run = made.folder / "runs" / "chaos" / "now"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"meta_state_sha256": "a"}))

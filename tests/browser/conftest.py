@@ -31,9 +31,11 @@ class Faults(list[str]):
 
 
 @contextmanager
-def opened(browser: Any, url: str | Path, width: int = 1400) -> Iterator[tuple[Any, Faults]]:
+def opened(
+    browser: Any, url: str | Path, width: int = 1400, color_scheme: str = "light"
+) -> Iterator[tuple[Any, Faults]]:
     """A page in a window of that width, and the errors that it throws or logs."""
-    page, faults = browser.new_page(viewport={"width": width, "height": 900}), Faults()
+    page, faults = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=color_scheme), Faults()
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     try:

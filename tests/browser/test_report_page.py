@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from meta.reporting.html_page import Page, write_page
+from meta.reporting.html_page import Page, page_html
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
@@ -23,7 +24,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     evil = "<img src=x onerror=document.title='broken'>"
     given = Page(summary(name=evil), rows(40), "seed: 3\n", {"python": "3.11"}, ["make train"], [folder / "test-0.mp4"])
-    write_page(path, given)
+    path.write_text(page_html(given), encoding="utf-8")
     return path
 
 
@@ -80,6 +81,67 @@ def test_a_narrow_window_holds_the_page(browser: Any, page_file: Path) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 400
         assert faults == []
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_are_readable_and_overlap_nowhere(
+    browser: Any, page_file: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    with opened(browser, page_file, width=width, color_scheme=scheme) as (page, faults):
+        page.wait_for_selector("body[data-ready=true]", timeout=60_000)
+        page.screenshot(path=tmp_path / f"page-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        boxes = page.evaluate(TEXTS)
+        assert len(boxes) > 20
+        overlapping = [
+            (a["text"], b["text"])
+            for a, b in itertools.combinations(boxes, 2)
+            if a["plot"] == b["plot"]
+            and min(a["right"], b["right"]) - max(a["left"], b["left"]) > 2
+            and min(a["bottom"], b["bottom"]) - max(a["top"], b["top"]) > 2
+        ]
+        assert overlapping == []
+        for name in ("body", ".quiet", ".warning", "pre", "th"):
+            assert contrast(*page.evaluate(COLOURS, name)) >= 4.5, name
+        assert faults == []
+
+
+TEXTS = """() => [...document.querySelectorAll(".plot")].flatMap(plot =>
+  [...plot.querySelectorAll(".xtitle, .ytitle, .annotation-text, .legendtext, .gtitle")].map(text => {
+    const box = text.getBoundingClientRect();
+    return {plot: plot.id, text: text.textContent, left: box.left, right: box.right, top: box.top, bottom: box.bottom};
+  }))"""
+"""The titles and legends of all plots with their places."""
+COLOURS = """name => {
+  const numbers = text => text.match(/[\\d.]+/g).map(Number);
+  let place = document.querySelector(name);
+  const front = numbers(getComputedStyle(place).color);
+  let back = numbers(getComputedStyle(place).backgroundColor);
+  while (back.length === 4 && back[3] === 0) {
+    place = place.parentElement;
+    back = numbers(getComputedStyle(place).backgroundColor);
+  }
+  return [front.slice(0, 3), back.slice(0, 3)];
+}"""
+"""Colours of an element's text and of what is behind it."""
+
+
+def contrast(front: list[float], back: list[float]) -> float:
+    """The contrast ratio of WCAG 2.1: (L1 + 0.05) / (L2 + 0.05) of relative luminances."""
+
+    def luminance(colour: list[float]) -> float:
+        parts = [part / 255.0 for part in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(front), luminance(back)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert contrast([0.0, 0.0, 0.0], [255.0, 255.0, 255.0]) == pytest.approx(21.0)
+    assert contrast([119.0, 119.0, 119.0], [255.0, 255.0, 255.0]) == pytest.approx(4.48, abs=0.01)
 
 
 def test_the_video_is_there(browser: Any, page_file: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,16 +88,21 @@ def ray_head(token: str | None) -> Iterator[Head]:
     shutil.rmtree(folder)
 
 
+def start_mlflow_server(folder: Path, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start MLflow's server in a process group of its own; its words go to ``folder``/server.log."""
+    words = [str(BIN / "python"), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    words += ["--default-artifact-root", (folder / "mlruns").as_uri()]
+    variables = {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(words, cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True)
+
+
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """MLflow's server over ``folder``/mlflow.db with artifacts in ``folder``/mlruns; its address."""
     port = free_port()
-    words = [str(BIN / "python"), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    words += ["--default-artifact-root", (folder / "mlruns").as_uri()]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = start_mlflow_server(folder, port, os.environ)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120.0, process, folder / "server.log")
         yield f"http://127.0.0.1:{port}"

@@ -179,7 +179,8 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(
     assert exit_code("train", run_file(workplace, tiny())) == 0
     reported = capsys.readouterr()
     summary = summary_of(only_run(workplace))
-    assert reported.out.startswith(f"TAOG {summary['taog']:.4f}")
+    assert reported.out.startswith("A new task of frozen_lake is solved to ")
+    assert f"\nTAOG {summary['taog']:.4f}" in reported.out
     assert "run directory" not in reported.out
     assert f"run directory: {only_run(workplace).relative_to(workplace)}" in reported.err
 
@@ -244,11 +245,26 @@ def test_adapt_to_a_new_task_of_a_seed(trained: Path, capsys: pytest.CaptureFixt
     assert "Task frozen_lake/test/0" in capsys.readouterr().out
 
 
-def test_adapt_needs_a_random_start_to_compare_with(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adapt_shows_the_learned_start_alone_where_no_random_one_was_compared(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert exit_code("train", run_file(workplace, tiny(evaluation={"methods": ["meta_srl"]}))) == 0
     capsys.readouterr()
-    assert exit_code("adapt", only_run(workplace)) == 2
-    assert "evaluation.methods had no random start" in capsys.readouterr().err
+    assert exit_code("adapt", only_run(workplace)) == 0
+    assert "| updates | meta_srl: reward | cost | step |" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_latest_its_name_its_family_or_its_folder(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained.parent.parent.parent)
+    for name in ("latest", "tiny", "frozen_lake", "runs/tiny"):
+        assert exit_code("report", name) == 0
+        assert f"run: {trained.relative_to(Path.cwd())}" in capsys.readouterr().err
+    assert exit_code("report", "nobody") == 2
+    assert "nobody: is not a run directory (it has no config.yaml); runs here, newest first: runs/tiny/" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def watched(printed: str) -> list[list[str]]:

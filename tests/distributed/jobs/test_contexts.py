@@ -203,12 +203,12 @@ def test_a_run_that_ended_in_the_warm_up_resumes_to_the_same_state(monkeypatch: 
     monkeypatch.setattr("distributed.storage.run_directory._WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr("distributed.jobs.training_job.save_figures", lambda *arguments: [])
     config, console = parsed(goals()), Console()
-    undisturbed = training_job.run(config, console).meta_state_sha256
+    undisturbed = training_job.run(config, console).summary.meta_state_sha256
     with pytest.raises(KeyboardInterrupt):
         training_job.run(changed_name(config, "cut"), console, trackers=[Stopping()])
     (cut,) = Path("runs/cut").iterdir()
     assert sorted(path.stem for path in (cut / "checkpoints").glob("round-*.json"))[-1] == "round-000004"
-    resumed = training_job.run(changed_name(config, "cut"), console, resume=cut)
+    resumed = training_job.run(changed_name(config, "cut"), console, resume=cut).summary
     assert resumed.meta_state_sha256 == undisturbed
 
 

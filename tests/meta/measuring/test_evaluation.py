@@ -211,3 +211,4 @@ def test_failure_signature_distinguishes_learning_from_none_and_from_getting_wor
     assert (rising.improved, rising.rising) == (False, True)
     assert failure_signature(noise[:7], first_round=2) is None
     assert failure_signature(np.full(48, np.nan), first_round=2) is None
+    assert failure_signature(np.zeros(48), first_round=2) is None, "nothing can be below 0"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.html_page import Page, page_figures, page_html, task_table, write_page
+from meta.reporting.html_page import Page, page_figures, page_html, task_table
 from meta.reporting.summary import RunSummary
 
 INTERVAL = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 20}
@@ -212,8 +212,7 @@ def test_long_parameters_are_cut_and_cannot_become_code() -> None:
     assert tags[0] == tags[1]
 
 
-def test_a_thousand_tasks_stay_under_five_megabytes(tmp_path: Path) -> None:
+def test_a_thousand_tasks_stay_under_five_megabytes() -> None:
     began = time.monotonic()
-    size = write_page(tmp_path / "report.html", Page(summary(), rows(1000), "", {}, []))
-    assert size == (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert len(page_html(Page(summary(), rows(1000), "", {}, [])).encode()) < 5_000_000
     assert time.monotonic() - began < 60.0

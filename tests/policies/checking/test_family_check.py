@@ -162,7 +162,7 @@ class BatchedTracks(Tracks):
         return GymnasiumBatch(lambda: Track(slope, ""), num_copies, 2, self.horizon, label)
 
 
-def found(name: str = "Tracks", seconds: float = 40.0, **parameters: Any) -> dict[str, Check]:
+def found(name: str = "Tracks", seconds: float = 200.0, **parameters: Any) -> dict[str, Check]:
     """The checks of a family of this module, by name."""
     checks = check_family(f"{HERE}:{name}", parameters, 0, seconds)
     assert [check.name for check in checks if check.name in NAMES] == [check.name for check in checks]

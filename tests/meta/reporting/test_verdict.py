@@ -1,0 +1,88 @@
+"""The verdict of a run says what its numbers say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meta.reporting.html_page import method_table
+from meta.reporting.tables import report_lines, warnings_of
+from meta.reporting.verdict import verdict
+from tests.meta.reporting.test_page import summary
+
+
+def measured(mean: float | None, half: float = 0.0) -> dict[str, Any]:
+    interval = [None, None] if mean is None else [mean - half, mean + half]
+    return {"mean": mean, "ci95": interval, "n": 20}
+
+
+def method(gap: dict[str, Any], reward: float, violation: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = summary().test["random"].model_dump(mode="json")
+    return {**entry, "gap": gap, "reward": measured(reward), "violation_during_adaptation": violation}
+
+
+def told(**test: dict[str, Any]) -> str:
+    return verdict(summary(test=test))
+
+
+FRESH = method(measured(0.5, 0.1), 0.5, measured(0.4, 0.1))
+OURS = method(measured(0.02, 0.005), 0.98, measured(0.1, 0.02))
+
+
+def test_the_share_of_the_optimum_and_of_the_violation() -> None:
+    assert told(random=FRESH, meta_srl=OURS) == (
+        "A new task of frozen_lake is solved to 98% of its optimum after 2 policy updates, with 75% less violation on "
+        "the way than from a fresh start."
+    )
+
+
+def test_methods_that_do_as_well_or_better_are_named_for_each_measure() -> None:
+    as_well, better = method(measured(0.024, 0.01), 0.976, measured(0.3, 0.02)), OURS | {"gap": measured(0.01, 0.001)}
+    text = told(random=FRESH, reptile=as_well, pretrained=better, fal=FRESH, meta_srl=OURS, oracle=better)
+    assert text.endswith(
+        " But `pretrained` is better on the gap; `reptile` does as well on the gap; `pretrained` does as well on the "
+        "violation on the way."
+    )
+
+
+def test_without_an_optimum_the_reward_is_told_and_compared() -> None:
+    fresh = method(measured(None), -200.0, measured(0.0))
+    ours, worse = method(measured(None), -16.0, measured(0.0)), method(measured(None), -90.0, measured(0.2, 0.01))
+    assert told(random=fresh, meta_srl=ours, multitask=worse) == (
+        "A new task of frozen_lake earns a discounted reward of -16 (a fresh start: -200) after 2 policy updates, "
+        "without a violation on the way."
+    )
+    better = ours | {"reward": measured(-10.0)}
+    assert told(meta_srl=ours, reptile=better).endswith(
+        " But `reptile` is better on the reward; `reptile` does as well on the violation on the way."
+    )
+
+
+def test_a_start_that_is_worse_than_a_fresh_one_is_called_so() -> None:
+    text = told(random=FRESH, meta_srl=OURS | {"violation_during_adaptation": measured(0.6, 0.1)})
+    assert "with no less violation on the way than from a fresh start" in text
+    negative = method(measured(0.02), -1.0, measured(0.1))
+    assert "is solved to 0.02 of its optimum -0.98" in told(meta_srl=negative)
+    assert "with a violation of 0.1 on the way" in told(meta_srl=negative)
+
+
+def test_without_the_learned_start_nothing_is_told() -> None:
+    assert told(random=FRESH) == ""
+    assert report_lines(summary(test={"random": FRESH})).startswith("TAOG")
+    assert report_lines(summary()).startswith("A new task of frozen_lake")
+
+
+def test_warnings_are_for_what_is_alarming() -> None:
+    estimates = summary().estimates
+    quiet = summary(
+        num_tasks=96, estimates=estimates.model_copy(update={"left_out": 0, "down_weighted": 3}).model_dump()
+    )
+    assert warnings_of(quiet) == []
+    alarming = summary(num_tasks=96, estimates=estimates.model_copy(update={"left_out": 10}).model_dump())
+    assert "poor estimates: of 96 tasks 10 were left out and 0 down-weighted" in warnings_of(alarming)[0]
+
+
+def test_the_table_of_methods_has_the_best_first_and_stars() -> None:
+    better = method(measured(0.01, 0.001), 0.99, measured(0.3, 0.01))
+    rows = method_table(summary(test={"random": FRESH, "reptile": better, "meta_srl": OURS}).test)
+    assert [row[0] for row in rows] == ["reptile", "meta_srl", "random"]
+    assert [[cell.endswith("★") for cell in row[1:3]] for row in rows] == [[True, False], [False, True], [False, False]]
