@@ -12,6 +12,7 @@ from distributed.models.model_registry import connect, is_model_uri, resolve
 from distributed.rllib.crpo_module import CRPOModule, spaces_of
 from distributed.settings.errors import ConfigurationError
 from policies.common.results import Start
+from policies.networks.module_network import ModuleSpec, modules_of
 from policies.neural.policy_state import PolicyState
 
 
@@ -96,9 +97,12 @@ def module_of_start(given: str, observation_space: Any, action_space: Any) -> CR
 
     Raises:
         ConfigurationError: as :func:`start_of`.
+        ModuleError: its networks are modules that the user does not name (``METASRL_NETWORKS``).
     """
     meta = load_start(given)
     _only_start(meta, given)
+    for name, _ in sorted(modules_of(meta.settings["within_task"])):
+        ModuleSpec(name, named=False).require_named()
     content = {"num_costs": len(meta.cost_names), "seed": 0, "settings": network_settings(meta)}
     module = CRPOModule(observation_space=observation_space, action_space=action_space, model_config=content)
     start_of(given, module, len(meta.cost_names))

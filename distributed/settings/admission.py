@@ -7,7 +7,6 @@ reading them neither runs code nor takes all day.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,13 +16,12 @@ from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.settings.run_file import require_usable, validated
+from policies.networks.module_network import NETWORKS, is_named
 from policies.rules.rule_registry import MethodSettings
 from tasks.contract.family_registry import BUILT_IN
 
 _SECTIONS = ("family", "within_task", "meta", "evaluation")
 """Sections whose numbers decide how much work a new task is."""
-NETWORKS = "METASRL_NETWORKS"
-"""Environment variable with the modules that the user names, which settings of others may use."""
 _MOST_TASKS = 10**5
 _MOST = {
     "num_iterations": 10**5,
@@ -116,7 +114,7 @@ def _require_named_module(name: str, source: str, folder: Path | None) -> None:
             f"{source}: within_task.network: {text} is inside the run directory; read it, and move it out if you "
             "trust it"
         )
-    if name not in os.environ.get(NETWORKS, "").split(","):
+    if not is_named(name):
         raise ConfigurationError(
             f"{source}: was learned with the network {text}, which is code: name it by {NETWORKS}={text} (several "
             "separated by commas) in the environment, if you trust it"

@@ -19,7 +19,7 @@ from distributed.settings.bounded_reading import MOST_ARRAY_BYTES, read_bytes, r
 from meta.learning.kinds import Item
 from meta.learning.online import ITEMS, STATES, State
 from meta.training.loop import Finished
-from policies.networks.module_network import require_modules_of
+from policies.networks.module_network import modules_allowed, require_modules_of
 
 SCHEMA_VERSION = 2
 _MOST_DIGITS = 20
@@ -186,7 +186,8 @@ class CheckpointFolder:
         """
         stem = self._stem(number)
         _built(lambda: require_modules_of(self._within, arrays), stem)
-        state = _state(arrays, facts, stem)
+        with modules_allowed(self._within):
+            state = _state(arrays, facts, stem)
         found = state.warm_up_rounds + state.num_rounds
         if found != number or facts.get("round", number) != number:
             raise DamagedFileError(f"{stem}.json: holds round {found}, as its content says (copied or renamed)")
@@ -231,7 +232,8 @@ class CheckpointFolder:
         if facts.get("digest") != self._digest or row["round"] != state.num_rounds or index < state.num_tasks:
             return None
         _built(lambda: require_modules_of(self._within, arrays), stem)
-        item = _item(arrays, facts, stem)
+        with modules_allowed(self._within):
+            item = _item(arrays, facts, stem)
         held = {item.task_index, row["task_index"], facts.get("task", index)}
         if held != {index} or facts.get("round", row["round"]) != row["round"]:
             raise DamagedFileError(

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 MLP = "mlp"
 """``within_task.network`` for the NumPy network of this project."""
+NETWORKS = "METASRL_NETWORKS"
+"""Environment variable with the modules that the user names, separated by commas: those that files may use."""
+_OF_FILES: ContextVar[frozenset[tuple[str, str]]] = ContextVar("modules of files", default=frozenset())
 MODULE = "module"
 """Name of the array in a file that says which module the parameters belong to."""
 INPUT_SCALE, INPUT_SHIFT = "input_scale", "input_shift"
@@ -42,12 +48,13 @@ class ModuleSpec:
     """Which class a network is: ``name`` is package.module:ClassName or path/to/file.py:ClassName.
 
     ``arguments`` are the keyword arguments of its constructor as JSON, which keeps the specification hashable; ``role``
-    is the setting that names it, for messages.
+    is the setting that names it, for messages. ``named`` is False for one that only a file names.
     """
 
     name: str
     arguments: str = "{}"
     role: str = "within_task.network"
+    named: bool = field(default=True, compare=False)
 
     @staticmethod
     def of(name: str, arguments: Mapping[str, Any], role: str) -> ModuleSpec | None:
@@ -64,6 +71,18 @@ class ModuleSpec:
 
         module_class(self)
         require_device(device)
+
+    def require_named(self) -> None:
+        """Check that the user names the class, so that code that only a file names never runs.
+
+        Raises:
+            ModuleError: nobody does.
+        """
+        if not self.named and not is_named(self.name):
+            raise self.fault(
+                "the parameters come from a file that names this class, which is code: name it by "
+                f"{NETWORKS}={self.name} (several separated by commas) in the environment, if you trust it"
+            )
 
     def fault(self, text: str) -> ModuleError:
         """The error that ``text`` describes."""
@@ -200,12 +219,15 @@ def initial_network(
 def network_of_module(arrays: Mapping[str, Array]) -> tuple[ModuleNetwork, Array]:
     """The network and the flat vector that :meth:`ModuleNetwork.arrays` was made from; no code of the module runs.
 
+    It runs later only if the user names it: in :data:`NETWORKS`, or in the settings of :func:`modules_allowed`.
+
     Raises:
         ValueError: a part is missing or has another shape than described.
     """
     content = described(arrays[MODULE])
+    name, arguments = str(content["name"]), str(content["arguments"])
     network = ModuleNetwork(
-        ModuleSpec(str(content["name"]), str(content["arguments"]), str(content["role"])),
+        ModuleSpec(name, arguments, str(content["role"]), named=(name, arguments) in _OF_FILES.get()),
         int(content["sizes"][0]),
         int(content["sizes"][1]),
         tuple((str(name), tuple(int(n) for n in shape)) for name, shape in content["shapes"]),
@@ -229,6 +251,21 @@ def described(array: NDArray[Any]) -> dict[str, Any]:
     if array.dtype != np.uint8 or not isinstance(content, dict) or content.keys() != wanted:
         raise ValueError("the description of a module is not readable")
     return content
+
+
+def is_named(name: str) -> bool:
+    """Whether the user names the class ``name`` in :data:`NETWORKS`."""
+    return name in os.environ.get(NETWORKS, "").split(",")
+
+
+@contextmanager
+def modules_allowed(within: Mapping[str, Any]) -> Iterator[None]:
+    """Files read in the body may use the modules of ``within``: a section of the user's, or an admitted one."""
+    token = _OF_FILES.set(frozenset(modules_of(within)))
+    try:
+        yield
+    finally:
+        _OF_FILES.reset(token)
 
 
 def modules_of(within: Mapping[str, Any]) -> set[tuple[str, str]]:

@@ -134,6 +134,7 @@ class _Function:
 
     @staticmethod
     def of(network: ModuleNetwork, inputs: Array) -> _Function:
+        network.spec.require_named()
         tensor = _tensor(inputs, network.device)
         sizes = network.num_inputs, network.num_outputs
         return _Function(network, _module(network.spec, sizes, network.shapes, tensor.dtype, network.device), tensor)

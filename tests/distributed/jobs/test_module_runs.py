@@ -17,13 +17,12 @@ from distributed.cluster.ray_pool import RayPool
 from distributed.models.meta_policy import STEM, load_meta_policy, save_meta_policy
 from distributed.models.model_registry import register
 from distributed.models.onnx_export import export_onnx
-from distributed.settings.admission import NETWORKS
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.checkpoints import DamagedFileError, load_arrays, save_arrays
 from distributed.storage.run_directory import RunDirectory, load_final_state, load_run_config
 from meta.learning.neural import NeuralMetaState
-from policies.networks.module_network import MODULE
+from policies.networks.module_network import MODULE, NETWORKS, ModuleError
 from tests.distributed.helpers import (
     POINTS,
     Raw,
@@ -80,14 +79,16 @@ def beside(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
-def test_a_module_is_learned_and_kept_in_files(beside: Path) -> None:
+def test_a_module_is_learned_and_kept_in_files(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parsed(with_modules())
     state = load_final_state(beside, config, lambda message: None)
     assert isinstance(state, NeuralMetaState)
     assert state.sha256() == sha_of(config), "what undisturbed training in this process gives"
-    fresh = load_meta_policy(beside / STEM)
-    (start,) = fresh.policies
+    (start,) = load_meta_policy(beside / STEM).policies
     inputs = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
+    with pytest.raises(ModuleError, match=f"come from a file that names this class, .* by {NETWORKS}=my_nets.py:Actor"):
+        start.act(inputs)  # type: ignore[union-attr]
+    monkeypatch.setenv(NETWORKS, "my_nets.py:Actor")
     np.testing.assert_array_equal(start.act(inputs)[0], state.initialization.act(inputs)[0])  # type: ignore[union-attr]
     arrays = load_file(beside / STEM / f"{STEM}.safetensors")
     assert {f"start_0.actor.{name}" for name in (MODULE, "body.weight", "head.bias", "log_std", "input_scale")} <= set(

@@ -21,6 +21,7 @@ from distributed.rllib.starts import load_start, module_of_start, policy_of_chec
 from distributed.settings.errors import ConfigurationError
 from policies.common.policy_kind import Spaces
 from policies.common.results import Start
+from policies.networks.module_network import NETWORKS, ModuleError
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, PolicyState, new_policy
 from tests.support.cost_env import LineEnv
@@ -126,9 +127,15 @@ def start(folder: Path, policy: PolicyState, settings: dict[str, Any], costs: in
 
 
 @pytest.mark.parametrize("networks", SETTINGS)
-def test_a_start_becomes_a_module_and_comes_back(networks: str, tmp_path: Path) -> None:
+def test_a_start_becomes_a_module_and_comes_back(
+    networks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = module(networks).policy
     run = start(tmp_path, policy, SETTINGS[networks])
+    if networks == "module":
+        with pytest.raises(ModuleError, match="come from a file that names this class"):
+            module_of_start(str(run), OBSERVATIONS, ACTIONS["continuous"])
+        monkeypatch.setenv(NETWORKS, "tests.support.modules:Normed,tests.support.modules:Tanh")
     made = module_of_start(str(run), OBSERVATIONS, ACTIONS["continuous"])
     saved = made.save_to_path(str(tmp_path / "module"))
     back = policy_of_checkpoint(saved)

@@ -21,6 +21,7 @@ from policies.networks.module_network import (
     ModuleNetwork,
     ModuleSpec,
     initial_network,
+    modules_allowed,
     modules_named,
     network_of_module,
 )
@@ -217,8 +218,13 @@ def test_a_network_goes_through_arrays_without_its_code() -> None:
     unknown = ModuleNetwork(ModuleSpec("nowhere:Actor"), 5, 3, network.shapes, network.extras)
     found, _ = network_of_module(unknown.arrays(vector))
     assert found == unknown, "reading needs no class"
+    inputs = np.zeros((1, 5), np.float32)
+    with pytest.raises(ModuleError, match="come from a file that names this class, which is code"):
+        found.apply(vector, inputs)
+    with modules_allowed({"network": "nowhere:Actor"}):
+        found, _ = network_of_module(unknown.arrays(vector))
     with pytest.raises(ModuleError, match=r"within_task\.network: module 'nowhere' does not import"):
-        found.apply(vector, np.zeros((1, 5), np.float32))
+        found.apply(vector, inputs)
     with pytest.raises(ValueError, match=r"body.0.bias must have shape \(8,\), got \(7,\)"):
         network_of_module({**arrays, "body.0.bias": np.zeros(7, np.float32)})
     with pytest.raises(ValueError, match="not readable"):

@@ -13,7 +13,7 @@ from policies.common.results import Start
 from policies.exact.drawing import draw_task
 from policies.mixtures.contextual import condition
 from policies.networks.mlp import Network, initialize
-from policies.networks.module_network import ModuleError, ModuleNetwork, ModuleSpec, initial_network
+from policies.networks.module_network import ModuleError, ModuleNetwork, ModuleSpec, initial_network, modules_allowed
 from policies.neural.critic import CriticSettings, fit_critic
 from policies.neural.crpo import fresh_policy, solve_neural
 from policies.neural.neural_settings import NeuralSettings
@@ -115,7 +115,8 @@ def policy() -> Any:
 
 def test_a_policy_goes_through_arrays_bit_for_bit() -> None:
     first = policy()
-    again = policy_from_arrays(first.to_arrays())
+    with modules_allowed(SETTINGS.model_dump()):
+        again = policy_from_arrays(first.to_arrays())
     assert (again.actor.network, again.critic.network) == (first.actor.network, first.critic.network)
     observations = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
     for one, other in zip(first.act(observations), again.act(observations), strict=True):
