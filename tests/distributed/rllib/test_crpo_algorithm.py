@@ -42,7 +42,10 @@ def learned(algorithm: CRPO) -> dict[str, float]:
 
 
 def test_it_learns_the_reward_and_keeps_the_limit(ray_cluster: str) -> None:
-    """The best of limit 1 is about 18. Measured on the seeds 0 to 2, means of the iterations 20 to 29: see below."""
+    """The best of limit 1 is about 18. Measured on the seeds 0 to 2, means of the iterations 20 to 29.
+
+    Reward 16.1 to 16.8, cost 0.94 to 1.13; the first iterate's reward is -0.1 to 1.2.
+    """
     algorithm = config().build_algo()
     try:
         results = [learned(algorithm) for _ in range(30)]
