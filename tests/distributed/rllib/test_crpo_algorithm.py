@@ -41,6 +41,7 @@ def learned(algorithm: CRPO) -> dict[str, float]:
     return {name: float(value) for name, value in algorithm.train()["learners"]["default_policy"].items()}
 
 
+@pytest.mark.slow
 def test_it_learns_the_reward_and_keeps_the_limit(ray_cluster: str) -> None:
     """The best of limit 1 is about 18. Measured on the seeds 0 to 2, means of the iterations 20 to 29.
 
