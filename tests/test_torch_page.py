@@ -36,6 +36,7 @@ def test_the_family_of_pictures_satisfies_the_contract() -> None:
     assert "an observation has 7056 numbers" in warned.finding
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_the_page_says(tmp_path: Path) -> None:
     for suffix in (".py", ".yaml"):
         (tmp_path / f"pictures{suffix}").write_text(PICTURES.with_suffix(suffix).read_text())
