@@ -62,6 +62,8 @@ def found_run(place: str, parent: Path) -> Path:
     named = named or [run for run in runs if _family(run) == place]
     if named:
         return named[0]
+    if path.exists():  # a checkpoint, or a folder of which its reader says what it lacks
+        return path
     listed = ", ".join(map(str, runs[:_MOST_LISTED])) + (", ..." if len(runs) > _MOST_LISTED else "")
     here = f"runs here, newest first: {listed}" if runs else f"no run is below {parent}/; metasrl train makes one"
     raise ConfigurationError(f"{place}: is not a run directory (it has no config.yaml); {here}")
