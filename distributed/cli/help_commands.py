@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def init(
         raise ConfigurationError(f"{', '.join(there)}: exists already; move it away, or give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).write_bytes((EXAMPLES / name).read_bytes())
+        shutil.copyfile(EXAMPLES / name, folder / name)
     console = Console()
     console.say(f"wrote {', '.join(str(folder / name) for name in names)}; next:")
     go = "" if folder == Path() else f"cd {folder} && "

@@ -272,7 +272,7 @@ def test_a_good_family_is_found_good_and_its_limits_reachable(parameters: dict[s
         ("no_such_module:Family", "module 'no_such_module' does not import"),
         ("none.py:Family", "there is no file 'none.py'"),
         (f"{HERE}:Nothing", "has no class 'Nothing'; its classes: Track, Tracks, BatchedTracks"),
-        (f"{HERE}:Track", "Track has no such parameter"),
+        (f"{HERE}:Track", "Track is an environment, not a family of tasks"),
     ],
 )
 def test_a_family_that_does_not_load_is_reported_and_the_rest_is_skipped(name: str, reported: str) -> None:
