@@ -241,7 +241,8 @@ def test_report_prints_rewards_and_draws_again(trained: Path, capsys: pytest.Cap
         path.unlink()
     assert exit_code("report", trained) == 0
     printed, summary = capsys.readouterr().out, summary_of(trained)
-    assert printed.startswith(f"Mean reward {summary['mean_reward']:.4f}, TACV [")
+    assert printed.startswith(f"A new task of {POINTS} earns a discounted reward of ")
+    assert f"\nMean reward {summary['mean_reward']:.4f}, TACV [" in printed
     assert "| method | reward | violation during adaptation | violation of the output |" in printed
     for name, entry in summary["test"].items():
         assert f"| `{name}` | {entry['reward']['mean']:.4f} [" in printed
