@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -13,18 +14,19 @@ from pathlib import Path
 from tests.support.servers import answers, free_port, start_mlflow_server, wait_for
 
 STORE = "mlflow.db"
+_TIME = re.compile(r"/\d{8}T\d{6}(-\d+)?$")
 Tracked = list[list[str | int]]
 """Name and status of each run, and how many numbers it has."""
 
 
 def tracked(store: Path) -> Tracked:
-    """The runs in an SQLite ``store``, without the metrics of the machine, which differ from run to run."""
+    """The runs in an SQLite ``store``, without what differs each time: the time in a name, the machine's metrics."""
     with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30.0)) as connection:
         rows = connection.execute(
             "SELECT name, status, (SELECT count(*) FROM (SELECT DISTINCT key, step FROM metrics "
             "WHERE metrics.run_uuid = runs.run_uuid AND key NOT LIKE 'system/%')) FROM runs"
         )
-        return sorted([str(name), str(status), int(numbers)] for name, status, numbers in rows)
+        return sorted([_TIME.sub("", str(name)), str(status), int(numbers)] for name, status, numbers in rows)
 
 
 class Server:

@@ -59,6 +59,7 @@ def test_a_run_shows_its_verdict_tables_and_plots(run: metasrl.Run) -> None:
         run.plot("nothing")
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bits_as_the_command_line(run: metasrl.Run, tmp_path: Path) -> None:
     (tmp_path / "run.json.yaml").write_text(json.dumps(tiny()))
     words = ["train", "run.json.yaml", "--tracking.enabled", "false", "--cluster.pool", "local"]

@@ -109,6 +109,7 @@ def test_a_resumed_run_ends_in_the_same_bits(beside: Path, tmp_path: Path) -> No
     assert state.sha256() == load_final_state(beside, config, lambda message: None).sha256()
 
 
+@pytest.mark.slow
 def test_local_pool_and_ray_pool_give_the_same_bits(ray_cluster: str, workplace: Path) -> None:
     raw = with_modules()
     raw["within_task"] |= {"network": "tests.support.modules:Normed", "critic_network": "tests.support.modules:Tanh"}
