@@ -20,7 +20,12 @@ Tracked = list[list[str | int]]
 
 
 def tracked(store: Path) -> Tracked:
-    """The runs in an SQLite ``store``, without what differs each time: the time in a name, the machine's metrics."""
+    """The runs in an SQLite ``store``, without what differs each time: the time in a name, the machine's metrics.
+
+    Empty without a store.
+    """
+    if not store.is_file():
+        return []
     with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30.0)) as connection:
         rows = connection.execute(
             "SELECT name, status, (SELECT count(*) FROM (SELECT DISTINCT key, step FROM metrics "
