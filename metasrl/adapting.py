@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
-from threadpoolctl import threadpool_limits
 
 from distributed.jobs.adapt import adaptation_figure, find_source, new_task, plain_policy, solved
 from distributed.settings.console import Console
@@ -133,9 +132,8 @@ def adapt(
     name = family if family is not None else source.family if isinstance(source, Run) else None
     console = Console()
     found = find_source(_place(source), None if name is None else FamilySettings(name=name), None, console, method)
-    with threadpool_limits(1):
-        own, task = new_task(found, task_index, task_seed, console, _given(parameters, limits))
-        return Adapted(own, task, solved(found, own, task, compare=compare))
+    own, task = new_task(found, task_index, task_seed, console, _given(parameters, limits))
+    return Adapted(own, task, solved(found, own, task, compare=compare))
 
 
 def _given(parameters: Mapping[str, Any] | None, limits: float | Sequence[float] | None) -> GivenTask | None:

@@ -59,7 +59,7 @@ def _rows(observation: Any, spaces: Spaces) -> tuple[NDArray[Any], bool]:
         if found.size and not ((found >= 0) & (found < spaces.observation)).all():
             raise ValueError(f"observation: states must be from 0 to {spaces.observation - 1}, got {found.tolist()}")
         return np.atleast_1d(found), found.ndim == 0
-    single = found.ndim == 1 or found.size == spaces.observation
+    single = found.ndim == 1 or (found.size == spaces.observation and found.shape != (1, spaces.observation))
     rows = found.reshape(1, -1) if single else found.reshape(len(found), -1)
     if rows.shape[1] != spaces.observation:
         raise ValueError(

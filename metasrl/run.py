@@ -11,6 +11,8 @@ from distributed.settings.run_config import RunConfig
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import HELD_OUT, load_summary, stored_config
 from distributed.storage.run_page import PAGE
+from meta.reporting.figures import Figure as Drawing
+from meta.reporting.figures import run_figures
 from meta.reporting.summary import RunSummary
 from meta.reporting.tables import report_lines
 from meta.reporting.verdict import verdict
@@ -79,9 +81,7 @@ class Run:
         return draw(next(figure for figure in self._figures if name in (None, figure.name)))
 
     @cached_property
-    def _figures(self):  # type: ignore[no-untyped-def] # figures are made of plain data, not part of the interface
-        from meta.reporting.figures import run_figures
-
+    def _figures(self) -> list[Drawing]:
         return run_figures(self.summary, read_rows(self.path / "tasks.csv"))
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distributed.jobs.adapt import load_source
-from distributed.models.meta_policy import STEM, MetaPolicy
+from distributed.models.meta_policy import MetaPolicy, start_folder
 from distributed.models.model_registry import is_model_uri
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
@@ -49,6 +49,6 @@ def load(source: str | Path, family: str | None = None, tracking_uri: str | None
         metasrl.errors.DamagedFileError: A file is damaged.
     """
     given = str(source)
-    if is_model_uri(given) or (Path(given) / f"{STEM}.json").is_file():
+    if is_model_uri(given) or start_folder(Path(given)) == Path(given):
         return LearnedStart(*load_source(given, tracking_uri, Console()))
     return Run(fetch(given, "runs"), family)

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
-from distributed.jobs.training_job import LATEST
+from distributed.jobs.training_job import earlier_run
 from distributed.jobs.training_job import run as run_job
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
@@ -20,7 +18,6 @@ from distributed.settings.run_file import (
     run_file_named,
     with_overrides,
 )
-from distributed.storage.run_places import fetch
 from meta.reporting.tables import warnings_of
 from metasrl.run import Run
 
@@ -56,9 +53,8 @@ def train(
         config = load_config(run_file_named(str(run_file)), overrides)
     console = Console()
     require_sound_family(config, console.say)
-    earlier = LATEST if str(resume) == str(LATEST) else None if resume is None else fetch(str(resume), "runs")
-    with threadpool_limits(1):
-        summary, path = run_job(config, console, earlier, register, changed_family=changed_family)
+    earlier = earlier_run(None if resume is None else str(resume), config)
+    summary, path = run_job(config, console, earlier, register, changed_family=changed_family)
     for warning in warnings_of(summary):
         console.warn(warning)
     return Run(path, config.family.name)

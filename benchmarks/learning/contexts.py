@@ -9,11 +9,9 @@ A cell belongs to the settings that differ from their defaults: remove it where 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning.contexts_page import write_page
-from benchmarks.learning.meta_learning import kept
+from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
 from distributed.settings.provenance import commit_of_results
@@ -285,15 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compute(chosen: Sequence[Setting], processes: int, console: Console) -> None:
     """Compute the missing cells, seed by seed, so that tables fill up evenly."""
     jobs = [(setting, variant, seed) for setting in chosen for seed in setting.seeds for variant in setting.variants]
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        waiting = {pool.submit(found_cell, *job): job for job in jobs}
-        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
-            setting, variant, seed = waiting[future]
-            curve = np.array(future.result()["held_out"]["values"])[:, :, 0].mean(axis=0)
-            console.say(
-                f"{done}/{len(jobs)} {setting.name}, {variant.name}, seed {seed}: J_0 {curve.round(3).tolist()}"
-            )
+    for done, (setting, variant, seed), found in in_processes(found_cell, jobs, processes):
+        curve = np.array(found["held_out"]["values"])[:, :, 0].mean(axis=0)
+        console.say(f"{done}/{len(jobs)} {setting.name}, {variant.name}, seed {seed}: J_0 {curve.round(3).tolist()}")
 
 
 if __name__ == "__main__":

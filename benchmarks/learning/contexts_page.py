@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
@@ -206,13 +208,22 @@ def plot(cells: Cells, name: str, *, robot: bool) -> None:
             axis.fill_between(
                 range(len(bands)), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15
             )
+    reward = "undiscounted reward" if robot else "reward $J_0$"
+    finish(figure, (reward, "policy updates on a held-out task"), RESULTS / "contexts" / f"{name}.png")
+
+
+def finish(figure: Figure, labels: tuple[str, str], path: Path) -> None:
+    """Label a figure of a reward beside a cost over its limit, write it to ``path`` and close it.
+
+    ``labels``: title of the reward's panel, and what both run along.
+    """
+    axes, (reward, along) = figure.axes, labels
     axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1)
-    for axis, title in zip(axes, ("undiscounted reward" if robot else "reward $J_0$", "cost / limit"), strict=True):
-        axis.set_xlabel("policy updates on a held-out task")
+    for axis, title in zip(axes, (reward, "cost / limit"), strict=True):
+        axis.set_xlabel(along)
         axis.set_title(title)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8, loc="best")
-    path = RESULTS / "contexts" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -10,6 +10,7 @@ import numpy as np
 
 from policies.neural.critic import CriticSettings
 from policies.neural.neural_settings import NeuralSettings
+from policies.neural.update import Problem
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.family_registry import make_family
 from tasks.contract.tabular_model import FloatArray
@@ -65,6 +66,11 @@ class CurveTask:
         family = make_family(self.family, seed=0, num_tasks=1, parameters=self.family_parameters)
         task = Task(self.family, "train", 0, 0, self.task_parameters, self.limits)
         return make_batch(family, task, num_copies)
+
+    def problem(self, settings: NeuralSettings, horizon: int) -> Problem:
+        """What a solver is given: rates, its limits, tolerance, discount and the ``horizon`` of an episode."""
+        tolerance = settings.tolerances(len(self.limits))
+        return Problem(np.array(self.learning_rates), solver_limits(self), tolerance, self.discount, horizon)
 
 
 def _speed_limit(

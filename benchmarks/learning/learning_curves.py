@@ -26,7 +26,6 @@ from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts
-from policies.neural.update import Problem
 from tasks.contract.tabular_model import FloatArray
 
 CURVES = RESULTS / "learning_curves"
@@ -37,13 +36,7 @@ def train(name: str, task: CurveTask, steps: int, seed: int, folder: Path) -> di
     """Train once; write the rows and then the summary to ``folder``."""
     settings = task.settings_for(steps)
     batch = task.batch(settings.num_copies)
-    problem = Problem(
-        np.array(task.learning_rates),
-        solver_limits(task),
-        settings.tolerances(len(task.limits)),
-        task.discount,
-        batch.horizon,
-    )
+    problem = task.problem(settings, batch.horizon)
     rng = np.random.default_rng([seed, 0])
     start = fresh_policy(batch, settings, seed)
     output: NeuralIteration | None = None

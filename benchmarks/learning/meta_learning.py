@@ -8,10 +8,12 @@ network. A fresh network trained for 200,000 steps on each task sets the referen
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import hashlib
 import json
+import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,17 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         write_atomically(path, json.dumps(make()).encode())
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def in_processes(
+    work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int
+) -> Iterator[tuple[int, tuple[Any, ...], Any]]:
+    """``work(*job)`` for every job, each in one process: how many are done, the job and its result, as they finish."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        waiting = {pool.submit(work, *job): job for job in jobs}
+        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+            yield done, waiting[future], future.result()
 
 
 def reference_digest(config: RunConfig) -> str:

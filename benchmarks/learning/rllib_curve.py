@@ -6,7 +6,6 @@ The same settings, environments, steps and seeds; random numbers differ. Rewards
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,8 +16,9 @@ import ray
 from ray.tune.registry import register_env
 from threadpoolctl import threadpool_limits
 
-from benchmarks.learning.curve_tasks import TASKS
+from benchmarks.learning.curve_tasks import TASKS, solver_limits
 from benchmarks.learning.learning_curves import train
+from benchmarks.learning.meta_learning import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import header, table, write
 from distributed.rllib.crpo_algorithm import CRPOConfig
@@ -29,19 +29,18 @@ NAME, FOLDER = "half_cheetah", Path("runs") / "rllib_curve"
 _SETTINGS = ("hidden", "critic_hidden", "initial_log_std", "trust_region", "critic")
 
 
-def with_rllib(steps: int, seed: int, runners: int = 0) -> dict[str, float]:
+def with_rllib(steps: int, seed: int) -> dict[str, float]:
     """Mean reward and cost of the last tenth of the iterations, and environment steps per second."""
     task = TASKS[NAME]
     family = make_family(task.family, seed=0, num_tasks=1, parameters=task.family_parameters)
     register_env("limited", lambda config: family.make(task.task_parameters))
     chosen = task.settings.model_dump(mode="json")
-    copies = task.settings.num_copies if not runners else 1
     config = (
         CRPOConfig()
         .environment("limited")
-        .env_runners(num_env_runners=runners, num_envs_per_env_runner=copies)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=task.settings.num_copies)
         .training(
-            cost_limits=[limit - margin for limit, margin in zip(task.limits, task.margin, strict=True)],
+            cost_limits=solver_limits(task).tolist(),
             learning_rates=task.learning_rates,
             horizon=family.horizon,
             gamma=task.discount,
@@ -76,13 +75,12 @@ def _result(rows: Any, speed: float) -> dict[str, float]:
 
 def _cell(steps: int, seed: int) -> dict[str, dict[str, float]]:
     """The results of one seed, kept in ``runs/`` once they are there."""
-    file = FOLDER / f"{steps}-{seed}.json"
-    if not file.is_file():
-        FOLDER.mkdir(parents=True, exist_ok=True)
+
+    def measured() -> dict[str, Any]:
         with threadpool_limits(1):
-            cell = {"RLlib, 0 remote runners": with_rllib(steps, seed), "the project's own loop": without(steps, seed)}
-        file.write_text(json.dumps(cell, indent=1), encoding="utf-8")
-    cell = json.loads(file.read_text(encoding="utf-8"))
+            return {"RLlib, 0 remote runners": with_rllib(steps, seed), "the project's own loop": without(steps, seed)}
+
+    cell = kept(FOLDER / f"{steps}-{seed}.json", measured)
     print(seed, cell, flush=True)
     return cell
 

@@ -9,11 +9,9 @@ machine. Remove a cell where a default or an equation changes.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.learning import contexts
-from benchmarks.learning.curve_tasks import TASKS, solver_limits
+from benchmarks.learning.curve_tasks import TASKS
 from benchmarks.learning.learning_curves import chosen, evaluate
-from benchmarks.learning.meta_learning import kept
+from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
@@ -153,13 +151,7 @@ def robot_cell(job: Job) -> dict[str, Any]:
     task = TASKS[job.part]
     settings = task.settings_for(job.steps).model_copy(update={"method": job.algorithm.method(table=False)})
     batch = task.batch(settings.num_copies)
-    problem = Problem(
-        np.array(task.learning_rates),
-        solver_limits(task),
-        settings.tolerances(len(task.limits)),
-        task.discount,
-        batch.horizon,
-    )
+    problem = task.problem(settings, batch.horizon)
     output: NeuralIteration | None = None
     values, branches, seconds = [], [], [0.0, 0.0]
     start, rng = fresh_policy(batch, settings, job.seed), np.random.default_rng([job.seed, 0])
@@ -244,13 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compute(jobs: Sequence[Job], processes: int, console: Console) -> None:
     """Compute cells, each in one process."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        waiting = {pool.submit(computed, job): job for job in jobs}
-        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
-            job = waiting[future]
-            future.result()
-            console.say(f"{done}/{len(jobs)} {job.part}, {job.algorithm.name}, seed {job.seed}")
+    for done, (job,), _ in in_processes(computed, [(job,) for job in jobs], processes):
+        console.say(f"{done}/{len(jobs)} {job.part}, {job.algorithm.name}, seed {job.seed}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.learning.contexts_page import shown
+from benchmarks.learning.contexts_page import commits, finish, shown
 from benchmarks.result_page import RESULTS, header, table, write
 from meta.measuring.intervals import Interval, interval
 from tasks.contract.tabular_model import FloatArray
@@ -33,7 +32,6 @@ PUBLISHED = {
 
 def write_page(found: Mapping[str, Found], steps: int) -> None:
     """Write the page of the cells that are finished."""
-    commits = Counter(f"`{cell['commit']}`" for cells in found.values() for _, cell in cells)
     lines = [
         *header("Within-task algorithms", COMMAND),
         "[algorithms.md](../algorithms.md) has the algorithms, at their default settings (npg_primal_dual on robots "
@@ -41,8 +39,7 @@ def write_page(found: Mapping[str, Found], steps: int) -> None:
         "are missing were not "
         "computed.",
         "",
-        f"Cells: {', '.join(f'{count} at {commit}' for commit, count in commits.items())}.",
-        "",
+        *commits([cell for cells in found.values() for _, cell in cells]),
     ]
     if found["lakes"]:
         lines += lake_section(by_algorithm(found["lakes"]))
@@ -170,13 +167,4 @@ def plot(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: 
     for (label, parts), colour in zip(curves.items(), _COLOURS, strict=False):
         for axis, values in zip(axes, parts, strict=True):
             axis.plot(values.mean(axis=0), color=colour, label=label, linewidth=1.2)
-    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1)
-    for axis, title in zip(axes, (reward, "cost / limit"), strict=True):
-        axis.set_xlabel(along)
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="best")
-    path = RESULTS / "within_task" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    finish(figure, (reward, along), RESULTS / "within_task" / f"{name}.png")

@@ -38,4 +38,4 @@ def _steps(config: RunConfig) -> str:
     if config.within_task.evaluation == "exact":
         return "values are exact: no environment steps"
     of_task = config.experiment.steps_of_task
-    return f"{config.family.num_tasks * of_task:,} environment steps" if of_task else "episodes end when they do"
+    return f"{config.family.num_tasks * of_task:,} environment steps" if of_task else "as many as episodes take"

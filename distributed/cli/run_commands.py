@@ -48,9 +48,8 @@ def train(
     only_plan: DryRun = False,
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
-    from distributed.jobs.training_job import LATEST, run
+    from distributed.jobs.training_job import earlier_run, run
     from distributed.storage.run_page import next_steps
-    from distributed.storage.run_places import fetch
     from meta.reporting.tables import report_lines, warnings_of
 
     console = Console()
@@ -59,7 +58,7 @@ def train(
     if only_plan:
         console.result(dry_run(config))
         return
-    earlier = None if resume is None else LATEST if resume == str(LATEST) else fetch(resume, config.output.local_dir)
+    earlier = earlier_run(resume, config)
     summary, path = run(config, console, earlier, register, changed_family=changed_family)
     console.result(report_lines(summary))
     for warning in warnings_of(summary):

@@ -12,7 +12,7 @@ import numpy as np
 from distributed.jobs.chosen_task import chosen_task, require_start_fits, task_without_limits
 from distributed.jobs.task_context import context_line, settled_family, warn_outside
 from distributed.jobs.watch import film, require_pictures
-from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy, start_folder
 from distributed.models.model_registry import connect, is_model_uri, resolve
 from distributed.settings.admission import own_family
 from distributed.settings.console import Console
@@ -157,20 +157,16 @@ def find_source(
         ConfigurationError: There is no such start; the message names the alternatives.
         DamagedFileError: Its files are damaged.
     """
-    if not is_model_uri(given) and not _holds_start(Path(given)):
+    if not is_model_uri(given) and start_folder(Path(given)) is None:
         given = str(fetch(given, "runs"))
     path = Path(given)
-    if not is_model_uri(given) and not (path / f"{STEM}.json").is_file() and _own_tasks(path, family):
+    if not is_model_uri(given) and start_folder(path) != path and _own_tasks(path, family):
         return _of_run(path, None if family is None else family.name, console, method)
     label, policy = load_source(given, tracking_uri, console)
     if is_model_uri(given):
         folder = Path("runs") / "adapted" / label.removeprefix("models:/").replace("/", "-")
         return _of_policy(label, policy, policy.config(family, label, method=method), folder)
     return _of_policy(label, policy, policy.config(family, label, path, method), path / "adapt")
-
-
-def _holds_start(path: Path) -> bool:
-    return any((folder / f"{STEM}.json").is_file() for folder in (path, path / STEM))
 
 
 def _own_tasks(run_dir: Path, family: FamilySettings | None) -> bool:
@@ -191,10 +187,9 @@ def load_source(given: str, tracking_uri: str | None, console: Console) -> tuple
         with console.status(f"looking up {given}"):
             found = resolve(connect(tracking_uri), given)
         return str(found), found.policy
-    path = Path(given)
-    for folder in (path, path / STEM):
-        if (folder / f"{STEM}.json").is_file():
-            return given, load_meta_policy(folder)
+    folder = start_folder(Path(given))
+    if folder is not None:
+        return given, load_meta_policy(folder)
     raise ConfigurationError(
         f"{given}: holds no finished start (no {STEM}/{STEM}.json); finish the run, or give models:/NAME@champion"
     )

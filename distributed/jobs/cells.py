@@ -139,7 +139,7 @@ class CellFolder:
         try:
             found = read_json(path)
             if found["digest"] == cell.digest and isinstance(found["result"], dict):
-                return dict(found) if self._of_this_family(found, path, cell.config.code) else None
+                return dict(found) if self._of_this_family(found, path, tuple(cell.config.code.values())) else None
         except ConfigurationError:
             raise
         except (OSError, ValueError, KeyError, TypeError):
@@ -164,7 +164,7 @@ class CellFolder:
             "name": cell.name,
             "commit": _commit(),
             "sources": sources_digest(),
-            "family": dict(self._sources_of(*cell.config.code)),
+            "family": dict(self._sources_of(*cell.config.code.values())),
             "seconds": round(seconds, 3),
             "result": result,
         }

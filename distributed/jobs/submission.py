@@ -72,7 +72,7 @@ def job_options(submission: Submission, root: Path, environment: Mapping[str, st
     if not file.is_relative_to(root.resolve()):
         raise ConfigurationError(f"{submission.run_file}: must be in the uploaded directory, {root}")
     config = submission.config
-    require_shipped(root, file, *config.code)
+    require_shipped(root, file, config.code)
     secret_values(submission, environment)
     variables = _variables(environment)
     runtime: dict[str, Any] = {"working_dir": str(root), "excludes": list(EXCLUDES), "env_vars": variables}

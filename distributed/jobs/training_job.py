@@ -20,7 +20,7 @@ from distributed.settings.stopping import Stopped, stop_on_sigterm
 from distributed.storage.checkpoints import storing
 from distributed.storage.run_directory import RunDirectory
 from distributed.storage.run_page import write_run_page
-from distributed.storage.run_places import url_of
+from distributed.storage.run_places import fetch, url_of
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker, Trackers
 from meta.judging.held_out import compare_starts
 from meta.judging.task_records import held_out_rows
@@ -38,6 +38,17 @@ from tasks.contract.task import TaskError
 LATEST = Path("latest")
 """Value of ``resume`` for the newest run with the same name and settings, or a new run without one."""
 _MODEL_FACTS = ("taog", "mean_reward", "tacv", "num_tasks", "meta_state_sha256", "similarity", "test")
+
+
+def earlier_run(resume: str | None, config: RunConfig) -> Path | None:
+    """What ``--resume`` names: a run directory, :data:`LATEST`, or None for a new run.
+
+    Raises:
+        ConfigurationError: There is no such run.
+    """
+    if resume is None or resume == str(LATEST):
+        return None if resume is None else LATEST
+    return fetch(resume, config.output.local_dir)
 
 
 class Trained(NamedTuple):

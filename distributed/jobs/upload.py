@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import CODE_KINDS
 from tasks.contract.family_registry import BUILT_IN
 
 SECRET = (
@@ -111,21 +112,21 @@ def require_small(root: Path, most_megabytes: float = MOST_MEGABYTES) -> None:
         )
 
 
-def require_shipped(root: Path, run_file: Path, family: str, *networks: str) -> None:
-    """Check that the run file and the files of the user's family and networks are among the uploaded files.
+def require_shipped(root: Path, run_file: Path, code: Mapping[str, str]) -> None:
+    """Check that the run file and the files of the user's ``code`` (by setting) are among the uploaded files.
 
     Raises:
         ConfigurationError: One of them is not; the message says why.
     """
     shipped = {path.resolve() for path, _ in uploaded_files(root)}
     _require(run_file, shipped, "the run file")
-    if family not in BUILT_IN:
-        _require_code(root, family, shipped, "family.name", "the family's")
-    for network in networks:
-        _require_code(root, network, shipped, "within_task.network", "the network's")
+    for key, name in code.items():
+        if name not in BUILT_IN:
+            _require_code(root, name, shipped, key)
 
 
-def _require_code(root: Path, name: str, shipped: set[Path], key: str, whose: str) -> None:
+def _require_code(root: Path, name: str, shipped: set[Path], key: str) -> None:
+    whose = f"the {CODE_KINDS[key]}'s"
     module = name.rpartition(":")[0]
     if not module:
         return

@@ -190,6 +190,11 @@ def _arrays_of(policy: MetaPolicy) -> Arrays:
     return arrays
 
 
+def start_folder(path: Path) -> Path | None:
+    """The folder of a start: ``path`` itself, or that in the run directory ``path``; None where there is none."""
+    return next((folder for folder in (path, path / STEM) if (folder / f"{STEM}.json").is_file()), None)
+
+
 def load_meta_policy(folder: Path) -> MetaPolicy:
     """Read the files of :func:`save_meta_policy` and validate every shape. Reading executes no code.
 

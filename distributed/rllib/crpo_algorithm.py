@@ -33,6 +33,7 @@ from distributed.rllib.crpo_runner import CRPOEnvRunner
 from distributed.rllib.starts import start_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.update import Problem
+from policies.rules.rule_registry import CRPO_METHOD
 
 _OF_RLLIB = {
     "num_iterations": "algorithm.train() makes one iteration",
@@ -136,13 +137,16 @@ class CRPOConfig(AlgorithmConfig):
         """The settings as those of a run file.
 
         Raises:
-            ValueError: a key is unknown, or belongs to RLlib.
+            ValueError: a key is unknown or belongs to RLlib, or the method is another than CRPO.
         """
         for key, place in _OF_RLLIB.items():
             if key in self.settings:
                 raise ValueError(f"settings: {key} is not set here: {place}")
         given = {"returns": "episodic", **self.settings, "num_iterations": 1, "num_copies": self.copies}
-        return NeuralSettings.model_validate({**given, "steps_per_iteration": self.copies * self.steps_per_copy})
+        settings = NeuralSettings.model_validate({**given, "steps_per_iteration": self.copies * self.steps_per_copy})
+        if settings.method != CRPO_METHOD:
+            raise ValueError(f"settings: method must be crpo here, got {settings.method.name}: RLlib keeps no memory")
+        return settings
 
     def problem(self, of_start: tuple[float, ...] | None = None) -> Problem:
         """Rates, limits, tolerance, discount and horizon of an update; ``of_start`` are rates where none are given.

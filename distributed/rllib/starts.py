@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy
+from distributed.models.meta_policy import STEM, MetaPolicy, load_meta_policy, start_folder
 from distributed.models.model_registry import connect, is_model_uri, resolve
 from distributed.rllib.crpo_module import CRPOModule, spaces_of
 from distributed.settings.errors import ConfigurationError
@@ -25,9 +25,9 @@ def load_start(given: str) -> MetaPolicy:
     """
     if is_model_uri(given):
         return resolve(connect(None), given).policy
-    for folder in (Path(given), Path(given) / STEM):
-        if (folder / f"{STEM}.json").is_file():
-            return load_meta_policy(folder)
+    folder = start_folder(Path(given))
+    if folder is not None:
+        return load_meta_policy(folder)
     raise ConfigurationError(
         f"initialization: {given}: holds no finished start (no {STEM}/{STEM}.json); give a run directory, or "
         "models:/NAME@champion"

@@ -14,10 +14,9 @@ from typing import Any
 
 from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import ConfigurationError
-from distributed.settings.run_config import FamilySettings, RunConfig
+from distributed.settings.run_config import CODE_KINDS, FamilySettings, RunConfig
 from distributed.settings.run_file import require_usable, validated
 from policies.networks.module_network import NETWORKS, is_named
-from policies.rules.rule_registry import MethodSettings
 from tasks.contract.family_registry import BUILT_IN
 
 _SECTIONS = ("family", "within_task", "meta", "evaluation")
@@ -37,6 +36,14 @@ _OF_THE_FAMILY = ("family.", "evaluation.tasks.")
 """Keys that a family of the user's own gives a meaning, so that its code bounds them."""
 _MOST_STEPS = 10**9
 """Environment steps of one task, over all its iterations."""
+_UNNAMED = {
+    "family": "was learned on the family {0}, which is code: choose by --family {0} (path/to/file.py:Class or "
+    "package.module:Class) which one to run",
+    "method": "solves tasks with the method {0}, which is code: --method {0} runs it",
+    "network": f"was learned with the network {{0}}, which is code: name it by {NETWORKS}={{0}} (several separated by "
+    "commas) in the environment",
+}
+"""What is said of code that the user does not name, by its kind."""
 
 
 def admitted(
@@ -56,10 +63,7 @@ def admitted(
             invalid or out of bounds.
     """
     config = validated(raw, source)
-    _require_admitted(config.family.name, source, named, folder)
-    _require_admitted_method(config.within_task.method, source, method, folder)
-    for name in config.code[1:]:
-        _require_named_module(name, source, folder)
+    _require_admitted(config, source, {"family": named, "method": method}, folder)
     _require_modest(config, source)
     require_usable(config, source)
     return config
@@ -70,55 +74,28 @@ def own_family(name: str, given: FamilySettings | None) -> bool:
     return given is not None and given.model_dump(exclude_unset=True) == {"name": name}
 
 
-def _require_admitted(name: str, source: str, named: str | None, folder: Path | None) -> None:
-    """Raise ConfigurationError unless the family ``name`` is built in, or named by the user and outside ``folder``."""
-    text = shortened(name)
-    if named is not None and named != name:
-        raise ConfigurationError(f"--family: {source} names the family {text}, not {shortened(named)}: name that one")
-    if name in BUILT_IN:
-        return
-    if folder is not None and _inside(name, folder):
-        raise ConfigurationError(
-            f"{source}: family.name: {text} is inside the run directory; read it, and move it out if you trust it"
-        )
-    if named is None:
-        raise ConfigurationError(
-            f"{source}: was learned on the family {text}, which is code: choose by --family {text} (path/to/file.py:"
-            "Class or package.module:Class) which one to run, if you trust it"
-        )
+def _require_admitted(config: RunConfig, source: str, named: Mapping[str, str | None], folder: Path | None) -> None:
+    """Raise ConfigurationError unless all code is built in, or named by the user and outside ``folder``.
 
-
-def _require_admitted_method(given: MethodSettings, source: str, named: str | None, folder: Path | None) -> None:
-    """Raise ConfigurationError unless the method is built in, or named by the user and outside ``folder``."""
-    text = shortened(given.name)
-    if named is not None and named != given.name:
-        raise ConfigurationError(f"--method: {source} names the method {text}, not {shortened(named)}: name that one")
-    if given.built_in:
-        return
-    if folder is not None and _inside(given.name, folder):
-        raise ConfigurationError(
-            f"{source}: within_task.method.name: {text} is inside the run directory; read it, and move it out if you "
-            "trust it"
-        )
-    if named is None:
-        raise ConfigurationError(
-            f"{source}: solves tasks with the method {text}, which is code: --method {text} runs it, if you trust it"
-        )
-
-
-def _require_named_module(name: str, source: str, folder: Path | None) -> None:
-    """Raise ConfigurationError unless the user names the module ``name``, and it is outside ``folder``."""
-    text = shortened(name)
-    if folder is not None and _inside(name, folder):
-        raise ConfigurationError(
-            f"{source}: within_task.network: {text} is inside the run directory; read it, and move it out if you "
-            "trust it"
-        )
-    if not is_named(name):
-        raise ConfigurationError(
-            f"{source}: was learned with the network {text}, which is code: name it by {NETWORKS}={text} (several "
-            "separated by commas) in the environment, if you trust it"
-        )
+    ``named``: the family and the method that the user names, by these words; networks are named in the environment.
+    """
+    given = {"family": config.family.name, "method": config.within_task.method.name}
+    for kind, name in given.items():
+        other = named[kind]
+        if other not in (None, name):
+            raise ConfigurationError(
+                f"--{kind}: {source} names the {kind} {shortened(name)}, not {shortened(str(other))}: name that one"
+            )
+    for key, name in config.code.items():
+        kind, text = CODE_KINDS[key], shortened(name)
+        if name in BUILT_IN:
+            continue
+        if folder is not None and _inside(name, folder):
+            raise ConfigurationError(
+                f"{source}: {key}: {text} is inside the run directory; read it, and move it out if you trust it"
+            )
+        if not (is_named(name) if kind == "network" else named[kind]):
+            raise ConfigurationError(f"{source}: {_UNNAMED[kind].format(text)}, if you trust it")
 
 
 def _inside(name: str, folder: Path) -> bool:

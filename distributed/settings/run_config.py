@@ -135,6 +135,14 @@ WithinTaskSection = Annotated[
 ]
 
 
+CODE_KINDS = {
+    "family.name": "family",
+    "within_task.method.name": "method",
+    **{f"within_task.{role}": "network" for role in ROLES},
+}
+"""The settings that name classes of the user's, and what each is in messages."""
+
+
 def _within_task(within: WithinTaskSettings | NeuralSettings) -> dict[str, JsonValue]:
     """The section for a digest, without keys of modules that are left at their defaults: runs of before had none."""
     later = {"network", "network_arguments", "critic_network", "critic_network_arguments", "device"}
@@ -179,10 +187,13 @@ class RunConfig(BaseModel):
         return self
 
     @property
-    def code(self) -> tuple[str, ...]:
-        """What is imported from the user's files: the family first, then modules, as their settings name them."""
-        named = {getattr(self.within_task, role, MLP): None for role in ROLES}
-        return (self.family.name, *(name for name in named if name != MLP))
+    def code(self) -> dict[str, str]:
+        """What is imported from the user's files, by the setting that names it: the family, the method, networks."""
+        named = {"family.name": self.family.name}
+        if not self.within_task.method.built_in:
+            named["within_task.method.name"] = self.within_task.method.name
+        networks = {f"within_task.{role}": str(getattr(self.within_task, role, MLP)) for role in ROLES}
+        return named | {key: name for key, name in networks.items() if name != MLP}
 
     @property
     def experiment(self) -> Experiment:

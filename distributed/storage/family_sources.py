@@ -13,6 +13,7 @@ from pathlib import Path
 
 from distributed.settings.bounded_reading import RefusedFileError, read_json
 from distributed.settings.errors import ConfigurationError
+from distributed.settings.run_config import CODE_KINDS
 from distributed.storage.checkpoints import DamagedFileError, write_atomically
 from tasks.contract.family_registry import BUILT_IN
 
@@ -26,7 +27,7 @@ Sources = Mapping[str, str]
 
 
 def sources_of(*names: str) -> Sources:
-    """The files of all ``names``, the family's and then those of networks; see :func:`_sources_of`.
+    """The files of all ``names``, the family's first; see :func:`_sources_of`.
 
     A file of the same place in another folder comes with the name that it belongs to.
     """
@@ -116,15 +117,16 @@ def differing(earlier: Sources, now: Sources) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
-def write_sources(folder: Path, *names: str) -> None:
-    """Keep the sources of the family and of networks in a run directory; nothing for a built-in family alone."""
-    sources = sources_of(*names)
+def write_sources(folder: Path, code: Mapping[str, str]) -> None:
+    """Keep the sources of ``code`` (``RunConfig.code``) in a run directory; nothing for a built-in family alone."""
+    sources = sources_of(*code.values())
     if sources:
-        write_atomically(folder / SOURCES, json.dumps({"family": names[0], "files": sources}, indent=1).encode())
+        content = {"family": code["family.name"], "files": sources}
+        write_atomically(folder / SOURCES, json.dumps(content, indent=1).encode())
 
 
-def require_same_sources(folder: Path, *names: str, changed: bool) -> None:
-    """Check that the family and networks are those that the run in ``folder`` began with; ``changed``: the user knows.
+def require_same_sources(folder: Path, code: Mapping[str, str], *, changed: bool) -> None:
+    """Check that ``code`` is what the run in ``folder`` began with; ``changed``: the user knows of another source.
 
     A run of an earlier version, which kept nothing, is taken as it is.
 
@@ -137,14 +139,18 @@ def require_same_sources(folder: Path, *names: str, changed: bool) -> None:
         return
     try:
         earlier = read_json(file)["files"]
-        difference = differing(earlier, sources_of(*names))
+        difference = differing(earlier, sources_of(*code.values()))
     except (AttributeError, KeyError, OSError, RefusedFileError, TypeError, ValueError) as error:
         raise DamagedFileError(f"{file}: does not say which source the run began with ({error!r})") from error
     if difference and not changed:
         raise ConfigurationError(
-            f"--resume {folder}: the family {', or the network '.join(names)} has another source than the run began "
-            f"with: {difference}; restore it, begin a new run, or give --changed-family to train on with the new "
-            "source from here"
+            f"--resume {folder}: {_told(code)} has another source than the run began with: {difference}; restore it, "
+            "begin a new run, or give --changed-family to train on with the new source from here"
         )
     if difference:
-        write_sources(folder, *names)
+        write_sources(folder, code)
+
+
+def _told(code: Mapping[str, str]) -> str:
+    """The classes of ``code`` in a message, each once."""
+    return ", or ".join(dict.fromkeys(f"the {CODE_KINDS[key]} {name}" for key, name in code.items()))

@@ -67,7 +67,7 @@ class RunDirectory:
             try:
                 path.mkdir(parents=True)
                 write_atomically(path / "config.yaml", config.to_yaml().encode())
-                write_sources(path, *config.code)
+                write_sources(path, config.code)
                 return RunDirectory(path, config)
             except FileExistsError:
                 if not parent.is_dir():
@@ -89,7 +89,7 @@ class RunDirectory:
                 f"--resume {path}: its config.yaml leads to another result than the run file; differing keys: "
                 f"{', '.join(_differences(earlier, config))}"
             )
-        require_same_sources(path, *config.code, changed=changed_family)
+        require_same_sources(path, config.code, changed=changed_family)
         return RunDirectory(path, config)
 
     @staticmethod

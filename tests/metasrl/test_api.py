@@ -113,6 +113,7 @@ def test_a_network_acts_within_the_bounds_of_its_actions(line: metasrl.Run) -> N
     assert len(np.unique(actions)) > 10
     many = policy.act(np.stack([observation] * 50), deterministic=True)
     one = policy.act(observation, deterministic=True)
+    assert policy.act(observation[None], deterministic=True).shape == (1, *one.shape), "a batch of one stays a batch"
     np.testing.assert_allclose(many, np.repeat(one[None], 50, axis=0), rtol=1e-5)  # sums of another order
     with pytest.raises(ValueError, match=r"observation: must have the shape \[\d+\]"):
         policy.act(np.zeros(policy.spaces.observation + 3))

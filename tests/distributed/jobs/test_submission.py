@@ -191,21 +191,23 @@ def test_what_the_job_needs_is_shipped_or_the_submission_is_refused(
     (project / ".gitignore").write_text(f"{ignored}\n")
     file = run_file(project, tiny())
     with pytest.raises(ConfigurationError, match=message):
-        upload.require_shipped(project, file, family)
+        upload.require_shipped(project, file, {"family.name": family})
     (project / ".gitignore").unlink()
     if ignored != "other":
-        upload.require_shipped(project, file, family)
+        upload.require_shipped(project, file, {"family.name": family})
 
 
 def test_the_file_of_a_network_is_shipped_too(project: Path) -> None:
     file = run_file(project, tiny())
     (project / "nets.py").write_text("class Actor: ...")
-    upload.require_shipped(project, file, "frozen_lake", "nets.py:Actor")
+    upload.require_shipped(project, file, {"within_task.network": "nets.py:Actor"})
     (project / ".gitignore").write_text("nets.py\n")
     with pytest.raises(ConfigurationError, match=r"nets\.py: the network's file would not be uploaded"):
-        upload.require_shipped(project, file, "frozen_lake", "nets.py:Actor")
+        upload.require_shipped(project, file, {"within_task.network": "nets.py:Actor"})
+    with pytest.raises(ConfigurationError, match=r"nets\.py: the method's file would not be uploaded"):
+        upload.require_shipped(project, file, {"within_task.method.name": "nets.py:Rule"})
     with pytest.raises(ConfigurationError, match=r"within_task\.network: /x/nets\.py: the cluster has no such path"):
-        upload.require_shipped(project, file, "frozen_lake", "/x/nets.py:Actor")
+        upload.require_shipped(project, file, {"within_task.network": "/x/nets.py:Actor"})
 
 
 def test_secrets_are_handed_over_and_in_nothing_that_ray_writes(project: Path) -> None:

@@ -240,6 +240,7 @@ def test_ppo_goes_on_from_a_start(ray_cluster: str, tmp_path: Path) -> None:
         ),
         (lambda c: c.training(settings={"num_copies": 3}), "num_copies is not set here: config.env_runners"),
         (lambda c: c.training(settings={"widths": 3}), "Extra inputs are not permitted"),
+        (lambda c: c.training(settings={"method": {"name": "pcrpo"}}), "method must be crpo here, got pcrpo"),
         (lambda c: c.training(settings={"tolerance": [1.0, 2.0]}), "tolerance"),
         (
             lambda c: c.rl_module(rl_module_spec=RLModuleSpec(module_class=dict)),

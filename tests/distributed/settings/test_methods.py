@@ -12,6 +12,7 @@ import pytest
 from distributed.settings.admission import admitted
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_file import load_config, parse_config
+from distributed.storage.run_directory import RunDirectory
 from policies.rules.rule import View
 from policies.rules.rule_registry import MethodSettings
 
@@ -98,3 +99,15 @@ def test_the_examples_in_the_docs_are_rules(tmp_path: Path) -> None:
         decision = rule.decide(view, memory)
         memory = decision.memory
         np.testing.assert_allclose(decision.coefficients, [0.1, -0.1 * price])
+
+
+def test_the_source_of_a_method_belongs_to_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, _ = _own(tmp_path)
+    config = parse_config({**SMALL, "within_task": {"method": {"name": name}}}, "here")
+    assert config.code == {"family.name": "frozen_lake", "within_task.method.name": name}
+    path = RunDirectory.create(config).path
+    RunDirectory.open(path, config)
+    (tmp_path / "my_method.py").write_text("class Nothing: ...")
+    with pytest.raises(ConfigurationError, match=r"or the method .*my_method.py:Nothing has another source .*changed"):
+        RunDirectory.open(path, config)
