@@ -21,10 +21,25 @@ def tracking_uri(uri: str | None) -> str:
     given = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
     if given.startswith(_SQLITE):
         path, mark, options = given.removeprefix(_SQLITE).partition("?")
-        return given if path in ("", ":memory:") else f"{_SQLITE}{Path(path).absolute()}{mark}{options}"
+        return given if store_file(given) is None else f"{_SQLITE}{Path(path).absolute()}{mark}{options}"
     if given.startswith(_FILE) and not given.startswith(f"{_FILE}/"):
         return Path(given.removeprefix(_FILE)).absolute().as_uri()
     return str(Path(given).absolute()) if _is_path(given) else given
+
+
+def store_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for a server, another database or one in memory."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path) if uri.startswith(_SQLITE) and path not in ("", ":memory:") else None
+
+
+def written_anew(uri: str, number: int) -> str:
+    """Another spelling of an SQLite store's ``uri``, with ``number`` more steps that stay where they are.
+
+    MLflow keeps one connection for each address for as long as its process lives, also to a file that was deleted.
+    """
+    path = store_file(uri)
+    return uri if path is None else uri.replace(f"{_SQLITE}/", f"{_SQLITE}/{'./' * number}", 1)
 
 
 def _is_path(uri: str) -> bool:
@@ -39,10 +54,10 @@ def made_by_one(uri: str) -> Iterator[None]:
     MLflow itself does not lock them: processes that create them together leave a store that no process can open. What
     such a race (or a process killed in it) left is put right.
     """
-    if not uri.startswith(_SQLITE) or uri.removeprefix(_SQLITE).partition("?")[0] in ("", ":memory:"):
+    path = store_file(uri)
+    if path is None:
         yield
         return
-    path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)

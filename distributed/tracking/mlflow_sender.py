@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import first_line
 from distributed.settings.run_config import TrackingSettings
-from distributed.settings.tracking_uri import made_by_one, tracking_uri
+from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri, written_anew
 from distributed.tracking.events import (
     DatasetEntry,
     EndEvent,
@@ -45,10 +45,15 @@ class MLflowSender:
         self._experiment = settings.experiment
         self._uri, self._start = tracking_uri(settings.uri), Path.cwd()
         self._client: MlflowClient | None = None
+        self._store: tuple[int, int] | None = None
+        self._connections = 0
         self.notes: list[str] = []
 
     def send(self, event: Event, memory: Memory, *, again: bool) -> None:
         """Deliver one event; see :meth:`distributed.tracking.outbox.Sender.send`."""
+        if self._client is not None and _identity(self._uri) != self._store:
+            self._client = None
+            raise LostError("its file was deleted or replaced")
         client = self._connected(memory)
         from mlflow.exceptions import MlflowException
 
@@ -88,7 +93,7 @@ class MLflowSender:
             from mlflow import MlflowClient
 
             with made_by_one(self._uri):
-                client = MlflowClient(tracking_uri=self._uri)
+                client = MlflowClient(tracking_uri=written_anew(self._uri, self._connections))
                 found = client.get_experiment_by_name(self._experiment)
                 if found is not None:
                     memory["experiment_id"] = found.experiment_id
@@ -97,8 +102,19 @@ class MLflowSender:
                     # A server chooses the location of artifacts itself; a database needs one.
                     folder = None if self._uri.startswith(("http:", "https:")) else (self._start / "mlruns").as_uri()
                     memory["experiment_id"] = client.create_experiment(self._experiment, artifact_location=folder)
-            self._client = client
+            self._client, self._store = client, _identity(self._uri)
+            self._connections += 1
         return self._client
+
+
+def _identity(uri: str) -> tuple[int, int] | None:
+    """What tells the file of an SQLite store from another one under its name; None where there is no file."""
+    path = store_file(uri)
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 class Delivery:

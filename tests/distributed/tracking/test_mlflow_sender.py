@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.validation import _validate_param_name
 
-from distributed.settings.tracking_uri import made_by_one, tracking_uri
+from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri, written_anew
 from distributed.tracking import mlflow_sender
 from distributed.tracking.events import EndEvent, Memory, RoundEvent
 from tests.distributed.helpers import environment
@@ -171,6 +172,31 @@ except LostError as error:
     print("lost")
 """
 
+DELETED = """
+import time
+from pathlib import Path
+from distributed.settings.run_config import TrackingSettings
+from distributed.tracking.mlflow_sender import MLflowSender
+from distributed.tracking.outbox import Outbox
+
+def sent(*events):
+    for event in events:
+        outbox.append(event)
+    while outbox.unsent:
+        time.sleep(0.05)
+
+def numbers(step):
+    return {"kind": "round", "key": f"round {step}", "time": 0, "metrics": [("gap", 0.5, step)]}
+
+outbox = Outbox(Path("tracking"), MLflowSender(TrackingSettings(), Path()), print, 0.2)
+sent({"kind": "start", "key": "a", "name": "a", "tags": {}, "time": 0}, numbers(1))
+for step in (2, 3):
+    for path in Path().glob("mlflow.db*"):
+        path.unlink()
+    sent(numbers(step))
+outbox.close(30.0)
+"""
+
 
 def python(code: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-W", "ignore", "-c", code, *arguments]
@@ -197,6 +223,26 @@ def test_a_deleted_experiment_is_restored_and_an_unknown_run_is_lost(tmp_path: P
     assert len(lines) == 3, err
     assert all("was deleted; it is restored" in line for line in lines[:2])
     assert lines[2] == "lost"
+
+
+@pytest.mark.slow
+def test_a_store_that_is_deleted_under_a_run_is_rebuilt_by_the_same_process(tmp_path: Path) -> None:
+    out, err = python(DELETED, tmp_path).communicate(timeout=300)
+    assert out.count("the store has lost this run (its file was deleted or replaced); it is rebuilt from") == 2, err
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert list(connection.execute("SELECT name FROM runs")) == [("a",)]
+        assert list(connection.execute("SELECT step FROM metrics ORDER BY step")) == [(1,), (2,), (3,)]
+
+
+def test_an_address_written_anew_names_the_same_store(tmp_path: Path) -> None:
+    uri = tracking_uri(f"sqlite:///{tmp_path}/a.db?timeout=9")
+    spellings = [written_anew(uri, number) for number in range(3)]
+    assert spellings[0] == uri
+    assert len(set(spellings)) == 3
+    assert {str(store_file(one).resolve()) for one in spellings} == {str(tmp_path / "a.db")}  # type: ignore[union-attr]
+    assert all(one.endswith("?timeout=9") for one in spellings)
+    for kept in ("http://host:5000", "sqlite:///:memory:", "postgresql://h/d"):
+        assert written_anew(kept, 2) == kept
 
 
 def test_what_a_race_left_in_a_store_is_put_right(tmp_path: Path) -> None:
