@@ -11,30 +11,32 @@ import argparse
 import csv
 import hashlib
 import json
-import os
-import shutil
-import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
-import yaml
 
-from benchmarks.chaos.faults import FAULTS, Fault, Scene, is_left
-from benchmarks.chaos.nodes import Nodes
-from benchmarks.chaos.stores import STORE, Server, tracked
+from benchmarks.chaos.faults import FAULTS, Fault
+from benchmarks.chaos.stores import STORE, tracked
+from benchmarks.chaos.storm import FAULTS_OF_A_STORM, STORM, storm
+from benchmarks.chaos.trial import (
+    KEPT,
+    LONGEST,
+    ROOT,
+    SECONDS_TO_BE_GONE,
+    Result,
+    Trial,
+    checked,
+    finished_tasks,
+    has_begun,
+)
 from benchmarks.result_page import header, table, write
 from distributed.storage.checkpoints import write_atomically
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-KEPT = ROOT / "runs" / "chaos"
-SECONDS_TO_BE_GONE, LONGEST = 30.0, 400.0
-Result = dict[str, Any]
 
 
 def code_digest() -> str:
@@ -44,91 +46,6 @@ def code_digest() -> str:
         for path in sorted((ROOT / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def run_file(folder: Path, pool: str, family: Mapping[str, Any], address: str | None, uri: str | None) -> Path:
-    """Twelve small lakes; a call that takes ten seconds more than others is given up."""
-    path = folder / "run.yaml"
-    (folder / "notes").mkdir()
-    lakes = {"name": "benchmarks.chaos.chaos_family:ChaosLake", "num_tasks": 12, "map_size": 4, "horizon": 30}
-    content = {
-        "name": "chaos",
-        "family": {**lakes, "folder": str(folder / "notes"), "pause": 0.05, "fails": {}, **family},
-        "within_task": {"num_iterations": 2, "episodes_per_iteration": 4, "evaluation": "sampled"},
-        "cluster": {"pool": pool, "dashboard": False, "object_store_mb": 80, "task_retries": 2}
-        | {"least_patience_seconds": 10.0, "first_patience_seconds": 20.0}
-        | ({} if address is None else {"address": address, "unauthenticated": True}),
-        "tracking": {"enabled": uri is not None, "uri": uri},
-        "evaluation": {"methods": ["meta_srl"], "num_test_tasks": 2},
-    }
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-class Trial:
-    """The processes and the directory of one cell; with ``fault`` its cluster and tracking server, if any."""
-
-    def __init__(self, folder: Path, mark: str, pool: str, fault: Fault) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.folder, self.mark = folder, mark
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
-        self._environment = {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "METASRL_CHAOS": mark}
-        self._environment |= {"RAY_worker_niceness": "0"}
-        self.nodes = Nodes(fault.cpus, ROOT, folder, self._environment) if fault.cpus else None
-        self.server = Server(folder, self._environment) if fault.tracking == "server" else None
-        uri = {"off": None, "store": f"sqlite:///{folder / STORE}"}.get(fault.tracking)
-        uri = uri if self.server is None else self.server.uri
-        address = None if self.nodes is None else self.nodes.address
-        self._file = run_file(folder, pool, fault.family, address, uri)
-
-    def scene(self, driver: psutil.Process, rng: np.random.Generator) -> Scene:
-        """What a fault acts on."""
-        return Scene(driver, self.run, self.command, rng, self.nodes, self.server)
-
-    def close(self) -> None:
-        """End the cluster and the server."""
-        if self.nodes is not None:
-            self.nodes.close()
-        if self.server is not None:
-            self.server.kill()
-
-    def words(self, *more: str) -> list[str]:
-        """The command line."""
-        return [sys.executable, "-m", "distributed.train", str(self._file), *more]
-
-    def command(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """Train to the end."""
-        given: Any = {"cwd": self.folder, "env": self._environment, "capture_output": True, "text": True}
-        return subprocess.run(self.words(*more), timeout=LONGEST, check=False, **given)
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start to train; messages go to ``messages``."""
-        with (self.folder / "messages").open("wb") as messages:
-            return subprocess.Popen(
-                self.words(), cwd=self.folder, env=self._environment, stdout=messages, stderr=messages
-            )
-
-    @property
-    def run(self) -> Path:
-        """The run directory."""
-        (found,) = self.folder.glob("runs/chaos/*")
-        return found
-
-    def left(self) -> list[str]:
-        """The processes that outlive the run by more than they may."""
-        deadline = time.monotonic() + SECONDS_TO_BE_GONE
-        while True:
-            found = [process for process in psutil.process_iter() if is_left(process, self.mark)]
-            if not found or time.monotonic() > deadline:
-                return [process.name() for process in found]
-            time.sleep(0.5)
-
-    def end_all(self) -> None:
-        """End what is left, so that it disturbs no other cell."""
-        for process in psutil.process_iter():
-            if is_left(process, self.mark):
-                process.kill()
 
 
 def disturbed(fault: Fault, trial: Trial, rng: np.random.Generator) -> tuple[int, str]:
@@ -146,42 +63,14 @@ def disturbed(fault: Fault, trial: Trial, rng: np.random.Generator) -> tuple[int
 
 def _under_way(trial: Trial, tasks: int) -> bool:
     """Whether so many tasks are finished."""
-    rounds = sum(max(0, len(path.read_text().splitlines()) - 1) for path in trial.folder.glob("runs/*/*/tasks.csv"))
-    in_round = len(list(trial.folder.glob("runs/*/*/checkpoints/finished/*.json")))
-    messages = trial.folder / "messages"
-    return "Ray: local" in messages.read_text(errors="replace") and rounds + in_round >= tasks
-
-
-def checked(fault: Fault, trial: Trial, codes: Sequence[int], right: Result) -> list[str]:
-    """What is wrong with a run that has ended."""
-    wrong, final = [], 3 if fault.aside else 0
-    if codes[0] not in (*fault.codes, final):
-        wrong.append(f"exit code {codes[0]}")
-    if codes[-1] != final:
-        wrong.append(f"ended in {codes[-1]}")
-    summary = trial.run / "summary.json"
-    if not summary.is_file():
-        return [*wrong, "no summary"]
-    found = json.loads(summary.read_text())
-    if found["meta_state_sha256"] != right["sha"]:
-        wrong.append("another state")
-    with (trial.run / "tasks.csv").open(newline="") as file:
-        if [row["task_index"] for row in csv.DictReader(file)] != right["tasks"]:
-            wrong.append("tasks lost or twice")
-    if tuple(path.stem for path in trial.run.glob("quarantine/*.json")) != fault.aside:
-        wrong.append("quarantine")
-    if fault.tracking != "off" and tracked(trial.folder / STORE) != right["tracked"]:
-        wrong.append("another content of the tracking store")
-    if "Traceback" in (trial.folder / "messages").read_text(errors="replace"):
-        wrong.append("a traceback")
-    return wrong
+    return has_begun(trial) and finished_tasks(trial) >= tasks
 
 
 def cell(name: str, seed: int, undisturbed: Result) -> Result:
     """Do one fault and check what the run made of it."""
     fault = FAULTS[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    trial = Trial(KEPT / f"now-{os.getpid()}", f"{name}-{seed}-{os.getpid()}", "ray", fault)
+    trial = Trial(KEPT / f"now-{stem_of(name, seed)}", f"{name}-{seed}", "ray", fault)
     began = time.monotonic()
     try:
         code, done = disturbed(fault, trial, rng)
@@ -204,72 +93,125 @@ def cell(name: str, seed: int, undisturbed: Result) -> Result:
 
 
 def reference() -> Result:
-    """What undisturbed runs lead to, in one process, and how long one takes on Ray."""
+    """What undisturbed runs lead to, in one process, and how long they take on Ray."""
     found: Result = {}
-    ways = (("whole", Fault(tracking="store")), ("without", Fault(family={"fails": {"train-5": "raise"}})))
+    without = Fault(family={"fails": {"train-5": "raise"}})
+    ways = (("whole", Fault(tracking="store")), ("without", without), ("storm", STORM))
     for key, fault in ways:
-        trial = Trial(KEPT / "reference", f"reference-{os.getpid()}", "local", fault)
+        trial = Trial(KEPT / "reference", "reference", "local", fault)
         trial.command()
         with (trial.run / "tasks.csv").open(newline="") as file:
             tasks = [row["task_index"] for row in csv.DictReader(file)]
         found[key] = {"sha": json.loads((trial.run / "summary.json").read_text())["meta_state_sha256"], "tasks": tasks}
         if fault.tracking != "off":
             found[key]["tracked"] = tracked(trial.folder / STORE)
-    trial, began = Trial(KEPT / "reference", f"reference-{os.getpid()}", "ray", Fault()), time.monotonic()
-    assert trial.command().returncode == 0
-    return {**found, "seconds": time.monotonic() - began}
+    for key, fault in (("seconds", Fault()), ("storm_seconds", STORM)):
+        trial, began = Trial(KEPT / "reference", "reference", "ray", fault), time.monotonic()
+        assert trial.command().returncode == 0
+        found[key] = time.monotonic() - began
+    return found
 
 
-def page(cells: Sequence[Result], seconds: float, command: str) -> list[str]:
-    """The page: one line for each kind of fault."""
+def page(cells: Sequence[Result], storms: Sequence[Result], undisturbed: Result, command: str) -> list[str]:
+    """The page: one line for each kind of fault, and one for each storm."""
     rows = []
     for name in FAULTS:
         of_kind = [one for one in cells if one["fault"] == name]
         if of_kind:
-            lost = np.array([one["seconds"] - seconds for one in of_kind])
             codes = sorted({" then ".join(map(str, one["codes"])) for one in of_kind})
             wrong = sorted({reason for one in of_kind for reason in one["wrong"]})
-            spread = f"{np.median(lost):.0f} [{lost.min():.0f}, {lost.max():.0f}]"
-            rows.append((name, len(of_kind), ", ".join(codes), spread, "; ".join(wrong) or "–"))
-    bad = sum(bool(one["wrong"]) for one in cells)
+            lost = _spread([one["seconds"] - undisturbed["seconds"] for one in of_kind])
+            rows.append((name, len(of_kind), ", ".join(codes), lost, "; ".join(wrong) or "–"))
+    in_storms = sum(len(one["faults"]) for one in storms)
+    bad = sum(bool(one["wrong"]) for one in (*cells, *storms))
+    verdict = "every run" if not bad else f"all but {bad} of the runs"
     return [
         *header("Chaos: seeded faults in runs on Ray", command),
-        f"{len(cells)} faults, each in a run of twelve lakes at a random moment; {bad} of them were not handled as "
-        "documented. Every run must end in the state of the undisturbed one (where a task is set aside, in that of a "
-        f"run without it), with each task once, and leave no process after {SECONDS_TO_BE_GONE:.0f} s. An undisturbed "
-        f"run took {seconds:.0f} s here, most of it to start Ray; time lost includes the second start of a resume, and "
-        "10 to 20 s of patience with a stopped process.",
+        f"{len(cells) + in_storms} faults in {len(cells) + len(storms)} runs; {verdict} ended as documented: in the "
+        "state of the undisturbed run (where a task is set aside, in that of a run without it), with each task once, "
+        f"the exit codes of the failure table, no traceback, and no process left after {SECONDS_TO_BE_GONE:.0f} s.",
+        "",
+        f"## One fault in each of {len(cells)} runs",
+        "",
+        f"Twelve lakes, a fault at a random moment. An undisturbed run took {undisturbed['seconds']:.0f} s here, most "
+        "of it to start Ray; time lost includes the second start of a resume, and 10 to 20 s of patience with a "
+        "stopped process.",
         "",
         *table(("fault", "times", "exit codes", "seconds lost: median [least, most]", "wrong"), rows),
+        *(_storms(storms, undisturbed) if storms else []),
     ]
+
+
+def _storms(storms: Sequence[Result], undisturbed: Result) -> list[str]:
+    counts = Counter(name for one in storms for name in one["faults"])
+    lost = [(one["seconds"] - undisturbed["storm_seconds"]) / max(1, len(one["faults"])) for one in storms]
+    rows = [
+        (
+            one["seed"],
+            len(one["faults"]),
+            ", ".join(map(str, one["codes"])),
+            f"{one['seconds'] - undisturbed['storm_seconds']:.0f}",
+            "; ".join(one["wrong"]) or "–",
+        )
+        for one in storms
+    ]
+    return [
+        "",
+        f"## Storms: up to {FAULTS_OF_A_STORM} faults in each of {len(storms)} runs",
+        "",
+        f"{STORM.family['num_tasks']} tracked lakes; the faults follow each other by 0 to 4 tasks, and the run is "
+        f"resumed whenever one of them ends it. Done {sum(counts.values())} times in all: "
+        f"{', '.join(f'{name} {number}' for name, number in counts.most_common())}. An undisturbed run took "
+        f"{undisturbed['storm_seconds']:.0f} s; a fault cost {_spread(lost)} s (median [least, most] over storms).",
+        "",
+        *table(("storm", "faults", "exit codes", "seconds lost", "wrong"), rows),
+    ]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.median(values):.0f} [{min(values):.0f}, {max(values):.0f}]"
+
+
+def stem_of(name: str, seed: int) -> str:
+    """The name of a cell's file."""
+    return f"{name.replace(' ', '_').replace(':', '').replace(',', '')}-{seed}"
 
 
 def main() -> None:
     """Do the faults that are not on disk yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=8, help="times that each fault is done")
+    parser.add_argument("--seeds", type=int, default=2, help="times that each fault is done; default 2")
+    parser.add_argument("--storms", type=int, default=20, help="runs with a row of faults; default 20")
     parser.add_argument("--only", nargs="*", help="faults to do; all by default")
+    parser.add_argument("--at-once", type=int, default=1, help="cells at the same time; default 1")
     given = parser.parse_args()
     folder = KEPT / code_digest()
     folder.mkdir(parents=True, exist_ok=True)
-    cells: list[Result] = []
 
-    def kept(name: str, compute: Any) -> Result:
-        file = folder / f"{name}.json"
+    def kept(stem: str, compute: Callable[[], Result]) -> Result:
+        file = folder / f"{stem}.json"
         if not file.is_file():
-            write_atomically(file, json.dumps(compute()).encode())
+            found = compute()
+            write_atomically(file, json.dumps(found).encode())
+            print(f"{stem}: {found.get('codes')} {found.get('wrong') or 'ok'}", flush=True)
         return dict(json.loads(file.read_text()))
 
     undisturbed = kept("reference", reference)
-    for seed in range(given.seeds):
-        for name in given.only or FAULTS:
-            stem = f"{name.replace(' ', '_').replace(':', '')}-{seed}"
-            cells.append(kept(stem, lambda name=name, seed=seed: cell(name, seed, undisturbed)))
-            last = cells[-1]
-            print(f"{seed} {name}: {last['codes']} {last['seconds']:.0f} s {last['wrong'] or 'ok'}", flush=True)
+
+    def one(job: tuple[str, int]) -> Result:
+        name, seed = job
+        if name == "storm":
+            return kept(f"storm-{seed}", lambda: storm(seed, undisturbed["storm"]))
+        return kept(stem_of(name, seed), lambda: cell(name, seed, undisturbed))
+
+    jobs = [(name, seed) for seed in range(given.seeds) for name in given.only or FAULTS]
+    with ThreadPoolExecutor(given.at_once) as threads:
+        cells = list(threads.map(one, jobs))
+        storms = list(threads.map(one, [("storm", seed) for seed in range(given.storms)]))
     if not given.only:
-        write("chaos.md", page(cells, undisturbed["seconds"], f"make chaos SEEDS={given.seeds}"))
-    sys.exit(any(one["wrong"] for one in cells))
+        command = f"make chaos SEEDS={given.seeds} STORMS={given.storms}"
+        write("chaos.md", page(cells, storms, undisturbed, command))
+    sys.exit(any(one["wrong"] for one in (*cells, *storms)))
 
 
 if __name__ == "__main__":

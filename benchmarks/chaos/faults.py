@@ -68,6 +68,7 @@ class Fault:
     ``codes``: what the first command may end in; unless it is 0 or 3, ``--resume`` follows, after ``damage`` to the run
     directory. ``aside``: tasks that must end in quarantine. ``cpus`` of the head and of the other nodes of a cluster
     that the run joins; a resume starts its own. ``tracking``: whether the run is tracked, in a store or by a server.
+    ``retries`` of a task before it is set aside.
     """
 
     act: Act | None = None
@@ -77,6 +78,7 @@ class Fault:
     aside: tuple[str, ...] = ()
     cpus: tuple[int, ...] = ()
     tracking: Literal["off", "store", "server"] = "off"
+    retries: int = 2
 
 
 def _signal(name: str, what: signal.Signals) -> Act:

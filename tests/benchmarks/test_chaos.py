@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.__main__ import Trial, checked, page
+from benchmarks.chaos.__main__ import page
 from benchmarks.chaos.faults import FAULTS, Fault
+from benchmarks.chaos.storm import KINDS
+from benchmarks.chaos.trial import Trial, checked
 
 RIGHT = {"sha": "a", "tasks": ["0", "1"]}
 
@@ -49,7 +51,34 @@ def test_the_page_has_a_line_for_each_fault_and_says_what_was_wrong() -> None:
         {"fault": "driver killed", "seed": 0, "codes": [-9, 0], "seconds": 45.0, "wrong": ["another state"]},
         {"fault": "driver killed", "seed": 1, "codes": [-9, 0], "seconds": 35.0, "wrong": []},
     ]
-    text = "\n".join(page(cells, 20.0, "make chaos"))
-    assert "3 faults, each in a run of twelve lakes at a random moment; 1 of them were not handled" in text
+    storms = [
+        {
+            "seed": 4,
+            "faults": ["worker killed", "driver killed"],
+            "done": [],
+            "codes": [-9, 0],
+            "seconds": 80.0,
+            "wrong": ["left after SIGKILL to the driver: raylet"],
+        }
+    ]
+    text = "\n".join(page(cells, storms, {"seconds": 20.0, "storm_seconds": 50.0}, "make chaos"))
+    assert "5 faults in 4 runs; all but 2 of the runs ended as documented" in text
     assert "| worker killed | 1 | 0 | 5 [5, 5] | – |" in text
     assert "| driver killed | 2 | -9 then 0 | 20 [15, 25] | another state |" in text
+    assert "Done 2 times in all: worker killed 1, driver killed 1." in text
+    assert "| 4 | 2 | -9, 0 | 30 | left after SIGKILL to the driver: raylet |" in text
+    assert "5 faults in 4 runs; every run ended as documented" in "\n".join(
+        page(
+            [{**one, "wrong": []} for one in cells],
+            [{**storms[0], "wrong": []}],
+            {"seconds": 1.0, "storm_seconds": 1.0},
+            "x",
+        )
+    )
+
+
+def test_storms_draw_from_faults_that_need_no_cluster_and_no_server_of_their_own() -> None:
+    assert "worker killed" in KINDS
+    assert "tracking store deleted" in KINDS
+    assert "node removed" not in KINDS
+    assert not any(name.startswith("environment") for name in KINDS)

@@ -1,0 +1,148 @@
+"""The processes and the directory of one cell of ``make chaos``, and the judge of what became of its run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+
+from benchmarks.chaos.faults import Fault, Scene, is_left
+from benchmarks.chaos.nodes import Nodes
+from benchmarks.chaos.stores import STORE, Server, tracked
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEPT = ROOT / "runs" / "chaos"
+SECONDS_TO_BE_GONE, LONGEST = 30.0, 400.0
+Result = dict[str, Any]
+
+
+def run_file(folder: Path, pool: str, fault: Fault, address: str | None, uri: str | None) -> Path:
+    """Twelve small lakes, or as ``fault`` says; a call that takes ten seconds more than others is given up."""
+    path = folder / "run.yaml"
+    (folder / "notes").mkdir()
+    lakes = {"name": "benchmarks.chaos.chaos_family:ChaosLake", "num_tasks": 12, "map_size": 4, "horizon": 30}
+    content = {
+        "name": "chaos",
+        "family": {**lakes, "folder": str(folder / "notes"), "pause": 0.05, "fails": {}, **fault.family},
+        "within_task": {"num_iterations": 2, "episodes_per_iteration": 4, "evaluation": "sampled"},
+        "cluster": {"pool": pool, "dashboard": False, "object_store_mb": 80, "task_retries": fault.retries}
+        | {"least_patience_seconds": 10.0, "first_patience_seconds": 20.0}
+        | ({} if address is None else {"address": address, "unauthenticated": True}),
+        "tracking": {"enabled": uri is not None, "uri": uri},
+        "evaluation": {"methods": ["meta_srl"], "num_test_tasks": 2},
+    }
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+class Trial:
+    """The processes and the directory of one cell; with ``fault`` its cluster and tracking server, if any."""
+
+    def __init__(self, folder: Path, mark: str, pool: str, fault: Fault) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.folder, self.mark = folder, mark
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
+        self._environment = {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "METASRL_CHAOS": mark}
+        self._environment |= {"RAY_worker_niceness": "0"}
+        self.nodes = Nodes(fault.cpus, ROOT, folder, self._environment) if fault.cpus else None
+        self.server = Server(folder, self._environment) if fault.tracking == "server" else None
+        uri = {"off": None, "store": f"sqlite:///{folder / STORE}"}.get(fault.tracking)
+        uri = uri if self.server is None else self.server.uri
+        address = None if self.nodes is None else self.nodes.address
+        self._file = run_file(folder, pool, fault, address, uri)
+
+    def scene(self, driver: psutil.Process, rng: np.random.Generator) -> Scene:
+        """What a fault acts on."""
+        return Scene(driver, self.run, self.command, rng, self.nodes, self.server)
+
+    def close(self) -> None:
+        """End the cluster and the server."""
+        if self.nodes is not None:
+            self.nodes.close()
+        if self.server is not None:
+            self.server.kill()
+
+    def words(self, *more: str) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "distributed.train", str(self._file), *more]
+
+    def command(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """Train to the end."""
+        given: Any = {"cwd": self.folder, "env": self._environment, "capture_output": True, "text": True}
+        return subprocess.run(self.words(*more), timeout=LONGEST, check=False, **given)
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """Start to train; messages go to ``messages``."""
+        with (self.folder / "messages").open("wb") as messages:
+            return subprocess.Popen(
+                self.words(*more), cwd=self.folder, env=self._environment, stdout=messages, stderr=messages
+            )
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        (found,) = self.folder.glob("runs/chaos/*")
+        return found
+
+    def left(self) -> list[str]:
+        """The processes that outlive the run by more than they may."""
+        deadline = time.monotonic() + SECONDS_TO_BE_GONE
+        while True:
+            found = [process for process in psutil.process_iter() if is_left(process, self.mark)]
+            if not found or time.monotonic() > deadline:
+                return [process.name() for process in found]
+            time.sleep(0.5)
+
+    def end_all(self) -> None:
+        """End what is left, so that it disturbs no other cell."""
+        for process in psutil.process_iter():
+            if is_left(process, self.mark):
+                process.kill()
+
+
+def finished_tasks(trial: Trial) -> int:
+    """The training tasks that the run has finished."""
+    rounds = sum(max(0, len(path.read_text().splitlines()) - 1) for path in trial.folder.glob("runs/*/*/tasks.csv"))
+    return rounds + len(list(trial.folder.glob("runs/*/*/checkpoints/finished/*.json")))
+
+
+def has_begun(trial: Trial) -> bool:
+    """Whether the process that was started last has its cluster."""
+    return "Ray: local" in (trial.folder / "messages").read_text(errors="replace")
+
+
+def checked(fault: Fault, trial: Trial, codes: Sequence[int], right: Result) -> list[str]:
+    """What is wrong with a run that has ended."""
+    wrong, final = [], 3 if fault.aside else 0
+    if codes[0] not in (*fault.codes, final):
+        wrong.append(f"exit code {codes[0]}")
+    if codes[-1] != final:
+        wrong.append(f"ended in {codes[-1]}")
+    summary = trial.run / "summary.json"
+    if not summary.is_file():
+        return [*wrong, "no summary"]
+    found = json.loads(summary.read_text())
+    if found["meta_state_sha256"] != right["sha"]:
+        wrong.append("another state")
+    with (trial.run / "tasks.csv").open(newline="") as file:
+        if [row["task_index"] for row in csv.DictReader(file)] != right["tasks"]:
+            wrong.append("tasks lost or twice")
+    if tuple(path.stem for path in trial.run.glob("quarantine/*.json")) != fault.aside:
+        wrong.append("quarantine")
+    if fault.tracking != "off" and tracked(trial.folder / STORE) != right["tracked"]:
+        wrong.append("another content of the tracking store")
+    if "Traceback" in (trial.folder / "messages").read_text(errors="replace"):
+        wrong.append("a traceback")
+    return wrong
