@@ -122,10 +122,25 @@ class _Sent:
     reported: bool = False
 
 
-def wait_for(references: list[Reference], count: int, seconds: float | None) -> tuple[list[Reference], list[Reference]]:
+def wait_for(references: list[Reference], count: int, seconds: float) -> tuple[list[Reference], list[Reference]]:
+    """``ray.wait`` in short turns, between which the cluster is looked at.
+
+    Raises:
+        ClusterLostError: The cluster is gone.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        left = max(0.0, until - time.monotonic())
+        ready, waiting = _wait(references, count, min(left, _LOOK_SECONDS))
+        if len(ready) >= count or left <= _LOOK_SECONDS:
+            return ready, waiting
+        require_cluster()
+
+
+def _wait(references: list[Reference], count: int, seconds: float) -> tuple[list[Reference], list[Reference]]:
     """``ray.wait`` that re-raises the exception of a signal handler, which Ray may wrap in a SystemError."""
     try:
-        with asking():
+        with asking(seconds):
             return ray.wait(references, num_returns=count, timeout=seconds)
     except SystemError as error:
         if error.__cause__ is None:
@@ -263,5 +278,5 @@ def gone(error: Exception) -> str:
 
 def end_actor(actor: Any) -> None:
     """Kill an actor, whatever state it is in."""
-    with contextlib.suppress(Exception):
+    with asking(), contextlib.suppress(Exception):
         ray.kill(actor)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -18,6 +19,8 @@ from ray._private import worker
 from distributed.settings.errors import CLUSTER_LOST_EXIT_CODE
 
 _ASK_EVERY, _GONE_AFTER = 2.0, 25.0
+_LOOK_EVERY = 0.1
+"""Ray's own code ends this process without a word, some tenths of a second after its raylet has ended."""
 _STUCK_AFTER = 40.0
 """Seconds in one call of Ray's until a fault of the cluster ends the process: most return at once."""
 _SUSPECT_SECONDS = 5.0
@@ -26,6 +29,14 @@ _SUSPECT_SECONDS = 5.0
 
 class ClusterLostError(RuntimeError):
     """The cluster is gone; the message says what does not answer."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A call of Ray's under way: when it began, and until when it comes back by itself; both monotonic seconds."""
+
+    since: float
+    back_at: float
 
 
 class _Watch:
@@ -37,7 +48,7 @@ class _Watch:
         self._dead, self._suspect = "", 0.0
         self._own: list[tuple[str, psutil.Process]] = own_processes()
         self._stopped: float | None = None
-        self.asking: float | None = None
+        self.asking: Asking | None = None
         for work in (self._ask_on, self._end_a_stuck_call):
             threading.Thread(target=work, name="cluster-watch", daemon=True).start()
 
@@ -47,9 +58,7 @@ class _Watch:
 
     def require(self) -> None:
         """Raise ClusterLostError if the cluster has been gone for some time."""
-        ended = self._ended()
-        if ended:  # at once: whatever asks Ray for an object now may end this process without a word
-            raise _lost(ended)
+        self.require_own()
         now, fault = time.monotonic(), self._fault()
         if not fault:
             self._suspect = 0.0
@@ -57,6 +66,12 @@ class _Watch:
             self._suspect = now
         elif now - self._suspect > _SUSPECT_SECONDS:
             raise _lost(fault)
+
+    def require_own(self) -> None:
+        """Raise ClusterLostError at once if a process of the own cluster has ended."""
+        ended = self._ended()
+        if ended:
+            raise _lost(ended)
 
     def _ended(self) -> str:
         """Which process of the own cluster has ended; empty without any."""
@@ -73,12 +88,15 @@ class _Watch:
 
     def _end_a_stuck_call(self) -> None:
         """End this process if a call of Ray's does not come back from a cluster that is gone: no wait can be ended."""
-        while not self._over.wait(_ASK_EVERY):
+        while not self._over.wait(_LOOK_EVERY):
             asking = self.asking
-            if asking is None or time.monotonic() - asking < _STUCK_AFTER:
+            if asking is None:
                 continue
-            fault = self._ended() or self._fault()
-            if fault and self.asking == asking:
+            now = time.monotonic()
+            fault = self._ended() if now > asking.back_at else ""
+            if not fault and now - asking.since > _STUCK_AFTER:
+                fault = self._fault()
+            if fault and self.asking is asking:
                 sys.stderr.write(f"error: {_lost(fault)}\n")
                 sys.stderr.flush()
                 for pid in _own_pids():  # its connections break, on which Ray's own code ends this process with 1
@@ -167,15 +185,24 @@ def watched_cluster() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
-    """Around a call of Ray's that returns soon, or looks after its waits itself, in the main thread."""
+def asking(seconds: float = 0.0) -> Iterator[None]:
+    """Around a call of Ray's in the main thread: one that returns soon, or a wait of at most ``seconds``.
+
+    Where the own cluster ends meanwhile, the call comes back within ``seconds``, or this process ends with a message.
+
+    Raises:
+        ClusterLostError: A process of the own cluster has ended before.
+    """
+    before = [watch.asking for watch in _watches]
+    now = time.monotonic()
     for watch in _watches:
-        watch.asking = time.monotonic()
+        watch.require_own()
+        watch.asking = Asking(now, now + seconds)
     try:
         yield
     finally:
-        for watch in _watches:
-            watch.asking = None
+        for watch, one in zip(_watches, before, strict=False):
+            watch.asking = one
 
 
 def require_cluster() -> None:

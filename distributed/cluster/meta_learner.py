@@ -12,7 +12,8 @@ import ray
 from ray.exceptions import ObjectLostError
 from threadpoolctl import threadpool_limits
 
-from distributed.cluster.calls import Lone, Reference, Rules, end_actor, wait_for
+from distributed.cluster.calls import Lone, Reference, Rules, end_actor, put, wait_for
+from distributed.cluster.health import asking
 from meta.learning.kinds import Item
 from meta.learning.online import State, contribute
 from meta.learning.settings import MetaSettings
@@ -133,7 +134,7 @@ class RayLearner:
         self._arguments, self._rules = (meta, dice, num_iterations), rules
         self._state: State | None = None
         self._restored = True
-        self._settings = ray.put(dice), ray.put(meta)
+        self._settings = put(dice), put(meta)
         self._spent: list[float] = []
         self.actor: Any = self._make()
 
@@ -186,4 +187,5 @@ class RayLearner:
         self.actor, self._restored = self._make(), False
 
     def _make(self) -> Any:
-        return _Actor.remote(*self._arguments)
+        with asking():
+            return _Actor.remote(*self._arguments)

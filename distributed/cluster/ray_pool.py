@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import ray
 from ray.actor import ActorHandle
 
 from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, wait_for
+from distributed.cluster.health import asking
 from distributed.cluster.worker import CRPOWorker
 from meta.training.pool import Solved
 from meta.training.quarantine import Quarantine
@@ -99,7 +100,8 @@ class RayPool:
         self.quarantine = Quarantine() if quarantine is None else quarantine
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
-        started: list[Reference] = [worker.pid.remote() for worker in self._workers]
+        with asking():
+            started: list[Reference] = [worker.pid.remote() for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -178,7 +180,8 @@ class RayPool:
 
     def _make_worker(self) -> ActorHandle[Any]:
         self._made += 1
-        return _Worker.remote(self._made - 1)
+        with asking():
+            return cast("ActorHandle[Any]", _Worker.remote(self._made - 1))
 
     def _in_order(self, calls: Sequence[_Call]) -> list[Any]:
         return [value for _, value in sorted(self._run(calls), key=lambda item: item[0])]

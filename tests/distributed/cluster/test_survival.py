@@ -206,6 +206,22 @@ def test_a_run_whose_cluster_is_gone_ends_within_a_minute_and_is_resumed(
     require_undisturbed(tmp_path, go_on(tmp_path, file, "--cluster.pool", "local"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_cluster_that_is_gone_while_workers_start_is_named(name: str, delay: float, tmp_path: Path) -> None:
+    """Ray's own code ends a process whose raylet is gone with exit code 1 and without a word."""
+    file = run_file(tmp_path, tiny(cluster={"pool": "ray"}))
+    with started(["train", file], tmp_path) as process:
+        wait_until(lambda: "Ray: local" in messages(tmp_path), process=process)
+        of_the_cluster = children(process.pid)
+        time.sleep(delay)
+        os.kill(of_the_cluster[name], signal.SIGKILL)
+        assert process.wait(60) == CLUSTER_LOST_EXIT_CODE, messages(tmp_path)
+    assert "error: the Ray cluster is gone" in messages(tmp_path)
+    wait_until(lambda: not any(is_alive(pid) for pid in of_the_cluster.values()), seconds=20.0)
+
+
 STUCK = """
 import os, signal, sys
 import numpy as np
