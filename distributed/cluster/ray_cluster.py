@@ -49,9 +49,10 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
             if address is None:
                 keep_token_private()
             context = ray.init(**_options(settings, address))
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a plain Exception where a node takes more than 30 s to start
+        busy = "; if the machine is busy, try again when it is less so" if address is None else ""
         raise ConfigurationError(
-            f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
+            f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}{busy}"
         ) from error
     try:
         url = context.dashboard_url
