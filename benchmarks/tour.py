@@ -209,6 +209,8 @@ def main() -> None:
         f"From a bare checkout to a registered start in {minutes:.0f} minutes, with the real commands and their output."
         " First run `make setup` and `source .venv/bin/activate`. Ports and paths are shown as the defaults.",
         "",
+        "<!-- no block of this page is run: benchmarks.tour types them; this page is what they print -->",
+        "",
     ]
     text = "\n".join([*header("A tour", "python -m benchmarks.tour"), *intro, *lines]).rstrip() + "\n"
     PAGE.write_text(text, encoding="utf-8")
