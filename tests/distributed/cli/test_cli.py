@@ -213,7 +213,7 @@ def read_curve(printed: str) -> list[list[str]]:
 def test_adapt_writes_curve_and_policy_of_a_held_out_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("adapt", trained, "--task-index", "1") == 0
     printed = capsys.readouterr().out
-    assert "Task frozen_lake/test/1, limits" in printed
+    assert "Task frozen_lake/test/1 (desc " in printed
     rows = read_curve(printed)
     assert [row[0] for row in rows] == ["0", "1", "2"]
     assert [len(row) for row in rows] == [7, 7, 7]
