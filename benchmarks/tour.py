@@ -84,7 +84,7 @@ def submitted(stage: Stage) -> tuple[str, list[str]]:
         *stage.shell.shown(command, first),
     ]
     wait_until(lambda: len(list(stage.runs.glob("*/*/checkpoints/round-*.json"))) > 0)
-    return re.findall(r"job (raysubmit_\w+)", first)[0], lines
+    return re.findall(r"job ([\w-]+);", first)[0], lines
 
 
 def watched(stage: Stage) -> list[str]:
