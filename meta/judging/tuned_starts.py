@@ -55,9 +55,11 @@ def tuned_start(method: Method, bench: Workbench) -> Start:
     """
     if method.own_rate:
         grid, half = bench.experiment.evaluation.rate_grid, len(bench.grid_tasks) // 2
-        small = replace(bench, tasks=bench.grid_tasks)
-        scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
-        (start,) = method.learn(bench, _point(method, grid[int(np.argmin(scores))])).start.starts
+        small, best = replace(bench, tasks=bench.grid_tasks), 0
+        if len(grid) > 1:
+            scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
+            best = int(np.argmin(scores))
+        (start,) = method.learn(bench, _point(method, grid[best])).start.starts
         return start
     point = _point(method, float(bench.random.learning_rates[0]))
     (start,) = method.learn(bench, point).start.starts

@@ -148,13 +148,14 @@ def work_to_learn(name: MethodName, bench: Workbench) -> float:
 
 def stages_of(methods: Sequence[MethodName], bench: Workbench) -> list[tuple[str, float]]:
     """The stages of comparing the starts of ``methods`` after training, which has learned that of meta_srl."""
-    grid = len(bench.experiment.evaluation.rate_grid) * len(bench.grid_tasks) * work_of(bench.within)
+    rates = len(bench.experiment.evaluation.rate_grid)
+    grid = (rates if rates > 1 else 0) * len(bench.grid_tasks) * work_of(bench.within)
     test = len(bench.drawn.test) * work_of(bench.experiment.held_out_within)
     learning, tuned = list[tuple[str, float]](), False
     for name in methods:
         if name == OURS:
             continue
-        rates = grid if METHODS[name].own_rate or name == "random" else grid + (0.0 if tuned else grid)
-        learning.append((learning_stage(name), work_to_learn(name, bench) + rates))
+        tuning = grid if METHODS[name].own_rate or name == "random" else grid + (0.0 if tuned else grid)
+        learning.append((learning_stage(name), work_to_learn(name, bench) + tuning))
         tuned = tuned or not METHODS[name].own_rate
     return [*learning, *((solving_stage(name), test) for name in methods)]

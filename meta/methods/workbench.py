@@ -132,6 +132,8 @@ class Workbench:
 
     def _with_best_rate(self, policy: Policy) -> Start:
         grid = self.experiment.evaluation.rate_grid
+        if len(grid) == 1:
+            return self.fixed(policy, grid[0])  # there is nothing to choose
         scores = [mean_score(self.solve(self.grid_tasks, self.fixed(policy, rate))) for rate in grid]
         return self.fixed(policy, grid[int(np.argmin(scores))])
 

@@ -19,7 +19,7 @@ from distributed.settings.provenance import git_commit
 from distributed.settings.stopping import Stopped
 from distributed.settings.tracking_uri import hide_password
 from distributed.storage.csv_tables import read_rows
-from distributed.storage.run_directory import RunDirectory, load_run_config
+from distributed.storage.run_directory import RunDirectory, load_run_config, load_summary
 from distributed.tracking.events import Event
 from distributed.tracking.mlflow_sender import MLflowSender
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
@@ -146,7 +146,7 @@ def test_the_experiment_opens_on_its_runs_with_the_columns_of_the_verdict(tracke
     assert kinds.count("train") == 1, "the filter finds the run and none of its tasks"
     assert "runs?viewStateShareKey=metasrl)" in tags["mlflow.note.content"]
     parent = tracked.store.runs()[tracked.store.parent()]
-    assert parent["verdict"] == verdict(summary_of(tracked.run))
+    assert parent["verdict"] == verdict(load_summary(tracked.run))
     shown = {column.removeprefix("metrics.`").removesuffix("`") for column in view["selectedColumns"]}
     logged = {row[0] for row in tracked.store.rows("SELECT key FROM latest_metrics")}
     assert {name for name in shown if name.startswith("test/")} <= logged
