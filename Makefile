@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfi
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all fuzz lint format reference docs notebook schemas bench bench-corrections bench-dice bench-operations chaos tour curves contexts within-task paper results results-neural lock audit sbom clean
+.PHONY: help setup train test test-all fuzz lint format reference docs notebook schemas wheel bench bench-corrections bench-dice bench-operations chaos tour curves contexts within-task paper results results-neural lock audit sbom clean
 
 help: ## what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/' | expand -t 26
@@ -62,6 +62,11 @@ notebook: setup ## three notebooks in the browser: a first run, an environment o
 
 schemas: setup ## docs/schemas: JSON schemas of the files that a run writes
 	$(BIN)/python -m meta.reporting.summary
+
+wheel: setup ## dist/metasrl-*.whl, to install elsewhere with pip
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed.lakes
@@ -132,5 +137,5 @@ sbom: setup ## a software bill of materials (CycloneDX) of the environment, to b
 	build/sbom/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
 
 clean: ## remove what can be made again; runs/, mlruns/ and mlflow.db are results and stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

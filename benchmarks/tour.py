@@ -84,7 +84,7 @@ def submitted(stage: Stage) -> tuple[str, list[str]]:
         *stage.shell.shown(command, first),
     ]
     wait_until(lambda: len(list(stage.runs.glob("*/*/checkpoints/round-*.json"))) > 0)
-    return re.findall(r"job (raysubmit_\w+)", first)[0], lines
+    return re.findall(r"job ([\w-]+);", first)[0], lines
 
 
 def watched(stage: Stage) -> list[str]:
@@ -208,6 +208,8 @@ def main() -> None:
     intro = [
         f"From a bare checkout to a registered start in {minutes:.0f} minutes, with the real commands and their output."
         " First run `make setup` and `source .venv/bin/activate`. Ports and paths are shown as the defaults.",
+        "",
+        "<!-- no block of this page is run: benchmarks.tour types them; this page is what they print -->",
         "",
     ]
     text = "\n".join([*header("A tour", "python -m benchmarks.tour"), *intro, *lines]).rstrip() + "\n"

@@ -15,14 +15,17 @@ The command line ``metasrl`` does the same. The code is in the packages ``tasks`
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from metasrl.adapting import Adapted, adapt
-from metasrl.policy import Policy
-from metasrl.run import Run
-from metasrl.start import LearnedStart, load
-from metasrl.training import train
-from tasks.contract.family import Family
+if TYPE_CHECKING:
+    from metasrl.adapting import Adapted, adapt
+    from metasrl.policy import Policy
+    from metasrl.run import Run
+    from metasrl.start import LearnedStart, load
+    from metasrl.training import train
+    from tasks.contract.family import Family
 
 try:
     __version__ = version("metasrl")
@@ -30,3 +33,29 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "unknown"
 
 __all__ = ["Adapted", "Family", "LearnedStart", "Policy", "Run", "__version__", "adapt", "load", "train"]
+_HOMES = {
+    "Adapted": "metasrl.adapting",
+    "Family": "tasks.contract.family",
+    "LearnedStart": "metasrl.start",
+    "Policy": "metasrl.policy",
+    "Run": "metasrl.run",
+    "adapt": "metasrl.adapting",
+    "load": "metasrl.start",
+    "train": "metasrl.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is used when it is first used, so that the command line begins fast."""
+    if name not in (*_HOMES, "errors"):
+        raise AttributeError(f"module 'metasrl' has no attribute {name!r}")
+    from metasrl.own_rooms import require_own_rooms
+
+    require_own_rooms()
+    found = import_module("metasrl.errors") if name == "errors" else getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "errors"])

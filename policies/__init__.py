@@ -1,0 +1,1 @@
+"""The room of metasrl for solving one task."""

@@ -1,0 +1,1 @@
+"""The room of metasrl for constrained MDPs and families of them."""

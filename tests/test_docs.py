@@ -101,6 +101,13 @@ def test_the_continuous_example_satisfies_the_contract() -> None:
     assert "; reachable" in checks[-1].finding
 
 
+def test_the_example_of_an_own_robot_is_shown_verbatim_and_its_batch_agrees() -> None:
+    assert (DOCS / "examples" / "own_robot.py").read_text().strip() in (DOCS / "families_continuous.md").read_text()
+    checks = check_family(str(DOCS / "examples" / "own_robot.py:Hoppers"), {}, 0, 1.0)
+    assert {check.verdict for check in checks} <= {"ok", "skipped"}, table(checks)
+    assert next(check.verdict for check in checks if check.name == "batch") == "ok"
+
+
 def test_the_continuous_example_comes_under_its_limit() -> None:
     family = make_family(str(DOCS / "examples" / f"{CONTINUOUS}.py:Pendulums"), seed=0, num_tasks=2, parameters={})
     task = draw_task(family, "pendulums", 0, "train", 0)
@@ -194,7 +201,7 @@ def test_files_that_pages_name_exist(page: Path) -> None:
 
 def test_links_of_the_readme_lead_somewhere() -> None:
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / link).exists(), link
+        assert "://" in link or (ROOT / link).exists(), link
 
 
 _KEYS_OF_CELLS = {"test_seconds", "test_env_steps"}

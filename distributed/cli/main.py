@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-import distributed
 from distributed.cli import family_commands, help_commands, job_commands, model_commands, run_commands
 from distributed.cli.app import OVERRIDES, app, split_overrides
 from distributed.settings.console import Console
@@ -52,7 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
-    _require_own_package()
     command = typer.main.get_command(app)
     commands = command.commands if isinstance(command, TyperGroup) else {}
     accepting = {name for name, one in commands.items() if one.context_settings == OVERRIDES}
@@ -81,15 +78,6 @@ def _fail(error: Exception, console: Console) -> NoReturn:
         console.error.print_exception()
     console.fail(f"{type(error).__name__}: {error}")
     sys.exit(1)
-
-
-def _require_own_package() -> None:
-    """Check that ``distributed`` is this package rather than Dask's, which has the same name."""
-    if not (Path(distributed.__file__).parent / "cluster" / "meta_learner.py").is_file():
-        raise ConfigurationError(
-            f"the package `distributed` at {distributed.__file__} is not metasrl's (Dask has one of that name): "
-            "use an environment without dask.distributed, or start from the metasrl checkout"
-        )
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def register(
 
 @app.command(short_help="Export a learned start as ONNX.")
 def export(
-    source: Annotated[str, typer.Argument(help="A finished run's directory, models:/NAME@champion, or a start.")],
+    source: Annotated[str, typer.Argument(help="A finished run, as for report, models:/NAME@champion, or a start.")],
     output: Annotated[Path, typer.Argument(help="The file to write, FILE.onnx.")],
     start: Annotated[int, typer.Option(min=0, help="Index of the initialisation, if there are several.")] = 0,
     context: Annotated[
@@ -100,12 +100,16 @@ def export(
 ) -> None:
     """Export a learned start as ONNX: observations in, actions out."""
     from distributed.jobs.adapt import load_source
+    from distributed.models.meta_policy import start_folder
+    from distributed.models.model_registry import is_model_uri
     from distributed.models.onnx_export import export_onnx
 
     console = Console()
     if output.suffix != ".onnx":
         raise ConfigurationError(f"{output}: must end in .onnx")
     entries = None if context is None else json_object("--context", context, "the entries of the context")
+    if not is_model_uri(source) and start_folder(Path(source)) is None:
+        source = str(fetched(source))
     export_onnx(load_source(source, tracking_uri, console)[1], output, start, entries)
     console.say(f"written: {output}")
 

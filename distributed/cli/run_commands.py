@@ -49,8 +49,9 @@ def train(
 ) -> None:
     """Meta-train over the tasks of a run file, then compare starts on held-out tasks."""
     from distributed.jobs.training_job import earlier_run, run
+    from distributed.storage.csv_tables import read_rows
     from distributed.storage.run_page import next_steps
-    from meta.reporting.tables import report_lines, warnings_of
+    from meta.reporting.tables import report_lines, spent_line, warnings_of
 
     console = Console()
     config = load_config(run_file_named(run_file), overrides_of(context))
@@ -63,6 +64,7 @@ def train(
     console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
+    console.say(spent_line(summary, read_rows(path / "tasks.csv")))
     console.say(next_steps(path, config.family.name))
     if summary.set_aside:
         raise typer.Exit(SET_ASIDE_EXIT_CODE)
@@ -157,7 +159,7 @@ def report(
     from distributed.storage.run_page import PAGE, of_one_run, require_rows, write_run_page
     from meta.reporting.figures import run_figures
     from meta.reporting.render_matplotlib import save_figures
-    from meta.reporting.tables import report_lines, warnings_of
+    from meta.reporting.tables import report_lines, spent_line, warnings_of
 
     console, path = Console(), fetched(run_dir)
     config = load_run_config(path, family, method) if video else stored_config(path)
@@ -173,5 +175,6 @@ def report(
         console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)
+    console.say(spent_line(summary, rows))
     console.say(f"plots: {', '.join(map(str, plots))}")
     console.say(f"page: {path / PAGE} ({size / 1e6:.1f} MB)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -140,7 +142,7 @@ def send(
 
     Args:
         client: Client of the cluster.
-        options: Arguments of ``submit_job``.
+        options: Arguments of ``submit_job``, with the run's name in ``metadata``.
         patience_seconds: How long to wait for an agent.
         every_seconds: Seconds between attempts.
         say: Receives a message before waiting.
@@ -151,7 +153,7 @@ def send(
     deadline, told = time.monotonic() + patience_seconds, False
     while True:
         try:
-            return client.submit_job(**options)
+            return client.submit_job(**options, submission_id=job_id(options["metadata"]["name"]))
         except RuntimeError as error:
             why = _not_ready(str(error))
             if why is None:
@@ -164,6 +166,12 @@ def send(
             say(f"the cluster is not ready yet: {why}; waiting up to {patience_seconds:g} s (--wait)")
             told = True
         time.sleep(every_seconds)
+
+
+def job_id(name: str) -> str:
+    """A new id of a job, by which dashboards and commands name it: the run's name, the time (UTC) and four digits."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    return f"{plain}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def _not_ready(answer: str) -> str | None:

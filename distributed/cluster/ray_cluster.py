@@ -22,6 +22,8 @@ from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import ClusterSettings
 
 _SECONDS_TO_ANSWER = 5.0
+_TOO_SLOW = "timed out during startup"
+"""What Ray says of itself where a machine is overloaded."""
 _LEAST_ROOM = 100 * 2**20
 """Bytes that must be free where Ray keeps its files; a run writes a few MB of logs there."""
 
@@ -53,6 +55,13 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         busy = "; if the machine is busy, try again when it is less so" if address is None else ""
         raise ConfigurationError(
             f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}{busy}"
+        ) from error
+    except Exception as error:  # Ray has no type of its own for this
+        if _TOO_SLOW not in str(error):
+            raise
+        raise ConfigurationError(
+            "cluster.pool: Ray's processes did not start in the 30 s that it waits, since this machine is busy; try "
+            "again when it is less so, or do without Ray (--cluster.pool local)"
         ) from error
     try:
         url = context.dashboard_url

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, wait_for
 from distributed.cluster.health import asking
 from distributed.cluster.worker import CRPOWorker
+from meta.judging.work_done import work_of
 from meta.training.pool import Solved
 from meta.training.quarantine import Quarantine
 from policies.common.results import Starts
@@ -172,7 +173,7 @@ class RayPool:
         return self._in_order([_Call(self, team.label, "team_step", (team, broadcast, settings)) for team in teams])
 
     def _tasks(self, tasks: Sequence[Task], start: Starts, settings: WithinTask, *, collect: bool) -> list[_Call]:
-        broadcast, work = put(start), _work_of(settings)
+        broadcast, work = put(start), work_of(settings)
         return [
             _Call(self, f"task {task.label}", "solve", (task, broadcast, settings, collect), work, task)
             for task in self.quarantine.without(tasks)
@@ -206,8 +207,3 @@ class RayPool:
         end_actor(self._workers[slot])
         self._workers[slot] = self._make_worker()
         return self._rules.given_up(name, "worker", times, error, "a new one reruns it")
-
-
-def _work_of(settings: WithinTask) -> float:
-    """How much there is to do in a task: steps, or iterations where they are exact."""
-    return float(settings.num_iterations * max(1, settings.steps_of_batch))

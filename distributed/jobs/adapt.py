@@ -28,7 +28,7 @@ from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
 from policies.common.branches import branch_name
-from policies.common.digits import digits, rounded, scale_of
+from policies.common.digits import digits, parameters_text, rounded, scale_of
 from policies.common.policy import Policy, policy_for, table_of
 from policies.common.results import Start, Starts, TaskResult
 from policies.mixtures.contextual import condition
@@ -94,9 +94,10 @@ def adapt(
     adapted = results["meta_srl"]
     policy = _write_policy(source.folder / f"{task.stem}-policy", adapted)
     console.say(f"plot: {path}\nadapted policy: {policy}")
+    table = _table(results, family, episodic=getattr(source.config.within_task, "returns", None) == "episodic")
     if not video:
-        return _table(results, family)
-    return f"{_table(results, family)}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
+        return table
+    return f"{table}\n\n{_filmed(source, family, adapted, path.with_suffix('.mp4'), console)}"
 
 
 def new_task(
@@ -224,8 +225,13 @@ def adaptation_figure(results: Mapping[str, TaskResult]) -> Figure:
     curves = {
         name: _Curves(result.values[:, 0].tolist(), result.values[:, 1:].tolist()) for name, result in results.items()
     }
-    title = f"Task {task.label}: after each policy update; dashed: the limit"
+    title = f"One task: {_described(task)}; after each policy update, dashed: its limit"
     return adaptation(curves, task.limits, title, limit_label="limit")
+
+
+def _described(task: Task) -> str:
+    """The label with the parameters, which an own task's label has already."""
+    return task.label if task.split == "own" else f"{task.label} ({parameters_text(task.parameters, 60)})"
 
 
 def _write_policy(stem: Path, result: TaskResult) -> Path:
@@ -249,9 +255,13 @@ def plain_policy(result: TaskResult) -> Policy:
     return condition(cast("PolicyState", result.policy), result.context)
 
 
-def _table(results: dict[str, TaskResult], family: TaskFamily) -> str:
+def _table(results: dict[str, TaskResult], family: TaskFamily, *, episodic: bool) -> str:
     task = next(iter(results.values())).task
-    lines = [f"Task {task.label}, limits {rounded(task.limits)}", ""]
+    lines = [f"Task {_described(task)}", ""]
+    sums = (
+        "expected plain sums over an episode" if episodic else f"expected discounted sums ({family.discount:g} a step)"
+    )
+    lines += [f"Limits {rounded(task.limits)} on {', '.join(family.cost_names)}. Rewards and costs are {sums}.", ""]
     lines.append("| updates | " + " | ".join(f"{name}: reward | cost | step" for name in results) + " |")
     lines.append("|---" * (1 + 3 * len(results)) + "|")
     scales = [scale_of([result.values[:, i] for result in results.values()]) for i in range(1 + len(task.limits))]

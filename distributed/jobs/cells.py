@@ -22,8 +22,9 @@ import ray
 
 from distributed.cluster.calls import Calls, Reference, Rules
 from distributed.cluster.ray_cluster import cluster
+from distributed.cluster.shared_progress import Reporter, SharedProgress
 from distributed.cluster.workplace import rules_of
-from distributed.jobs.cell_progress import CellProgress
+from distributed.jobs.cell_progress import CellProgress, Show
 from distributed.settings.bounded_reading import read_json
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
@@ -33,6 +34,7 @@ from distributed.storage.checkpoints import write_atomically
 from distributed.storage.family_sources import differing, sources_digest, sources_of
 from distributed.storage.object_store import is_url
 from meta.judging.protocol import CELLS
+from meta.judging.work_done import Report
 from meta.methods.registry import grid_of
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint, MethodName
@@ -99,11 +101,11 @@ class Cell:
             if getattr(evaluation, name) != type(evaluation).model_fields[name].default:
                 yield name
 
-    def compute(self) -> Result:
-        """Compute the result in this process."""
+    def compute(self, report: Report) -> Result:
+        """Compute the result in this process; ``report`` is told how far it is."""
         experiment = self.config.experiment
         given = [item for item in (self.method, self.point, self.disturbance) if item is not None]
-        return CELLS[self.kind](experiment, *given)
+        return CELLS[self.kind](experiment, *given, report=report)
 
 
 def vars_of(disturbance: Disturbance) -> dict[str, float]:
@@ -174,9 +176,9 @@ class CellFolder:
         return content
 
 
-def _timed(cell: Cell) -> tuple[Result, float]:
+def _timed(cell: Cell, report: Report) -> tuple[Result, float]:
     began = time.perf_counter()
-    return cell.compute(), time.perf_counter() - began
+    return cell.compute(report), time.perf_counter() - began
 
 
 _remote: Any = ray.remote(num_cpus=1, max_retries=0)(_timed)
@@ -187,6 +189,7 @@ class _CellJob:
     """A cell as a Ray task; a :class:`distributed.cluster.calls.Job`."""
 
     cell: Cell
+    report: Report
     rules: Rules
     work: float = 1.0
 
@@ -203,7 +206,7 @@ class _CellJob:
     def send(self, slot: int) -> Reference:
         """Compute it in a process of its own."""
         del slot
-        reference: Reference = _remote.options(name=self.name).remote(self.cell)
+        reference: Reference = _remote.options(name=self.name).remote(self.cell, self.report)
         return reference
 
     def lost(self, slot: int, reference: Reference, times: int, error: Exception) -> bool:
@@ -251,23 +254,27 @@ class CellRunner:
             self.console, what, list(missing.values()), len(found), self.seconds, self.num_workers
         ) as bar:
             work = self._on_ray if self.num_workers else self._here
-            for cell, result, seconds in work(list(missing.values())):
+            for cell, result, seconds in work(list(missing.values()), bar.running):
                 found[cell.digest] = self.folder.save(cell, result, seconds)
                 self.seconds.setdefault(cell.group, []).append(seconds)
                 bar.finished(cell, seconds)
         return found
 
-    def _here(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
+    def _here(self, cells: Sequence[Cell], show: Show) -> Iterator[tuple[Cell, Result, float]]:
         for cell in cells:
-            yield (cell, *_timed(cell))
+            yield (cell, *_timed(cell, Reporter(cell.name, lambda name, done: show({name: done}))))
 
-    def _on_ray(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result, float]]:
+    def _on_ray(self, cells: Sequence[Cell], show: Show) -> Iterator[tuple[Cell, Result, float]]:
         """Compute one cell on each worker; if the worker dies, compute the cell again."""
-        jobs = [_CellJob(cell, self.rules) for cell in cells]
-        for found in Calls(jobs, self.num_workers, self.rules).results():
-            assert found is not None
-            position, (result, seconds) = found
-            yield cells[position], result, seconds
+        shared = SharedProgress()
+        jobs = [_CellJob(cell, shared.reporter(cell.name), self.rules) for cell in cells]
+        try:
+            for found in Calls(jobs, self.num_workers, self.rules).results(shared.watch(show)):
+                assert found is not None
+                position, (result, seconds) = found
+                yield cells[position], result, seconds
+        finally:
+            shared.end()
 
 
 @contextlib.contextmanager

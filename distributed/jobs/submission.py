@@ -22,6 +22,9 @@ from distributed.settings.tracking_uri import hide_password
 
 STOP_SECONDS = 30
 """Seconds between SIGTERM and SIGKILL when a job is stopped; a checkpoint takes less."""
+PENDING = "PENDING"
+_PENDING_SECONDS = 60.0
+"""Between two messages about a job that has not begun."""
 SUCCEEDED, FAILED, STOPPED = "SUCCEEDED", "FAILED", "STOPPED"
 _ENDS = (SUCCEEDED, FAILED, STOPPED)
 _TRACKING = "MLFLOW_TRACKING_URI"
@@ -149,8 +152,13 @@ def follow(
         ConfigurationError: The cluster did not answer for ``patience_seconds``.
     """
     polls, written = _polls(client, job_id, say, patience_seconds, every_seconds), 0
+    began = told = time.monotonic()
     while True:
         status, log = next(polls)
+        now = time.monotonic()
+        if status == PENDING and now - told >= _PENDING_SECONDS:
+            told = now
+            say(f"{job_id} has not begun after {now - began:.0f} s: it waits for its environment or for free CPUs")
         write(log[written:])
         written = len(log)
         if status in _ENDS:

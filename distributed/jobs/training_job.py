@@ -22,6 +22,7 @@ from distributed.storage.run_directory import RunDirectory
 from distributed.storage.run_page import write_run_page
 from distributed.storage.run_places import fetch, url_of
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker, Trackers
+from distributed.tracking.work_progress import WorkProgress
 from meta.judging.held_out import compare_starts
 from meta.judging.task_records import held_out_rows
 from meta.learning.online import State
@@ -166,10 +167,12 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
     """Compare the learned start with the baselines on held-out tasks."""
     config, directory = context.config, context.directory
     experiment, within = config.experiment, config.experiment.within
-    with context.console.status("comparing starts on held-out tasks"):
+    with WorkProgress(context.console, "comparing starts on new tasks") as bar:
+        bar.report("similarity of the training tasks", 0.0)
         similar = measure_similarity(place.pool, experiment, drawn)
         methods = chosen_methods(experiment.evaluation, within)
-        held_out = compare_starts(place.pool, place.learner, experiment, drawn, methods, state.start, similar)
+        given = place.pool, place.learner, experiment, drawn, methods
+        held_out = compare_starts(*given, state.start, similar, bar.report)
     directory.write_held_out(held_out_rows({name: entry.records for name, entry in held_out.items()}))
     facts = RunFacts(
         name=config.name,

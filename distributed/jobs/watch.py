@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,15 +11,19 @@ from distributed.jobs.task_context import settled_family, warn_outside
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.storage.run_directory import load_final_state, load_run_config
+from distributed.tracking.work_progress import WorkProgress
 from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
-from policies.common.digits import digits
+from policies.common.digits import digits, parameters_text
 from policies.common.policy import Policy, policy_for
-from policies.filming.film import Film, render_episode
+from policies.filming.film import Film, gauges_of, render_episode
 from policies.filming.pictures import SUFFIXES, Caption, SideBySide, contact_sheet, write_picture, write_video
 from tasks.contract.rendering import NoGraphicsError, renderable
 from tasks.contract.task import Task, TaskFamily
+
+_LONGEST_CAPTION = 44
+"""Characters of the parameters in a film."""
 
 
 def watch(
@@ -97,22 +102,33 @@ def film(family: TaskFamily, task: Task, policies: Mapping[str, Policy], path: P
         path: Path of the video.
         console: Shows progress and file names.
     """
-    films = []
-    for title, policy in policies.items():
-        with console.status(f"filming {title}"):
-            films.append(render_episode(family, task, policy, task.seed))
-    frames = SideBySide(films, [Caption(title, family.cost_names, task.limits) for title in policies])
+    films, parts = list[Film](), len(policies) + 1
     sheet = path.with_name(f"{path.stem}-frames.png")
-    with console.status(f"writing {path}"):
-        write_video(path, frames)
+    with WorkProgress(console, "filming") as bar:
+
+        def report(part: str, share: float) -> None:
+            bar.report(part, (len(films) + share) / parts)
+
+        for title, policy in policies.items():
+            tell = functools.partial(report, title)
+            films.append(render_episode(family, task, policy, task.seed, report=tell))
+        targets = {name: float(task.parameters[name]) for name in gauges_of(family, task)}
+        others = {name: value for name, value in task.parameters.items() if name not in targets}
+        words = parameters_text(others, _LONGEST_CAPTION)
+        captions = [Caption(title, family.cost_names, task.limits, words, targets) for title in policies]
+        frames = SideBySide(films, captions)
+        write_video(path, frames, functools.partial(report, f"writing {path.name}"))
         write_picture(sheet, contact_sheet(frames))
     console.say(f"video: {path}\nsheet of frames: {sheet}")
     return _table(family, task, dict(zip(policies, films, strict=True)))
 
 
 def _table(family: TaskFamily, task: Task, films: Mapping[str, Film]) -> str:
-    heads = [f"{name} (limit {limit:.4g})" for name, limit in zip(family.cost_names, task.limits, strict=True)]
-    lines = [f"One episode of task {task.label} each, discounted sums:", ""]
+    heads = [
+        f"{name} (limit on the mean over episodes: {limit:.4g})"
+        for name, limit in zip(family.cost_names, task.limits, strict=True)
+    ]
+    lines = [f"One episode of task {task.label} each ({parameters_text(task.parameters)}), discounted sums:", ""]
     lines.append(f"| policy | steps | reward | {' | '.join(heads)} |")
     lines.append("|---" * (3 + len(heads)) + "|")
     for title, film in films.items():

@@ -20,7 +20,8 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 def git_commit(folder: Path = _ROOT, *, ignored: Sequence[str] = ()) -> str:
     """Commit of the code in ``folder``, with the suffix ``-dirty`` after local changes outside the ``ignored`` paths.
 
-    Outside a checkout: the value of METASRL_GIT_COMMIT (``metasrl submit`` sets it), else ``unknown``.
+    Outside a checkout, as when metasrl is installed: the value of METASRL_GIT_COMMIT (``metasrl submit`` sets it), else
+    ``unknown``.
     """
     considered = [".", *(f":(exclude){path}" for path in ignored)]
 
@@ -29,6 +30,8 @@ def git_commit(folder: Path = _ROOT, *, ignored: Sequence[str] = ()) -> str:
         return done.stdout.strip()
 
     try:
+        if not git("ls-files", "--", "."):  # of an environment that stands in a checkout of something else
+            return os.environ.get(COMMIT_VARIABLE, _UNKNOWN)
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *considered) else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get(COMMIT_VARIABLE, _UNKNOWN)

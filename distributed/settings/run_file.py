@@ -62,13 +62,18 @@ def run_file_named(given: str) -> Path:
     Raises:
         ConfigurationError: There is neither; the message lists the shipped ones.
     """
-    path, named = Path(given), SHIPPED / f"{given}.yaml"
-    if path.exists() or path.suffix or path.name != given or not SHIPPED.is_dir():
+    path, shipped = Path(given), {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in _shipped()}
+    if path.exists() or path.suffix or (path.name != given and given not in shipped) or not shipped:
         return path
-    if not named.is_file():
-        there = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+    if given not in shipped:
+        there = ", ".join(shipped)
         raise ConfigurationError(f"{given}: is neither a file here nor a shipped run file; shipped ones: {there}")
-    return named
+    return shipped[given]
+
+
+def _shipped() -> list[Path]:
+    """The shipped run files, those of the paper last."""
+    return [*sorted(SHIPPED.glob("*.yaml")), *sorted(SHIPPED.glob("*/*.yaml"))]
 
 
 def read_yaml(path: Path) -> RawSettings:

@@ -23,11 +23,13 @@ from distributed.storage.run_directory import HELD_OUT, RunDirectory
 from distributed.storage.run_page import PAGE
 from distributed.tracking.events import NOTE_TAG, DatasetEntry, Event, Point, StartEvent, finite, now
 from distributed.tracking.mlflow_sender import MLflowSender
+from distributed.tracking.mlflow_view import VERDICT_TAG, show_view
 from distributed.tracking.outbox import Outbox
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker
 from meta.learning.online import State
 from meta.reporting.summary import RunSummary
 from meta.reporting.tables import report_lines, warnings_of
+from meta.reporting.verdict import verdict
 from meta.training.loop import Finished
 from meta.training.records import Row, column
 from policies.common.results import TaskResult
@@ -122,8 +124,11 @@ class MLflowTracker(RunTracker):
         with self._console.status("sending the last results to MLflow"):
             policy = load_meta_policy(folder / STEM)
             model = build_model(folder / "model", folder / STEM, policy) if is_portable(policy) else None
-            unsent = self._end("FINISHED", final_metrics(summary), _artifacts(folder), run_description(summary), model)
-        if unsent:
+            told = {NOTE_TAG: run_description(summary)[:_LONGEST_NOTE], VERDICT_TAG: verdict(summary)[:_LONGEST_NOTE]}
+            unsent = self._end("FINISHED", final_metrics(summary), _artifacts(folder), told, model)
+        if not unsent:
+            show_view(self._config.tracking.uri, self._directory.tracked_as(), summary, self._console)
+        else:
             self._console.warn(
                 f"{unsent} tracking events were not sent; `metasrl train ... --resume {folder}` sends them"
             )
@@ -131,7 +136,7 @@ class MLflowTracker(RunTracker):
     def failed(self) -> None:
         """Mark the parent run as failed."""
         if self._outbox is not None:
-            self._end("FAILED", [], [], "", None)
+            self._end("FAILED", [], [], {}, None)
 
     def interrupted(self) -> None:
         """Stop sending; unsent events stay in the outbox."""
@@ -147,7 +152,7 @@ class MLflowTracker(RunTracker):
         status: str,
         metrics: list[Point],
         artifacts: Sequence[tuple[Path, str]],
-        description: str,
+        tags: Mapping[str, str],
         model: Path | None,
     ) -> int:
         """Append the last event and close the outbox; return the number of unsent events."""
@@ -159,7 +164,7 @@ class MLflowTracker(RunTracker):
                 "status": status,
                 "metrics": finite(metrics),
                 "artifacts": [(str(path.resolve()), folder) for path, folder in artifacts],
-                "log_tags": {NOTE_TAG: description[:_LONGEST_NOTE]} if description else {},
+                "log_tags": dict(tags),
                 "model": None if model is None else str(model.resolve()),
             }
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from meta.judging.task_records import Record, task_record
 from meta.judging.tuned_starts import starts_of
+from meta.judging.work_done import CountedPool, Report, WorkDone, solving_stage, stages_of
 from meta.measuring.intervals import Interval, interval
 from meta.measuring.measures import measure
 from meta.measuring.similarity import Similarity
@@ -82,6 +83,7 @@ def compare_starts(
     methods: Sequence[MethodName],
     meta_srl: Starts,
     similar: Similarity | None,
+    report: Report = lambda what, share: None,
 ) -> dict[MethodName, HeldOut]:
     """Make the start of each method and try it on the held-out tasks.
 
@@ -95,11 +97,16 @@ def compare_starts(
         methods: names in the registry; one that needs an exact model is left out if there is none.
         meta_srl: the start that this run has learned.
         similar: D*^2 and its comparator; None without an exact model.
+        report: told what is done, and how much of the work.
     """
     bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.for_baselines, similar=similar)
-    starts = starts_of(methods, bench, meta_srl)
-    within = experiment.held_out_within
-    results = {name: solve_in_order(pool, drawn.test, start, within) for name, start in starts.items()}
+    work = WorkDone(report, stages_of(methods, bench))
+    counted = CountedPool(pool, work)
+    starts = starts_of(methods, replace(bench, pool=counted), meta_srl, work.begin)
+    results = {}
+    for name, start in starts.items():
+        work.begin(solving_stage(name))
+        results[name] = solve_in_order(counted, drawn.test, start, experiment.held_out_within)
     kept = {task.index for task in pool.quarantine.without(drawn.test)}
     return {
         name: summarised([result for result in results[name] if result.task.index in kept], start)

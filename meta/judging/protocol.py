@@ -17,6 +17,15 @@ from threadpoolctl import threadpool_limits
 
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
 from meta.judging.task_records import task_record
+from meta.judging.work_done import (
+    CountedPool,
+    Report,
+    WorkDone,
+    learning_stage,
+    solving_stage,
+    work_of,
+    work_to_learn,
+)
 from meta.methods.registry import OURS, grid_of, learn
 from meta.methods.workbench import Learned, averaging_bench
 from meta.training.disturbance import Disturbance
@@ -51,7 +60,11 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
     return pool, kept[key]
 
 
-def tune(experiment: Experiment, method: MethodName) -> Numbers:
+def _silent(what: str, share: float) -> None:
+    """Report to nobody."""
+
+
+def tune(experiment: Experiment, method: MethodName, *, report: Report = _silent) -> Numbers:
     """Try every point of the method's grid on the training tasks of one (tuning) seed.
 
     A point learns from the first ``grid_tasks`` of them, and the learned start is judged on the next
@@ -62,13 +75,20 @@ def tune(experiment: Experiment, method: MethodName) -> Numbers:
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment, count)
         bench = averaging_bench(pool, experiment, drawn, drawn.train[:first])
+        points, within = grid_of(evaluation, method), experiment.held_out_within
+        names = [f"point {number} of {len(points)}" for number in range(1, len(points) + 1)]
+        each = work_to_learn(method, bench) + len(drawn.train[first:]) * work_of(within)
+        work = WorkDone(report, [(name, each) for name in names])
+        counted = CountedPool(pool, work)
+        bench = dataclasses.replace(bench, pool=counted)
         tried, spent = [], 0
-        for point in grid_of(evaluation, method):
+        for name, point in zip(names, points, strict=True):
+            work.begin(name)
             learned = learn(method, point, bench)
             spent += learned.updates
-            found = task_measures(solve_in_order(pool, drawn.train[first:], learned.start, experiment.held_out_within))
-            names = ("relative_gap", "reward", "reward_start", "relative_violation_during")
-            means = {name: None if found[name] is None else float(np.mean(found[name])) for name in names}
+            found = task_measures(solve_in_order(counted, drawn.train[first:], learned.start, within))
+            keys = ("relative_gap", "reward", "reward_start", "relative_violation_during")
+            means = {key: None if found[key] is None else float(np.mean(found[key])) for key in keys}
             tried.append({"point": point.model_dump(exclude_none=True), **means})
     return {"method": method, "seed": experiment.family.seed, "tried": tried, "updates": spent}
 
@@ -100,7 +120,12 @@ def choose(tuned: Sequence[Numbers], random: Sequence[Numbers]) -> GridPoint:
 
 
 def judge(
-    experiment: Experiment, method: MethodName, point: GridPoint, disturbance: Disturbance | None = None
+    experiment: Experiment,
+    method: MethodName,
+    point: GridPoint,
+    disturbance: Disturbance | None = None,
+    *,
+    report: Report = _silent,
 ) -> Numbers:
     """Learn a start from all training tasks of a seed and judge it on the seed's held-out tasks."""
     with threadpool_limits(1):
@@ -108,10 +133,15 @@ def judge(
         began = time.perf_counter()
         tasks = drawn.train if method == OURS else drawn.for_baselines
         bench = averaging_bench(pool, experiment, drawn, tasks, disturbance)
-        learned = learn(method, point, bench)
-        trained = time.perf_counter()
         within = experiment.held_out_within
-        results = solve_in_order(pool, drawn.test, learned.start, within)
+        stages = [(learning_stage(method), work_to_learn(method, bench))]
+        work = WorkDone(report, [*stages, (solving_stage(method), len(drawn.test) * work_of(within))])
+        counted = CountedPool(pool, work)
+        work.begin(learning_stage(method))
+        learned = learn(method, point, dataclasses.replace(bench, pool=counted))
+        trained = time.perf_counter()
+        work.begin(solving_stage(method))
+        results = solve_in_order(counted, drawn.test, learned.start, within)
         judged = time.perf_counter()
     return {
         "method": method,
@@ -151,8 +181,9 @@ def merged_bounds(parts: Sequence[Numbers]) -> Numbers:
     }
 
 
-def describe(experiment: Experiment) -> Numbers:
+def describe(experiment: Experiment, *, report: Report = _silent) -> Numbers:
     """Facts about a seed's tasks that depend on no method: how alike they are, and their limits."""
+    del report  # it is short
     with threadpool_limits(1):
         pool, drawn = drawn_tasks(experiment)
         similar = measure_similarity(pool, experiment, drawn)

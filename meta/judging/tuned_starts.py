@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from meta.judging.work_done import learning_stage
 from meta.methods.registry import METHODS, OURS
 from meta.methods.workbench import Method, Workbench, mean_score
 from meta.training.evaluation_settings import GridPoint, MethodName
@@ -14,8 +15,10 @@ from meta.training.quarantine import MissingTasksError
 from policies.common.results import Start, Starts
 
 
-def starts_of(methods: Sequence[MethodName], bench: Workbench, meta_srl: Starts) -> dict[MethodName, Starts]:
-    """The start of every method; ``meta_srl`` is the run's own.
+def starts_of(
+    methods: Sequence[MethodName], bench: Workbench, meta_srl: Starts, begin: Callable[[str], None] = lambda stage: None
+) -> dict[MethodName, Starts]:
+    """The start of every method; ``meta_srl`` is the run's own. ``begin`` is told what is done.
 
     A method that needs an exact model is left out where there is none.
     """
@@ -25,6 +28,7 @@ def starts_of(methods: Sequence[MethodName], bench: Workbench, meta_srl: Starts)
         if name == OURS:
             starts[name] = meta_srl
         elif not method.needs_model or bench.task_similarity is not None:
+            begin(learning_stage(name))
             starts[name], bench = _start_without(method, bench)
     return starts
 
@@ -51,9 +55,11 @@ def tuned_start(method: Method, bench: Workbench) -> Start:
     """
     if method.own_rate:
         grid, half = bench.experiment.evaluation.rate_grid, len(bench.grid_tasks) // 2
-        small = replace(bench, tasks=bench.grid_tasks)
-        scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
-        (start,) = method.learn(bench, _point(method, grid[int(np.argmin(scores))])).start.starts
+        small, best = replace(bench, tasks=bench.grid_tasks), 0
+        if len(grid) > 1:
+            scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
+            best = int(np.argmin(scores))
+        (start,) = method.learn(bench, _point(method, grid[best])).start.starts
         return start
     point = _point(method, float(bench.random.learning_rates[0]))
     (start,) = method.learn(bench, point).start.starts

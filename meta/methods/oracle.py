@@ -29,4 +29,5 @@ METHOD = Method(
     needs_model=True,
     in_training=True,
     default_for=frozenset({"tabular"}),
+    trains_on="none",
 )

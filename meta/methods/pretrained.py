@@ -31,4 +31,5 @@ METHOD = Method(
     marker="s",
     forms={"tabular": learn, "neural": learn},
     in_training=True,
+    trains_on="one",
 )

@@ -21,4 +21,5 @@ METHOD = Method(
     uses=("rate",),
     in_training=True,
     default_for=frozenset({"tabular", "neural"}),
+    trains_on="none",
 )

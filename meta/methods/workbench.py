@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -132,6 +132,8 @@ class Workbench:
 
     def _with_best_rate(self, policy: Policy) -> Start:
         grid = self.experiment.evaluation.rate_grid
+        if len(grid) == 1:
+            return self.fixed(policy, grid[0])  # there is nothing to choose
         scores = [mean_score(self.solve(self.grid_tasks, self.fixed(policy, rate))) for rate in grid]
         return self.fixed(policy, grid[int(np.argmin(scores))])
 
@@ -216,7 +218,8 @@ class Method:
     with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` and ``marker``: in
     plots. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``: whether ``train`` can evaluate
     it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is empty. ``own_rate``: the rate
-    is chosen by the method's own run over the grid tasks instead of by solving them from its start.
+    is chosen by the method's own run over the grid tasks instead of by solving them from its start. ``trains_on``: the
+    training tasks that it solves, for estimates of the time that is left.
     """
 
     name: str
@@ -232,6 +235,7 @@ class Method:
     in_training: bool = False
     default_for: frozenset[str] = frozenset()
     own_rate: bool = False
+    trains_on: Literal["all", "one", "none"] = "all"
 
     def learn(self, bench: Workbench, point: GridPoint) -> Learned:
         """The start that the method learns with the hyper-parameters of ``point``.

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from meta.reporting.summary import IntervalSummary, RunSummary
 from meta.reporting.verdict import verdict
+from meta.training.records import Row
 from policies.common.digits import digits, interval_text, rounded, scale_of
 
 _POOR_SHARE = 0.1
@@ -83,6 +84,21 @@ def report_lines(summary: RunSummary) -> str:
         f"learned rates {rounded(summary.learning_rates, 3)}{_inferred(summary)}"
         f"\n\n{markdown_table(summary.test)}"
     )
+
+
+def spent_line(summary: RunSummary, rows: Sequence[Row]) -> str:
+    """What a run's training has cost: steps, the workers' time (each on one CPU) and steps per second of it.
+
+    The time of solving is column ``seconds`` of tasks.csv, without direct updates, estimates and held-out tasks.
+    """
+    busy, steps = sum(float(row["seconds"]) for row in rows), sum(int(row["env_steps"]) for row in rows)
+    workers = f"{summary.num_workers} worker{'' if summary.num_workers == 1 else 's'}"
+    spent = f"{busy:,.0f} s of solving on {workers}, {summary.wall_seconds:,.0f} s in all with evaluation"
+    if not steps:
+        return f"spent on {len(rows)} training tasks: {spent}; exact values, no environment steps"
+    rate = f"{steps / busy:,.0f} steps/s a worker" if busy > 0.0 else "too short to time"
+    direct = f" (and {summary.warm_up_steps:,} of direct updates)" if summary.warm_up_steps else ""
+    return f"spent on {len(rows)} training tasks: {steps:,} environment steps{direct}, {spent}; {rate}"
 
 
 def _inferred(summary: RunSummary) -> str:

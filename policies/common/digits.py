@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.contract.task import Parameters
+
 _DECIMALS, _SIGNIFICANT = 4, 3
 _NOISE = 1e-13
 """Where all numbers are smaller than this, they are rounding errors of 0."""
@@ -63,3 +65,21 @@ def _trimmed(text: str) -> str:
         return text
     short = text.rstrip("0")
     return f"{short}0" if short.endswith(".") else short
+
+
+def parameters_text(parameters: Parameters, longest: int = 90) -> str:
+    """A task's parameters on one line, such as ``target_speed 1.69, mass 0.8``; rows of a map have a slash between.
+
+    Cut after ``longest`` characters.
+    """
+    text = ", ".join(f"{name} {_value(value)}" for name, value in parameters.items())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | tuple):
+        rows = all(isinstance(one, str) for one in value)
+        return "/".join(value) if rows else f"[{', '.join(map(_value, value))}]"
+    return parameters_text(value) if isinstance(value, dict) else str(value)

@@ -35,6 +35,9 @@ class Family(BaseModel, ABC):
     limits_on: ClassVar[Literal["discounted", "episodic"]] = "discounted"
     """What the default limits are on: discounted sums of an episode's costs, or plain ones (``returns: episodic``)."""
 
+    gauges: ClassVar[Mapping[str, str]] = {}
+    """What films show beside a parameter: the key of ``info`` with its value, ``{"target_speed": "x_velocity"}``."""
+
     seed: int = Field(ge=0)
     """Seed of every draw of the family."""
     num_tasks: int = Field(default=96, gt=0)

@@ -8,7 +8,10 @@ import importlib.util
 import inspect
 import reprlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,6 +78,8 @@ def loaded_class(name: str, *, here: bool = True) -> type[Any]:
         FamilyError: the module does not import, or has no such class.
     """
     module_name, _, class_name = name.rpartition(":")
+    if here:
+        listen_to_mujoco()
     module = _module_of_file(module_name) if module_name.endswith(".py") else _module(module_name, here=here)
     kind = getattr(module, class_name, None)
     if not isinstance(kind, type):
@@ -87,6 +92,46 @@ def loaded_class(name: str, *, here: bool = True) -> type[Any]:
             "as tasks.contract.family.Family (metasrl init writes an example)",
         )
     return kind
+
+
+class _ListeningFinder(MetaPathFinder):
+    """Finds MuJoCo once, and has its warnings sent to the log as soon as it is imported, before a model is compiled."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Of ``mujoco`` alone; other finders do the finding."""
+        if fullname != "mujoco":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_listen(module: ModuleType) -> None:
+                execute(module)
+                module.set_mju_user_warning(_mujoco_warns)
+
+            spec.loader.exec_module = execute_and_listen  # type: ignore[method-assign]
+        return spec
+
+
+def _mujoco_warns(message: str) -> None:
+    from tasks.contract.instability import log_warning  # it imports MuJoCo
+
+    log_warning(message)
+
+
+def listen_to_mujoco() -> None:
+    """Send MuJoCo's warnings to the log, at once if it is imported, else when it is.
+
+    An environment of the user's may compile a model in ``make``, long before a batch could listen; without a listener
+    MuJoCo prints its warnings and writes MUJOCO_LOG.TXT into the working directory.
+    """
+    if "mujoco" in sys.modules:
+        sys.modules["mujoco"].set_mju_user_warning(_mujoco_warns)
+    elif not any(isinstance(finder, _ListeningFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ListeningFinder())
 
 
 def _module(name: str, *, here: bool) -> ModuleType:

@@ -22,14 +22,15 @@ _OLD_ATTRIBUTE = "settotalmass"
 """Part of MuJoCo's warning at each compilation of Gymnasium's HalfCheetah model."""
 
 
-def _log_warning(message: str) -> None:
+def log_warning(message: str) -> None:
+    """Log a warning of MuJoCo's."""
     level = logging.DEBUG if _OLD_ATTRIBUTE in message else logging.WARNING
     _log.log(level, "MuJoCo: %s", message)
 
 
 def listen() -> None:
     """Send MuJoCo's warnings to this process's log instead of MUJOCO_LOG.TXT in the working directory."""
-    mujoco.set_mju_user_warning(_log_warning)
+    mujoco.set_mju_user_warning(log_warning)
 
 
 def warning_texts(counts: NDArray[Any]) -> str:

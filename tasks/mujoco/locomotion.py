@@ -90,6 +90,11 @@ class Locomotion(BaseModel):
         return self
 
     @property
+    def gauges(self) -> dict[str, str]:
+        """What films show beside a speed of the task: the speed that the robot has."""
+        return {"target_speed": "x_velocity", "speed_limit": "x_velocity"}
+
+    @property
     def cost_names(self) -> tuple[str, ...]:
         """One cost."""
         return (self._cost,)

@@ -48,6 +48,25 @@ def test_mlflow_shows_the_run_its_tasks_its_page_and_its_model(browser: Any, tmp
             text_appears(page, "champion")
 
 
+def test_mlflow_opens_on_the_runs_with_their_verdicts(browser: Any, tmp_path: Path) -> None:
+    """The address that train prints: the run, its verdict and numbers as columns, and none of its eight tasks."""
+    raw = tiny(tracking={"enabled": True, "flush_timeout_seconds": 120.0})
+    done = command(["train", run_file(tmp_path, raw)], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("MLflow: mlflow ui")]
+    address = told.split("then ")[1]
+    with mlflow_server(tmp_path) as url, opened(browser, address.replace(_UI, url), width=2600) as (page, _):
+        text_appears(page, f"tiny/{only_run(tmp_path).name}")
+        for column in ("verdict", "test/meta_srl/gap", "test/meta_srl/violation_during_adaptation"):
+            text_appears(page, column)
+        text_appears(page, "A new task of frozen_lake is solved")
+        page.screenshot(path=tmp_path / "view.png")
+        assert page.get_by_text("task frozen_lake/train").count() == 0
+
+
+_UI = "http://127.0.0.1:5000"
+
+
 def test_rays_dashboard_names_workers_tasks_and_learner(browser: Any, tmp_path: Path) -> None:
     """While a run waits in its sixth task: who is there, what they do."""
     (tmp_path / "notes").mkdir()

@@ -213,7 +213,7 @@ def read_curve(printed: str) -> list[list[str]]:
 def test_adapt_writes_curve_and_policy_of_a_held_out_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("adapt", trained, "--task-index", "1") == 0
     printed = capsys.readouterr().out
-    assert "Task frozen_lake/test/1, limits" in printed
+    assert "Task frozen_lake/test/1 (desc " in printed
     rows = read_curve(printed)
     assert [row[0] for row in rows] == ["0", "1", "2"]
     assert [len(row) for row in rows] == [7, 7, 7]
@@ -482,3 +482,13 @@ def test_two_runs_in_one_second_get_directories_of_their_own(workplace: Path) ->
     paths = {RunDirectory.create(parsed(tiny())).path for _ in range(4)}
     assert len(paths) == 4
     assert all((path / "config.yaml").is_file() for path in paths)
+
+
+def test_export_takes_a_run_by_what_it_is_called(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(trained.parents[2])
+    for name in ("latest", trained.parent.name, trained):
+        Path("x.onnx").unlink(missing_ok=True)
+        assert exit_code("export", name, "x.onnx") == 0
+        assert Path("x.onnx").is_file()
+    Path("x.onnx").unlink()

@@ -40,6 +40,18 @@ def test_without_an_address_a_cluster_is_started_even_where_another_one_runs(ask
     assert asked["include_dashboard"] is False
 
 
+def test_a_machine_that_is_too_busy_for_ray_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**given: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ConfigurationError, match=r"did not start in the 30 s .* this machine is busy; try again"):
+        cluster(ClusterSettings(dashboard=False)).__enter__()
+    monkeypatch.setattr(ray, "init", lambda **given: {}["else"])
+    with pytest.raises(KeyError):
+        cluster(ClusterSettings(dashboard=False)).__enter__()
+
+
 @pytest.fixture
 def listening() -> Iterator[str]:
     """An address at which somebody listens, who may be a cluster."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import ray
 
 from distributed.cluster.calls import Rules, WorkerLostError
-from distributed.jobs.cell_progress import expected_seconds
+from distributed.cluster.shared_progress import Progress, Reporter, SharedProgress
+from distributed.jobs.cell_progress import CellProgress, expected_seconds
 from distributed.jobs.cells import Cell, CellFolder, CellRunner
 from distributed.jobs.comparison_cells import compare_all, methods_of
 from distributed.settings.console import Console
@@ -21,6 +24,14 @@ from tests.distributed.families import notes
 from tests.distributed.helpers import noted, parsed, tiny
 
 POINT = GridPoint(rate=1.0)
+_JUDGED = (("fal", "judge"), ("meta_srl", "judge"))
+
+
+class Named(NamedTuple):
+    """The part of a cell that its progress needs."""
+
+    name: str
+    group: tuple[str, ...]
 
 
 def small(**evaluation: Any) -> RunConfig:
@@ -140,5 +151,43 @@ def test_the_remaining_time_is_estimated_from_similar_cells() -> None:
     seconds = {("a", "judge", "fal"): [2.0, 4.0], ("a", "judge", "random"): [1.0], ("b", "tune", "fal"): [100.0]}
     assert expected_seconds(("a", "judge", "fal"), seconds) == 3.0
     assert expected_seconds(("a", "judge", "reptile"), seconds) == pytest.approx(7.0 / 3.0)
-    assert expected_seconds(("c", "judge", "fal"), seconds) == pytest.approx(107.0 / 4.0)
+    assert expected_seconds(("c", "judge", "fal"), seconds) == pytest.approx(7.0 / 3.0)
+    assert expected_seconds(("a", "tune", "random"), seconds) == 100.0
+    assert expected_seconds(("a", "describe", ""), seconds) is None, "cells of other kinds say nothing"
     assert expected_seconds(("a",), {}) is None
+
+
+def test_the_remaining_time_comes_from_within_a_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    described, long, longer = (Named(name, ("a", kind, name)) for name, kind in (("all", "describe"), *_JUDGED))
+    seconds = {described.group: [2.0]}
+    with CellProgress(Console(), "cells", [long, longer], 1, seconds, 2) as bar:
+        assert bar.remaining() == "", "describing the tasks says nothing of judging"
+        bar.running({"fal": Progress(0.25, 300.0), "elsewhere": Progress(0.5, 1.0)})
+        assert bar.remaining() == ", about 20 min left", "the longest cell of two workers: 1200 s from its beginning"
+        bar.running({"fal": Progress(0.75, 900.0), "meta_srl": Progress(0.5, 900.0)})
+        assert bar.remaining() == ", about 15 min left", "half of meta_srl"
+        bar.finished(long, 1200.0)
+        assert bar.remaining() == ", about 15 min left"
+    assert "cells 1/2: fal in 1200.0 s, about 15 min left" in " ".join(capsys.readouterr().err.split())
+
+
+def test_cells_on_ray_tell_how_far_they_are(ray_cluster: str) -> None:
+    shared = SharedProgress()
+    try:
+        assert shared.newest() == {}
+        told = ray.remote(num_cpus=0)(_tell).remote(shared.reporter("cell"))
+        ray.get(told)
+        deadline = time.monotonic() + 30.0
+        while not shared.newest() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (progress,) = shared.newest().values()
+        assert progress.share == 0.25
+        assert 0.0 <= progress.seconds < 5.0
+    finally:
+        shared.end()
+    shared.newest()  # a board that is gone disturbs nobody
+
+
+def _tell(report: Reporter) -> None:
+    report("begin", 0.25)
+    report("at once", 0.5)  # within a second: left out

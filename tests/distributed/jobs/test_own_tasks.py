@@ -99,13 +99,13 @@ def test_limits_are_numbers_with_or_without_brackets(
     text: str, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code("adapt", trained, "--parameters", parameters_of(trained, 0), "--limits", text) == 0
-    assert "limits [0.05]" in capsys.readouterr().out
+    assert "Limits [0.05]" in capsys.readouterr().out
 
 
 def test_watch_films_an_own_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--parameters", parameters_of(trained, 0), "--limits", "0.25"]
     assert exit_code("watch", trained, *given) == 0
-    assert "holes_entered (limit 0.25)" in capsys.readouterr().out
+    assert "holes_entered (limit on the mean over episodes: 0.25)" in capsys.readouterr().out
     assert list((trained / "adapt").glob("own-*.mp4"))
 
 
@@ -174,7 +174,7 @@ def test_adapt_takes_the_tasks_of_the_run_file_by_index(
     for source in (run, run / "meta_policy"):
         capsys.readouterr()
         assert exit_code("adapt", source, "--task-index", "1") == 0
-        assert "limits [0.0625]" in capsys.readouterr().out
+        assert "Limits [0.0625]" in capsys.readouterr().out
         assert exit_code("adapt", source, "--task-index", "2") == 2
         assert "evaluation.tasks of this run holds 2 tasks, 0 to 1; got 2" in " ".join(capsys.readouterr().err.split())
     chosen = ["--family", "frozen_lake", "--family-parameters", '{"map_size": 4, "horizon": 30}']

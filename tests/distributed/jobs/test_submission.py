@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import zipfile
 from dataclasses import dataclass, field
@@ -339,6 +340,35 @@ def test_a_job_knows_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert provenance.git_commit() == "abc"
 
 
+NAMED = {"entrypoint": "x", "metadata": {"name": "low lakes"}}
+
+
+def test_a_job_is_named_after_its_run() -> None:
+    client = FakeClient()
+    for _ in range(2):
+        jobs_client.send(client, NAMED)
+    first, second = (options["submission_id"] for options in client.submitted)
+    assert re.fullmatch(r"low_lakes-\d{8}T\d{6}-[0-9a-f]{4}", first)
+    assert first != second
+
+
+def test_a_job_that_has_not_begun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Queued(FakeClient):
+        def get_job_status(self, job_id: str) -> str:
+            self.looks += 1
+            return "PENDING" if self.looks < 200 else "SUCCEEDED"
+
+        def get_job_logs(self, job_id: str) -> str:
+            return ""
+
+    now = iter(range(10_000))
+    monkeypatch.setattr(submission.time, "monotonic", lambda: float(next(now)))
+    said: list[str] = []
+    assert follow(Queued(), "tiny-1", lambda text: None, said.append, every_seconds=0.0) == 0
+    assert said[0] == "tiny-1 has not begun after 60 s: it waits for its environment or for free CPUs"
+    assert len(said) == 3
+
+
 def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
     class Young(FakeClient):
         def submit_job(self, **options: Any) -> str:
@@ -347,9 +377,9 @@ def test_a_cluster_without_an_agent_yet_is_waited_for() -> None:
                 raise RuntimeError("Request failed with status code 500: No available agent to submit job, try later.")
             return super().submit_job(**options)
 
-    assert jobs_client.send(Young(), {"entrypoint": "x"}, every_seconds=0.0) == "raysubmit_1"
+    assert jobs_client.send(Young(), NAMED, every_seconds=0.0) == "raysubmit_1"
     with pytest.raises(ConfigurationError, match=r"not ready after -1 s \(--wait\): its head has no agent for jobs"):
-        jobs_client.send(Young(), {"entrypoint": "x"}, patience_seconds=-1.0)
+        jobs_client.send(Young(), NAMED, patience_seconds=-1.0)
 
 
 def test_a_cluster_that_is_not_ready_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +389,7 @@ def test_a_cluster_that_is_not_ready_is_named_and_waited_for(monkeypatch: pytest
 
     said: list[str] = []
     with pytest.raises(ConfigurationError, match=r"not ready after 0.01 s .* another cluster on that machine"):
-        jobs_client.send(Other(), {}, patience_seconds=0.01, every_seconds=0.02, say=said.append)
+        jobs_client.send(Other(), NAMED, patience_seconds=0.01, every_seconds=0.02, say=said.append)
     assert len(said) == 1
     assert "belongs to another cluster" in said[0]
 
@@ -368,7 +398,7 @@ def test_a_cluster_that_is_not_ready_is_named_and_waited_for(monkeypatch: pytest
             raise RuntimeError("Request failed with status code 400: Job with submission_id x already exists.")
 
     with pytest.raises(ConfigurationError, match=r"rejects the job: .*already exists"):
-        jobs_client.send(Rejects(), {}, patience_seconds=60.0)
+        jobs_client.send(Rejects(), NAMED, patience_seconds=60.0)
 
     tries = iter([ConnectionError("refused"), ConnectionError("refused"), None])
 

@@ -39,3 +39,10 @@ def test_changed_code_makes_the_commit_of_results_dirty(checkout: Path) -> None:
     (checkout / "docs" / "page.md").write_text("2\n", encoding="utf-8")
     (checkout / "code.py").write_text("x = 2\n", encoding="utf-8")
     assert git_commit(checkout, ignored=("docs",)).endswith("-dirty")
+
+
+def test_an_environment_inside_another_checkout_is_of_no_commit(checkout: Path) -> None:
+    inside = checkout / ".venv" / "lib" / "site-packages"
+    inside.mkdir(parents=True)
+    (inside / "code.py").write_text("x = 1\n", encoding="utf-8")
+    assert git_commit(inside) == "unknown"

@@ -19,10 +19,11 @@ from distributed.settings.provenance import git_commit
 from distributed.settings.stopping import Stopped
 from distributed.settings.tracking_uri import hide_password
 from distributed.storage.csv_tables import read_rows
-from distributed.storage.run_directory import RunDirectory, load_run_config
+from distributed.storage.run_directory import RunDirectory, load_run_config, load_summary
 from distributed.tracking.events import Event
 from distributed.tracking.mlflow_sender import MLflowSender
 from distributed.tracking.mlflow_tracker import MLflowTracker, describe_tasks
+from meta.reporting.verdict import verdict
 from tasks.contract.task import Task
 from tests.distributed.helpers import (
     Raw,
@@ -134,6 +135,21 @@ def test_the_parent_run_records_what_it_was_made_with(tracked: Tracked) -> None:
     assert {f"version.{name}" for name in ("metasrl", "ray", "torch", "gymnasium", "numpy", "mlflow")} <= set(tags)
     assert tags["version.ray"] == "2.60.0"
     assert tags["mlflow.runName"] == f"tiny/{tracked.run.name}"
+
+
+def test_the_experiment_opens_on_its_runs_with_the_columns_of_the_verdict(tracked: Tracked) -> None:
+    tags = dict(tracked.store.rows("SELECT key, value FROM experiment_tags"))
+    view = json.loads(tags["mlflow.sharedViewState.metasrl"])
+    assert view["searchFilter"] == "tags.`metasrl.kind` = 'train'"
+    assert view["selectedColumns"][:2] == ["tags.`verdict`", "metrics.`test/meta_srl/gap`"]
+    kinds = [run.get("metasrl.kind") for run in tracked.store.runs().values()]
+    assert kinds.count("train") == 1, "the filter finds the run and none of its tasks"
+    assert "runs?viewStateShareKey=metasrl)" in tags["mlflow.note.content"]
+    parent = tracked.store.runs()[tracked.store.parent()]
+    assert parent["verdict"] == verdict(load_summary(tracked.run))
+    shown = {column.removeprefix("metrics.`").removesuffix("`") for column in view["selectedColumns"]}
+    logged = {row[0] for row in tracked.store.rows("SELECT key FROM latest_metrics")}
+    assert {name for name in shown if name.startswith("test/")} <= logged
 
 
 def test_the_parent_run_has_running_measures_of_every_round(tracked: Tracked) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from meta.judging.held_out import compare_starts, hold_out
 from meta.judging.tuned_starts import starts_of, tuned_start
+from meta.judging.work_done import CountedPool
 from meta.learning.settings import MetaSettings
 from meta.methods.registry import METHODS
 from meta.methods.workbench import Workbench, mean_score
@@ -53,6 +54,23 @@ def test_random_is_uniform_with_the_better_rate_of_the_grid(bench: Workbench) ->
     start = bench.random
     np.testing.assert_array_equal(start.initialization, 0.25)
     np.testing.assert_array_equal(start.learning_rates, min(scores, key=lambda rate: scores[rate]))
+
+
+def test_a_grid_of_one_rate_is_not_tried(pool: LocalPool, drawn: Drawn) -> None:
+    """Nothing is solved where there is nothing to choose; the same start comes out."""
+    solved: list[float] = []
+
+    class Count:
+        def did(self, work: float) -> None:
+            solved.append(work)
+
+    one = replace(EXPERIMENT, evaluation=EXPERIMENT.evaluation.model_copy(update={"rate_grid": (1.0,)}))
+    counted = CountedPool(pool, Count())
+    bench = Workbench(counted, LEARNER, one.dice, one, drawn, drawn.train)
+    assert bench.random.learning_rates.tolist() == [1.0, 1.0]
+    assert solved == []
+    starts_of(("fal",), bench, bench.random)
+    assert len(solved) == len(drawn.train), "fal learns once from every training task"
 
 
 def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Workbench, drawn: Drawn) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meta.reporting.html_page import method_table
-from meta.reporting.tables import report_lines, warnings_of
+from meta.reporting.tables import report_lines, spent_line, warnings_of
 from meta.reporting.verdict import verdict
 from tests.meta.reporting.test_page import summary
 
@@ -86,3 +86,14 @@ def test_the_table_of_methods_has_the_best_first_and_stars() -> None:
     rows = method_table(summary(test={"random": FRESH, "reptile": better, "meta_srl": OURS}).test)
     assert [row[0] for row in rows] == ["reptile", "meta_srl", "random"]
     assert [[cell.endswith("★") for cell in row[1:3]] for row in rows] == [[True, False], [False, True], [False, False]]
+
+
+def test_what_a_run_has_spent() -> None:
+    rows = [{"seconds": 2.0, "env_steps": 4000}, {"seconds": 3.0, "env_steps": 6000}]
+    told = spent_line(summary(num_workers=2, wall_seconds=90.0, warm_up_steps=1000), rows)
+    assert told == (
+        "spent on 2 training tasks: 10,000 environment steps (and 1,000 of direct updates), 5 s of solving on 2 "
+        "workers, 90 s in all with evaluation; 2,000 steps/s a worker"
+    )
+    exact = spent_line(summary(num_workers=1, wall_seconds=9.0), [{"seconds": 2.0, "env_steps": 0}])
+    assert exact.endswith("2 s of solving on 1 worker, 9 s in all with evaluation; exact values, no environment steps")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.common.digits import digits, interval_text, rounded, scale_of
+from policies.common.digits import digits, interval_text, parameters_text, rounded, scale_of
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,12 @@ def test_intervals_and_lists() -> None:
     assert rounded([0.5, 1e-9, 2.0]) == "[0.5, 1e-09, 2.0]"
     assert rounded([[0.25], [1.0]], 3) == "[[0.25], [1.0]]"
     assert scale_of([float("nan"), -3.0, 2.0]) == 3.0
+
+
+def test_a_task_is_told_by_its_parameters() -> None:
+    assert parameters_text({"target_speed": 1.6875, "legs": 4}) == "target_speed 1.69, legs 4"
+    assert parameters_text({"rows": ["SF", "HG"], "weights": [0.5, 1.0]}) == "rows SF/HG, weights [0.5, 1]"
+    assert parameters_text({"inner": {"mass": 2.0}}) == "inner mass 2"
+    cut = parameters_text({"name": "x" * 200}, 20)
+    assert len(cut) == 20
+    assert cut.endswith("…")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,17 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
 from policies.exact.drawing import draw_task
-from policies.filming.film import Film, render_episode
-from policies.filming.pictures import Caption, SideBySide, contact_sheet, write_picture, write_video
+from policies.filming.film import Film, gauges_of, render_episode
+from policies.filming.pictures import (
+    ABOVE,
+    BELOW,
+    Caption,
+    SideBySide,
+    contact_sheet,
+    lines_of,
+    write_picture,
+    write_video,
+)
 from policies.neural.crpo import fresh_policy
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import new_policy
@@ -121,14 +131,49 @@ def test_films_lie_side_by_side_and_the_shorter_one_waits_at_its_end() -> None:
         assert has(images, (80 + min(number, 3),) * 3) == (False, True)
 
 
-def test_a_cost_above_its_limit_is_red() -> None:
+def test_a_gauge_shows_each_cost_against_its_limit_and_a_single_episode_is_no_alarm() -> None:
     frames = pair()
-    assert [has(frames[number], (200, 0, 0)) for number in (0, 2, 3, 8)] == [
+    assert [has(frames[number], ABOVE) for number in (0, 2, 3, 8)] == [
         (False, False),
         (False, False),
         (False, True),
         (False, True),
     ]
+    assert [has(frames[number], BELOW) for number in (0, 2, 8)] == [(False, False), (True, True), (True, True)]
+    reddish = (frames[8][..., 0] > 150) & (frames[8][..., 1:] < 60).all(axis=2)
+    assert not reddish.any()
+
+
+def test_a_gauge_is_as_long_as_its_share() -> None:
+    lengths = []
+    for cost in (0.5, 1.0, 2.0):
+        frames = SideBySide([film_of(3, 40, cost)], [Caption("start", ("noise",), (6.0,))])
+        lengths.append(int((frames[2] == np.array(BELOW)).all(axis=2).any(axis=0).sum()))
+    assert lengths[1] == pytest.approx(2 * lengths[0], abs=2)
+    assert lengths[2] == pytest.approx(4 * lengths[0], abs=3)
+
+
+def test_the_caption_shows_the_task_its_target_and_the_actual_value() -> None:
+    film = replace(film_of(2, 40, 0.1), actual={"target_speed": np.array([np.nan, 0.5, 1.5])})
+    caption = Caption("start", ("effort",), (2.0,), "target_speed 2", {"target_speed": 2.0})
+    first, last = lines_of(film, caption, 0), lines_of(film, caption, 2)
+    assert [line.text for line in last] == [
+        "start",
+        "target_speed 2",
+        "step 2, discounted reward 4.00",
+        "target_speed 2.00, now 1.50",
+        "effort 0.20; limit 2.00 on the mean",
+    ]
+    assert [line.level for line in last] == [None, None, None, pytest.approx(0.75), pytest.approx(0.1)]
+    assert first[3].text == "target_speed 2.00, now -"
+    assert lines_of(film, caption, 3)[2].text == "step 2 (over), discounted reward 4.00"
+
+
+def test_a_family_names_what_its_gauges_show() -> None:
+    family, task = drawn("half_cheetah", horizon=4)
+    assert gauges_of(family, task) == {"target_speed": "x_velocity"}
+    lake, on_ice = drawn("frozen_lake", map_size=4)
+    assert gauges_of(lake, on_ice) == {}
 
 
 def test_no_caption_is_cut() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,37 @@ def test_a_file_that_is_missing_or_does_not_import_is_reported(own_file: Path) -
         assert "does not import: ModuleNotFoundError: No module named 'no_such_thing'" in (
             _error("my families/torn.py:Mine").message
         )
+
+
+CHEETAHS = """
+import gymnasium
+from tasks.contract.family import Family
+
+class Cheetahs(Family):
+    cost_names = ("effort",)
+    cost_limits: tuple[float, ...] = (1.0,)
+
+    def draw(self, rng):
+        return {"gravity": rng.uniform(8.0, 11.0)}
+
+    def make(self, parameters):
+        return gymnasium.make("HalfCheetah-v5")
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import mujoco"])
+def test_an_own_family_with_mujoco_writes_no_log_here(before: str, tmp_path: Path) -> None:
+    """Gymnasium's model has an attribute that MuJoCo warns of whenever it is compiled."""
+    (tmp_path / "cheetahs.py").write_text(CHEETAHS)
+    program = (
+        f"{before}\nfrom tasks.contract.family_registry import make_family\n"
+        "family = make_family('cheetahs.py:Cheetahs', seed=0, num_tasks=2, parameters={})\n"
+        "family.make({}).reset(seed=0)\nimport sys\nassert 'mujoco' in sys.modules"
+    )
+    root = str(Path(__file__).resolve().parents[3])
+    words = [sys.executable, "-c", program]
+    given = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
+    assert {file.name for file in tmp_path.iterdir()} <= {"cheetahs.py", "__pycache__"}
