@@ -51,10 +51,9 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
             if address is None:
                 keep_token_private()
             context = ray.init(**_options(settings, address))
-    except Exception as error:  # Ray raises a plain Exception where a node takes more than 30 s to start
-        busy = "; if the machine is busy, try again when it is less so" if address is None else ""
+    except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}{busy}"
+            f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
         ) from error
     except Exception as error:  # Ray has no type of its own for this
         if _TOO_SLOW not in str(error):
