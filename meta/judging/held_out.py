@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meta.judging.safe_starts import safe_starts
 from meta.judging.task_records import Record, task_record
 from meta.judging.tuned_starts import starts_of
 from meta.measuring.intervals import Interval, interval
@@ -99,6 +100,7 @@ def compare_starts(
     bench = Workbench(pool, learner, experiment.dice, experiment, drawn, drawn.for_baselines, similar=similar)
     starts = starts_of(methods, bench, meta_srl)
     within = experiment.held_out_within
+    starts = {name: safe_starts(pool, experiment, start, drawn.family) for name, start in starts.items()}
     results = {name: solve_in_order(pool, drawn.test, start, within) for name, start in starts.items()}
     kept = {task.index for task in pool.quarantine.without(drawn.test)}
     return {

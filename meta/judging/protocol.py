@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from meta.judging.safe_starts import safe_starts
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
 from meta.judging.task_records import task_record
 from meta.methods.registry import OURS, grid_of, learn
@@ -111,7 +112,8 @@ def judge(
         learned = learn(method, point, bench)
         trained = time.perf_counter()
         within = experiment.held_out_within
-        results = solve_in_order(pool, drawn.test, learned.start, within)
+        start = safe_starts(pool, experiment, learned.start, drawn.family)
+        results = solve_in_order(pool, drawn.test, start, within)
         judged = time.perf_counter()
     return {
         "method": method,
