@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from meta.judging.deployed import over_a_limit
 from meta.learning.kinds import learning_of
 from meta.methods.multitask import multitask_network, multitask_policy
 from meta.training.experiment import Experiment
@@ -20,13 +19,13 @@ from meta.training.quarantine import require_all
 from policies.common.confidence import allowed_over, next_margins
 from policies.common.policy import Policy, table_of
 from policies.common.results import Candidates, Start, Starts, TaskResult
-from policies.common.safety import Safety, SafetySettings
+from policies.common.safety import Safety
 from policies.exact.solver import ExactModel
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, moved
 from policies.neural.solving import state_of
 from policies.rules.rule_registry import CRPO_METHOD
-from policies.solving.algorithms import WithinTask
+from policies.solving.algorithms import WithinTask, kind_of
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
@@ -67,7 +66,7 @@ def safe_start(pool: Pool, experiment: Experiment, starts: Starts, path: Sequenc
     first = experiment.unused_from
     tasks = pool.draw("train", range(first, first + settings.num_tasks))
     path = path_to_safety(pool, experiment, starts) if path is None else path
-    share, over = _least_share(pool, tasks, starts, path, _on_training_tasks(experiment), settings)
+    share, over = _least_share(pool, experiment, tasks, starts, path)
     allowed, none = allowed_over(len(tasks), settings.confidence), np.zeros(starts.learning_rates.size - 1)
     changed = f"moved {share:.1%} of the way to the safest policy" if share else "not changed"
     note = (
@@ -144,24 +143,20 @@ def _supported(table: FloatArray, experiment: Experiment) -> Policy:
 
 
 def _least_share(
-    pool: Pool,
-    tasks: Sequence[Task],
-    start: Start,
-    path: Sequence[Policy],
-    within: WithinTask,
-    settings: SafetySettings,
+    pool: Pool, experiment: Experiment, tasks: Sequence[Task], start: Start, path: Sequence[Policy]
 ) -> tuple[float, int]:
     """The least share of the path that is safe on enough tasks, and on how many it is not.
 
     A task counts against a share as soon as the share, or a larger one, is over a limit there, so that counts only rise
     on the way back to the start.
     """
+    settings = experiment.evaluation.safety
+    assert settings is not None
     allowed = allowed_over(len(tasks), settings.confidence)
-    once = within.model_copy(update={"num_iterations": 1})
     ever, found = np.zeros(len(tasks), np.bool_), None
     for share in LADDER:
         given = dataclasses.replace(start, initialization=along(path, share))
-        ever |= np.array([over_a_limit(result)[0] for result in _solved(pool, tasks, given, once)])
+        ever |= (_first_costs(pool, experiment, tasks, given) > np.array([task.limits for task in tasks])).any(axis=1)
         if ever.sum() > allowed:
             break
         found = share, int(ever.sum())
@@ -172,6 +167,18 @@ def _least_share(
             f"{settings.confidence:g}; ask for less confidence, raise the limits, or train longer"
         )
     return found
+
+
+def _first_costs(pool: Pool, experiment: Experiment, tasks: Sequence[Task], start: Start) -> FloatArray:
+    """Costs [N, p] of a start on tasks: true ones, or estimates from the first iteration on each."""
+    within = _on_training_tasks(experiment)
+    if within.evaluation == "exact":
+        family, kind = experiment.family.make(), kind_of(within)
+        values = [kind.values(family, task, [start.initialization], within, None)[0][0] for task in tasks]
+        return np.array(values)[:, 1:]
+    changes = {"num_iterations": 1, **({"evaluate_last": False} if isinstance(within, NeuralSettings) else {})}
+    results = _solved(pool, tasks, start, within.model_copy(update=changes))
+    return np.array([result.values[0, 1:] for result in results])
 
 
 def _with_margins(pool: Pool, experiment: Experiment, tasks: Sequence[Task], start: Start, safety: Safety) -> Start:
