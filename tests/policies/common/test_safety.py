@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from policies.common.confidence import Estimate
+from policies.common.confidence import Estimate, estimate_of
 from policies.common.safety import SHARES, Guard, Safety, SafetySettings
 from tasks.contract.tabular_model import FloatArray
 
@@ -125,3 +125,22 @@ def test_bad_settings_say_what_is_right(settings: dict[str, float], message: str
 
 def test_tasks_are_enough_for_one_of_them_to_be_over_a_limit() -> None:
     assert [SafetySettings(confidence=c).num_tasks for c in (0.5, 0.95, 0.99)] == [40, 40, 199]
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_an_unsafe_policy_is_deployed_no_more_often_than_stated(confidence: float) -> None:
+    """Thirteen lengths are tested of a step that is over the limit from 0.4 on, with skewed episodes."""
+    rng, unsafe, taken = np.random.default_rng(7), 0, []
+    for _ in range(1500):
+        noise = rng.exponential(size=(60, 1)) - 1.0
+        sizes = 0.6 + 0.3 * rng.exponential(size=(60, 1)) - 0.3
+
+        def estimate(share: float, noise: FloatArray = noise, sizes: FloatArray = sizes) -> Estimate:
+            then = 0.8 + 0.5 * noise + share * 0.5 * (sizes / 0.6)
+            return estimate_of(then, 0.8 + 0.5 * noise, confidence)
+
+        one = Guard(Safety(SafetySettings(confidence=confidence), np.zeros(1)), np.ones(1))
+        taken.append(one.share(0, VALUES, estimate))
+        unsafe += taken[-1] > 0.4
+    assert unsafe / 1500 <= (1.0 - confidence) * 1.25 + 0.01
+    assert max(taken) >= 0.35
