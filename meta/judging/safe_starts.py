@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from meta.learning.kinds import learning_of
 from meta.methods.multitask import multitask_network, multitask_policy
@@ -47,7 +48,8 @@ def safe_starts(pool: Pool, experiment: Experiment, starts: Starts, family: Fami
         return starts
     if family.contexts is not None:
         raise TaskError("evaluation.safety: works with starts that do not depend on a context; this one does")
-    return safe_start(pool, experiment, starts)
+    with threadpool_limits(1):
+        return safe_start(pool, experiment, starts)
 
 
 def safe_start(pool: Pool, experiment: Experiment, starts: Starts, path: Sequence[Policy] | None = None) -> Start:
