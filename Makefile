@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfi
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all fuzz lint format reference docs notebook schemas wheel bench bench-corrections bench-dice bench-operations chaos tour curves contexts within-task paper results results-neural lock audit sbom clean
+.PHONY: help setup train test test-all fuzz lint format reference docs notebook schemas wheel bench bench-corrections bench-dice bench-operations chaos tour curves contexts within-task anytime-safety paper results results-neural lock audit sbom clean
 
 help: ## what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)$$/  make \1\t\2/' | expand -t 26
@@ -104,6 +104,9 @@ contexts: setup ## starts with and without contexts at real budgets, to docs/res
 
 within-task: setup ## every within-task algorithm on lakes and robots, to docs/results/within_task.md (lakes: half an hour, robots: hours; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.learning.within_task
+
+anytime-safety: setup ## safe adaptation at several confidences on lakes and robots, to docs/results/anytime_safety.md (lakes: a quarter of an hour, robots: half an hour; goes on where it was stopped)
+	$(BIN)/python -m benchmarks.safety.anytime_safety
 
 paper: setup ## the paper's experiments with all baselines, to docs/results/paper.md (an hour on 2 free cores; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.paper

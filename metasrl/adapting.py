@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from distributed.jobs.adapt import adaptation_figure, find_source, new_task, pla
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings
+from meta.judging.deployed import deployed_lines
 from meta.training.evaluation_settings import GivenTask
 from metasrl.policy import Policy
 from metasrl.run import Run
@@ -67,6 +69,11 @@ class Adapted(Policy):
         return int(self._result.output)
 
     @property
+    def safety(self) -> str:
+        """What the bounds of anytime-safe adaptation did, in lines; empty without them."""
+        return "\n".join(deployed_lines(self._results)).strip()
+
+    @property
     def _result(self) -> TaskResult:
         return self._results["meta_srl"]
 
@@ -105,6 +112,7 @@ def adapt(
     task_seed: int | None = None,
     family: str | None = None,
     method: str | None = None,
+    confidence: float | None = None,
     compare: bool = False,
 ) -> Adapted:
     """Solve a new task from a learned start, in this process.
@@ -117,6 +125,8 @@ def adapt(
         task_seed: Seed of a new task of the family instead.
         family: The family that the start was learned on, or another one of the same spaces, where it is code of yours.
         method: The start's own within-task method, where it is code of yours.
+        confidence: Deploy only policies that keep the limits with this confidence, as ``evaluation.safety``; by default
+            as the run's own settings say.
         compare: Also solve the task from a fresh policy, for the plot.
 
     Raises:
@@ -132,6 +142,8 @@ def adapt(
     name = family if family is not None else source.family if isinstance(source, Run) else None
     console = Console()
     found = find_source(_place(source), None if name is None else FamilySettings(name=name), None, console, method)
+    if confidence is not None:
+        found = replace(found, config=found.config.with_confidence(confidence, "confidence"))
     own, task = new_task(found, task_index, task_seed, console, _given(parameters, limits))
     return Adapted(own, task, solved(found, own, task, compare=compare))
 

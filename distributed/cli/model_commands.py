@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,10 @@ def adapt(
     parameters: OwnParameters = None,
     limits: OwnLimits = None,
     method: NamedMethod = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Deploy only policies that keep the limits with this confidence (evaluation.safety)."),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Solve an unseen task from the learned start; print and plot the curve with that of the random start."""
@@ -62,6 +67,8 @@ def adapt(
     chosen = None if family is None else FamilySettings.model_validate({"name": family, **own})
     console = Console()
     found = find_source(source, chosen, tracking_uri, console, method)
+    if confidence is not None:
+        found = replace(found, config=found.config.with_confidence(confidence, "--confidence"))
     console.result(run_adaptation(found, task_index, task_seed, console, video=video, given=given))
 
 

@@ -21,6 +21,8 @@ from distributed.settings.run_config import FamilySettings, RunConfig
 from distributed.storage.checkpoints import save_arrays, write_atomically
 from distributed.storage.run_directory import load_final_state, load_run_config, load_summary, stored_config
 from distributed.storage.run_places import fetch
+from meta.judging.deployed import UNBOUNDED, deployed_lines
+from meta.judging.safe_starts import safe_starts
 from meta.measuring.measures import measure
 from meta.reporting.figures import Figure, adaptation
 from meta.reporting.render_matplotlib import save_figure
@@ -36,7 +38,7 @@ from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import kind_of, kind_of_policy
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task, TaskFamily
+from tasks.contract.task import Task, TaskError, TaskFamily
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,22 @@ def new_task(
 
 
 def solved(source: Source, family: TaskFamily, task: Task, *, compare: bool = True) -> dict[str, TaskResult]:
-    """The task solved from the learned start (``meta_srl``), and to ``compare`` from the random one, if it is known."""
-    within, pool = source.config.experiment.held_out_within, LocalPool(source.family)
+    """The task solved from the learned start (``meta_srl``), and to ``compare`` from the random one, if it is known.
+
+    With ``evaluation.safety`` by safe steps, and to compare from the same start without them too.
+
+    Raises:
+        ConfigurationError: The start cannot be made safe.
+    """
+    experiment, pool = source.config.experiment, LocalPool(source.family)
+    within = experiment.held_out_within
     starts = _starts(source, family, task) if compare else {"meta_srl": source.starts}
+    if experiment.evaluation.safety is not None:
+        starts |= {UNBOUNDED: source.starts} if compare else {}
+        try:
+            starts["meta_srl"] = safe_starts(pool, experiment, source.starts, source.family)
+        except TaskError as error:
+            raise ConfigurationError(str(error)) from error
     return {name: next(iter(pool.solve([task], one, within, collect=False))).result for name, one in starts.items()}
 
 
@@ -278,7 +293,8 @@ def _table(results: dict[str, TaskResult], family: TaskFamily, *, episodic: bool
             ]
         lines.append(f"| {' | '.join(cells)} |")
     known = context_line(results["meta_srl"], family)
-    return "\n".join([*lines, "", *(_line(name, result) for name, result in results.items()), *known])
+    measured = [_line(name, result) for name, result in results.items()]
+    return "\n".join([*lines, "", *measured, *known, *deployed_lines(results)])
 
 
 def _line(name: str, result: TaskResult) -> str:

@@ -96,7 +96,7 @@ class Cell:
     @property
     def _given(self) -> Iterator[str]:
         evaluation = self.config.evaluation
-        names = _DECIDES_IF_GIVEN if self.kind == "tune" else (*_DECIDES_IF_GIVEN, "tasks")
+        names = _DECIDES_IF_GIVEN if self.kind == "tune" else (*_DECIDES_IF_GIVEN, "safety", "tasks")
         for name in names:
             if getattr(evaluation, name) != type(evaluation).model_fields[name].default:
                 yield name

@@ -8,15 +8,27 @@ import re
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from distributed.settings.errors import ConfigurationError
 from meta.learning.settings import MetaSettings
 from meta.methods.registry import require_known_methods
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.experiment import Experiment, require_matching_sections
 from meta.training.held_out_tasks import require_held_out_settings
+from policies.common.safety import SafetySettings
 from policies.networks.module_network import MLP, ROLES
 from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
@@ -185,6 +197,19 @@ class RunConfig(BaseModel):
         require_known_methods(self.evaluation, self.within_task)
         require_held_out_settings(self.within_task, self.evaluation)
         return self
+
+    def with_confidence(self, confidence: float, option: str) -> RunConfig:
+        """The same settings with anytime-safe adaptation at this confidence, which ``option`` gave.
+
+        Raises:
+            ConfigurationError: It is not between 0 and 1, or ``evaluation.safety.tasks`` are too few for it.
+        """
+        given = self.evaluation.safety
+        try:
+            safety = SafetySettings(**({} if given is None else given.model_dump()) | {"confidence": confidence})
+        except ValidationError as error:
+            raise ConfigurationError(f"{option}: {error.errors()[0]['msg']}; got {confidence:g}") from error
+        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update={"safety": safety})})
 
     @property
     def code(self) -> dict[str, str]:

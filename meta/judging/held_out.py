@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meta.judging.safe_starts import safe_starts
 from meta.judging.task_records import Record, task_record
 from meta.judging.tuned_starts import starts_of
 from meta.judging.work_done import CountedPool, Report, WorkDone, solving_stage, stages_of
@@ -103,6 +104,7 @@ def compare_starts(
     work = WorkDone(report, stages_of(methods, bench))
     counted = CountedPool(pool, work)
     starts = starts_of(methods, replace(bench, pool=counted), meta_srl, work.begin)
+    starts = {name: safe_starts(pool, experiment, start, drawn.family) for name, start in starts.items()}
     results = {}
     for name, start in starts.items():
         work.begin(solving_stage(name))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from meta.judging.safe_starts import safe_starts
 from meta.judging.task_numbers import Numbers, bound_checks, curves, resident_megabytes, task_measures, training_record
 from meta.judging.task_records import task_record
 from meta.judging.work_done import (
@@ -140,8 +141,9 @@ def judge(
         work.begin(learning_stage(method))
         learned = learn(method, point, dataclasses.replace(bench, pool=counted))
         trained = time.perf_counter()
+        start = safe_starts(pool, experiment, learned.start, drawn.family)
         work.begin(solving_stage(method))
-        results = solve_in_order(counted, drawn.test, learned.start, within)
+        results = solve_in_order(counted, drawn.test, start, within)
         judged = time.perf_counter()
     return {
         "method": method,

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from policies.common.safety import SafetySettings
+
 MethodName = str
 """Name of a method in the registry :mod:`meta.methods.registry`."""
 
@@ -78,6 +80,8 @@ class EvaluationSettings(BaseModel):
     """Networks: environment steps of each iteration on a held-out task; empty takes within_task.steps_per_iteration."""
     trust_region: HeldOutTrustRegion = HeldOutTrustRegion()
     """Networks: the trust region on held-out tasks."""
+    safety: SafetySettings | None = None
+    """Steps on held-out tasks go only as far as bounds on every cost allow; null: as on training tasks."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=tuple(range(10)), min_length=1)
     """Seeds of `compare`; each draws its own tasks."""
     rate_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(

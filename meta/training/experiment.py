@@ -62,6 +62,11 @@ class Experiment:
         rounds = rounds_of(self.meta)
         return (1 + (rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy if rounds else 0
 
+    @property
+    def unused_from(self) -> int:
+        """The first training task, by its index, from which nothing is learned."""
+        return max(training_counts(self))
+
     def with_seed(self, seed: int) -> Experiment:
         """The same experiment with another seed."""
         return dataclasses.replace(self, family=dataclasses.replace(self.family, seed=seed))
@@ -170,11 +175,16 @@ def observed_units(pool: Pool, experiment: Experiment, tasks: Sequence[Task], fr
 
 def training_tasks(pool: Pool, experiment: Experiment) -> TrainingTasks:
     """Draw all training tasks."""
-    online = experiment.family.num_tasks
-    together = experiment.meta.warm_up.distinct_tasks or online
-    budget = online + round(experiment.warm_up_steps / max(1, experiment.steps_of_task))
+    online, together, budget = training_counts(experiment)
     drawn = pool.draw("train", range(max(together, budget)))
     return TrainingTasks(drawn[:online], drawn[:together], drawn[:budget], drawn[: max(online, together)])
+
+
+def training_counts(experiment: Experiment) -> tuple[int, int, int]:
+    """Numbers of training tasks for online steps, for direct steps, and for methods without direct steps."""
+    online = experiment.family.num_tasks
+    together = experiment.meta.warm_up.distinct_tasks or online
+    return online, together, online + round(experiment.warm_up_steps / max(1, experiment.steps_of_task))
 
 
 def family_of(pool: Pool, experiment: Experiment) -> FamilySpec:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from policies.common.context_regression import ContextRegression
 from policies.common.policy import Policy
+from policies.common.safety import Safety, SafetyReport
 from policies.exact.solver import OptimalPolicy
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
@@ -24,7 +25,7 @@ class Start:
 
     ``context`` [k] is that of the task that the start was made for; None for a start of all tasks. ``contexts`` are
     those of the training tasks where they were learned with the start; None where the family gives them. ``regression``
-    infers the context of a new task from its transitions.
+    infers the context of a new task from its transitions. With ``safety``, steps go no farther than its bounds allow.
     """
 
     initialization: Policy
@@ -32,6 +33,7 @@ class Start:
     context: FloatArray | None = None
     contexts: Contexts | None = None
     regression: ContextRegression | None = None
+    safety: Safety | None = None
 
     selection: ClassVar[Literal["only"]] = "only"
     probe_episodes: ClassVar[None] = None
@@ -117,7 +119,8 @@ class TaskResult:
     ``episodic`` [M+1, 1+p] are mean undiscounted sums over complete episodes, where they are measured. ``facts`` are
     further numbers by name, one column each. ``start_index`` is the index of the start among several
     :class:`Candidates`, and ``probe_steps`` how many of the ``env_steps`` were spent on choosing it, or the context.
-    ``context`` [k] is the normalised context that the task was solved with; None without contexts.
+    ``context`` [k] is the normalised context that the task was solved with; None without contexts. ``safety`` is what
+    the bounds of safe steps did; None without them.
     """
 
     task: Task
@@ -136,3 +139,4 @@ class TaskResult:
     start_index: int = 0
     probe_steps: int = 0
     context: FloatArray | None = None
+    safety: SafetyReport | None = None

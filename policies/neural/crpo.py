@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.common.branches import choose_output
+from policies.common.safety import Guard
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
+from policies.neural.safe_steps import SafeSteps, safe_steps
 from policies.neural.update import NonFiniteError, Problem, UpdateReport, estimate_returns, improve
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import TaskError
@@ -94,11 +96,12 @@ def solve_neural(
     discount: float,
     label: str,
     on_batch: Callable[[int, NeuralTransitions], None] = lambda iteration, data: None,
+    guard: Guard | None = None,
 ) -> NeuralSolution:
     """Run CRPO from ``start`` with ``learning_rates`` [1+p] under ``limits`` [p]; pure in its arguments.
 
     Branches and output are chosen under (1 - ``safety_margin``) d. ``on_batch`` sees the data of every iterate; its
-    arrays are overwritten by the next one's (see ``copy``).
+    arrays are overwritten by the next one's (see ``copy``). ``guard`` may shorten every step.
 
     Raises:
         TaskError: the settings do not fit the task, or a value is not finite (task, iteration and tensor are named).
@@ -106,7 +109,9 @@ def solve_neural(
     limits = (1.0 - settings.safety_margin) * limits
     problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
-    iterations = list(iterate_neural(batch, start, problem, settings, seed, rng, label=label, on_batch=on_batch))
+    safe = safe_steps(guard, batch, settings, (seed, label), discount)
+    given = (batch, start, problem, settings, seed, rng)
+    iterations = list(iterate_neural(*given, label=label, on_batch=on_batch, safe=safe))
     updates = tuple(iteration.update for iteration in iterations if iteration.update is not None)
     iterates = tuple(iteration.policy for iteration in iterations)
     if not settings.evaluate_last:
@@ -114,7 +119,7 @@ def solve_neural(
     all_values, branches = np.array([i.values for i in iterations]), np.array([u.branch for u in updates], np.int64)
     output, feasible = choose_output(all_values, branches, limits, problem.tolerance, settings.output, rng)
     seconds = tuple(iteration.rollout_seconds for iteration in iterations)
-    env_steps = len(iterations) * settings.steps_per_iteration
+    env_steps = len(iterations) * settings.steps_per_iteration + (0 if guard is None else guard.test_steps)
     return NeuralSolution(iterates, all_values, updates, seconds, env_steps, output, feasible)
 
 
@@ -143,6 +148,7 @@ def iterate_neural(
     *,
     label: str,
     on_batch: Callable[[int, NeuralTransitions], None] = lambda iteration, data: None,
+    safe: SafeSteps | None = None,
 ) -> Iterator[NeuralIteration]:
     """The iterations of :func:`solve_neural` one by one, none of them kept: for runs of any length.
 
@@ -162,6 +168,8 @@ def iterate_neural(
                 yield NeuralIteration(index, policy, values, None, policy, seconds)
                 return
             improved, report = improve(policy, data, problem, settings.at(index), rng, memory)
+            if safe is not None:
+                improved = safe.taken(index, policy, improved, report)
         except NonFiniteError as error:
             raise TaskError(f"task {label}, iteration {index}: {error}") from error
         yield NeuralIteration(index, policy, report.values, report, improved, seconds)

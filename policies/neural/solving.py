@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from policies.common.policy import Policy
 from policies.common.results import Start, TaskResult, require_rates
+from policies.common.safety import Guard
 from policies.common.transition_sample import TransitionSample, concatenate_samples
 from policies.networks.distributions import distribution_of
 from policies.networks.module_network import told
@@ -111,7 +112,7 @@ def solve_neural_task(
     require_same_networks(policy, settings, task.label)
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
-    horizon = batch.horizon
+    horizon, guard = batch.horizon, None if start.safety is None else Guard(start.safety, limits)
     collector = _collector(task, settings, batch.observation_size, collect=collect)
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
@@ -129,9 +130,11 @@ def solve_neural_task(
             discount=family.discount,
             label=task.label,
             on_batch=on_batch,
+            guard=guard,
         )
     solution = dataclasses.replace(solution, iterates=tuple(on_device(one, "cpu") for one in solution.iterates))
     result = _result(task, solution, np.array(collector.episodic), time.perf_counter() - began)
+    result = dataclasses.replace(result, safety=None if guard is None else guard.report())
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
 
 

@@ -94,6 +94,15 @@ class ExactEvaluator:
         return occupancy(self.model, policy)
 
 
+class Steps(Protocol):
+    """What may shorten a step."""
+
+    def share(
+        self, iteration: int, logits: FloatArray, direction: FloatArray, branch: int, result: Evaluation
+    ) -> float:
+        """The share of the step by ``direction`` from ``logits`` that is taken; ``result`` evaluates the iterate."""
+
+
 def solve(
     evaluator: Evaluator,
     logits: FloatArray,
@@ -102,12 +111,14 @@ def solve(
     settings: WithinTaskSettings,
     discount: float,
     rng: np.random.Generator,
+    safe: Steps | None = None,
 ) -> Solution:
     """Solve from ``logits`` [S, A] with ``learning_rates`` [1+p] and ``limits`` [p] by the rule of the settings.
 
     Branches and output are chosen under (1 - ``safety_margin``) d.
     Iterates 0..M are all evaluated (the last without a step after it). ``best`` and ``last`` choose among all of
-    them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper.
+    them, ``uniform`` among N_0, the iterates that were improved on the reward, as in the paper. ``safe`` may shorten
+    every step; nothing else changes.
 
     Raises:
         TaskError: a rule of the user's raises, or its decision is none.
@@ -125,12 +136,15 @@ def solve(
         shown = (result.values, limits, tolerance, learning_rates, products.matrix, products.spreads)
         view = View(*shown, constraint_choice=settings.constraint_choice, rng=rng)
         decision = decided(rule, view, memory)
-        memory = decision.memory
-        direction = combined(decision.coefficients, advantages)
+        memory, taken = decision.memory, decision.coefficients
+        direction = combined(taken, advantages)
+        if safe is not None:
+            share = safe.share(iteration, iterates[-1], direction, decision.branch, result)
+            direction, taken = (direction, taken) if share == 1.0 else (share * direction, share * taken)
         values.append(result.values)
         branches.append(decision.branch)
-        steps.append(float(decision.coefficients[decision.branch]))
-        coefficients.append(decision.coefficients)
+        steps.append(float(taken[decision.branch]))
+        coefficients.append(taken)
         normalizers.append(log_normalizer(iterates[-1], direction, 1.0, discount))
         iterates.append(natural_gradient_step(iterates[-1], direction, 1.0, discount))
     values.append(evaluator.evaluate_last(np.exp(iterates[-1])).values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class TabularKind:
             return Settled(family, start)
         context = family.context_of(task)
         table = policy_for(start.initialization, context)
-        return Settled(family, Start(table, start.learning_rates, context), context)
+        return Settled(family, dataclasses.replace(start, initialization=table, context=context), context)
 
     def solve(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,11 +12,13 @@ import numpy as np
 
 from policies.common.policy import table_of
 from policies.common.results import Solution, Start, TaskResult, require_rates
+from policies.common.safety import Guard
 from policies.exact.softmax import logits_of
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy, optimal_policy
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
 from policies.tabular.empirical import TransitionCounts, empirical_visits, evaluate_empirical
 from policies.tabular.rollouts import TabularRollouts
+from policies.tabular.safe_steps import TEST_EPISODES, SafeSteps
 from policies.tabular.transitions import Transitions, concatenate
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -83,30 +86,49 @@ def solve_tabular_task(
     """
     began = time.perf_counter()
     exact = _exact_model(family, task, settings)
+    known = exact if settings.evaluation == "exact" else None
     rng = np.random.default_rng([task.seed, 0, 0, _CHOICE_STREAM])
     initialization = _table(task, start)
     if exact is not None:
         _require_shape(task, exact.shape, initialization)
     limits, logits = np.array(task.limits), logits_of(initialization)
     require_rates(task, start)
+    given = (logits, start.learning_rates, limits, settings, family.discount, rng)
+    guard = None if start.safety is None else Guard(start.safety, limits)
     batches: list[Transitions] = []
-    if settings.evaluation == "exact" and not collect:
-        assert exact is not None
-        solution = solve(ExactEvaluator(exact), logits, start.learning_rates, limits, settings, family.discount, rng)
+    if known is not None and not collect:
+        solution = solve(ExactEvaluator(known), *given, _safe_steps(guard, family.discount, known, None))
     else:
         num_copies = min(settings.num_copies, settings.episodes_per_iteration)
         with closing(TabularRollouts(family, task, num_copies)) as rollouts:
             _require_shape(task, (rollouts.num_states, rollouts.num_actions), initialization)
-            known = exact if settings.evaluation == "exact" else None
             counts = TransitionCounts(rollouts.num_states, rollouts.num_actions, limits.size)
             collector = _Collector(rollouts, settings, known, family.discount, on_iteration, counts, batches)
-            solution = solve(collector, logits, start.learning_rates, limits, settings, family.discount, rng)
+            solution = solve(collector, *given, _safe_steps(guard, family.discount, known, rollouts))
     result = _measure(task, exact, solution, settings, sum(map(len, batches)), time.perf_counter() - began)
+    if guard is not None:
+        report = guard.report()
+        result = dataclasses.replace(result, safety=report, env_steps=result.env_steps + report.test_steps)
     if not collect:
         return result, None
     return result, TaskDataset(
         task.index, concatenate(batches), np.exp(solution.logits), start, solution, family.discount, family.horizon
     )
+
+
+def _safe_steps(
+    guard: Guard | None, discount: float, known: ExactModel | None, rollouts: TabularRollouts | None
+) -> SafeSteps | None:
+    """What shortens the steps; None where nothing does. Without ``known`` values, ``rollouts`` give test episodes."""
+    if guard is None:
+        return None
+    episodes = guard.safety.settings.test_episodes or TEST_EPISODES
+
+    def collect(policy: FloatArray, iteration: int) -> Transitions:
+        assert rollouts is not None
+        return rollouts.collect(policy, iteration, episodes)
+
+    return SafeSteps(guard, discount, known, collect)
 
 
 def _exact_model(family: TaskFamily, task: Task, settings: WithinTaskSettings) -> ExactModel | None:

@@ -162,3 +162,16 @@ def test_the_ten_lines_of_the_documentation_run(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "A new task of frozen_lake is solved to " in done.stdout
+
+
+def test_a_policy_is_adapted_with_a_confidence(run: metasrl.Run) -> None:
+    plain = metasrl.adapt(run, task_seed=7)
+    assert plain.safety == ""
+    safe = metasrl.adapt(run, task_seed=7, confidence=0.2, compare=True)
+    assert "deployed policies over a limit: random " in safe.safety
+    assert "start " in safe.safety
+    over = (safe.costs > np.array(safe.limits)).any(axis=1)
+    assert over[0] or not over.any(), "exact values: nothing safe is followed by something that is not"
+    for confidence in (0.0, 1.0, -2.0, 7.0):
+        with pytest.raises(ConfigurationError, match=r"confidence: .* got"):
+            metasrl.adapt(run, confidence=confidence)

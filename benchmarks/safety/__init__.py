@@ -1,0 +1,1 @@
+"""Anytime-safe adaptation: what is asked, what is kept, what it costs."""
