@@ -104,6 +104,14 @@ LAKE_VARIANTS = (
     Variant("multitask", "multitask"),
     Variant("random", "random"),
 )
+SHORT: Changes = (
+    ("meta.warm_up.tasks", "5"),
+    ("meta.warm_up.rounds", "352"),
+    ("meta.warm_up.delta_max", "0.1"),
+    ("family.num_tasks", "2"),
+    ("cluster.tasks_per_round", "2"),
+)
+"""Few steps in all: more and smaller steps of small teams, and few online tasks (docs/decisions/0040-contexts.md)."""
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
@@ -127,7 +135,7 @@ SETTINGS = (
         "half_cheetah_short",
         "HalfCheetah with 400,000 steps of training",
         CHEETAH,
-        (("meta.warm_up.rounds", "76"), ("family.num_tasks", "4")),
+        SHORT,
         (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
     ),
