@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from distributed.jobs.adapt import adaptation_figure, find_source, new_task, plain_policy, solved
+from distributed.jobs.adapt import find_source, new_task, plain_policy, solved
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import FamilySettings
 from meta.judging.deployed import deployed_lines
+from meta.reporting.one_task import adaptation_figure
 from meta.training.evaluation_settings import GivenTask
 from metasrl.policy import Policy
 from metasrl.run import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -24,13 +23,13 @@ from distributed.storage.run_places import fetch
 from meta.judging.deployed import UNBOUNDED, deployed_lines
 from meta.judging.safe_starts import safe_starts
 from meta.measuring.measures import measure
-from meta.reporting.figures import Figure, adaptation
+from meta.reporting.one_task import adaptation_figure, described
 from meta.reporting.render_matplotlib import save_figure
 from meta.training.evaluation_settings import GivenTask
 from meta.training.experiment import family_of
 from meta.training.pool import LocalPool
 from policies.common.branches import branch_name
-from policies.common.digits import digits, parameters_text, rounded, scale_of
+from policies.common.digits import digits, rounded, scale_of
 from policies.common.policy import Policy, policy_for, table_of
 from policies.common.results import Start, Starts, TaskResult
 from policies.mixtures.contextual import condition
@@ -56,14 +55,6 @@ class Source:
     folder: Path
     policy: MetaPolicy | None
     family: FamilySpec
-
-
-@dataclass(frozen=True)
-class _Curves:
-    """J_0 [M+1] and J_1..J_p [M+1, p] after 0..M updates."""
-
-    reward_curve: list[float]
-    cost_curve: list[list[float]]
 
 
 def adapt(
@@ -234,21 +225,6 @@ def _starts(source: Source, family: TaskFamily, task: Task) -> dict[str, Starts]
     return {"random": Start(fresh, source.random_rates), "meta_srl": source.starts}
 
 
-def adaptation_figure(results: Mapping[str, TaskResult]) -> Figure:
-    """Reward and costs of one task after each policy update, by method."""
-    task = next(iter(results.values())).task
-    curves = {
-        name: _Curves(result.values[:, 0].tolist(), result.values[:, 1:].tolist()) for name, result in results.items()
-    }
-    title = f"One task: {_described(task)}; after each policy update, dashed: its limit"
-    return adaptation(curves, task.limits, title, limit_label="limit")
-
-
-def _described(task: Task) -> str:
-    """The label with the parameters, which an own task's label has already."""
-    return task.label if task.split == "own" else f"{task.label} ({parameters_text(task.parameters, 60)})"
-
-
 def _write_policy(stem: Path, result: TaskResult) -> Path:
     """Write a table of probabilities as CSV, one row per state; a neural policy as safetensors.
 
@@ -272,7 +248,7 @@ def plain_policy(result: TaskResult) -> Policy:
 
 def _table(results: dict[str, TaskResult], family: TaskFamily, *, episodic: bool) -> str:
     task = next(iter(results.values())).task
-    lines = [f"Task {_described(task)}", ""]
+    lines = [f"Task {described(task)}", ""]
     sums = (
         "expected plain sums over an episode" if episodic else f"expected discounted sums ({family.discount:g} a step)"
     )

@@ -295,7 +295,7 @@ def test_export_reports_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     assert exit_code("export", tmp_path, tmp_path / "x.onnx", "--start", "1") == 2
     assert "--start: must be from 0 to 0, got 1" in capsys.readouterr().err
     assert exit_code("export", tmp_path / "nothing", tmp_path / "x.onnx") == 2
-    assert "holds no finished start" in capsys.readouterr().err
+    assert "nothing: is not a run directory" in capsys.readouterr().err
 
 
 def test_unbounded_actions_stay_as_they_are(tmp_path: Path) -> None:
