@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, holds every page, and loads nothing from other places."""
+"""The documentation site builds without a warning, holds every page, loads nothing from elsewhere, and is readable."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.browser.conftest import opened
+from tests.browser.test_report_page import COLOURS, contrast
 from tests.distributed.helpers import ROOT, environment
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -48,3 +51,31 @@ def test_the_python_reference_has_signatures_and_docstrings(site: Path) -> None:
     for name in ("train", "load", "adapt", "Run", "Adapted", "Policy", "LearnedStart", "Family"):
         assert f'id="metasrl.{name}"' in text or f'id="tasks.contract.family.{name}"' in text, name
     assert "deterministic" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "operations", "configuration", "python", "symbols", "tour", "results/paper"])
+def test_a_page_is_readable_in_wide_and_narrow_windows(
+    browser: Any, site: Path, tmp_path: Path, name: str, width: int, scheme: str
+) -> None:
+    with opened(browser, site / f"{name}.html", width=width, color_scheme=scheme) as (page, faults):
+        page.screenshot(path=tmp_path / f"{name.replace('/', '-')}-{width}-{scheme}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT) == []
+        for part in ("article p", "article code", "article h1", "article a", "article th", ".sidebar-tree a"):
+            if page.locator(part).count():
+                assert contrast(*page.evaluate(COLOURS, part)) >= 4.5, part
+        assert faults == []
+
+
+CUT = """() => [...document.querySelectorAll("article table, article pre")].filter(block => {
+  let place = block;
+  while (place && place.tagName !== "ARTICLE") {
+    if (["auto", "scroll"].includes(getComputedStyle(place).overflowX)) return false;
+    place = place.parentElement;
+  }
+  return block.getBoundingClientRect().right > document.querySelector("article").getBoundingClientRect().right + 1;
+}).map(block => block.textContent.slice(0, 60))"""
+"""Tables and listings that are wider than the article, and cannot be scrolled."""
