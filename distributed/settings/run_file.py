@@ -140,7 +140,17 @@ def require_usable(config: RunConfig, source: str) -> None:
             config.within_task.modules.require_usable()
         require_limits_of_returns(config.within_task, family, config.experiment.family.parameters)
     except ValueError as error:
-        raise ConfigurationError(f"{source}: {shortened(str(error), _LONGEST_LINE)}") from error
+        text = f"{shortened(str(error), _LONGEST_LINE)}{_beside(source, config.family.name)}"
+        raise ConfigurationError(f"{source}: {text}") from error
+
+
+def _beside(source: str, name: str) -> str:
+    """What helps where a family lies beside its run file, and the run is started in another folder."""
+    module, separator, class_name = name.partition(":")
+    file = Path(source).parent / f"{module}.py"
+    if not separator or Path(source).parent == Path() or Path(f"{module}.py").exists() or not file.is_file():
+        return ""
+    return f"; {file.name} lies beside the run file: cd {file.parent}, or give --family.name {file}:{class_name}"
 
 
 def require_sound_family(config: RunConfig, say: Callable[[str], None]) -> None:

@@ -290,6 +290,16 @@ def test_a_tampered_run_directory_runs_no_code(
     assert not (tmp_path / "made").exists()
 
 
+def test_a_family_beside_a_run_file_of_another_folder_is_found_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("init", "shop") == 0
+    assert exit_code("train", "shop/own_family.yaml", "--family.name", "own_family_of_nobody:Machines") == 2
+    assert "lies beside" not in reported(capsys)
+    (Path("shop") / "own_machines.py").write_bytes((Path("shop") / "own_family.py").read_bytes())
+    assert exit_code("train", "shop/own_family.yaml", "--family.name", "own_machines:Machines") == 2
+    help_with = "own_machines.py lies beside the run file: cd shop, or give --family.name shop/own_machines.py:Machines"
+    assert help_with in reported(capsys)
+
+
 def test_a_run_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("train", "none.yaml") == 2
     assert "none.yaml: cannot be read: No such file or directory" in reported(capsys)
