@@ -111,6 +111,8 @@ def _paused(name: str) -> Act:
 
 def _second_driver(scene: Scene) -> str:
     done = scene.command("--resume", str(scene.run))
+    if not scene.driver.is_running() or scene.driver.status() == psutil.STATUS_ZOMBIE:
+        return "no first driver any more, when the second one came"
     refused = done.returncode == 2 and "belongs to process" in " ".join(done.stderr.split())
     return "a second driver was refused" if refused else f"A SECOND DRIVER ENDED IN {done.returncode}"
 

@@ -51,7 +51,7 @@ class MLflowSender:
 
     def send(self, event: Event, memory: Memory, *, again: bool) -> None:
         """Deliver one event; see :meth:`distributed.tracking.outbox.Sender.send`."""
-        if self._client is not None and _identity(self._uri) != self._store:
+        if self._client is not None and store_file(self._uri) is not None and self._store_is_another():
             self._client = None
             raise LostError("its file was deleted or replaced")
         client = self._connected(memory)
@@ -75,6 +75,11 @@ class MLflowSender:
         except (KeyError, TypeError, AttributeError) as error:
             raise RefusedError(f"the event is damaged or its run is unknown ({error!r})") from error
 
+    def _store_is_another(self) -> bool:
+        """Whether the file of the SQLite store is not the one that the client is connected to."""
+        found = _identity(self._uri)
+        return found is None or found != self._store
+
     def _restored(self, client: MlflowClient, experiment: str) -> bool:
         """Restore the experiment if it was deleted, so that its runs can be continued; whether it was."""
         if client.get_experiment(experiment).lifecycle_stage == "active":
@@ -92,8 +97,9 @@ class MLflowSender:
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every nested run
             from mlflow import MlflowClient
 
+            self._connections += 1  # also after one that failed, perhaps since the store was deleted meanwhile
             with made_by_one(self._uri):
-                client = MlflowClient(tracking_uri=written_anew(self._uri, self._connections))
+                client = MlflowClient(tracking_uri=written_anew(self._uri, self._connections - 1))
                 found = client.get_experiment_by_name(self._experiment)
                 if found is not None:
                     memory["experiment_id"] = found.experiment_id
@@ -103,7 +109,6 @@ class MLflowSender:
                     folder = None if self._uri.startswith(("http:", "https:")) else (self._start / "mlruns").as_uri()
                     memory["experiment_id"] = client.create_experiment(self._experiment, artifact_location=folder)
             self._client, self._store = client, _identity(self._uri)
-            self._connections += 1
         return self._client
 
 

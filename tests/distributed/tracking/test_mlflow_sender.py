@@ -7,16 +7,18 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.validation import _validate_param_name
 
+from distributed.settings.run_config import TrackingSettings
 from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri, written_anew
 from distributed.tracking import mlflow_sender
-from distributed.tracking.events import EndEvent, Memory, RoundEvent
+from distributed.tracking.events import EndEvent, Event, Memory, RoundEvent
+from distributed.tracking.outbox import LostError
 from tests.distributed.helpers import environment
 
 
@@ -232,6 +234,43 @@ def test_a_store_that_is_deleted_under_a_run_is_rebuilt_by_the_same_process(tmp_
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         assert list(connection.execute("SELECT name FROM runs")) == [("a",)]
         assert list(connection.execute("SELECT step FROM metrics ORDER BY step")) == [(1,), (2,), (3,)]
+
+
+class Connected:
+    """A client of a store that is a file, which the first connection does not survive."""
+
+    made: ClassVar[list[str]] = []
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.made.append(tracking_uri)
+        store_file(tracking_uri).write_text("")  # type: ignore[union-attr]
+
+    def get_experiment_by_name(self, name: str) -> None:
+        if len(self.made) == 1:
+            raise OSError("attempt to write a readonly database")
+
+    def create_experiment(self, name: str, artifact_location: str | None) -> str:
+        if len(self.made) == 2:
+            store_file(self.made[0]).unlink()  # type: ignore[union-attr]
+        return "1"
+
+    def log_batch(self, run_id: str, **content: Any) -> None:
+        """Not of interest."""
+
+
+def test_a_store_that_is_deleted_while_it_is_opened_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.MlflowClient", Connected)
+    sender = mlflow_sender.MLflowSender(TrackingSettings(uri=f"sqlite:///{tmp_path}/a.db"), tmp_path)
+    event: Event = {"kind": "round", "key": "a", "time": 0, "metrics": []}
+    with pytest.raises(OSError, match="readonly"):
+        sender.send(event, {"run_id": "r"}, again=False)
+    sender.send(event, {"run_id": "r"}, again=True)  # its store is deleted before the client is kept
+    with pytest.raises(LostError, match="deleted or replaced"):
+        sender.send(event, {"run_id": "r"}, again=True)
+    sender.send(event, {"run_id": "r"}, again=True)
+    assert len(set(Connected.made)) == len(Connected.made) == 3
 
 
 def test_an_address_written_anew_names_the_same_store(tmp_path: Path) -> None:
