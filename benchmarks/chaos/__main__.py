@@ -32,11 +32,10 @@ from benchmarks.chaos.trial import (
     Result,
     Trial,
     checked,
-    finished_tasks,
-    has_begun,
+    under_way,
 )
+from benchmarks.learning.meta_learning import kept
 from benchmarks.result_page import header, table, write
-from distributed.storage.checkpoints import write_atomically
 
 
 def code_digest() -> str:
@@ -53,17 +52,12 @@ def disturbed(fault: Fault, trial: Trial, rng: np.random.Generator) -> tuple[int
     process, done = trial.start(), "the family's own"
     if fault.act is not None:
         wanted = int(rng.integers(0, 11))
-        while process.poll() is None and len(list(trial.folder.glob("notes/*"))) == 0 and not _under_way(trial, wanted):
+        while process.poll() is None and len(list(trial.folder.glob("notes/*"))) == 0 and not under_way(trial, wanted):
             time.sleep(0.05)
         time.sleep(float(rng.uniform(0.0, 0.4)))
         if process.poll() is None:
             done = fault.act(trial.scene(psutil.Process(process.pid), rng))
     return process.wait(LONGEST), done
-
-
-def _under_way(trial: Trial, tasks: int) -> bool:
-    """Whether so many tasks are finished."""
-    return has_begun(trial) and finished_tasks(trial) >= tasks
 
 
 def cell(name: str, seed: int, undisturbed: Result) -> Result:
@@ -186,23 +180,22 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="cells at the same time; default 1")
     given = parser.parse_args()
     folder = KEPT / code_digest()
-    folder.mkdir(parents=True, exist_ok=True)
 
-    def kept(stem: str, compute: Callable[[], Result]) -> Result:
-        file = folder / f"{stem}.json"
-        if not file.is_file():
+    def found_cell(stem: str, compute: Callable[[], Result]) -> Result:
+        def told() -> Result:
             found = compute()
-            write_atomically(file, json.dumps(found).encode())
             print(f"{stem}: {found.get('codes')} {found.get('wrong') or 'ok'}", flush=True)
-        return dict(json.loads(file.read_text()))
+            return found
 
-    undisturbed = kept("reference", reference)
+        return kept(folder / f"{stem}.json", told)
+
+    undisturbed = found_cell("reference", reference)
 
     def one(job: tuple[str, int]) -> Result:
         name, seed = job
         if name == "storm":
-            return kept(f"storm-{seed}", lambda: storm(seed, undisturbed["storm"]))
-        return kept(stem_of(name, seed), lambda: cell(name, seed, undisturbed))
+            return found_cell(f"storm-{seed}", lambda: storm(seed, undisturbed["storm"]))
+        return found_cell(stem_of(name, seed), lambda: cell(name, seed, undisturbed))
 
     jobs = [(name, seed) for seed in range(given.seeds) for name in given.only or FAULTS]
     with ThreadPoolExecutor(given.at_once) as threads:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from benchmarks.chaos.faults import FAULTS, Fault
-from benchmarks.chaos.trial import KEPT, LONGEST, Result, Trial, checked, finished_tasks, has_begun
+from benchmarks.chaos.trial import KEPT, LONGEST, Result, Trial, checked, finished_tasks, under_way
 
 KINDS = tuple(name for name, one in FAULTS.items() if one.act and not one.cpus and one.tracking != "server")
 FAULTS_OF_A_STORM = 8
@@ -32,7 +32,7 @@ class Storm:
     def suffer(self, name: str) -> bool:
         """Do the fault ``name`` some tasks later, and resume where it ends the run; whether the run goes on."""
         fault, wanted = FAULTS[name], finished_tasks(self._trial) + int(self._rng.integers(0, 5))
-        while self._process.poll() is None and not (has_begun(self._trial) and finished_tasks(self._trial) >= wanted):
+        while self._process.poll() is None and not under_way(self._trial, wanted):
             time.sleep(0.05)
         if self._process.poll() is None and fault.act is not None:
             self._note(name, fault.act(self._trial.scene(psutil.Process(self._process.pid), self._rng)))
@@ -41,7 +41,9 @@ class Storm:
         code = self._ended(fault.codes)
         if fault.damage is not None:
             self.done.append(fault.damage(self._trial.scene(psutil.Process(), self._rng)))
-        return code != 0 and self._resumed()
+        if code != 0:
+            self._process = self._trial.start("--resume", str(self._trial.run))
+        return code != 0
 
     def end(self) -> None:
         """Wait for the end of the run."""
@@ -69,10 +71,6 @@ class Storm:
         left = self._trial.left()
         self.wrong += [f"left after {self.done[-1]}: {', '.join(sorted(set(left)))}"] if left else []
         return code
-
-    def _resumed(self) -> bool:
-        self._process = self._trial.start("--resume", str(self._trial.run))
-        return True
 
 
 def storm(seed: int, undisturbed: Result) -> Result:

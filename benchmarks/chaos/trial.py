@@ -123,6 +123,11 @@ def has_begun(trial: Trial) -> bool:
     return "Ray: local" in (trial.folder / "messages").read_text(errors="replace")
 
 
+def under_way(trial: Trial, tasks: int) -> bool:
+    """Whether the process that was started last has its cluster, and the run has finished so many tasks."""
+    return has_begun(trial) and finished_tasks(trial) >= tasks
+
+
 def checked(fault: Fault, trial: Trial, codes: Sequence[int], right: Result) -> list[str]:
     """What is wrong with a run that has ended."""
     wrong, final = [], 3 if fault.aside else 0

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import ray
 
 from distributed.cluster.calls import end_actor
+from distributed.cluster.health import asking
 
 _EVERY_SECONDS = 1.0
 
@@ -72,7 +73,8 @@ class SharedProgress:
     """The board as the driver has it. A board that is lost shows nothing more, and disturbs nobody."""
 
     def __init__(self) -> None:
-        self._board: Any = ray.remote(num_cpus=0)(Board).remote()
+        with asking():
+            self._board: Any = ray.remote(num_cpus=0)(Board).remote()
         self._asked: Any = None
         self._known: Mapping[str, Progress] = {}
         self._next = 0.0
@@ -83,7 +85,7 @@ class SharedProgress:
 
     def newest(self) -> Mapping[str, Progress]:
         """The newest progress that has arrived; never waits."""
-        with contextlib.suppress(Exception):
+        with asking(), contextlib.suppress(Exception):
             if self._asked is not None and ray.wait([self._asked], timeout=0.0)[0]:
                 answer, self._asked = self._asked, None
                 self._known = ray.get(answer)

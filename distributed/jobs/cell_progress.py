@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from distributed.cluster.shared_progress import Progress
 from distributed.settings.console import Console
-from distributed.tracking.work_progress import EVERY_SECONDS, duration
+from distributed.tracking.work_progress import Bar, duration
 
 Seconds = Mapping[tuple[str, ...], Sequence[float]]
 """Computing times by group."""
@@ -53,7 +50,7 @@ def expected_seconds(group: tuple[str, ...], seconds: Seconds) -> float | None:
     return None
 
 
-class CellProgress:
+class CellProgress(Bar):
     """A progress bar over cells and what is done of them; outside a terminal, a line for every cell, or every minute.
 
     Args:
@@ -74,19 +71,10 @@ class CellProgress:
         seconds: Seconds,
         num_workers: int,
     ) -> None:
-        self._console, self._what, self._seconds = console, what, seconds
+        super().__init__(console, TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._what, self._seconds = what, seconds
         self._left, self._done, self._known = list(missing), 0, known
         self._workers, self._running = max(num_workers, 1), dict[str, Progress]()
-        self._told = time.monotonic()
-        self._progress = Bars(
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console.error,
-            disable=not console.error.is_terminal,
-        )
         total = known + len(self._left)
         self._bar = self._progress.add_task(what, total=total, completed=known, note=self.remaining())
 
@@ -94,13 +82,7 @@ class CellProgress:
         self._console.say(
             f"{self._what}: {self._known} cells are finished, {len(self._left)} to compute{self.remaining()}"
         )
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        return super().__enter__()
 
     def remaining(self) -> str:
         """The estimated remaining time as text; empty if unknown."""
@@ -122,12 +104,12 @@ class CellProgress:
         names = {cell.name for cell in self._left}
         self._running = {name: progress for name, progress in found.items() if name in names}
         self._update()
-        now = time.monotonic()
-        if not self._console.error.is_terminal and now - self._told >= EVERY_SECONDS and self._running:
-            self._told = now
-            done = ", ".join(f"{name} {progress.share:.0%}" for name, progress in sorted(self._running.items()))
-            total = self._done + len(self._left)
-            self._console.say(f"{self._what} {self._done}/{total}: computing {done}{self.remaining()}")
+        if self._running:
+            self._say(self._computing)
+
+    def _computing(self) -> str:
+        done = ", ".join(f"{name} {progress.share:.0%}" for name, progress in sorted(self._running.items()))
+        return f"{self._what} {self._done}/{self._done + len(self._left)}: computing {done}{self.remaining()}"
 
     def _update(self) -> None:
         part = sum(progress.share for progress in self._running.values())
@@ -139,7 +121,6 @@ class CellProgress:
         self._running.pop(cell.name, None)
         self._done += 1
         self._update()
-        if not self._console.error.is_terminal:
-            self._told = time.monotonic()
-            total = self._done + len(self._left)
-            self._console.say(f"{self._what} {self._done}/{total}: {cell.name} in {seconds:.1f} s{self.remaining()}")
+        total = self._done + len(self._left)
+        line = f"{self._what} {self._done}/{total}: {cell.name} in {seconds:.1f} s{self.remaining()}"
+        self._say(lambda: line, after=0.0)

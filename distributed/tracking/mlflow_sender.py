@@ -51,7 +51,7 @@ class MLflowSender:
 
     def send(self, event: Event, memory: Memory, *, again: bool) -> None:
         """Deliver one event; see :meth:`distributed.tracking.outbox.Sender.send`."""
-        if self._client is not None and store_file(self._uri) is not None and self._store_is_another():
+        if self._client is not None and self._store_is_another():
             self._client = None
             raise LostError("its file was deleted or replaced")
         client = self._connected(memory)
@@ -78,7 +78,7 @@ class MLflowSender:
     def _store_is_another(self) -> bool:
         """Whether the file of the SQLite store is not the one that the client is connected to."""
         found = _identity(self._uri)
-        return found is None or found != self._store
+        return store_file(self._uri) is not None and (found is None or found != self._store)
 
     def _restored(self, client: MlflowClient, experiment: str) -> bool:
         """Restore the experiment if it was deleted, so that its runs can be continued; whether it was."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from distributed.settings.console import Console
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker
+from distributed.tracking.work_progress import noted_bar
 from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
@@ -26,16 +27,9 @@ class ProgressTracker(RunTracker):
     def __init__(self, console: Console, warm_up_rounds: int) -> None:
         self._warm_up_rounds = warm_up_rounds
         self._console, self._total, self._done = console, 0, 0
-        self._progress = Progress(
-            TextColumn("{task.fields[what]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console.error,
-            disable=not console.error.is_terminal,
-        )
+        what = TextColumn("{task.fields[what]}")
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        self._progress = noted_bar(console, what, BarColumn(), MofNCompleteColumn(), *times)
         self._bar = self._progress.add_task("tasks", total=None, note="", what=_TASKS)
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from distributed.settings.console import Console
 
@@ -31,7 +31,39 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60.0:.0f} min" if seconds < 5970.0 else f"{seconds / 3600.0:.1f} h"
 
 
-class WorkProgress:
+def noted_bar(console: Console, *columns: ProgressColumn) -> Progress:
+    """A bar of ``columns`` with a note (the field ``note`` of its task) at its end; shown on a terminal only."""
+    note = TextColumn("{task.fields[note]}")
+    return Progress(*columns, note, console=console.error, disable=not console.error.is_terminal)
+
+
+class Bar:
+    """A :func:`noted_bar` while its body runs; where there is no terminal, lines, of which it knows when one is due."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._progress = noted_bar(console, *columns)
+        self._told = clock()
+
+    def __enter__(self) -> Self:
+        self._told = self._clock()
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def _say(self, line: Callable[[], str], after: float = EVERY_SECONDS) -> None:
+        """Print a line where there is no terminal, if none was printed for ``after`` seconds."""
+        now = self._clock()
+        if not self._console.error.is_terminal and now - self._told >= after:
+            self._told = now
+            self._console.say(line())
+
+
+class WorkProgress(Bar):
     """Shows ``what`` while its body runs; :meth:`report` is told of the work.
 
     Args:
@@ -41,34 +73,16 @@ class WorkProgress:
     """
 
     def __init__(self, console: Console, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._what, self._clock = console, what, clock
-        self._progress = Progress(
-            TextColumn(what),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console.error,
-            disable=not console.error.is_terminal,
-        )
+        super().__init__(console, TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), clock=clock)
+        self._what, self._began = what, clock()
         self._bar = self._progress.add_task(what, total=1.0, note="")
-        self._began = self._told = clock()
 
     def __enter__(self) -> Self:
-        self._began = self._told = self._clock()
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        self._began = self._clock()
+        return super().__enter__()
 
     def report(self, part: str, share: float) -> None:
         """``part`` is being done, and ``share`` of all work is done, between 0 and 1."""
-        now = self._clock()
-        notes = [note for note in (part, time_left(share, now - self._began)) if note]
+        notes = [note for note in (part, time_left(share, self._clock() - self._began)) if note]
         self._progress.update(self._bar, completed=share, note=", ".join(notes))
-        if not self._console.error.is_terminal and now - self._told >= EVERY_SECONDS:
-            self._told = now
-            self._console.say(f"{self._what}: {', '.join([f'{share:.0%}', *notes])}")
+        self._say(lambda: f"{self._what}: {', '.join([f'{share:.0%}', *notes])}")
