@@ -7,11 +7,13 @@ the margins of its steps are learned on the same tasks. See docs/algorithms.md, 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from meta.judging.safest_table import safest_table
 from meta.learning.kinds import learning_of
 from meta.methods.multitask import multitask_network, multitask_policy
 from meta.training.experiment import Experiment
@@ -32,8 +34,8 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError
 
-LADDER = tuple(step / 16.0 for step in range(16, -1, -1))
-"""Shares of the path from the start to the safest policy that are tried, from the safest on."""
+_ON_A_LEG = 4
+"""So many shares are tried on each leg of the path from the start to the safest policy."""
 _MARGINS = (0.5, 0.8, 0.9, 1.0 - 1e-6)
 """Shares of the limits that are kept free on the path: the last leaves so little that CRPO steps on costs alone."""
 
@@ -75,8 +77,20 @@ def safe_start(pool: Pool, experiment: Experiment, starts: Starts, path: Sequenc
         f"start {changed}: over a limit on {over} of {len(tasks)} training tasks ({allowed} may be, at a confidence of "
         f"{settings.confidence:g})"
     )
+    if repeated := _repeated(experiment, tasks):
+        note += f"; {repeated} of these tasks repeat others, so that the confidence is for tasks that repeat as often"
     start = dataclasses.replace(starts, initialization=along(path, share))
     return _with_margins(pool, experiment, tasks[: settings.margin_tasks], start, Safety(settings, none, note))
+
+
+def _repeated(experiment: Experiment, tasks: Sequence[Task]) -> int:
+    """How many of ``tasks`` have the parameters of an earlier one or of a task that the start was learned from."""
+    family = experiment.family.make()
+    learned_from = [family.parameters("train", index, 0) for index in range(experiment.unused_from)]
+    seen = {json.dumps(parameters, sort_keys=True) for parameters in learned_from}
+    before = len(seen)
+    seen.update(json.dumps(task.parameters, sort_keys=True) for task in tasks)
+    return len(tasks) - (len(seen) - before)
 
 
 def _on_training_tasks(experiment: Experiment) -> WithinTask:
@@ -112,7 +126,8 @@ def path_to_safety(pool: Pool, experiment: Experiment, start: Start) -> list[Pol
     """The start, and one policy for many tasks under each share of their limits that is kept free, made from it.
 
     Direct CRPO steps on the mean of the last training tasks that the start was learned from, as of the method
-    ``multitask``; without an exact model, tables are the mean of the policies that solve the tasks one by one.
+    ``multitask``, and for tables :func:`safest_table` at the end; without an exact model, tables are the mean of the
+    policies that solve the tasks one by one.
     """
     settings, within = experiment.evaluation.safety, _on_training_tasks(experiment)
     assert settings is not None
@@ -120,7 +135,8 @@ def path_to_safety(pool: Pool, experiment: Experiment, start: Start) -> list[Pol
     tasks = pool.draw("train", range(max(0, last - settings.descent_tasks), last))
     updates, seed = settings.descent_iterations, experiment.family.seed
     plain = {"method": CRPO_METHOD, "output": "best"}
-    found = [start.initialization]
+    found: list[Policy] = [start.initialization]
+    safest: tuple[list[ExactModel], FloatArray] | None = None
     for margin in _MARGINS:
         under = within.model_copy(update={**plain, "safety_margin": margin, "num_iterations": updates})
         if isinstance(under, NeuralSettings):
@@ -133,9 +149,13 @@ def path_to_safety(pool: Pool, experiment: Experiment, start: Start) -> list[Pol
             limits = np.array([task.limits for task in tasks])
             table = multitask_policy(models, limits, logits, start.learning_rates, under, len(models), seed)
             found.append(_supported(np.exp(table), experiment))
+            safest = models, limits
         else:
             solved = [table_of(result.policy) for result in _solved(pool, tasks, start, under)]
             found.append(_supported(np.mean(solved, axis=0), experiment))
+    if safest is not None:
+        table = safest_table(*safest, np.log(table_of(found[-1])), updates)
+        found.append(_supported(np.exp(table), experiment))
     return found
 
 
@@ -156,7 +176,8 @@ def _least_share(
     assert settings is not None
     allowed = allowed_over(len(tasks), settings.confidence)
     ever, found = np.zeros(len(tasks), np.bool_), None
-    for share in LADDER:
+    steps = _ON_A_LEG * (len(path) - 1)
+    for share in np.arange(steps, -1, -1) / steps:
         given = dataclasses.replace(start, initialization=along(path, share))
         ever |= (_first_costs(pool, experiment, tasks, given) > np.array([task.limits for task in tasks])).any(axis=1)
         if ever.sum() > allowed:

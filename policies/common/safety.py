@@ -17,6 +17,8 @@ from tasks.contract.tabular_model import FloatArray
 
 SHARES = tuple(float(2.0 ** (-step / 2.0)) for step in range(12, -1, -1))
 """Shares of a step in the order in which they are tested: from 1/64 to the entire step, each sqrt(2) longer."""
+LONGER = tuple(float(2.0 ** (step / 2.0)) for step in range(1, 13))
+"""Multiples of a step down a cost, tested after :data:`SHARES` while the policy is surely over that cost's limit."""
 LEAST_EPISODES = 8
 """Fewer episodes give no bound: an interval needs an estimate of the spread."""
 
@@ -91,11 +93,13 @@ class SafetyReport:
 class Guard:
     """Decides how much of each step of a task is taken, and learns the margins from what follows.
 
-    ``limits`` [p] are the task's own, without a safety margin.
+    ``limits`` [p] are the task's own, without a safety margin. ``longer`` are multiples of a step, beyond
+    :data:`SHARES`, that may be taken down a cost that is surely over its limit.
     """
 
     safety: Safety
     limits: Float[FloatArray, " p"]
+    longer: tuple[float, ...] = ()
     margins: Float[FloatArray, " p"] = field(init=False)
     test_steps: int = 0
     _expected: Estimate | None = None
@@ -107,7 +111,10 @@ class Guard:
         self.margins = self.safety.margins
 
     def share(self, branch: int, values: FloatArray, estimate: Callable[[float], Estimate | None]) -> float:
-        """The share of a step that the bounds allow, one of :data:`SHARES` or 0.
+        """The share of a step that the bounds allow, one of :data:`SHARES`, of ``longer``, or 0.
+
+        A policy that is surely over the limit of the cost that it steps down has nothing to lose there: its step need
+        only lower the mean of that cost, and is lengthened until the policy after it keeps the limit.
 
         Args:
             branch: the cost that the step descends on, or 0.
@@ -118,24 +125,30 @@ class Guard:
         now = estimate(0.0)
         assert now is not None
         self._learn(now)
+        recovers = branch != REWARD_BRANCH and self._surely_over(now, branch - 1)
         found: dict[float, Estimate] = {0.0: now}
         failed: list[str] = []
 
         def passes(share: float) -> bool:
+            last = found[max(found)]
+            if share > 1.0 and self._bounds(last)[branch - 1] <= self.limits[branch - 1]:
+                return False
             after = estimate(share)
-            reason = (
-                "the test episodes say too little about it" if after is None else self._fault(after, branch, values)
-            )
-            if after is None or reason:
+            if after is None:
+                failed.append("the test episodes say too little about it")
+                return False
+            falls = recovers and after.mean[branch - 1] < last.mean[branch - 1]
+            reason = self._fault(after, branch, values, falls)
+            if reason:
                 failed.append(reason)
                 return False
             found[share] = after
             return True
 
-        taken = longest_passing(SHARES, passes)
+        taken = longest_passing((*SHARES, *(self.longer if recovers else ())), passes)
         self._expected = found[taken] if taken else None
         self._shares.append(taken)
-        self._reasons.append(failed[0] if failed else "")
+        self._reasons.append(failed[0] if failed and taken < 1.0 else "")
         return taken
 
     def report(self) -> SafetyReport:
@@ -144,17 +157,25 @@ class Guard:
         shares, reasons = np.array(self._shares), tuple(self._reasons)
         return SafetyReport(shares, reasons, overshoots, self.margins, self.test_steps, self.safety.note)
 
-    def _fault(self, after: Estimate, branch: int, values: FloatArray) -> str:
+    def _bounds(self, of: Estimate) -> FloatArray:
+        return np.asarray(of.bound + self.margins * limit_scale(self.limits))
+
+    def _surely_over(self, now: Estimate, cost: int) -> bool:
+        """Whether a cost is over its limit with confidence; the interval below the mean is no wider than that above."""
+        return bool(now.mean[cost] - now.half[cost] > self.limits[cost])
+
+    def _fault(self, after: Estimate, branch: int, values: FloatArray, falls: bool) -> str:
         """Why a policy may not be deployed; empty where it may.
 
         Every cost must keep its limit with confidence. Of a step down cost i, that cost must fall with confidence
-        instead, and costs that are over their limits too wait for their turn.
+        instead, unless it ``falls`` from where it is surely over, and costs that are over their limits too wait for
+        their turn.
         """
-        bounds = after.bound + self.margins * limit_scale(self.limits)
+        bounds = self._bounds(after)
         kept = bounds <= self.limits
         if branch != REWARD_BRANCH:
             kept |= values[1:] > self.limits
-            kept[branch - 1] = after.rise[branch - 1] <= 0.0
+            kept[branch - 1] = falls or after.rise[branch - 1] <= 0.0
         if kept.all():
             return ""
         cost = int(np.argmin(kept))

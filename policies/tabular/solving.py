@@ -12,7 +12,7 @@ import numpy as np
 
 from policies.common.policy import table_of
 from policies.common.results import Solution, Start, TaskResult, require_rates
-from policies.common.safety import Guard
+from policies.common.safety import LONGER, Guard
 from policies.exact.softmax import logits_of
 from policies.exact.solver import Evaluation, ExactModel, evaluate, occupancy, optimal_policy
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
@@ -94,7 +94,7 @@ def solve_tabular_task(
     limits, logits = np.array(task.limits), logits_of(initialization)
     require_rates(task, start)
     given = (logits, start.learning_rates, limits, settings, family.discount, rng)
-    guard = None if start.safety is None else Guard(start.safety, limits)
+    guard = None if start.safety is None else Guard(start.safety, limits, LONGER)
     batches: list[Transitions] = []
     if known is not None and not collect:
         solution = solve(ExactEvaluator(known), *given, _safe_steps(guard, family.discount, known, None))

@@ -81,6 +81,17 @@ def test_a_safe_start_stays_itself() -> None:
     assert safe.safety.note.startswith("start not changed: over a limit on 3 of 9")
 
 
+def test_tasks_that_repeat_are_counted_in_the_note() -> None:
+    given = experiment(confidence=0.5)
+    pool = LocalPool(given.family)
+    tasks = [str(task.parameters) for task in pool.draw("train", range(17))]
+    new = len(set(tasks)) - len(set(tasks[:8]))
+    assert new < 9, "a small map with one changed tile"
+    safe = safe_start(pool, given, greedy(pool, given))
+    assert safe.safety is not None
+    assert f"; {9 - new} of these tasks repeat others" in safe.safety.note
+
+
 def test_no_safe_start_is_an_error_that_says_what_to_do() -> None:
     given = experiment()
     pool = _Tight(given.family)
