@@ -177,6 +177,8 @@ class WarmUpSettings(BaseModel):
     """Teams of tasks in a round, each on a worker; phi becomes the mean of what they learn."""
     tasks: int = Field(default=20, gt=0)
     """Training tasks of a team, in turn, each with one copy of its environment and a branch of its own."""
+    first_tasks: int | None = Field(default=None, gt=0)
+    """Training tasks of a team in the first round, which grow linearly to ``tasks`` in the last; empty: ``tasks``."""
     distinct_tasks: int | None = Field(default=None, gt=0)
     """Training tasks that the teams take in turn, the first of the training split; empty: family.num_tasks."""
     rate: Rate = 1.0
@@ -192,6 +194,16 @@ class WarmUpSettings(BaseModel):
         """Largest KL divergence of a step in round ``number``, counted from 0."""
         done = number / max(1, self.rounds - 1)
         return (1.0 - done) * self.delta_max + done * self.delta_last
+
+    def tasks_at(self, number: int) -> int:
+        """Training tasks of a team in round ``number``, counted from 0; later rounds have as many as the last."""
+        first = self.tasks if self.first_tasks is None else self.first_tasks
+        done = min(1.0, number / max(1, self.rounds - 1))
+        return round((1.0 - done) * first + done * self.tasks)
+
+    def tasks_before(self, number: int) -> int:
+        """Places in the teams of all rounds before round ``number``; round 0 has one team."""
+        return sum(self.tasks_at(one) * (self.teams if one else 1) for one in range(number))
 
 
 _OF_MODES = {

@@ -58,9 +58,8 @@ class Experiment:
     @property
     def warm_up_steps(self) -> int:
         """Environment steps of all rounds before the online steps; the first round has one team."""
-        warm_up, per_copy = self.meta.warm_up, self.within.steps_of_batch // self.within.num_copies
-        rounds = rounds_of(self.meta)
-        return (1 + (rounds - 1) * warm_up.teams) * warm_up.tasks * per_copy if rounds else 0
+        per_copy = self.within.steps_of_batch // self.within.num_copies
+        return self.meta.warm_up.tasks_before(rounds_of(self.meta)) * per_copy
 
     @property
     def unused_from(self) -> int:

@@ -66,8 +66,7 @@ def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> li
 
     The first round has one team, from which a fresh policy takes its statistics.
     """
-    teams, size = 1 if number == 0 else settings.teams, settings.tasks
-    first = (number * settings.teams - (settings.teams - 1 if number else 0)) * size
+    teams, size, first = 1 if number == 0 else settings.teams, settings.tasks_at(number), settings.tasks_before(number)
     orders: dict[int, NDArray[np.int64]] = {}
 
     def task_at(position: int) -> Task:

@@ -94,6 +94,22 @@ def test_teams_take_all_tasks_in_turn_whatever_the_number_of_rounds() -> None:
     assert taken[:12] != taken[12:24]
 
 
+def test_teams_that_grow_take_all_tasks_in_turn_and_count_their_steps() -> None:
+    growing = WARM.model_copy(update={"first_tasks": 1, "rounds": 5})
+    experiment = _experiment()
+    grown = dataclasses.replace(experiment, meta=experiment.meta.model_copy(update={"warm_up": growing}))
+    drawn = draw(LocalPool(grown.family), grown)
+    rounds = [teams_of(drawn.together, growing, number) for number in range(6)]
+    assert [[len(team.tasks) for team in teams] for teams in rounds] == [[1], [2, 2], [3, 3], [4, 4], [5, 5], [5, 5]]
+    taken = [task.index for teams in rounds for team in teams for task in team.tasks]
+    for begin in range(0, 36, 12):
+        assert sorted(taken[begin : begin + 12]) == list(range(12))
+    seen = Seen()
+    _train(grown, seen)
+    steps = sum(step.env_steps for each in seen.steps for step in each)
+    assert steps == grown.warm_up_steps == (1 + 2 * (2 + 3 + 4 + 5)) * 20
+
+
 def test_an_interrupted_warm_up_goes_on_to_the_same_bits() -> None:
     whole, half = Seen(), Seen(stop_after=2)
     _, state = _train(_experiment(), whole)
