@@ -148,6 +148,15 @@ def _wait(references: list[Reference], count: int, seconds: float) -> tuple[list
         raise error.__cause__ from None
 
 
+def value_of(reference: Reference) -> Any:
+    """The value behind a reference that is ready, or what the code of its call raised."""
+    try:
+        with asking():
+            return ray.get(reference)
+    except RayTaskError as error:
+        raise _cause(error) from error
+
+
 class Calls:
     """Makes jobs until each has a value or is given up, one at a time in each of ``slots``."""
 

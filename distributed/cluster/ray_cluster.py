@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,21 @@ def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
         return options | {"address": address}
     options |= {
         "address": "local",
-        "num_cpus": settings.num_workers,
+        **_room_for_workers(settings),
         "object_store_memory": settings.object_store_mb * 2**20,
         "include_dashboard": settings.dashboard,
         "dashboard_host": "127.0.0.1",
         "_node_ip_address": "127.0.0.1",
     }
     return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
+
+
+def _room_for_workers(settings: ClusterSettings) -> dict[str, Any]:
+    """CPUs and resources of a node that is started for the workers; Ray finds GPUs itself."""
+    needed = {name: amount * settings.num_workers for name, amount in settings.resources_of_a_worker.items()}
+    own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
+    cpus = max(1, ceil(needed["CPU"]))
+    return {"num_cpus": cpus, "resources": own} if own else {"num_cpus": cpus}
 
 
 def _require_answer(address: str, *, unauthenticated: bool) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import ray
 from ray.actor import ActorHandle
 
-from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, wait_for
+from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, value_of, wait_for
 from distributed.cluster.health import asking
 from distributed.cluster.worker import CRPOWorker
 from meta.judging.work_done import work_of
@@ -25,6 +25,12 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 
 _Worker: Any = CRPOWorker
+
+
+def as_options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Ray's options of an actor or a task that holds ``resources``, which go by Ray's names."""
+    own = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": resources.get("CPU", 1.0), "num_gpus": resources.get("GPU", 0.0), "resources": own}
 
 
 @dataclass(frozen=True)
@@ -96,21 +102,33 @@ class RayPool:
         rules: Rules,
         start_timeout_seconds: float,
         quarantine: Quarantine | None = None,
+        resources: Mapping[str, float] | None = None,
+        device: str = "cpu",
     ) -> None:
+        """Start the workers, each with the ``resources`` of its node, by Ray's names, and with the ``device``.
+
+        Raises:
+            WorkerLostError: the workers did not start in time.
+            ConfigurationError: a worker has no such device.
+        """
         self.family, self._rules = family, rules
+        self._resources = {"CPU": 1.0, **(resources or {})}
         self.quarantine = Quarantine() if quarantine is None else quarantine
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
         with asking():
-            started: list[Reference] = [worker.pid.remote() for worker in self._workers]
+            started: list[Reference] = [worker.ready.remote(device) for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            have = resources.get("CPU", 0.0)
+            with asking():
+                have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            each = [f"{amount:g} of {have.get(name, 0.0):g} {name}" for name, amount in self._resources.items()]
             raise WorkerLostError(
-                f"only {len(ready)} of {num_workers} workers started in {start_timeout_seconds:g} s; the cluster has "
-                f"{have:g} CPUs and each worker needs one: lower cluster.num_workers or add nodes"
+                f"only {len(ready)} of {num_workers} workers started in {start_timeout_seconds:g} s; each needs "
+                f"{', '.join(each)} of the cluster: lower cluster.num_workers or cluster.worker_resources, or add nodes"
             )
+        for reference in ready:
+            value_of(reference)
 
     @property
     def num_workers(self) -> int:
@@ -182,7 +200,7 @@ class RayPool:
     def _make_worker(self) -> ActorHandle[Any]:
         self._made += 1
         with asking():
-            return cast("ActorHandle[Any]", _Worker.remote(self._made - 1))
+            return cast("ActorHandle[Any]", _Worker.options(**as_options(self._resources)).remote(self._made - 1))
 
     def _in_order(self, calls: Sequence[_Call]) -> list[Any]:
         return [value for _, value in sorted(self._run(calls), key=lambda item: item[0])]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import ray
 from threadpoolctl import threadpool_limits
 
+from distributed.settings.errors import ConfigurationError
 from distributed.settings.handed_over import take_over
 from policies.common.results import Starts, TaskResult
 from policies.exact.drawing import draw_task
@@ -39,6 +41,21 @@ class CRPOWorker:
 
     def pid(self) -> int:
         """Process id."""
+        return os.getpid()
+
+    def ready(self, device: str) -> int:
+        """Process id of a worker that has the ``device``.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+        if device != "cpu":
+            from policies.networks.torch_backend import require_device
+
+            try:
+                require_device(device)
+            except ValueError as error:
+                raise ConfigurationError(f"{error} (worker on {platform.node()})") from error
         return os.getpid()
 
     def draw(self, spec: FamilySpec, split: Split, index: int) -> Task:

@@ -47,7 +47,9 @@ def workplace(
         say(f"Ray: {where}")
         rules = rules_of(settings, say)
         learner = RayLearner(*arguments, rules)
-        pool = RayPool(experiment.family, settings.num_workers, rules, settings.start_timeout_seconds, quarantine)
+        given = (experiment.family, settings.num_workers, rules, settings.start_timeout_seconds, quarantine)
+        device = getattr(experiment.within, "device", "cpu")
+        pool = RayPool(*given, settings.resources_of_a_worker, device)
         yield Workplace(pool, learner)
 
 

@@ -22,6 +22,7 @@ import ray
 
 from distributed.cluster.calls import Calls, Reference, Rules
 from distributed.cluster.ray_cluster import cluster
+from distributed.cluster.ray_pool import as_options
 from distributed.cluster.shared_progress import Reporter, SharedProgress
 from distributed.cluster.workplace import rules_of
 from distributed.jobs.cell_progress import CellProgress, Show
@@ -206,7 +207,8 @@ class _CellJob:
     def send(self, slot: int) -> Reference:
         """Compute it in a process of its own."""
         del slot
-        reference: Reference = _remote.options(name=self.name).remote(self.cell, self.report)
+        resources = as_options(self.cell.config.cluster.resources_of_a_worker)
+        reference: Reference = _remote.options(name=self.name, **resources).remote(self.cell, self.report)
         return reference
 
     def lost(self, slot: int, reference: Reference, times: int, error: Exception) -> bool:

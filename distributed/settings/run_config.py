@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from math import isfinite
 from typing import Annotated, Literal
 
 import yaml
@@ -59,6 +60,8 @@ class ClusterSettings(BaseModel):
     """local: everything in this process; ray: actors on a Ray cluster, by default one started on this machine."""
     num_workers: int = Field(default=2, gt=0)
     """Number of CRPO workers."""
+    worker_resources: dict[str, float] = {}
+    """What each worker holds of its node, by Ray's names: CPU (1 unless given), GPU, or a resource of your nodes."""
     tasks_per_round: int = Field(default=4, gt=0)
     """B, tasks that start from the same (phi, alpha); one meta-update follows each round."""
     address: str | None = None
@@ -87,6 +90,21 @@ class ClusterSettings(BaseModel):
     """Seconds after which a call is given up if no such call has ended yet."""
     start_timeout_seconds: float = Field(default=120.0, gt=0.0)
     """Maximum time for the cluster to start the workers, in seconds."""
+
+    @field_validator("worker_resources")
+    @classmethod
+    def _usable_resources(cls, given: dict[str, float]) -> dict[str, float]:
+        for name, amount in given.items():
+            if not (isfinite(amount) and amount >= 0.0 and (amount <= 1.0 or amount == int(amount))):
+                raise ValueError(f"{name}: {amount:g} is no amount: give a share of at most 1, or a whole number")
+            if name in ("memory", "object_store_memory"):
+                raise ValueError(f"{name} is counted in bytes and is not supported here; use large enough nodes")
+        return given
+
+    @property
+    def resources_of_a_worker(self) -> dict[str, float]:
+        """What each worker holds, with the one CPU that is not given."""
+        return {"CPU": 1.0, **self.worker_resources}
 
 
 class TrackingSettings(BaseModel):
@@ -196,6 +214,12 @@ class RunConfig(BaseModel):
         require_matching_sections(self.within_task, self.dice, self.meta)
         require_known_methods(self.evaluation, self.within_task)
         require_held_out_settings(self.within_task, self.evaluation)
+        device = self.within_task.device if isinstance(self.within_task, NeuralSettings) else "cpu"
+        if self.cluster.pool == "ray" and device == "cuda" and not self.cluster.worker_resources.get("GPU"):
+            raise ValueError(
+                "within_task.device: cuda needs cluster.worker_resources.GPU, since Ray shows a GPU only to workers "
+                "that ask for it: 1 for each worker, or a share, such as 0.5 for two workers on one"
+            )
         return self
 
     def with_confidence(self, confidence: float, option: str) -> RunConfig:

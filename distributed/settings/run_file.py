@@ -137,7 +137,8 @@ def require_usable(config: RunConfig, source: str) -> None:
         config.meta.learning_rates.initial_rates(len(family.cost_names))
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
         if isinstance(config.within_task, NeuralSettings):
-            config.within_task.modules.require_usable()
+            here = config.cluster.pool == "local"
+            config.within_task.modules.require_usable(config.within_task.device if here else None)
         require_limits_of_returns(config.within_task, family, config.experiment.family.parameters)
     except ValueError as error:
         text = f"{shortened(str(error), _LONGEST_LINE)}{_beside(source, config.family.name)}"

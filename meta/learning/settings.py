@@ -178,7 +178,7 @@ class WarmUpSettings(BaseModel):
     tasks: int = Field(default=20, gt=0)
     """Training tasks of a team, in turn, each with one copy of its environment and a branch of its own."""
     first_tasks: int | None = Field(default=None, gt=0)
-    """Training tasks of a team in the first round, which grow linearly to ``tasks`` in the last; empty: ``tasks``."""
+    """Training tasks of a team in the first round, which grow linearly to meta.warm_up.tasks; empty: as many."""
     distinct_tasks: int | None = Field(default=None, gt=0)
     """Training tasks that the teams take in turn, the first of the training split; empty: family.num_tasks."""
     rate: Rate = 1.0

@@ -61,8 +61,8 @@ class ModuleSpec:
         """The specification of a setting; None for ``mlp``."""
         return None if name == MLP else ModuleSpec(name, json.dumps(dict(arguments), sort_keys=True), role)
 
-    def require_usable(self, device: str) -> None:
-        """Import the class and check the device.
+    def require_usable(self, device: str | None) -> None:
+        """Import the class and check the device, if it is to be here.
 
         Raises:
             ModuleError: there is no such class, or no such device.
@@ -193,19 +193,20 @@ class ModuleNetwork:
 
 
 def initial_network(
-    spec: ModuleSpec, num_inputs: int, num_outputs: int, extras: tuple[tuple[str, int], ...], seed: int, device: str
+    spec: ModuleSpec, num_inputs: int, num_outputs: int, extras: tuple[tuple[str, int], ...], seed: int
 ) -> tuple[ModuleNetwork, Array]:
     """The network of ``spec`` with the random parameters of its own constructor, pure in ``seed``; extras are 0.
+
+    It is made and tried on the CPU: the process that draws tasks needs no GPU.
 
     Raises:
         ModuleError: the class cannot be found or made, has no parameters, or its outputs are not usable.
     """
     from policies.networks.module_check import checked
-    from policies.networks.torch_backend import initial_parameters, require_device
+    from policies.networks.torch_backend import initial_parameters
 
-    require_device(device)
     shapes, own = initial_parameters(spec, num_inputs, num_outputs, seed)
-    network = ModuleNetwork(spec, num_inputs, num_outputs, shapes, extras, device)
+    network = ModuleNetwork(spec, num_inputs, num_outputs, shapes, extras)
     taken = {name for name, _ in shapes} & {MODULE, INPUT_SCALE, INPUT_SHIFT, *(name for name, _ in extras)}
     if taken:
         raise spec.fault(f"has a parameter {sorted(taken)[0]}, a name that the policy itself uses; rename it")

@@ -42,8 +42,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def require_device(device: str) -> None:
-    """Check that ``device`` is here.
+def require_device(device: str | None) -> None:
+    """Check that ``device`` is here, unless it is None.
 
     Raises:
         ModuleError: it is not.

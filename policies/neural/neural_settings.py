@@ -119,7 +119,7 @@ class NeuralSettings(BaseModel):
         """The modules that network and critic_network name."""
         actor = ModuleSpec.of(self.network, self.network_arguments, "within_task.network")
         critic = ModuleSpec.of(self.critic_network, self.critic_network_arguments, "within_task.critic_network")
-        return Modules(actor, critic, self.device)
+        return Modules(actor, critic)
 
     @model_validator(mode="after")
     def _clipped_steps_keep_nothing(self) -> NeuralSettings:

@@ -193,21 +193,20 @@ def _extras_last(arrays: dict[str, Any], order: tuple[str, ...]) -> dict[str, An
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """The modules of a policy, None for the networks in NumPy, and the device that they are tried on."""
+    """The modules of a policy, None for the networks in NumPy."""
 
     actor: ModuleSpec | None = None
     critic: ModuleSpec | None = None
-    device: str = "cpu"
 
-    def require_usable(self) -> None:
-        """Import the classes and check the device, before any work is done.
+    def require_usable(self, device: str | None) -> None:
+        """Import the classes and check the ``device``, if it is to be in this process, before any work is done.
 
         Raises:
             ModuleError: there is no such class, or no such device.
         """
         for spec in (self.actor, self.critic):
             if spec is not None:
-                spec.require_usable(self.device)
+                spec.require_usable(device)
 
 
 def new_policy(
@@ -238,22 +237,19 @@ def new_policy(
         mlp = Network((observation_size, *hidden, num_outputs), extras)
         actor = Parameters(mlp, initialize(mlp, seeds[0], 0.01, dtype))
     else:
-        actor = _module(modules.actor, observation_size, num_outputs, extras, seeds[0], modules.device)
+        actor = _module(modules.actor, observation_size, num_outputs, extras, seeds[0])
     if modules.critic is None:
         mlp = Network((observation_size, *critic_hidden, heads), of_heads)
         critic = Parameters(mlp, initialize(mlp, seeds[1], 1e-3, dtype))
     else:
-        critic = _module(modules.critic, observation_size, heads, of_heads, seeds[1], modules.device)
+        critic = _module(modules.critic, observation_size, heads, of_heads, seeds[1])
     extra_of(actor.network, actor.vector)[:] = log_std
     critic.network.part(critic.vector, TARGET_SCALE)[:] = 1.0
     return PolicyState(actor, critic, no_observations(observation_size))
 
 
-def _module(
-    spec: ModuleSpec, inputs: int, outputs: int, extras: tuple[tuple[str, int], ...], seed: int, device: str
-) -> Parameters:
-    network, vector = initial_network(spec, inputs, outputs, extras, seed, device)
-    return Parameters(dataclasses.replace(network, device="cpu"), vector)
+def _module(spec: ModuleSpec, inputs: int, outputs: int, extras: tuple[tuple[str, int], ...], seed: int) -> Parameters:
+    return Parameters(*initial_network(spec, inputs, outputs, extras, seed))
 
 
 def on_device(policy: PolicyState, device: str) -> PolicyState:

@@ -22,7 +22,8 @@ def ray_cluster() -> Iterator[str]:
     from distributed.cluster.ray_cluster import cluster
     from distributed.settings.run_config import ClusterSettings
 
-    with cluster(ClusterSettings(num_workers=6, dashboard=False, object_store_mb=100)) as where:
+    settings = ClusterSettings(num_workers=6, dashboard=False, object_store_mb=100, worker_resources={"shelf": 0.5})
+    with cluster(settings) as where:
         yield where
 
 

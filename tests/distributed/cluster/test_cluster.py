@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from pydantic import ValidationError
 
 from distributed.cluster import ray_cluster
 from distributed.cluster.ray_cluster import cluster
@@ -37,7 +38,31 @@ def test_without_an_address_a_cluster_is_started_even_where_another_one_runs(ask
         assert where == "local, 3 workers; no dashboard"
     assert asked["address"] == "local", "without it Ray joins whatever cluster was last started on the machine"
     assert asked["num_cpus"] == 3
+    assert "resources" not in asked
     assert asked["include_dashboard"] is False
+
+
+def test_a_cluster_that_is_started_has_room_for_all_workers(asked: dict[str, Any]) -> None:
+    resources = {"CPU": 0.5, "GPU": 0.25, "shelf": 2.0}
+    with cluster(ClusterSettings(num_workers=3, dashboard=False, worker_resources=resources)):
+        pass
+    assert asked["num_cpus"] == 2, "3 x 0.5, rounded up"
+    assert asked["resources"] == {"shelf": 6.0}
+    assert "num_gpus" not in asked, "Ray finds out how many there are"
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"GPU": 1.5}, "GPU: 1.5 is no amount: give a share of at most 1, or a whole number"),
+        ({"CPU": -1}, "CPU: -1 is no amount"),
+        ({"shelf": float("nan")}, "shelf: nan is no amount"),
+        ({"memory": 1e9}, "memory is counted in bytes and is not supported here"),
+    ],
+)
+def test_amounts_that_ray_would_refuse_later_are_refused(resources: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ClusterSettings(worker_resources=resources)
 
 
 def test_a_machine_that_is_too_busy_for_ray_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,14 @@ def test_what_a_module_cannot_do_says_so(beside: Path, tmp_path: Path) -> None:
     [
         ({"meta": {"context": "given"}}, "meta.context: given needs within_task.network mlp, got my_nets.py:Actor"),
         ({"dice": {"linear": {"features": "last_layer"}}}, "last_layer needs within_task.network mlp"),
-        ({"within_task": {"device": "cuda"}}, "within_task.device: cuda: torch finds no GPU"),
+        (
+            {"within_task": {"device": "cuda"}, "cluster": {"pool": "local"}},
+            "within_task.device: cuda: torch finds no GPU",
+        ),
+        (
+            {"within_task": {"device": "cuda"}, "cluster": {"pool": "ray"}},
+            r"within_task.device: cuda needs cluster.worker_resources.GPU, .* such as 0.5 for two workers on one",
+        ),
     ],
 )
 def test_settings_that_need_an_mlp_are_refused(beside: Path, changes: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ SETTINGS = TrustRegionSettings(preconditioner="none", cg_iterations=30, cg_resid
 
 
 def made(name: str, extras: tuple[tuple[str, int], ...] = (), inputs: int = 5, outputs: int = 3) -> Any:
-    return initial_network(ModuleSpec(f"{MODULES}:{name}"), inputs, outputs, extras, 3, "cpu")
+    return initial_network(ModuleSpec(f"{MODULES}:{name}"), inputs, outputs, extras, 3)
 
 
 def twins(extras: tuple[tuple[str, int], ...]) -> tuple[Network, Array, ModuleNetwork, Array]:
@@ -201,7 +201,7 @@ def test_a_seed_gives_the_same_parameters_and_leaves_random_numbers_of_the_proce
     again = torch.rand(3)
     assert torch.equal(expected, again)
     np.testing.assert_array_equal(made("Tanh")[1], first)
-    other = initial_network(ModuleSpec(f"{MODULES}:Tanh"), 5, 3, (), 4, "cpu")[1]
+    other = initial_network(ModuleSpec(f"{MODULES}:Tanh"), 5, 3, (), 4)[1]
     assert not np.array_equal(other, first)
 
 
@@ -259,7 +259,7 @@ def test_a_module_that_cannot_be_a_network_is_refused(name: str, message: str) -
 
 def test_wrong_arguments_and_taken_names_are_refused() -> None:
     with pytest.raises(ModuleError, match=r"could not be made for 5 inputs: TypeError: .*'depth'"):
-        initial_network(ModuleSpec(f"{MODULES}:Tanh", '{"depth": 3}'), 5, 3, (), 0, "cpu")
+        initial_network(ModuleSpec(f"{MODULES}:Tanh", '{"depth": 3}'), 5, 3, (), 0)
     with pytest.raises(ModuleError, match=r"has a parameter head.bias, a name that the policy itself uses"):
         made("Tanh", (("head.bias", 3),))
 
@@ -267,7 +267,8 @@ def test_wrong_arguments_and_taken_names_are_refused() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModuleError, match=r"within_task\.device: cuda: torch finds no GPU"):
-        initial_network(ModuleSpec(f"{MODULES}:Tanh"), 5, 3, (), 0, "cuda")
+        ModuleSpec(f"{MODULES}:Tanh").require_usable("cuda")
+    ModuleSpec(f"{MODULES}:Tanh").require_usable(None)  # another machine has it
 
 
 PROGRAM = """

@@ -68,7 +68,7 @@ def critics(seed: int) -> tuple[Parameters, Parameters]:
     mlp = Network((3, 8, 8, 2), HEADS)
     vector = initialize(mlp, seed, 0.3)
     mlp.part(vector, TARGET_SCALE)[:] = 1.0
-    network, other = initial_network(ModuleSpec(TANH), 3, 2, HEADS, 0, "cpu")
+    network, other = initial_network(ModuleSpec(TANH), 3, 2, HEADS, 0)
     for number, name in enumerate(("body.0", "body.1", "head")):
         network.part(other, f"{name}.weight")[:] = mlp.part(vector, f"weights_{number}").T
         network.part(other, f"{name}.bias")[:] = mlp.part(vector, f"bias_{number}")
@@ -99,7 +99,7 @@ def test_a_critic_without_a_head_is_fitted_by_adam_in_units_of_its_targets() -> 
     """Linear targets, for which the least squares are known: the fit comes near to them from afar."""
     inputs, _ = data()
     targets = (inputs @ np.array([[3.0, -100.0], [0.0, 200.0], [1.0, 0.0]]) + [1000.0, 0.0]).astype(np.float32)
-    network, vector = initial_network(ModuleSpec(HEADLESS), 3, 2, HEADS, 0, "cpu")
+    network, vector = initial_network(ModuleSpec(HEADLESS), 3, 2, HEADS, 0)
     network.part(vector, TARGET_SCALE)[:] = 1.0
     settings = CriticSettings(epochs=60, minibatch=50, learning_rate=0.03)
     fitted = fit_critic(Parameters(network, vector), inputs, targets, settings, np.random.default_rng(0))

@@ -35,7 +35,7 @@ def with_module(policy: PolicyState) -> PolicyState:
     """The same policy with a module as its actor."""
     mlp, vector = policy.actor.network, policy.actor.vector
     assert isinstance(mlp, Network)
-    network, other = initial_network(ModuleSpec(TANH), mlp.num_inputs, mlp.num_outputs, mlp.extras, 0, "cpu")
+    network, other = initial_network(ModuleSpec(TANH), mlp.num_inputs, mlp.num_outputs, mlp.extras, 0)
     for number, name in enumerate(("body.0", "body.1", "head")):
         network.part(other, f"{name}.weight")[:] = mlp.part(vector, f"weights_{number}").T
         network.part(other, f"{name}.bias")[:] = mlp.part(vector, f"bias_{number}")
