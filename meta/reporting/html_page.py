@@ -18,7 +18,8 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from meta.methods.registry import OURS
-from meta.reporting.figures import Figure, run_figures
+from meta.reporting.figures import run_figures
+from meta.reporting.plot_model import Figure
 from meta.reporting.render_plotly import draw
 from meta.reporting.summary import IntervalSummary, MethodSummary, RunSummary
 from meta.reporting.tables import format_interval, held_out_columns, warnings_of
@@ -108,7 +109,7 @@ def page_figures(summary: RunSummary, rows: list[Row]) -> dict[str, go.Figure]:
 
 def _as_script(figures: Sequence[Figure]) -> str:
     """The plots as JSON for a script element, where Jinja must not escape it: without ``<``, no tag can end it."""
-    text = json.dumps({figure.name: json.loads(draw(figure).to_json()) for figure in figures})
+    text = json.dumps({figure.name: json.loads(draw(figure).to_json()) for figure in figures if figure.panels})
     return text.replace("<", "\\u003c")
 
 
