@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -45,9 +45,19 @@ _TITLE_LETTERS = 60
 """Letters of a title for each panel of a row, before it takes another line."""
 
 
-def save_figures(folder: Path, figures: Sequence[Figure]) -> list[Path]:
-    """Write ``<name>.png`` for every figure; return the paths."""
-    return [save_figure(folder / f"{figure.name}.png", figure) for figure in figures]
+def save_figures(
+    folder: Path, figures: Sequence[Figure], report: Callable[[str, float], None] = lambda name, share: None
+) -> list[Path]:
+    """Write ``<name>.png`` for every figure; return the paths.
+
+    ``report`` is told, before each figure and at the end, what is drawn next and which share is done.
+    """
+    paths = []
+    for number, figure in enumerate(figures):
+        report(f"plot {figure.name.replace('_', ' ')}", number / len(figures))
+        paths.append(save_figure(folder / f"{figure.name}.png", figure))
+    report("done", 1.0)
+    return paths
 
 
 def save_figure(path: Path, figure: Figure) -> Path:

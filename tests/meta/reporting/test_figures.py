@@ -125,6 +125,11 @@ def test_equal_quantities_have_equal_scales() -> None:
 
 
 def test_files_are_named_after_their_figures(tmp_path: Path, figures: list[Figure]) -> None:
-    paths = render_matplotlib.save_figures(tmp_path / "plots", figures)
+    told: list[tuple[str, float]] = []
+    paths = render_matplotlib.save_figures(tmp_path / "plots", figures, lambda *given: told.append(given))
+    assert told == [
+        *((f"plot {figure.name.replace('_', ' ')}", number / len(figures)) for number, figure in enumerate(figures)),
+        ("done", 1.0),
+    ]
     assert [path.stem for path in paths] == [figure.name for figure in figures]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
