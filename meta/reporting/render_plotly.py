@@ -15,6 +15,7 @@ from meta.reporting.scales import Axis, value_axes, x_axis
 
 _MODES = {"points": "markers", "line": "lines", "marked": "lines+markers", "steps": "lines"}
 _MANY_UPDATES, _MOST_MARKERS = 15, 15
+_FEW_POINTS, _POINT = 60, 7
 _HEIGHT, _LEGEND_BELOW = 380, -0.25
 
 
@@ -93,7 +94,7 @@ def _scatter(series: Series, scale: Axis, along: Axis | None, *, shown: bool) ->
         marker={
             "color": series.colour,
             "symbol": series.marker if points else f"{series.marker}-open",
-            "size": 4 if points else 8,
+            "size": 8 if not points else _POINT if series.x.size <= _FEW_POINTS else 4,
             **({} if points else {"maxdisplayed": _MOST_MARKERS}),
         },
         opacity=0.6 if points else 1.0,
