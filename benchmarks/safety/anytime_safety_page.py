@@ -156,7 +156,7 @@ def figure(setting: Any, cells: Sequence[Cell], gap: str) -> Figure:
             series.append(Series(name, x, means, style.colour, "marked", marker=style.marker))
         if number is share_over:
             asked = np.array(setting.confidences, np.float64)
-            series.append(Series("asked", asked, 1.0 - asked, INK, dash="dot"))
+            series.append(Series("asked", asked, 1.0 - asked, INK, "marked", "dot", "hexagram"))
         levels = [
             Level(float(np.mean([number(record) for record in records_of(cells, name)])), name, "dash", colour)
             for name, colour in _LEVELS.items()
