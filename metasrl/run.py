@@ -11,8 +11,8 @@ from distributed.settings.run_config import RunConfig
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import HELD_OUT, load_summary, stored_config
 from distributed.storage.run_page import PAGE
-from meta.reporting.figures import Figure as Drawing
 from meta.reporting.figures import run_figures
+from meta.reporting.plot_model import Figure as Drawing
 from meta.reporting.summary import RunSummary
 from meta.reporting.tables import report_lines
 from meta.reporting.verdict import verdict

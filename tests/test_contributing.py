@@ -41,7 +41,7 @@ from meta.methods.workbench import Method
 def learn(bench, point):
     return bench.learned(bench.supported(bench.solve(bench.tasks[-1:], bench.random)[0].policy), point)
 
-METHOD = Method(name="newest", label="the newest task's policy", place=50, colour="#000000", marker="1",
+METHOD = Method(name="newest", label="the newest task's policy", place=50, colour="#000000", marker="hexagram",
                 forms={"tabular": learn}, in_training=True)
 """
 

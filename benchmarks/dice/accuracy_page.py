@@ -8,18 +8,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 
 from benchmarks.dice.accuracy import ESTIMATORS, QUICK, Errors, Plan, Setting, measure_linear_system, spread, sweep
 from benchmarks.dice.dice_problems import GRIDWALK_VALUE, gridwalk, random_problem, taxi
 from benchmarks.result_page import RESULTS, header, table
+from benchmarks.result_plots import ESTIMATOR_STYLES, save
 from meta.estimators.estimation import estimate_corrections
+from meta.reporting.plot_model import Figure, Panel, Series
 from tests.support.linear_system import HORIZON, LinearSystem
 
 
@@ -42,22 +39,19 @@ def by_alpha(found: dict[Setting, Errors], names: Sequence[str]) -> list[str]:
     return table(["estimator", "data", *(f"alpha {alpha:g}" for alpha in alphas)], rows)
 
 
-def figure(found: dict[Setting, Errors], names: Sequence[str], path: Path, title: str) -> None:
-    """Plot the value error against the number of transitions, at alpha 0."""
-    picture, axes = plt.subplots(figsize=(7.0, 4.2), layout="constrained")
+def figure(found: dict[Setting, Errors], names: Sequence[str], title: str) -> Figure:
+    """The value error against the number of transitions, at alpha 0."""
+    series = []
     for name in names:
         points = sorted(
             (size[0] * size[1], errors.rmse) for (n, a, size), errors in found.items() if n == name and a == 0.0
         )
-        axes.plot(*np.array(points).T, marker="o", label=name)
-    axes.set(
-        xscale="log", yscale="log", xlabel="transitions", ylabel="root-mean-square error of the value", title=title
-    )
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=110)
-    plt.close(picture)
+        x, y = np.array(points, np.float64).T
+        style = ESTIMATOR_STYLES[name]
+        series.append(Series(name, x, y, style.colour, "marked", marker=style.marker))
+    y_label = "root-mean-square error of the value"
+    panel = Panel(title, "transitions", y_label, tuple(series), scale="fitting", x_scale="fitting")
+    return Figure(title.split()[0].lower(), "", (panel,))
 
 
 def linear_seconds(rows_wanted: int) -> float:
@@ -111,8 +105,7 @@ def _yes(kept: bool) -> str:
 def problem_section(found: dict[Setting, Errors], plan: Plan, title: str, about: str, folder: Path) -> list[str]:
     """The tables and the figure of one problem."""
     names, main_size = list(ESTIMATORS), f"{plan.main[0]} x {plan.main[1]}"
-    picture = folder / f"{title.split()[0].lower()}.png"
-    figure(found, names, picture, title)
+    picture = save(folder, figure(found, names, title))
     rows = [
         [f"`{n}`", spread(found[n, 0.0, plan.main], of="correction"), f"{found[n, 0.0, plan.main].seconds:.2f}"]
         for n in names
@@ -124,7 +117,7 @@ def problem_section(found: dict[Setting, Errors], plan: Plan, title: str, about:
         *by_alpha(found, names),
         *(f"Error of the corrections w at {main_size}, alpha 0, and CPU seconds of one estimate:", ""),
         *table(["estimator", "error of w", "s"], rows),
-        *(f"![{title}]({folder.name}/{picture.name})", ""),
+        *(picture, ""),
     ]
 
 

@@ -11,12 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 
 from benchmarks.dice.correction_errors import (
@@ -28,11 +23,13 @@ from benchmarks.dice.correction_errors import (
     lake_errors,
 )
 from benchmarks.result_page import RESULTS, header, table
+from benchmarks.result_plots import ESTIMATOR_STYLES, save
 from distributed.cluster.workplace import workplace
 from distributed.settings.console import Console
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge
 from meta.measuring.intervals import interval
+from meta.reporting.plot_model import Bar, Figure, Panel
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Experiment, draw
 from meta.training.loop import Position, TrainingPlan, train
@@ -100,19 +97,17 @@ def meta_learner_share(num_tasks: int, repeats: int) -> list[float]:
     return shares
 
 
-def figure(results: dict[str, tuple[Sequence[str], FloatArray]], path: Path) -> None:
-    """Box plots of the absolute errors of every estimator on every family."""
-    picture, axes = plt.subplots(
-        1, len(results), figsize=(5.5 * len(results), 4.0), layout="constrained", squeeze=False
-    )
-    for panel, (title, (names, errors)) in zip(axes[0], results.items(), strict=True):
-        panel.boxplot(np.abs(errors).T, tick_labels=[name.replace("dualdice_", "") for name in names], showfliers=False)
-        panel.set(title=title, ylabel="|f_hat - f| / f")
-        panel.tick_params(axis="x", rotation=35)
-        panel.grid(visible=True, axis="y", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=110)
-    plt.close(picture)
+def figure(results: dict[str, tuple[Sequence[str], FloatArray]]) -> Figure:
+    """Mean absolute errors of every estimator on every family, with 95 % t-intervals over tasks."""
+    panels = []
+    for title, (names, errors) in results.items():
+        found = [interval(np.abs(row)) for row in errors]
+        bars = [
+            Bar(name, one.mean, one.low, one.high, ESTIMATOR_STYLES[name].colour)
+            for name, one in zip(names, found, strict=True)
+        ]
+        panels.append(Panel(title, "mean |f_hat - f| / f", bars=tuple(bars)))
+    return Figure("error", "", tuple(panels))
 
 
 def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[str]:
@@ -125,7 +120,7 @@ def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[st
         "FrozenLake, sampled": (LAKE_ESTIMATORS, lakes),
         "HalfCheetah": (names, cheetah),
     }
-    figure(panels, target / "corrections" / "error.png")
+    picture = save(target / "corrections", figure(panels))
     columns = ["estimator", "mean absolute error", "mean error", "absolute error minus that of `none`"]
     timed = [[*row, f"{spent:.2f}"] for row, spent in zip(error_rows(names, cheetah), seconds, strict=True)]
     return [
@@ -143,7 +138,7 @@ def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[st
         "the last column is the CPU seconds of one estimate.",
         "",
         *table([*columns, "s"], timed),
-        "![errors](corrections/error.png)",
+        picture,
         "",
     ]
 

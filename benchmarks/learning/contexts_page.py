@@ -6,27 +6,22 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
+from benchmarks.result_plots import band, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
+from meta.reporting.plot_model import Dash, Figure, Series
+from meta.reporting.styles import method_style
 from tasks.contract.tabular_model import FloatArray
 
 COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
 INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
-_COLOURS = ("#d62728", "#ff9896", "#1f77b4", "#2ca02c", "#bcbd22", "#888888", "#17becf", "#4c78a8", "#b279a2")
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""
 
@@ -49,7 +44,7 @@ def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str
         robot = next(iter(next(iter(cells.values())).values()))["episodic"][0] is not None
         lines += [f"## {setting.title}", ""]
         lines += robot_table(cells) if robot else lake_table(cells)
-        plot(cells, setting.name, robot=robot)
+        save(RESULTS / "contexts", figure(cells, setting.name, robot=robot))
         lines += [f"![{setting.title}](contexts/{setting.name}.png)", ""]
     write("contexts.md", lines)
 
@@ -193,37 +188,17 @@ def lake_table(cells: Cells) -> list[str]:
     return [*lines, ""]
 
 
-def plot(cells: Cells, name: str, *, robot: bool) -> None:
-    """Reward and cost over its limit after every update, means over seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
-    for (row, records), colour in zip(cells.items(), _COLOURS, strict=False):
+def figure(cells: Cells, name: str, *, robot: bool) -> Figure:
+    """Reward and cost over its limit after every update, means over seeds. Variants of a method are dashed."""
+    rewards: list[Series] = []
+    costs: list[Series] = []
+    for row, records in cells.items():
         curves = [Curves.of(record) for record in records.values()]
-        for axis, values in zip(
-            axes,
-            ([one.rewards.mean(axis=0) for one in curves], [one.costs.mean(axis=(0, 2)) for one in curves]),
-            strict=True,
+        style = method_style(row)
+        dash: Dash = "solid" if style == method_style(row.split(", ")[0]) else "dash"
+        for series, values in (
+            (rewards, [one.rewards.mean(axis=0) for one in curves]),
+            (costs, [one.costs.mean(axis=(0, 2)) for one in curves]),
         ):
-            bands = [interval(column) for column in np.array(values).T]
-            axis.plot([band.mean for band in bands], color=colour, marker="o", markersize=3, label=row)
-            axis.fill_between(
-                range(len(bands)), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15
-            )
-    reward = "undiscounted reward" if robot else "reward $J_0$"
-    finish(figure, (reward, "policy updates on a held-out task"), RESULTS / "contexts" / f"{name}.png")
-
-
-def finish(figure: Figure, labels: tuple[str, str], path: Path) -> None:
-    """Label a figure of a reward beside a cost over its limit, write it to ``path`` and close it.
-
-    ``labels``: title of the reward's panel, and what both run along.
-    """
-    axes, (reward, along) = figure.axes, labels
-    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1)
-    for axis, title in zip(axes, (reward, "cost / limit"), strict=True):
-        axis.set_xlabel(along)
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="best")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+            series.append(band(row, np.arange(len(values[0])), values, style, dash=dash))
+    return reward_and_cost(name, "", rewards, costs, reward="undiscounted reward" if robot else "reward J₀")

@@ -7,19 +7,18 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.learning.curve_tasks import TASKS, CurveTask
 from benchmarks.result_page import header, table, write
+from benchmarks.result_plots import save
+from meta.reporting.plot_model import Dash, Figure, Level, Panel, Series
+from meta.reporting.styles import numbered
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.tabular_model import FloatArray
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend comes first
 
 Group = tuple[str, int]
 Run = dict[str, Any]
@@ -44,7 +43,7 @@ def write_page(folder: Path) -> None:
     ]
     lines += _overview({group: groups[group] for group in order})
     for group in order:
-        _plot(group, groups[group], folder)
+        save(folder, figure(group, groups[group]))
         lines += _section(group, groups[group], folder)
     write("learning_curves.md", [*lines, *_settings(order)])
 
@@ -131,34 +130,37 @@ def _section(group: Group, runs: Sequence[Run], folder: Path) -> list[str]:
             f"Published at 10 million steps, {level.algorithm}: reward {level.reward:,.0f} at cost {level.cost:g}."
         )
         lines.append("")
-    return [*lines, f"![Reward and costs of {name}](learning_curves/{_picture(group)})", ""]
+    return [*lines, f"![Reward and costs of {name}](learning_curves/{_picture(group)}.png)", ""]
 
 
 def _picture(group: Group) -> str:
-    return f"{group[0]}-{group[1]}.png"
+    return f"{group[0]}-{group[1]}"
 
 
-def _plot(group: Group, runs: Sequence[Run], folder: Path) -> None:
+def figure(group: Group, runs: Sequence[Run]) -> Figure:
+    """Reward and costs of an episode over the steps, one line for each seed."""
     task = TASKS[group[0]]
-    keys = ["reward", *(f"cost_{i + 1}" for i in range(len(task.limits)))]
-    figure, axes = plt.subplots(1, len(keys), figsize=(5.5 * len(keys), 3.8), constrained_layout=True)
-    for index, (axis, key) in enumerate(zip(axes, keys, strict=True)):
-        for run in runs:
-            axis.plot(run["curve"]["steps"] / 1e6, _smooth(run["curve"][key]), label=f"seed {run['seed']}", lw=1.2)
-        _levels(axis, task, index)
-        axis.set(xlabel="million steps", ylabel=key.replace("_", " ") + " of an episode")
-        axis.legend(fontsize="small")
-    figure.savefig(folder / _picture(group), dpi=110)
-    plt.close(figure)
+    panels = []
+    for index, key in enumerate(["reward", *(f"cost_{i + 1}" for i in range(len(task.limits)))]):
+        series = []
+        for place, run in enumerate(runs):
+            style, y = numbered(place), _smooth(run["curve"][key])
+            x = run["curve"]["steps"] / 1e6
+            series.append(Series(f"seed {run['seed']}", x, y, style.colour, "marked", marker=style.marker))
+        y_label = key.replace("_", " ") + " of an episode"
+        scale: Literal["linear", "fitting"] = "fitting" if index else "linear"
+        panels.append(Panel("", "million steps", y_label, tuple(series), levels=_levels(task, index), scale=scale))
+    return Figure(_picture(group), "", tuple(panels))
 
 
-def _levels(axis: Any, task: CurveTask, index: int) -> None:
+def _levels(task: CurveTask, index: int) -> tuple[Level, ...]:
     if index:
-        axis.axhline(task.limits[index - 1], color="black", ls="--", lw=1, label="limit")
-        axis.set_ylim(0.0, 4.0 * task.limits[index - 1])
-        return
-    for level, style in zip(task.published, ("--", ":"), strict=False):
-        axis.axhline(level.reward, color="black", ls=style, lw=1, label=f"{level.algorithm}, 10 million steps")
+        return (Level(task.limits[index - 1], "limit"),)
+    styles: tuple[Dash, ...] = ("dash", "dot")
+    return tuple(
+        Level(level.reward, f"{level.algorithm}, 10 million steps", dash)
+        for level, dash in zip(task.published, styles, strict=False)
+    )
 
 
 def _smooth(values: FloatArray, window: int = 10) -> FloatArray:

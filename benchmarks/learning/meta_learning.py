@@ -21,14 +21,15 @@ import numpy as np
 
 from benchmarks.learning.meta_page import (
     SCRATCH_STEPS,
+    by_task_figure,
+    curves_figure,
     page,
-    plot,
-    plot_by_task,
     relative_costs,
     share_of_the_way,
     varies_in_one_number,
 )
 from benchmarks.result_page import RESULTS, write
+from benchmarks.result_plots import save
 from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
@@ -175,9 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             highest = relative_costs(cell, "meta_srl").mean(axis=0).max(axis=0).round(3).tolist()
             console.say(f"seed {seed}: share of the way {shares}, cost at most {highest}")
     stem = f"meta_learning_{config.name}"
-    plot(cells, RESULTS / stem / "curves.png")
+    save(RESULTS / stem, curves_figure(cells))
     if varies_in_one_number(cells):
-        plot_by_task(cells, RESULTS / stem / "by_task.png")
+        save(RESULTS / stem, by_task_figure(cells))
     where = "" if given.pool is None else f" --pool {given.pool}"
     seeds = " ".join(map(str, given.seeds))
     command = f"python -m benchmarks.learning.meta_learning {given.run_file}{where} --seeds {seeds}"

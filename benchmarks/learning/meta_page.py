@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 
 from benchmarks.result_page import header, table
+from benchmarks.result_plots import curve, dots, reward_and_cost
 from distributed.settings.run_config import RunConfig
 from meta.measuring.intervals import Interval, interval
+from meta.reporting.plot_model import Dash, Figure, Level, Panel
+from meta.reporting.styles import method_style, numbered
 from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.tabular_model import FloatArray
 
@@ -25,6 +22,8 @@ LEVEL_OVER = 5
 MARKS = (0, 1, 5, 10)
 OTHER_SPEEDS, OTHER_REWARDS = np.array([1.0, 1.69]), np.array([-38.0, -77.0])
 """OmniSafe's CRPO from scratch after 200,000 steps at two target speeds of half_cheetah, within its cost limit."""
+_FRESH = f"fresh start after {SCRATCH_STEPS:,} steps"
+_STYLES = tuple(numbered(place) for place in (0, 2, 4, 3, 8))
 OTHER_HORIZON = 200
 """Steps of an episode in that measurement."""
 
@@ -163,54 +162,41 @@ def page(config: RunConfig, cells: Sequence[dict[str, Any]], command: str, stem:
     ]
 
 
-def plot(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plot reward and cost over updates: one curve for each seed, with lines for the level and for no torque."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    for name, colour in (("meta_srl", "#d62728"), ("random", "#888888")):
-        for number, cell in enumerate(cells):
-            label = name if number == 0 else None
-            left.plot(np.array(cell[name]["episodic"])[:, :, 0].mean(axis=0), color=colour, label=label, marker=".")
-            for cost, curve in enumerate(relative_costs(cell, name).mean(axis=0).T):
-                right.plot(curve, color=colour, marker=".", linestyle="-" if cost == 0 else ":", label=label)
-                label = None
-    level = np.mean([own_level(cell) for cell in cells])
-    left.axhline(level, color="#2ca02c", linestyle="--", label=f"fresh start after {SCRATCH_STEPS:,} steps")
+def curves_figure(cells: Sequence[dict[str, Any]]) -> Figure:
+    """Reward and cost over updates: one curve for each seed, with levels of the fresh start and of no torque."""
+    rewards, costs = [], []
+    for name in ("meta_srl", "random"):
+        for cell in cells:
+            rewards.append(curve(name, np.array(cell[name]["episodic"])[:, :, 0].mean(axis=0), method_style(name)))
+            for number, cost in enumerate(relative_costs(cell, name).mean(axis=0).T):
+                dash: Dash = "dash" if number else "solid"
+                costs.append(curve(name if not number else f"{name}, other costs", cost, method_style(name), dash))
+    level = float(np.mean([own_level(cell) for cell in cells]))
+    levels = [Level(level, _FRESH, "dash", numbered(3).colour)]
     known = [found for cell in cells if (found := other_level(cell)) is not None]
     if len(known) == len(cells):
-        left.axhline(np.mean(known), color="#1f77b4", linestyle="--", label="OmniSafe's CRPO after 200,000 steps")
-    left.axhline(np.mean([cell["idle"] for cell in cells]), color="black", linestyle=":", label="no torque")
-    right.axhline(1.0, color="black", linestyle="--", label="limit")
-    for axis, title in ((left, "reward of an episode"), (right, "mean discounted cost / limit")):
-        axis.set_xlabel("policy updates on a held-out task")
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+        other = "OmniSafe's CRPO after 200,000 steps"
+        levels.append(Level(float(np.mean(known)), other, "dash", numbered(1).colour))
+    levels.append(Level(float(np.mean([cell["idle"] for cell in cells])), "no torque", "dot"))
+    return reward_and_cost("curves", "", rewards, costs, reward="reward of an episode", levels=levels)
 
 
-def plot_by_task(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plot the reward of every held-out task against the one parameter that varies."""
+def by_task_figure(cells: Sequence[dict[str, Any]]) -> Figure:
+    """The reward of every held-out task against the one parameter that varies."""
     name = next(iter(cells[0]["parameters"][0]))
     varied = np.concatenate([[task[name] for task in cell["parameters"]] for cell in cells])
-    figure, axis = plt.subplots(figsize=(6.5, 4))
     curves = np.concatenate([np.array(cell["meta_srl"]["episodic"])[:, :, 0] for cell in cells])
     level = np.concatenate([np.array(cell["level"]["episodic"])[:, -LEVEL_OVER:, 0].mean(axis=1) for cell in cells])
-    for values, label, style in (
-        (curves[:, 0], "learned start", "x"),
-        (curves[:, 5], "after 5 updates", "."),
-        (curves[:, 10], "after 10 updates", "o"),
-        (level, f"fresh start after {SCRATCH_STEPS:,} steps", "+"),
-        (np.concatenate([cell["idle"] for cell in cells]), "no torque", "_"),
-    ):
-        axis.plot(varied, values, style, markersize=5, label=label)
-    axis.set_xlabel(name.replace("_", " "))
-    axis.set_ylabel("reward of an episode")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    rows = {
+        "learned start": curves[:, 0],
+        "after 5 updates": curves[:, 5],
+        "after 10 updates": curves[:, 10],
+        _FRESH: level,
+        "no torque": np.concatenate([cell["idle"] for cell in cells]),
+    }
+    series = [dots(label, varied, values, style) for (label, values), style in zip(rows.items(), _STYLES, strict=True)]
+    panel = Panel("", name.replace("_", " "), "reward of an episode", tuple(series))
+    return Figure("by_task", "", (panel,))
 
 
 def varies_in_one_number(cells: Sequence[dict[str, Any]]) -> bool:

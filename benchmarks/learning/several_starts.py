@@ -13,22 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 
 from benchmarks.learning.kept_rows import Rows
 from benchmarks.learning.meta_learning import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
+from benchmarks.result_plots import band, reward_and_cost, save
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
 from meta.measuring.measures import measure
+from meta.reporting.plot_model import Figure
+from meta.reporting.styles import method_style, numbered
 from meta.training.experiment import draw
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.pool import LocalLearner, LocalPool, Pool, solve_in_order
@@ -44,6 +42,7 @@ ROBOT = (
     (("family.num_tasks", "40"), ("evaluation.num_test_tasks", "8"), ("evaluation.num_iterations", "5")),
 )
 NAMES = {"fresh": "none learned", "1": "K = 1", "2": "K = 2"}
+_STYLES = {"fresh": method_style("random"), "1": numbered(1), "2": numbered(0)}
 _SAME_MAP = 8
 """Lakes that differ in fewer tiles share a base map: at most 2 tiles differ within a group, 14 between groups."""
 
@@ -136,31 +135,18 @@ def group_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def plot(cells: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def figure(cells: dict[str, list[dict[str, Any]]], name: str) -> Figure:
     """Reward and cost over its limit after every update, means over seeds with 95 % bands."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    for name, colour in zip(cells, ("#888888", "#4c78a8", "#d62728"), strict=True):
-        rewards = np.array([np.array(one["held_out"]["values"])[:, :, 0].mean(axis=0) for one in cells[name]])
-        costs = np.array(
-            [
-                (np.array(one["held_out"]["values"])[:, :, 1:] / np.array(one["limits"])[:, None]).mean(axis=(0, 2))
-                for one in cells[name]
-            ]
-        )
-        for axis, curves in zip(axes, (rewards, costs), strict=True):
-            bands = [interval(column) for column in curves.T]
-            axis.plot([band.mean for band in bands], color=colour, marker="o", markersize=3, label=NAMES[name])
-            low, high = [band.low for band in bands], [band.high for band in bands]
-            axis.fill_between(range(len(bands)), low, high, color=colour, alpha=0.15)
-    axes[1].axhline(1.0, color="black", linestyle="--", linewidth=1, label="limit")
-    for axis, title in zip(axes, ("reward $J_0$", "cost $J_1$ / limit"), strict=True):
-        axis.set_xlabel("policy updates on a held-out task")
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    rewards, costs = [], []
+    for key, found in cells.items():
+        values = [np.array(one["held_out"]["values"]) for one in found]
+        limits = [np.array(one["limits"])[:, None] for one in found]
+        x = np.arange(values[0].shape[1])
+        reward = [one[:, :, 0].mean(axis=0) for one in values]
+        cost = [(one[:, :, 1:] / limit).mean(axis=(0, 2)) for one, limit in zip(values, limits, strict=True)]
+        rewards.append(band(NAMES[key], x, reward, _STYLES[key]))
+        costs.append(band(NAMES[key], x, cost, _STYLES[key]))
+    return reward_and_cost(name, "", rewards, costs)
 
 
 def section(run_file: Path, seeds: Sequence[int], changes: Sequence[tuple[str, str]], console: Console) -> list[str]:
@@ -177,7 +163,7 @@ def section(run_file: Path, seeds: Sequence[int], changes: Sequence[tuple[str, s
             mean = {key: float(np.mean(found[-1]["held_out"][key])) for key in ("gap", "reward", "during")}
             console.say(f"{config.name} seed {seed} {NAMES[name]}: {json.dumps(mean)}")
     exact = not np.isnan(held(cells["1"], "gap")).any()
-    plot(cells, RESULTS / "groups" / f"{config.name}.png")
+    save(RESULTS / "groups", figure(cells, config.name))
     value = "gap of the output" if exact else "reward of the output"
     last = config.evaluation.num_iterations or config.within_task.num_iterations
     columns = ["initialisations", "reward of the start", "after 1 update", f"after {last}", value]

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import matplotlib as mpl
-
-mpl.use("Agg")
 
 import numpy as np
-from matplotlib import pyplot as plt
 from scipy import stats
 
 from benchmarks.learning.kept_rows import Rows
 from benchmarks.result_page import RESULTS, header, table, write
+from benchmarks.result_plots import dots, save
 from distributed.cluster.workplace import Workplace, workplace
 from distributed.settings.console import Console
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
 from meta.judging.held_out import compare_starts
 from meta.measuring.intervals import interval
+from meta.reporting.plot_model import Dash, Figure, Panel, Series
+from meta.reporting.styles import INK, numbered
 from meta.training.experiment import draw, measure_similarity
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.records import column, cost_columns
@@ -90,7 +87,7 @@ def main() -> None:
             f"(p = {over_all.pvalue:.3g}, n = {len(everything)})"
         )
     lines += ["", "![TAOG and gap ratio against D*^2](similarity.png)"]
-    _plot(results).savefig(RESULTS / "similarity.png", dpi=120, bbox_inches="tight")
+    save(RESULTS, figure(results))
     write("similarity.md", lines)
 
 
@@ -99,26 +96,32 @@ def _formatted(values: np.ndarray) -> str:
     return f"{found.mean:.4f} ± {found.high - found.mean:.4f}"
 
 
-def _plot(results: dict[int, list[dict[str, float]]]) -> Any:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for axis, key, label in (
-        (axes[0], "taog", "TAOG (dots), computed bound (bars)"),
-        (axes[1], "gap_ratio", "held-out gap, meta_srl / random"),
-    ):
-        for k, cells in results.items():
-            x = np.array([cell["task_similarity"] for cell in cells])
-            y = np.array([cell[key] for cell in cells])
-            axis.plot(x, y, ".", markersize=6, alpha=0.5, label=f"k = {k}")
-            colour = axis.lines[-1].get_color()
-            axis.plot(x.mean(), y.mean(), "D", color=colour, markersize=7)
-            if key == "taog":
-                bound = np.mean([cell["bound"] for cell in cells])
-                axis.plot(x.mean(), bound, "_", color=colour, markersize=14, markeredgewidth=2)
-        axis.set_xlabel("D*^2 of the training tasks")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    return figure
+def figure(results: dict[int, list[dict[str, float]]]) -> Figure:
+    """TAOG with its computed bound, and the gap ratio, against D*^2: every run, and the mean of every k."""
+    taog = [*_points(results, "taog"), _means(results, "mean of a k", "taog", "dot")]
+    taog.append(_means(results, "computed bound", "bound", "dash"))
+    ratio = [*_points(results, "gap_ratio"), _means(results, "mean of a k", "gap_ratio", "dot")]
+    along = "D*² of the training tasks"
+    panels = (
+        Panel("", along, "TAOG", tuple(taog), scale="fitting"),
+        Panel("", along, "held-out gap, meta_srl / random", tuple(ratio)),
+    )
+    return Figure("similarity", "", panels)
+
+
+def _points(results: dict[int, list[dict[str, float]]], key: str) -> list[Series]:
+    return [
+        dots(f"k = {k}", [cell["task_similarity"] for cell in cells], [cell[key] for cell in cells], numbered(place))
+        for place, (k, cells) in enumerate(results.items())
+    ]
+
+
+def _means(results: dict[int, list[dict[str, float]]], label: str, key: str, dash: Dash) -> Series:
+    x, y = (
+        np.array([np.mean([cell[name] for cell in cells]) for cells in results.values()], np.float64)
+        for name in ("task_similarity", key)
+    )
+    return Series(label, x, y, INK, "marked", dash, "hexagram")
 
 
 if __name__ == "__main__":

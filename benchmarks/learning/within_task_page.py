@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 
-from benchmarks.learning.contexts_page import commits, finish, shown
+from benchmarks.learning.contexts_page import commits, shown
 from benchmarks.result_page import RESULTS, header, table, write
+from benchmarks.result_plots import curve, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
+from meta.reporting.plot_model import Figure
+from meta.reporting.styles import styles_of
+from policies.rules.rule_registry import RULES
 from tasks.contract.tabular_model import FloatArray
 
 COMMAND = "make within-task"
-_COLOURS = ("#888888", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+_STYLES = styles_of(tuple(RULES))
 Found = Sequence[tuple[Any, dict[str, Any]]]
 """Jobs with their cells."""
 Cells = dict[str, dict[int, dict[str, Any]]]
@@ -84,7 +83,7 @@ def lake_section(cells: Cells) -> list[str]:
         row += [shown(interval(excess), 4), shown(interval(last), 3)]
         rows.append(row)
     columns = ["algorithm", "seeds", "rate", "gap of the output", "its violation", "mean excess / limit"]
-    plot(curves, "lakes", "policy updates", "reward $J_0$")
+    save(RESULTS / "within_task", figure(curves, "lakes", "policy updates", "reward J₀"))
     return [
         "## Single lakes, exact values",
         "",
@@ -147,7 +146,7 @@ def robot_section(robot: str, cells: Cells, steps: int) -> list[str]:
             ]
         )
     columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
-    plot(curves, robot, "iteration", "undiscounted reward")
+    save(RESULTS / "within_task", figure(curves, robot, "iteration", "undiscounted reward"))
     return [
         f"## {robot}, {steps / 1e6:.1f} million steps, limit 25",
         "",
@@ -161,10 +160,10 @@ def robot_section(robot: str, cells: Cells, steps: int) -> list[str]:
     ]
 
 
-def plot(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: str, reward: str) -> None:
-    """Reward and cost over its limit by iteration, means over seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
-    for (label, parts), colour in zip(curves.items(), _COLOURS, strict=False):
-        for axis, values in zip(axes, parts, strict=True):
-            axis.plot(values.mean(axis=0), color=colour, label=label, linewidth=1.2)
-    finish(figure, (reward, along), RESULTS / "within_task" / f"{name}.png")
+def figure(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: str, reward: str) -> Figure:
+    """Reward and cost over its limit by iteration [seeds, iterations], means over seeds."""
+    drawn = [
+        [curve(label, parts[place].mean(axis=0), _STYLES[label]) for label, parts in curves.items()]
+        for place in range(2)
+    ]
+    return reward_and_cost(name, "", *drawn, reward=reward, along=along)

@@ -27,6 +27,7 @@ from benchmarks.paper.paper_theory import (
     trend_section,
 )
 from benchmarks.result_page import RESULTS, header
+from benchmarks.result_plots import save
 from distributed.jobs.cells import cell_runner
 from distributed.jobs.comparison_cells import Comparison, compare_all
 from distributed.settings.console import Console
@@ -90,8 +91,8 @@ def page(comparisons: Sequence[Comparison], studies: Studies, command: str, fold
     sections += [signature_section(comparisons), scalability_section(comparisons)]
     for found in comparisons:
         pictures = [
-            figures.save(figures.adaptation(found), folder / f"{short(found)}_adaptation.png"),
-            figures.save(figures.profiles(found), folder / f"{short(found)}_profiles.png"),
+            save(folder, figures.adaptation(found, f"{short(found)}_adaptation")),
+            save(folder, figures.profiles(found, f"{short(found)}_profiles")),
         ]
         sections.append(family_section(found, pictures))
     return [

@@ -12,6 +12,7 @@ from benchmarks.paper import paper_figures as figures
 from benchmarks.paper.paper_page import formatted, short, yes
 from benchmarks.paper.paper_studies import Point, Studies
 from benchmarks.result_page import table
+from benchmarks.result_plots import save
 from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
 from meta.measuring.intervals import interval
@@ -41,7 +42,7 @@ def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]
             quartiles = ", ".join(f"{q:.3f}" for q in np.percentile(ratio, (25, 50, 75)))
             worst = max(cell["bounds"]["excess"] for cell in cells)
             rows.append([f"`{short(found)}`", f"`{method}`", f"{checked:,}", f"{held:,}", f"{worst:.2e}", quartiles])
-    picture = figures.save(figures.tightness(exact(comparisons)), folder / "tightness.png")
+    picture = save(folder, figures.tightness(exact(comparisons)))
     total = sum(int(str(row[2]).replace(",", "")) for row in rows)
     columns = ["setting", "method", "checks", "hold", "largest left - right", "left / right, quartiles"]
     return [
@@ -66,8 +67,8 @@ def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[st
     )
     rows = []
     for found in exact(comparisons):
-        lines += ["", figures.save(figures.training(found), folder / f"{short(found)}_training.png")]
-        lines += ["", figures.save(figures.inexactness(found), folder / f"{short(found)}_inexactness.png")]
+        lines += ["", save(folder, figures.training(found, f"{short(found)}_training"))]
+        lines += ["", save(folder, figures.inexactness(found, f"{short(found)}_inexactness"))]
         cells = found.judged["meta_srl"]
         names = ("total", "occupancy_shift", "estimation", "suboptimality")
         means = [np.array([np.mean(cell["training"][f"inexactness_{name}"]) for cell in cells]) for name in names]
@@ -111,7 +112,7 @@ def trend_section(studies: Studies, folder: Path) -> list[str]:
         "intervals.",
         "",
         *table(columns, rows),
-        figures.save(figures.trends(studies), folder / "trends.png"),
+        save(folder, figures.trends(studies)),
         "",
     ]
 
@@ -137,7 +138,7 @@ def sensitivity_section(studies: Studies, folder: Path) -> list[str]:
         f"{studies.plan.seeds[0]}–{studies.plan.seeds[-1]}; differences are paired.",
         "",
         *table(columns, rows),
-        figures.save(figures.sensitivity(studies), folder / "sensitivity.png"),
+        save(folder, figures.sensitivity(studies)),
         "",
     ]
 
@@ -195,7 +196,7 @@ def stress_section(studies: Studies, folder: Path) -> list[str]:
         "last half of the training tasks is not below the first round, or is rising.",
         "",
         *table([*columns, "helps", "hurts", "runs that warn"], [point.cells for point in points]),
-        figures.save(figures.stress(studies), folder / "stress.png"),
+        save(folder, figures.stress(studies)),
         "",
     ]
 

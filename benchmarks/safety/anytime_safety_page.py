@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 
 from benchmarks.learning.contexts_page import commits, shown
 from benchmarks.result_page import RESULTS, header, table, write
+from benchmarks.result_plots import save
 from meta.measuring.intervals import Interval, interval
+from meta.reporting.plot_model import Figure, Level, Panel, Series
+from meta.reporting.styles import INK, method_style, numbered
 
 COMMAND = "make anytime-safety"
 Cell = dict[str, Any]
 Tables = Sequence[tuple[Any, Sequence[Cell]]]
 """Settings with their finished cells."""
 ASKED = 0.95
+_PARTS = {"safe": numbered(0), "plain": numbered(1)}
+_LEVELS = {"crpo": numbered(3).colour, "random": method_style("random").colour}
+_NOTHING = np.zeros(0), np.zeros(0)
 MOST = 0.05
 """At 95 % asked, at most this share of the deployed policies may be over the limit, on lakes."""
 
@@ -110,7 +111,7 @@ def section(setting: Any, cells: Sequence[Cell]) -> list[str]:
     exact = setting.name == "lakes"
     gap = "gap of the output" if exact else "reward of the output, negative"
     columns = ["confidence asked", "seeds", "share over the limit", "of the starts", "excess", gap]
-    plot(setting, cells, gap)
+    save(RESULTS / "anytime_safety", figure(setting, cells, gap))
     return [
         f"## {setting.title}",
         "",
@@ -142,27 +143,23 @@ def errors(cells: Sequence[Cell]) -> list[str]:
     return [f"Seeds without a start that is safe enough: {text} (an error says so).", ""] if found else []
 
 
-def plot(setting: Any, cells: Sequence[Cell], gap: str) -> None:
+def figure(setting: Any, cells: Sequence[Cell], gap: str) -> Figure:
     """Share over the limit, and what is lost, against the confidence asked for."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.0))
-    for axis, number, label in zip(axes, (share_over, lost), ("share over the limit", gap), strict=True):
-        for part, colour in (("safe", "#d62728"), ("plain", "#4c78a8")):
+    panels = []
+    for number, label in ((share_over, "share over the limit"), (lost, gap)):
+        series = []
+        for part, style in _PARTS.items():
             points = [(c, records_of(cells, f"{c:g}", part)) for c in setting.confidences]
-            known = [(c, [number(record) for record in records]) for c, records in points if records]
-            means = [float(np.mean(values)) for _, values in known]
+            known = [(c, float(np.mean([number(record) for record in found]))) for c, found in points if found]
+            x, means = (np.array(values, np.float64) for values in zip(*known, strict=True)) if known else _NOTHING
             name = "safe" if part == "safe" else "same start, plain"
-            axis.plot([c for c, _ in known], means, marker="o", color=colour, label=name)
-        for name, colour in (("crpo", "#2ca02c"), ("random", "#888888")):
-            values = [number(record) for record in records_of(cells, name)]
-            axis.axhline(float(np.mean(values)), color=colour, linestyle="--", label=name)
-        axis.set_xlabel("confidence asked for")
-        axis.set_ylabel(label)
-    axes[0].plot(
-        setting.confidences, [1.0 - c for c in setting.confidences], color="black", linestyle=":", label="asked"
-    )
-    axes[0].legend()
-    figure.tight_layout()
-    path = RESULTS / "anytime_safety" / f"{setting.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            series.append(Series(name, x, means, style.colour, "marked", marker=style.marker))
+        if number is share_over:
+            asked = np.array(setting.confidences, np.float64)
+            series.append(Series("asked", asked, 1.0 - asked, INK, "marked", "dot", "hexagram"))
+        levels = [
+            Level(float(np.mean([number(record) for record in records_of(cells, name)])), name, "dash", colour)
+            for name, colour in _LEVELS.items()
+        ]
+        panels.append(Panel("", "confidence asked for", label, tuple(series), levels=tuple(levels)))
+    return Figure(setting.name, "", tuple(panels))

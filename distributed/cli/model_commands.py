@@ -110,6 +110,7 @@ def export(
     from distributed.models.meta_policy import start_folder
     from distributed.models.model_registry import is_model_uri
     from distributed.models.onnx_export import export_onnx
+    from distributed.tracking.work_progress import WorkProgress
 
     console = Console()
     if output.suffix != ".onnx":
@@ -117,7 +118,12 @@ def export(
     entries = None if context is None else json_object("--context", context, "the entries of the context")
     if not is_model_uri(source) and start_folder(Path(source)) is None:
         source = str(fetched(source))
-    export_onnx(load_source(source, tracking_uri, console)[1], output, start, entries)
+    with WorkProgress(console, "exporting") as bar:
+        bar.report("reading the start", 0.0)
+        policy = load_source(source, tracking_uri, console)[1]
+        bar.report("writing the graph and checking it", 0.5)
+        export_onnx(policy, output, start, entries)
+        bar.report("done", 1.0)
     console.say(f"written: {output}")
 
 

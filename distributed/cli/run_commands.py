@@ -156,7 +156,8 @@ def report(
     from distributed.jobs.watch import watch as run_watch
     from distributed.storage.csv_tables import read_rows
     from distributed.storage.run_directory import load_run_config, load_summary, stored_config
-    from distributed.storage.run_page import PAGE, of_one_run, require_rows, write_run_page
+    from distributed.storage.run_page import PAGE, PLOTS_SHARE, of_one_run, require_rows, write_run_page
+    from distributed.tracking.work_progress import WorkProgress
     from meta.reporting.figures import run_figures
     from meta.reporting.render_matplotlib import save_figures
     from meta.reporting.tables import report_lines, spent_line, warnings_of
@@ -166,12 +167,15 @@ def report(
     summary, rows = load_summary(path), read_rows(path / "tasks.csv")
     with of_one_run(path):
         require_rows(summary, rows)
-        plots = save_figures(path / "plots", run_figures(summary, rows))
     if video:
         with threadpool_limits(1):
             run_watch(path, 0, None, console, named=family, method=method)
-    with of_one_run(path):
+    with of_one_run(path), WorkProgress(console, "drawing the results") as bar:
+        plots = save_figures(path / "plots", run_figures(summary, rows), bar.part(0.0, PLOTS_SHARE))
+        bar.report("the page", PLOTS_SHARE)
         size = write_run_page(path, config, summary, rows)
+        bar.report("done", 1.0)
+    with of_one_run(path):
         console.result(report_lines(summary))
     for warning in warnings_of(summary):
         console.warn(warning)

@@ -18,6 +18,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.run_directory import HELD_OUT, RunDirectory
+from distributed.tracking.work_progress import WorkProgress
 from meta.judging.claims import MEASURES, OURS, line, main_measure, measures_of
 from meta.judging.task_records import held_out_rows
 from meta.measuring.intervals import interval
@@ -72,11 +73,11 @@ def compare(
     _write_held_out(found, directory, console)
     summary = summarise(found)
     write_atomically(directory.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False).encode())
-    _plot(summary, directory.path / "plots")
+    _plot(summary, directory.path / "plots", console)
     page = _page(found, summary, command)
     if results is not None:
         results.parent.mkdir(parents=True, exist_ok=True)
-        _plot(summary, results.with_suffix(""))
+        _plot(summary, results.with_suffix(""), console)
         pictures = "\n".join(f"\n![{name}]({results.stem}/{name}.png)" for name in ("held_out", "adaptation"))
         results.write_text(f"{page}\n{pictures}\n", encoding="utf-8")
     return page
@@ -146,9 +147,10 @@ def plotted(test: Mapping[str, Any]) -> dict[str, ComparedMethod]:
     }
 
 
-def _plot(summary: Mapping[str, Any], folder: Path) -> None:
+def _plot(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     test = plotted(summary["test"])
-    save_figures(folder, [held_out(test), adaptation(test, summary["limits_mean"])])
+    with WorkProgress(console, "drawing the results") as bar:
+        save_figures(folder, [held_out(test), adaptation(test, summary["limits_mean"])], bar.report)
 
 
 def _page(found: Comparison, summary: Mapping[str, Any], command: str) -> str:

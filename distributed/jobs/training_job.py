@@ -19,7 +19,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.stopping import Stopped, stop_on_sigterm
 from distributed.storage.checkpoints import storing
 from distributed.storage.run_directory import RunDirectory
-from distributed.storage.run_page import write_run_page
+from distributed.storage.run_page import PLOTS_SHARE, write_run_page
 from distributed.storage.run_places import fetch, url_of
 from distributed.tracking.run_tracker import RunContext, RunStart, RunTracker, Trackers
 from distributed.tracking.work_progress import WorkProgress
@@ -225,6 +225,9 @@ def _write_results(context: RunContext, summary: RunSummary, state: State, drawn
     policy = meta_policy_of(config, state, drawn.test[0], rates, facts, drawn.family)
     with storing(directory.path / STEM):
         save_meta_policy(directory.path / STEM, policy)
-    with storing(directory.path, f"all results are saved; `metasrl report {directory.path}` draws them again"):
-        save_figures(directory.path / "plots", run_figures(summary, directory.rows))
+    again = f"all results are saved; `metasrl report {directory.path}` draws them again"
+    with storing(directory.path, again), WorkProgress(context.console, "drawing the results") as bar:
+        save_figures(directory.path / "plots", run_figures(summary, directory.rows), bar.part(0.0, PLOTS_SHARE))
+        bar.report("the page", PLOTS_SHARE)
         write_run_page(directory.path, config, summary, directory.rows)
+        bar.report("done", 1.0)

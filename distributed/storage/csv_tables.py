@@ -14,6 +14,8 @@ from distributed.storage.checkpoints import DamagedFileError
 from meta.training.records import Row, Value
 
 _TEXT_COLUMNS = ("failed_diagnostics", "estimate_problem", "parameters", "method", "label", "branch")
+_LATER = frozenset({"cpu_seconds"})
+"""Columns that the rows of an older version lack, in the table of a run that such a version began."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -27,7 +29,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         text = io.StringIO(read_text(path, MOST_TABLE_BYTES), newline="")
         rows = [row for row in csv.DictReader(text) if None not in row.values()]
-        return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+        return [{name: _value(name, text) for name, text in row.items() if text or name not in _LATER} for row in rows]
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise ConfigurationError(f"{path}: is not a table of a run: {shortened(str(error))}") from error
 

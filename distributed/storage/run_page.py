@@ -19,6 +19,8 @@ from meta.training.records import Row
 from tasks.contract.family_registry import BUILT_IN
 
 PAGE = "report.html"
+PLOTS_SHARE = 0.7
+"""Of drawing the plots and the page, about the share of time that goes into the plots."""
 
 
 @contextlib.contextmanager

@@ -86,3 +86,7 @@ class WorkProgress(Bar):
         notes = [note for note in (part, time_left(share, self._clock() - self._began)) if note]
         self._progress.update(self._bar, completed=share, note=", ".join(notes))
         self._say(lambda: f"{self._what}: {', '.join([f'{share:.0%}', *notes])}")
+
+    def part(self, first: float, last: float) -> Callable[[str, float], None]:
+        """What :meth:`report` is for work that takes this one from share ``first`` to ``last``."""
+        return lambda part, share: self.report(part, first + (last - first) * share)

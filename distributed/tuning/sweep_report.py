@@ -6,24 +6,17 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib as mpl
-
-mpl.use("Agg")
+from typing import Literal
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from distributed.storage.checkpoints import write_atomically
 from distributed.tuning.search_space import short
 from distributed.tuning.trials import SCORE, Trial
+from meta.reporting.plot_model import Figure, Panel, Series
+from meta.reporting.render_matplotlib import save_figure
+from meta.reporting.styles import numbered
 from policies.common.digits import digits
-
-_COMPLETE, _INCOMPLETE = "#d62728", "#bbbbbb"
-_LOG_FROM = 30.0
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 def trials_table(trials: Sequence[Trial], most: int = 20) -> str:
@@ -46,35 +39,33 @@ def write_trials(folder: Path, trials: Sequence[Trial]) -> list[Path]:
     """Write ``trials.csv`` and ``trials.png``; return their paths."""
     table, picture = folder / "trials.csv", folder / "trials.png"
     write_atomically(table, _csv(trials).encode())
-    figure = plot_trials(trials)
-    figure.savefig(picture, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+    save_figure(picture, plot_trials(trials))
     return [table, picture]
 
 
 def plot_trials(trials: Sequence[Trial]) -> Figure:
-    """Score by round, and final score against each varied value. The caller closes the figure."""
-    names = _names(trials)
-    figure, axes = plt.subplots(1, 1 + len(names), figsize=(4.2 * (1 + len(names)), 3.6), squeeze=False)
+    """Score by round of every trial, and the final score against each varied value."""
+    rounds = []
     for trial in trials:
-        colour = _COMPLETE if trial.complete else _INCOMPLETE
-        axes[0, 0].plot(np.arange(1, len(trial.scores) + 1), trial.scores, color=colour, linewidth=1.0)
-    axes[0, 0].set(xlabel="round", ylabel="score (lower is better)", title="red: complete; grey: ended early")
-    for axis, name in zip(axes[0, 1:], names, strict=True):
-        _plot_values(axis, name, [trial for trial in trials if np.isfinite(trial.score)])
-    for axis in axes[0]:
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    return figure
+        name, style = ("complete", numbered(0)) if trial.complete else ("ended early", numbered(8))
+        x = np.arange(1, len(trial.scores) + 1).astype(np.float64)
+        rounds.append(Series(name, x, np.array(trial.scores, np.float64), style.colour, "marked", marker=style.marker))
+    finished = [trial for trial in trials if np.isfinite(trial.score)]
+    label = "score (lower is better)"
+    panels = [Panel("", "round", label, tuple(rounds), scale="fitting", whole_x=True, alike="score")]
+    panels += [_values_panel(name, finished) for name in _names(trials)]
+    return Figure("trials", "Score of every trial by round, and of the complete ones by value", tuple(panels))
 
 
-def _plot_values(axis: Axes, name: str, trials: Sequence[Trial]) -> None:
-    values = [trial.values[name] for trial in trials]
+def _values_panel(name: str, trials: Sequence[Trial]) -> Panel:
+    """The final scores against one varied value: numbers, or the names of what is chosen."""
+    values, scores = [trial.values[name] for trial in trials], np.array([trial.score for trial in trials], np.float64)
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    axis.plot(values if numbers else [str(value) for value in values], [trial.score for trial in trials], "o")
-    if numbers and values and min(values) > 0 and max(values) / min(values) > _LOG_FROM:
-        axis.set_xscale("log")
-    axis.set(xlabel=name)
+    names = () if numbers else tuple(dict.fromkeys(str(value) for value in values))
+    x = np.array([float(value) if numbers else names.index(str(value)) for value in values], np.float64)
+    series = Series("complete", x, scores, numbered(0).colour, "points", marker=numbered(0).marker)
+    x_scale: Literal["linear", "fitting"] = "fitting" if numbers else "linear"
+    return Panel("", name, "", (series,), scale="fitting", x_scale=x_scale, x_names=names, alike="score")
 
 
 def _csv(trials: Sequence[Trial]) -> str:

@@ -176,8 +176,8 @@ METHOD = Method(
     name="multitask",
     label="one policy for all tasks",
     place=8,
-    colour="#bcbd22",
-    marker="X",
+    colour="#6633bb",
+    marker="x",
     forms={"tabular": learn_table, "neural": learn_network},
     exact_forms=frozenset({"tabular"}),
 )

@@ -51,8 +51,8 @@ METHOD = Method(
     name="simple_average",
     label="average of all tasks' policies",
     place=2,
-    colour="#e0a030",
-    marker="^",
+    colour="#ee8800",
+    marker="triangle-up",
     forms={"tabular": learn_table, "neural": learn_network},
     in_training=True,
 )

@@ -208,6 +208,21 @@ def mean_score(results: Sequence[TaskResult]) -> float:
 
 
 Learn = Callable[[Workbench, GridPoint], Learned]
+Marker = Literal[
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "triangle-left",
+    "triangle-right",
+    "cross",
+    "x",
+    "star",
+    "pentagon",
+    "hexagram",
+]
+"""Shapes of points in plots, by Plotly's names."""
 
 
 @dataclass(frozen=True)
@@ -215,18 +230,19 @@ class Method:
     """A method that learns a start: everything that any part of the library asks about it.
 
     ``forms``: how it learns, by kind of policy. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
-    with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` and ``marker``: in
-    plots. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``: whether ``train`` can evaluate
-    it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is empty. ``own_rate``: the rate
-    is chosen by the method's own run over the grid tasks instead of by solving them from its start. ``trains_on``: the
-    training tasks that it solves, for estimates of the time that is left.
+    with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` (``#rrggbb``) and
+    ``marker``: in all plots, unlike those of the other methods. ``exact_forms``: kinds for which it needs exact
+    evaluation. ``in_training``: whether ``train`` can evaluate it, and ``default_for``: the kinds for which it does
+    where ``evaluation.methods`` is empty. ``own_rate``: the rate is chosen by the method's own run over the grid tasks
+    instead of by solving them from its start. ``trains_on``: the training tasks that it solves, for estimates of the
+    time that is left.
     """
 
     name: str
     label: str
     place: int
     colour: str
-    marker: str
+    marker: Marker
     forms: Mapping[str, Learn]
     uses: tuple[str, ...] = ("rate", "margin")
     defaults: Mapping[str, float] = field(default_factory=dict)

@@ -1,93 +1,22 @@
-"""Plots as data: what each panel shows, independent of the library that draws it.
-
-:mod:`meta.reporting.render_matplotlib` draws the files, :mod:`meta.reporting.render_plotly` the page.
-"""
+"""The plots of a run as data (:mod:`meta.reporting.plot_model`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from meta.reporting.colours import method_colour, method_marker, objective_colour
+from meta.reporting.plot_model import Bar, Figure, Level, Panel, Series, shown
+from meta.reporting.styles import INK, QUIET, method_style, numbered
 from meta.reporting.summary import IntervalSummary, RunSummary
 from meta.reporting.tables import HeldOutResult, has_gap, held_out_columns
 from meta.training.records import Row, column, cost_columns
 from tasks.contract.tabular_model import FloatArray
 
-_TASK, _BOUND = "#999999", "#4c78a8"
-_LINEAR_BELOW = 1e-2
-_MOST_MARKERS = 60
-"""Points of a line up to which each has a marker."""
-_DIAGNOSTICS = {
-    "mean_correction": "circle",
-    "effective_sample_size": "square",
-    "missing_mass": "diamond",
-    "flow_residual": "triangle-up",
-}
-_INEXACTNESS = {
-    "total": "circle",
-    "occupancy_shift": "square",
-    "estimation": "diamond",
-    "suboptimality": "triangle-up",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Points (x, y), both [N], of one colour. Equal labels share a legend entry; NaN leaves a gap.
-
-    ``style``: isolated points, a line, a line with markers, or steps that keep their value until the next point.
-    """
-
-    label: str
-    x: FloatArray
-    y: FloatArray
-    colour: str
-    style: Literal["points", "line", "marked", "steps"] = "line"
-    dash: Literal["solid", "dash", "dot"] = "solid"
-    marker: str = "circle"
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A horizontal bar from 0 to ``mean`` with an interval [``low``, ``high``], None where it is unknown."""
-
-    label: str
-    mean: float
-    low: float | None
-    high: float | None
-    colour: str
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One pair of axes: either series or bars.
-
-    ``limit`` draws a horizontal dashed line. ``scale``: linear, logarithmic, or logarithmic above ``linear_below``.
-    """
-
-    title: str
-    x_label: str
-    y_label: str = ""
-    series: tuple[Series, ...] = ()
-    bars: tuple[Bar, ...] = ()
-    limit: float | None = None
-    limit_label: str = "mean limit"
-    scale: Literal["linear", "log", "symlog"] = "linear"
-    linear_below: float = _LINEAR_BELOW
-    whole_x: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Panels side by side; ``name`` is the file's stem and the element's id on the page."""
-
-    name: str
-    title: str
-    panels: tuple[Panel, ...]
+_DIAGNOSTICS = ("mean_correction", "effective_sample_size", "missing_mass", "flow_residual")
+_BOUND = numbered(1)
+_INEXACTNESS = ("total", "occupancy_shift", "estimation", "suboptimality")
 
 
 class Adapted(Protocol):
@@ -110,7 +39,7 @@ def run_figures(summary: RunSummary, rows: list[Row]) -> list[Figure]:
     figures += [training(rows), learning_rates(rows)]
     if not np.isnan(column(rows, "dice_effective_sample_size")).all():
         figures.append(estimation(rows))
-    return figures
+    return [shown(figure) for figure in figures]
 
 
 def adaptation(
@@ -129,38 +58,35 @@ def adaptation(
     """
     rewards = {name: np.array(entry.reward_curve, np.float64) for name, entry in curves.items()}
     costs = {name: np.array(entry.cost_curve, np.float64) for name, entry in curves.items()}
-    panels = [_updates("reward", "expected discounted reward J₀", rewards, None)]
+    panels = [_updates("reward", "expected discounted reward J₀", rewards)]
     for number, limit in enumerate(limits):
         chosen = {name: values[:, number] for name, values in costs.items()}
-        panel = _updates(
-            _cost_name(number, len(limits)), f"expected discounted cost J{_low(number + 1)}", chosen, limit
-        )
-        panels.append(replace(panel, limit_label=limit_label))
+        y_label = f"expected discounted cost J{_low(number + 1)}"
+        panels.append(_updates(_cost_name(number, len(limits)), y_label, chosen, Level(limit, limit_label)))
     return Figure("adaptation", title, tuple(panels))
 
 
-def _updates(title: str, y_label: str, curves: Mapping[str, FloatArray], limit: float | None) -> Panel:
+def _updates(title: str, y_label: str, curves: Mapping[str, FloatArray], *levels: Level) -> Panel:
     series = tuple(
         Series(
             label=name,
             x=np.arange(values.size, dtype=np.float64),
             y=values,
-            colour=method_colour(name),
+            colour=method_style(name).colour,
             style="marked",
-            marker=method_marker(name),
+            marker=method_style(name).marker,
         )
         for name, values in curves.items()
     )
-    return Panel(title, "policy updates on the new task", y_label, series, limit=limit, whole_x=True)
+    return Panel(title, "policy updates on the new task", y_label, series, levels=levels, whole_x=True)
 
 
 def held_out(test: Mapping[str, HeldOutResult]) -> Figure:
     """Gap (reward without an exact model) and violations of every method, with 95 % intervals."""
     titles = {"gap": "optimality gap", "reward": "reward J₀ of the output"}
     panels = tuple(
-        Panel(titles.get(title, title), "", bars=_bars(entries))
+        Panel(titles.get(title, title), "", bars=_bars(entries), alike=title.split(maxsplit=1)[0])
         for title, entries in held_out_columns(test).items()
-        if any(entry.mean for entry in entries.values())  # the table says that all are 0 or unknown
     )
     what = "gap" if has_gap(test) else "reward"
     return Figure("held_out", f"Held-out tasks: {what} and violations, means with 95 % confidence intervals", panels)
@@ -168,7 +94,7 @@ def held_out(test: Mapping[str, HeldOutResult]) -> Figure:
 
 def _bars(entries: Mapping[str, IntervalSummary]) -> tuple[Bar, ...]:
     return tuple(
-        Bar(name, entry.mean, *entry.ci95, method_colour(name))
+        Bar(name, entry.mean, *entry.ci95, method_style(name).colour)
         for name, entry in entries.items()
         if entry.mean is not None
     )
@@ -191,23 +117,23 @@ def training(rows: list[Row]) -> Figure:
 def _gaps(rows: list[Row]) -> Panel:
     index, gaps, bound = (column(rows, name) for name in ("task_index", "gap", "gap_bound"))
     series = [
-        Series("gap of a task", index, gaps, _TASK, "points"),
-        Series("TAOG", index, running_mean(gaps), objective_colour(0)),
+        Series("gap of a task", index, gaps, QUIET, "points"),
+        Series("TAOG", index, running_mean(gaps), numbered(0).colour),
     ]
     if np.isfinite(bound).any():
-        series.append(Series("computed bound (mean over N₀)", index, bound, _BOUND, "points", marker="x"))
-    return Panel("gap", "training task", "optimality gap", tuple(series), scale="symlog")
+        series.append(Series("computed bound (mean over N₀)", index, bound, _BOUND.colour, "points", marker="x"))
+    return Panel("gap", "training task", "optimality gap", tuple(series), scale="fitting")
 
 
 def _rewards(rows: list[Row]) -> Panel:
     index, reward = column(rows, "task_index"), column(rows, "reward")
     series = [
-        Series("reward of the output", index, reward, _TASK, "points"),
-        Series("mean reward so far", index, running_mean(reward), objective_colour(0)),
+        Series("reward of the output", index, reward, QUIET, "points"),
+        Series("mean reward so far", index, running_mean(reward), numbered(0).colour),
     ]
     if "reward_start" in rows[0]:
         start = column(rows, "reward_start")
-        series.append(Series("reward of the start", index, start, _BOUND, "points", marker="x"))
+        series.append(Series("reward of the start", index, start, _BOUND.colour, "points", marker="x"))
     return Panel("reward", "training task", "expected discounted reward J₀", tuple(series))
 
 
@@ -215,12 +141,14 @@ def _violations(rows: list[Row], name: str, title: str) -> Panel:
     index, values = column(rows, "task_index"), cost_columns(rows, name)
     series: list[Series] = []
     for number in range(values.shape[1]):
-        cost, colour = _cost_name(number, values.shape[1]), objective_colour(number + 1)
+        cost, colour = _cost_name(number, values.shape[1]), numbered(number + 1).colour
+        marker = numbered(number + 1).marker
         series += [
-            Series(f"{cost}: one task", index, values[:, number], colour, "points"),
+            Series(f"{cost}: one task", index, values[:, number], colour, "points", marker=marker),
             Series(f"{cost}: mean so far", index, running_mean(values[:, number]), colour),
         ]
-    return Panel(title, "training task", "constraint violation", tuple(series))
+    label = "constraint violation"
+    return Panel(title, "training task", label, tuple(series), scale="fitting", alike=label)
 
 
 def learning_rates(rows: list[Row]) -> Figure:
@@ -232,40 +160,40 @@ def learning_rates(rows: list[Row]) -> Figure:
             "reward" if number == 0 else f"cost {number}",
             index,
             column(rows, f"learning_rate_{number}"),
-            objective_colour(number),
+            numbered(number).colour,
             "steps",
             dash="solid" if number == 0 else "dash",
         )
         for number in range(count)
     )
-    panel = Panel("learned rates", "training task", "learning rate α", series, scale="log")
+    panel = Panel("learned rates", "training task", "learning rate α", series, scale="fitting")
     return Figure("learning_rates", "Learning rates over the training tasks", (panel,))
 
 
 def estimation(rows: list[Row]) -> Figure:
     """Diagnostics of the estimated corrections and, with an exact model, the parts of the loss's error."""
     index = column(rows, "task_index")
-    weight = Series("weight", index, column(rows, "weight"), "#000000", "line", dash="dot")
+    weight = Series("weight", index, column(rows, "weight"), INK, "line", dash="dot")
     diagnostics = _labelled(rows, "dice_", _DIAGNOSTICS)
-    panels = [Panel("diagnostics", "training task", "", (*diagnostics, weight))]
+    panels = [Panel("diagnostics", "training task", "", (*diagnostics, weight), scale="fitting")]
     parts = _labelled(rows, "inexactness_", _INEXACTNESS)
     if any(np.isfinite(part.y).any() for part in parts):
         panels.append(Panel("inexactness and its parts", "training task", "estimated minus exact loss", parts))
     return Figure("estimation", "Estimated corrections", tuple(panels))
 
 
-def _labelled(rows: list[Row], prefix: str, names: Mapping[str, str]) -> tuple[Series, ...]:
+def _labelled(rows: list[Row], prefix: str, names: Sequence[str]) -> tuple[Series, ...]:
     index = column(rows, "task_index")
     return tuple(
         Series(
             name.replace("_", " "),
             index,
             column(rows, f"{prefix}{name}"),
-            objective_colour(position),
-            "marked" if len(rows) <= _MOST_MARKERS else "line",
-            marker=marker,
+            numbered(place).colour,
+            "marked",
+            marker=numbered(place).marker,
         )
-        for position, (name, marker) in enumerate(names.items())
+        for place, name in enumerate(names)
         if f"{prefix}{name}" in rows[0]
     )
 
@@ -273,11 +201,6 @@ def _labelled(rows: list[Row], prefix: str, names: Mapping[str, str]) -> tuple[S
 def running_mean(values: FloatArray) -> FloatArray:
     """Mean of the first 1, 2, ..., T values, [T]."""
     return np.cumsum(values) / np.arange(1, values.size + 1)
-
-
-def legend_labels(figure: Figure) -> list[str]:
-    """The labels of a figure's series, each once, in order of appearance."""
-    return list(dict.fromkeys(series.label for panel in figure.panels for series in panel.series))
 
 
 def _cost_name(number: int, count: int) -> str:

@@ -18,7 +18,8 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from meta.methods.registry import OURS
-from meta.reporting.figures import Figure, run_figures
+from meta.reporting.figures import run_figures
+from meta.reporting.plot_model import Figure
 from meta.reporting.render_plotly import draw
 from meta.reporting.summary import IntervalSummary, MethodSummary, RunSummary
 from meta.reporting.tables import format_interval, held_out_columns, warnings_of
@@ -34,6 +35,13 @@ _MEANINGS = {
     "violation of the output": "Mean excess of the output's expected discounted costs over their limits.",
     "f hat": "The estimated suboptimality bound of the task, on which the meta-learner takes its step.",
     "weight": "How much the meta-learner trusts the task's estimate: 1 fully, 0 not at all.",
+    "violation": "Excess of the output's expected discounted cost over its limit; 0: the limit is kept.",
+    "violation during": "Mean excess of the expected discounted cost over its limit, over the start and all updates.",
+    "failed diagnostics": "Checks of the task's estimate that it did not pass; such a task gets less weight.",
+    "estimate problem": "Why the task's data allowed no estimate.",
+    "dice effective sample size": "Share of the task's data that its corrections use.",
+    "dice flow residual": "How far the corrections are from those of a stationary distribution; 0 is best.",
+    "seconds": "Time on one worker to solve the task.",
     "score": "Relative gap plus relative violation during adaptation; less is better.",
 }
 """What columns mean, as tooltips."""
@@ -91,6 +99,7 @@ def page_html(page: Page) -> str:
         videos=[_video(path) for path in page.videos],
         task_heads=_heads([name.replace("_", " ") for name in names]),
         tasks=[[_short(row[name]) for name in names] for row in page.rows],
+        absent=_without_values(page.rows),
         next="\n".join(page.next_steps),
         commands="\n".join(page.commands),
         environment_heads=_heads(["name", "value"]),
@@ -108,7 +117,7 @@ def page_figures(summary: RunSummary, rows: list[Row]) -> dict[str, go.Figure]:
 
 def _as_script(figures: Sequence[Figure]) -> str:
     """The plots as JSON for a script element, where Jinja must not escape it: without ``<``, no tag can end it."""
-    text = json.dumps({figure.name: json.loads(draw(figure).to_json()) for figure in figures})
+    text = json.dumps({figure.name: json.loads(draw(figure).to_json()) for figure in figures if figure.panels})
     return text.replace("<", "\\u003c")
 
 
@@ -118,12 +127,15 @@ def _introduction(summary: RunSummary) -> str:
     return (
         f"Learned across {summary.num_tasks} training tasks of {summary.family} in {summary.wall_seconds:.0f} s with "
         f"{summary.num_workers} worker{'' if summary.num_workers == 1 else 's'} ({summary.pool} pool). Over the "
-        f"training tasks: {result}, task-averaged constraint violation (TACV) {rounded(summary.tacv)}."
+        f"training tasks: {result}, task-averaged constraint violation (TACV) {rounded(summary.tacv).strip('[]')}."
     )
 
 
 def method_table(test: Mapping[str, MethodSummary]) -> list[list[str]]:
-    """The methods on the held-out tasks, the best first: one row each, and a star at the best of every column."""
+    """The methods on the held-out tasks, the best first: one row each, and a star at the best of every column.
+
+    A column in which all are equal has none.
+    """
     columns = held_out_columns(test)
     first = next(iter(columns))
     signs = {title: -1.0 if title == "reward" else 1.0 for title in columns}
@@ -131,7 +143,7 @@ def method_table(test: Mapping[str, MethodSummary]) -> list[list[str]]:
         title: {name: signs[title] * entry.mean for name, entry in part.items() if entry.mean is not None}
         for title, part in columns.items()
     }
-    best = {title: min(found.values(), default=None) for title, found in means.items()}
+    best = {title: min(found.values()) if len(set(found.values())) > 1 else None for title, found in means.items()}
     return [
         [name, *(_starred(part[name], means[title].get(name), best[title]) for title, part in columns.items())]
         for name in sorted(test, key=lambda name: means[first].get(name, math.inf))
@@ -144,7 +156,7 @@ def _starred(entry: IntervalSummary, value: float | None, best: float | None) ->
 
 def _heads(names: Sequence[str]) -> list[tuple[str, str]]:
     """Names of columns with what they mean, for those that need a word."""
-    return [(name, _MEANINGS.get(name, "")) for name in names]
+    return [(name, _MEANINGS.get(name.rstrip(" 0123456789"), "")) for name in names]
 
 
 def task_table(held_out: Sequence[Row]) -> list[list[str]]:
@@ -174,6 +186,21 @@ def _task_cells(rows: Sequence[Row], num_costs: int) -> list[str]:
 
 
 def _shown(rows: Sequence[Row]) -> list[str]:
+    """The columns of the table that have a value for at least one task."""
+    return [name for name in _wanted(rows) if not all(_empty(row[name]) for row in rows)]
+
+
+def _without_values(rows: Sequence[Row]) -> str:
+    """What the table leaves out; the text columns are empty where all went well."""
+    absent = [name for name in _wanted(rows) if all(_empty(row[name]) for row in rows)]
+    return ", ".join(name.replace("_", " ") for name in absent)
+
+
+def _empty(value: Value) -> bool:
+    return value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _wanted(rows: Sequence[Row]) -> list[str]:
     return [
         name
         for wanted in _SHOWN_COLUMNS
@@ -183,6 +210,8 @@ def _shown(rows: Sequence[Row]) -> list[str]:
 
 
 def _short(value: Value) -> str:
+    if _empty(value):
+        return "\u2013"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

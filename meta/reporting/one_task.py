@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from meta.reporting.figures import Figure, adaptation
+from meta.reporting.figures import adaptation
+from meta.reporting.plot_model import Figure
 from policies.common.digits import parameters_text
 from policies.common.results import TaskResult
 from tasks.contract.task import Task

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from meta.reporting.figures import Bar, Figure, Panel, Series
+from meta.reporting.plot_model import Bar, Figure, Panel, Series, shown
+from meta.reporting.scales import Axis, value_axes, x_axis
 
 _MODES = {"points": "markers", "line": "lines", "marked": "lines+markers", "steps": "lines"}
-_MANY_UPDATES = 15
+_MANY_UPDATES, _MOST_MARKERS = 15, 15
+_FEW_POINTS, _POINT = 60, 7
 _HEIGHT, _LEGEND_BELOW = 380, -0.25
 
 
 def draw(figure: Figure) -> go.Figure:
-    """Draw the panels side by side, with one legend below them."""
-    drawn = make_subplots(rows=1, cols=len(figure.panels), subplot_titles=[panel.title for panel in figure.panels])
+    """Draw the panels that have something to show, with one legend below them."""
+    figure = shown(figure)
+    columns = max(1, min(len(figure.panels), figure.columns or len(figure.panels)))
+    rows = max(1, math.ceil(len(figure.panels) / columns))
+    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=[panel.title for panel in figure.panels])
     labelled: set[str] = set()
-    for number, panel in enumerate(figure.panels, start=1):
-        place = {"row": 1, "col": number}
+    for number, (panel, scale) in enumerate(zip(figure.panels, value_axes(figure), strict=True)):
+        place = {"row": 1 + number // columns, "col": 1 + number % columns}
         for series in panel.series:
-            drawn.add_trace(_scatter(series, shown=series.label not in labelled), **place)
+            drawn.add_traces(_scatter(series, scale, x_axis(panel), shown=series.label not in labelled), **_many(place))
             labelled.add(series.label)
         if panel.bars:
+            same = number > 0 and [bar.label for bar in panel.bars] == [bar.label for bar in figure.panels[0].bars]
             drawn.add_trace(_bars(panel.bars), **place)
-            drawn.update_yaxes(autorange="reversed", automargin=True, showticklabels=number == 1, **place)
-        if panel.limit is not None:
-            drawn.add_hline(panel.limit, line_dash="dash", **place)
-        drawn.update_xaxes(title_text=panel.x_label, dtick=1 if _counts(panel) else None, **place)
-        drawn.update_yaxes(title_text=panel.y_label, type="log" if panel.scale == "log" else None, **place)
+            drawn.update_yaxes(autorange="reversed", automargin=True, showticklabels=not same, **place)
+            drawn.update_xaxes(**_range(scale), **place)
+        else:
+            drawn.update_yaxes(**_range(scale), **place)
+        for level in panel.levels:
+            drawn.add_hline(float(scale.places(level.value)), line_dash=level.dash, **place)
+        drawn.update_xaxes(title_text=panel.x_label, **_along(panel), **place)
+        drawn.update_yaxes(title_text=panel.y_label, **place)
     return drawn.update_layout(
         template="none",
-        height=_HEIGHT,
+        height=_HEIGHT * rows,
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
         legend={"orientation": "h", "y": _LEGEND_BELOW},
         showlegend=len(labelled) > 1,
@@ -38,23 +52,72 @@ def draw(figure: Figure) -> go.Figure:
     )
 
 
-def _counts(panel: Panel) -> bool:
-    """Whether every integer on the x axis gets a tick."""
-    return panel.whole_x and max((series.x.size for series in panel.series), default=0) <= _MANY_UPDATES
+def _many(place: Mapping[str, int]) -> dict[str, int]:
+    return {"rows": place["row"], "cols": place["col"]}
 
 
-def _scatter(series: Series, *, shown: bool) -> go.Scatter:
-    return go.Scatter(
-        x=series.x,
-        y=series.y,
+def _range(scale: Axis) -> dict[str, Any]:
+    """An axis in the scale's own units; its ticks have the numbers."""
+    ends = scale.places([scale.low, scale.high]).tolist()
+    return {"range": ends, **_ticks(scale)}
+
+
+def _ticks(scale: Axis) -> dict[str, Any]:
+    if not scale.ticks:
+        return {}
+    return {"tickvals": scale.places(scale.ticks).tolist(), "ticktext": scale.texts}
+
+
+def _along(panel: Panel) -> dict[str, Any]:
+    """The x axis of a panel of series."""
+    scale = x_axis(panel)
+    if scale is not None:
+        return _range(scale)
+    if panel.x_names:
+        return {"tickvals": list(range(len(panel.x_names))), "ticktext": list(panel.x_names)}
+    few = max((series.x.size for series in panel.series), default=0) <= _MANY_UPDATES
+    return {"dtick": 1} if panel.whole_x and few else {}
+
+
+def _scatter(series: Series, scale: Axis, along: Axis | None, *, shown: bool) -> list[go.Scatter]:
+    """The line, after its band. Logarithmic axes are drawn in their own units; the numbers show at the pointer."""
+    x = series.x if along is None else along.places(series.x)
+    points = series.style == "points"
+    line = go.Scatter(
+        x=x,
+        y=scale.places(series.y),
         name=series.label,
         legendgroup=series.label,
         showlegend=shown,
         mode=_MODES[series.style],
         line={"color": series.colour, "dash": series.dash, "shape": "hv" if series.style == "steps" else "linear"},
-        marker={"color": series.colour, "symbol": series.marker, "size": 4 if series.style == "points" else 6},
-        opacity=0.6 if series.style == "points" else 1.0,
+        marker={
+            "color": series.colour,
+            "symbol": series.marker if points else f"{series.marker}-open",
+            "size": 8 if not points else _POINT if series.x.size <= _FEW_POINTS else 4,
+            **({} if points else {"maxdisplayed": _MOST_MARKERS}),
+        },
+        opacity=0.6 if points else 1.0,
+        **(_numbers(series) if along is not None or scale.scale != "linear" else {}),
     )
+    return [*_band(series, scale, x), line]
+
+
+def _numbers(series: Series) -> dict[str, Any]:
+    """The numbers themselves, where the places of points on a logarithmic axis are others."""
+    given = np.stack([series.x, series.y], axis=1)
+    return {"customdata": given, "hovertemplate": "%{customdata[0]:.4g}, %{customdata[1]:.4g}"}
+
+
+def _band(series: Series, scale: Axis, x: Any) -> list[go.Scatter]:
+    if series.low is None or series.high is None:
+        return []
+    silent = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    low, high = (scale.places(end) for end in (series.low, series.high))
+    red, green, blue = (int(series.colour[at : at + 2], 16) for at in (1, 3, 5))
+    filled = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},0.13)"}
+    group = {"legendgroup": series.label}
+    return [go.Scatter(x=x, y=low, **silent, **group), go.Scatter(x=x, y=high, **silent, **group, **filled)]
 
 
 def _bars(bars: tuple[Bar, ...]) -> go.Bar:

@@ -12,6 +12,8 @@ from policies.common.digits import digits, interval_text, rounded, scale_of
 
 _POOR_SHARE = 0.1
 """Share of the tasks that may have poor estimates before a warning."""
+_LONG = 100.0
+"""CPU seconds from which they are told in minutes."""
 _MOST_TOLD = 5
 """Tasks that are set aside and told one by one."""
 
@@ -87,18 +89,36 @@ def report_lines(summary: RunSummary) -> str:
 
 
 def spent_line(summary: RunSummary, rows: Sequence[Row]) -> str:
-    """What a run's training has cost: steps, the workers' time (each on one CPU) and steps per second of it.
+    """What a run's training has cost: steps, the workers' time and CPU time, and steps per second of each.
 
-    The time of solving is column ``seconds`` of tasks.csv, without direct updates, estimates and held-out tasks.
+    The times of solving are the columns ``seconds`` and ``cpu_seconds`` of tasks.csv, without direct updates, estimates
+    and held-out tasks. Tasks of a run that an older version began have no CPU time.
     """
     busy, steps = sum(float(row["seconds"]) for row in rows), sum(int(row["env_steps"]) for row in rows)
-    workers = f"{summary.num_workers} worker{'' if summary.num_workers == 1 else 's'}"
-    spent = f"{busy:,.0f} s of solving on {workers}, {summary.wall_seconds:,.0f} s in all with evaluation"
-    if not steps:
-        return f"spent on {len(rows)} training tasks: {spent}; exact values, no environment steps"
-    rate = f"{steps / busy:,.0f} steps/s a worker" if busy > 0.0 else "too short to time"
-    direct = f" (and {summary.warm_up_steps:,} of direct updates)" if summary.warm_up_steps else ""
-    return f"spent on {len(rows)} training tasks: {steps:,} environment steps{direct}, {spent}; {rate}"
+    spent = f"{busy:,.0f} s of solving on {_workers(summary)}, {summary.wall_seconds:,.0f} s in all with evaluation"
+    rate = "exact values, no environment steps"
+    if steps:
+        direct = f" (and {summary.warm_up_steps:,} of direct updates)" if summary.warm_up_steps else ""
+        spent = f"{steps:,} environment steps{direct}, {spent}"
+        rate = f"{steps / busy:,.0f} steps/s a worker" if busy > 0.0 else "too short to time"
+    parts = (f"spent on {len(rows)} training tasks: {spent}", rate, _cpu_part(summary, rows))
+    return "; ".join(part for part in parts if part)
+
+
+def _cpu_part(summary: RunSummary, rows: Sequence[Row]) -> str:
+    """CPU time of the workers, and steps per CPU second; empty where no task has it."""
+    known = [row for row in rows if "cpu_seconds" in row]
+    if not known:
+        return ""
+    spent, steps = (sum(float(row[name]) for row in known) for name in ("cpu_seconds", "env_steps"))
+    of = "" if len(known) == len(rows) else f" of {len(known)} tasks"
+    time = f"{spent / 60.0:,.1f} min" if spent >= _LONG else f"{spent:,.1f} s"
+    told = f"CPU {time}{of} over {_workers(summary)}"
+    return f"{told}, {steps / spent:,.0f} steps per CPU second" if steps and spent > 0.0 else told
+
+
+def _workers(summary: RunSummary) -> str:
+    return f"{summary.num_workers} worker{'' if summary.num_workers == 1 else 's'}"
 
 
 def _inferred(summary: RunSummary) -> str:

@@ -56,7 +56,7 @@ def solve_task(
         ValueError: no kind of policy has the algorithm of ``settings``.
     """
     kind = kind_of(settings)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with code_of_others(lambda: task.label):
         index, steps = choose_start(family, task, start, settings)
         settled = kind.settle(family, task, start.starts[index], settings)
@@ -71,5 +71,6 @@ def solve_task(
         context=settled.context,
         env_steps=result.env_steps + steps,
         seconds=result.seconds + spent,
+        facts={**result.facts, "cpu_seconds": time.process_time() - cpu},
     )
     return result, dataset

@@ -37,7 +37,7 @@ def test_numbers_of_a_record() -> None:
 
 
 def test_rows_and_verdict_of_finished_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.safety.anytime_safety_page.plot", lambda *given: None)
+    monkeypatch.setattr("benchmarks.safety.anytime_safety_page.save", lambda *given: None)
     lakes = SETTINGS[0]
     found = verdict(lakes, cells(3))
     assert "at 95% asked, 25.0% of the deployed policies are over the limit, more than the 5% that were asked" in found

@@ -139,6 +139,15 @@ def contrast(front: list[float], back: list[float]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.parametrize(("scheme", "text"), [("light", "rgb(34, 34, 34)"), ("dark", "rgb(230, 230, 230)")])
+def test_black_lines_have_the_colour_of_the_text(browser: Any, page_file: Path, scheme: str, text: str) -> None:
+    with opened(browser, page_file, color_scheme=scheme) as (page, _):
+        page.wait_for_selector("body[data-ready=true]", timeout=60_000)
+        dotted = "path => path.style.strokeDasharray && getComputedStyle(path).stroke"
+        colours = page.locator("#estimation .scatterlayer path.js-line").evaluate_all(f"all => all.map({dotted})")
+        assert [colour for colour in colours if colour] == [text], "the weight is the one dotted line"
+
+
 def test_contrast_is_that_of_the_standard() -> None:
     assert contrast([0.0, 0.0, 0.0], [255.0, 255.0, 255.0]) == pytest.approx(21.0)
     assert contrast([119.0, 119.0, 119.0], [255.0, 255.0, 255.0]) == pytest.approx(4.48, abs=0.01)

@@ -39,7 +39,7 @@ from tests.distributed.helpers import (
 from tests.distributed.storage.test_checkpoints import flip, truncate
 from tests.distributed.storage.test_resume import Crash, CrashAfter
 
-TIMES = ("seconds", "rollout_seconds", "update_seconds", "critic_seconds")
+TIMES = ("seconds", "cpu_seconds", "rollout_seconds", "update_seconds", "critic_seconds")
 
 
 def noted(folder: Path, **changes: Any) -> Raw:

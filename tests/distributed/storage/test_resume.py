@@ -15,6 +15,7 @@ from distributed.storage.checkpoints import DamagedFileError
 from distributed.storage.csv_tables import read_rows
 from distributed.storage.run_directory import RunDirectory
 from meta.training.loop import Finished
+from meta.training.records import Row, task_row
 from policies.common.results import TaskResult
 from tests.distributed.families import counts, notes
 from tests.distributed.helpers import (
@@ -173,6 +174,24 @@ def test_a_table_with_a_changed_number_is_refused(workplace: Path) -> None:
     learn(config, *local(config), RunDirectory.open(directory.path, config))
 
 
+def test_a_run_that_an_older_version_began_has_cpu_times_of_the_tasks_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parsed(tiny())
+
+    def older(*given: Any) -> Row:
+        return {name: value for name, value in task_row(*given).items() if name != "cpu_seconds"}
+
+    directory = RunDirectory.create(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("meta.training.loop.task_row", older)
+        with pytest.raises(Crash):
+            learn(config, *local(config), directory, CrashAfter(5))
+    for _ in range(2):
+        state, directory = learn(config, *local(config), RunDirectory.open(directory.path, config))
+        assert state.sha256() == undisturbed_sha()
+        kept = read_rows(directory.path / "tasks.csv")
+        assert ["cpu_seconds" in row for row in kept] == 5 * [False] + 3 * [True], "four in the table, one beside it"
+
+
 def test_lost_rows_are_reported_or_computed_again(tmp_path: Path) -> None:
     """After a power cut the table may be older than the checkpoint: the summary must not be made from half of it."""
     config = parsed(tiny())
@@ -188,7 +207,7 @@ def test_lost_rows_are_reported_or_computed_again(tmp_path: Path) -> None:
 def without_seconds(table: Path | bytes) -> list[dict[str, str]]:
     """A ``tasks.csv`` without the time of each task."""
     text = (table if isinstance(table, bytes) else table.read_bytes()).decode()
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(text.splitlines())]
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in csv.DictReader(text.splitlines())]
 
 
 def harm_json(path: Path) -> None:

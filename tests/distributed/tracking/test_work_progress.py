@@ -64,6 +64,16 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left() -> None:
     assert "50%" in shown
 
 
+def test_a_part_of_the_work_has_its_own_share() -> None:
+    console, text = _console(terminal=False)
+    now = 0.0
+    with WorkProgress(console, "drawing the results", lambda: now) as bar:
+        plots = bar.part(0.2, 0.7)
+        now = 70.0
+        plots("plot training", 0.5)
+    assert text.getvalue() == "drawing the results: 45%, plot training, about 86 s left\n"
+
+
 def test_an_error_leaves_the_terminal_as_it_was() -> None:
     console, text = _console(terminal=True)
     with pytest.raises(RuntimeError), WorkProgress(console, "comparing"):

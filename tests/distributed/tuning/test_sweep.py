@@ -192,9 +192,10 @@ def test_the_best_trial_is_first_and_one_that_was_ended_is_never_best() -> None:
     assert "ended early" in lines[4]
     assert "failed" in lines[5]
     assert math.isinf(trials[1].score)
-    figure = plot_trials(trials)
-    np.testing.assert_allclose(figure.axes[1].lines[0].get_xdata(), [0.1, 0.4])
-    assert figure.axes[1].get_xlabel() == PRIOR
+    rounds, values = plot_trials(trials).panels
+    assert [series.label for series in rounds.series] == ["complete", "ended early", "ended early", "complete"]
+    np.testing.assert_allclose(values.series[0].x, [0.1, 0.4])
+    assert values.x_label == PRIOR
 
 
 def only_sweep(folder: Path) -> Path:

@@ -10,9 +10,11 @@ import pytest
 from matplotlib import pyplot as plt
 
 from meta.reporting import render_matplotlib, render_plotly
-from meta.reporting.colours import COLOURS, MARKERS
-from meta.reporting.figures import Figure, legend_labels, run_figures
-from tests.meta.reporting.test_page import rows, summary
+from meta.reporting.figures import run_figures
+from meta.reporting.plot_model import Figure, legend_labels
+from meta.reporting.scales import value_axes
+from tests.meta.reporting.test_page import INTERVAL, rows, summary
+from tests.support.pictures_checked import check_canvas
 
 
 def finite(values: Any) -> list[float]:
@@ -37,7 +39,8 @@ def test_both_libraries_draw_the_same_numbers(figures: list[Figure]) -> None:
         canvas, page = render_matplotlib.draw(figure), render_plotly.draw(figure)
         described = [(finite(s.x), finite(s.y)) for panel in figure.panels for s in panel.series]
         lines = [trace for trace in page.data if trace.type == "scatter"]
-        assert [(finite(line.x), finite(line.y)) for line in lines] == described
+        given = [np.array([line.x, line.y]).T if line.customdata is None else line.customdata for line in lines]
+        assert [(finite(numbers[:, 0]), finite(numbers[:, 1])) for numbers in given] == described
         for axis, panel in zip(canvas.axes, figure.panels, strict=True):
             drawn = [(finite(line.get_xdata()), finite(line.get_ydata())) for line in axis.get_lines()]
             assert drawn[: len(panel.series)] == [(finite(s.x), finite(s.y)) for s in panel.series]
@@ -48,35 +51,85 @@ def test_both_libraries_draw_the_same_numbers(figures: list[Figure]) -> None:
         plt.close(canvas)
 
 
-def test_a_legend_names_every_series_once_and_covers_no_data(figures: list[Figure]) -> None:
+def test_both_libraries_show_the_same_part_of_every_axis(figures: list[Figure]) -> None:
+    for figure in figures:
+        canvas, page = render_matplotlib.draw(figure), render_plotly.draw(figure)
+        for number, (axis, panel, scale) in enumerate(zip(canvas.axes, figure.panels, value_axes(figure), strict=True)):
+            suffix = "" if number == 0 else str(number + 1)
+            ends = axis.get_xlim() if panel.bars else axis.get_ylim()
+            assert ends == pytest.approx((scale.low, scale.high))
+            shown = page.layout["xaxis" + suffix if panel.bars else "yaxis" + suffix]
+            assert tuple(shown.range) == pytest.approx(tuple(scale.places([scale.low, scale.high])))
+        plt.close(canvas)
+
+
+def test_a_legend_names_every_series_once(figures: list[Figure]) -> None:
     for figure in figures:
         labels = legend_labels(figure)
         page = render_plotly.draw(figure)
         assert [trace.name for trace in page.data if trace.showlegend and trace.type == "scatter"] == labels
         canvas = render_matplotlib.draw(figure)
-        assert all(axis.get_legend() is None for axis in canvas.axes)
         for legend in canvas.legends:
             texts = [text.get_text() for text in legend.get_texts()]
             assert [text for text in texts if text != "mean limit"] == labels
             assert len(set(texts)) == len(texts)
-            canvas.draw_without_rendering()
-            box = legend.get_window_extent()
-            assert not any(box.overlaps(axis.get_window_extent()) for axis in canvas.axes)
         plt.close(canvas)
 
 
-def test_every_cost_has_a_panel() -> None:
-    adaptation = run_figures(summary(), rows(8))[0]
+def test_nothing_covers_anything(figures: list[Figure]) -> None:
+    for figure in figures:
+        canvas = render_matplotlib.draw(figure)
+        check_canvas(canvas)
+        plt.close(canvas)
+
+
+def test_every_cost_has_a_panel_with_its_limit_in_view() -> None:
+    adaptation = run_figures(summary(limits_mean=[4.5, 0.3]), rows(8))[0]
     assert [panel.title for panel in adaptation.panels] == ["reward", "cost 1", "cost 2"]
-    assert [panel.limit for panel in adaptation.panels] == [None, 0.45, 0.3]
+    assert [[level.value for level in panel.levels] for panel in adaptation.panels] == [[], [4.5], [0.3]]
+    for panel, axis in zip(adaptation.panels, value_axes(adaptation), strict=True):
+        assert all(axis.low < level.value < axis.high for level in panel.levels)
 
 
-def test_methods_differ_in_colour_and_in_marker() -> None:
-    assert len(set(COLOURS.values())) == len(COLOURS)
-    assert len(set(MARKERS)) == len(MARKERS) >= len(COLOURS)
+def test_a_panel_of_zeros_is_left_out_and_a_note_says_so() -> None:
+    zero = {"mean": 0.0, "ci95": [0.0, 0.0], "n": 20}
+    test = {name: entry.model_dump() | {"violation": zero} for name, entry in summary().test.items()}
+    figures = {figure.name: figure for figure in run_figures(summary(test=test), rows(8, violation_1=0.0))}
+    assert figures["held_out"].notes == ("violation of the output: 0 everywhere",)
+    assert [panel.title for panel in figures["held_out"].panels] == ["optimality gap", "violation during adaptation"]
+    canvas = render_matplotlib.draw(figures["held_out"])
+    assert "left out: violation of the output: 0 everywhere" in canvas._suptitle.get_text()  # type: ignore[attr-defined]
+    plt.close(canvas)
+
+
+def test_a_figure_without_anything_to_show_has_notes_and_no_axes() -> None:
+    zero = INTERVAL | {"mean": 0.0, "ci95": [0.0, 0.0]}
+    names = ("gap", "reward", "violation", "violation_during_adaptation")
+    test = {name: entry.model_dump() | dict.fromkeys(names, zero) for name, entry in summary().test.items()}
+    found = next(figure for figure in run_figures(summary(test=test), rows(8)) if figure.name == "held_out")
+    assert found.panels == ()
+    assert len(found.notes) == 3
+    canvas = render_matplotlib.draw(found)
+    assert canvas.axes == []
+    plt.close(canvas)
+
+
+def test_equal_quantities_have_equal_scales() -> None:
+    figures = {
+        figure.name: figure for figure in run_figures(summary(), rows(8, violation_1=0.1, violation_during_1=5.0))
+    }
+    for name in ("held_out", "training"):
+        _, output, during = value_axes(figures[name])
+        assert output == during
+        assert output.high > 0.0
 
 
 def test_files_are_named_after_their_figures(tmp_path: Path, figures: list[Figure]) -> None:
-    paths = render_matplotlib.save_figures(tmp_path / "plots", figures)
+    told: list[tuple[str, float]] = []
+    paths = render_matplotlib.save_figures(tmp_path / "plots", figures, lambda *given: told.append(given))
+    assert told == [
+        *((f"plot {figure.name.replace('_', ' ')}", number / len(figures)) for number, figure in enumerate(figures)),
+        ("done", 1.0),
+    ]
     assert [path.stem for path in paths] == [figure.name for figure in figures]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

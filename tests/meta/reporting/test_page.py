@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meta.reporting.html_page import Page, page_figures, page_html, task_table
+from meta.reporting.html_page import Page, method_table, page_figures, page_html, task_table
 from meta.reporting.summary import RunSummary
 
 INTERVAL = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 20}
@@ -155,10 +155,31 @@ def test_a_page_without_a_model_and_without_estimates_shows_rewards() -> None:
     assert "mean reward 0.5" in page_html(Page(given, rows(8, gap=float("nan"), **nothing), "", {}, []))
 
 
+def test_a_column_without_a_value_is_left_out_and_a_single_missing_one_is_a_dash() -> None:
+    given = rows(8, gap=float("nan"), estimate_problem="no data")
+    given[3]["f_hat"] = float("nan")
+    text = page_html(Page(summary(taog=None), given, "", {}, []))
+    table = text[text.index('id="task-table"') :].split("</table>")[0]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", table)
+    assert "gap" not in heads
+    assert {"reward", "f hat", "estimate problem", "violation 1"} <= set(heads)
+    assert "nan" not in table
+    assert table.count("<td>–</td>") == 1
+    assert "Empty for every task, and left out: gap, failed diagnostics." in text
+    assert all(
+        re.search(rf'<th title="[^"]+">{head}</th>', table) for head in ("f hat", "violation during 2", "seconds")
+    )
+
+
+def test_a_column_in_which_all_are_equal_has_no_best() -> None:
+    alike = method_table(summary().test)
+    assert not any("\u2605" in cell for row in alike for cell in row)
+
+
 def test_text_from_outside_cannot_become_code() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     page = Page(summary(name=evil, family=evil), rows(2, estimate_problem=evil), evil, {evil: evil}, [evil])
-    clean = page_html(Page(summary(), rows(2), "", {"a": "b"}, [""]))
+    clean = page_html(Page(summary(), rows(2, estimate_problem="no data"), "", {"a": "b"}, [""]))
     assert read(page_html(page)).tags == read(clean).tags
 
 

@@ -95,5 +95,13 @@ def test_what_a_run_has_spent() -> None:
         "spent on 2 training tasks: 10,000 environment steps (and 1,000 of direct updates), 5 s of solving on 2 "
         "workers, 90 s in all with evaluation; 2,000 steps/s a worker"
     )
+    timed = [row | {"cpu_seconds": spent} for row, spent in zip(rows, (1.0, 1.5), strict=True)]
+    assert spent_line(summary(num_workers=2, wall_seconds=90.0), timed).endswith(
+        "; 2,000 steps/s a worker; CPU 2.5 s over 2 workers, 4,000 steps per CPU second"
+    )
+    older = [rows[0], timed[1]]
+    assert spent_line(summary(num_workers=2), older).endswith(
+        "; CPU 1.5 s of 1 tasks over 2 workers, 4,000 steps per CPU second"
+    )
     exact = spent_line(summary(num_workers=1, wall_seconds=9.0), [{"seconds": 2.0, "env_steps": 0}])
     assert exact.endswith("2 s of solving on 1 worker, 9 s in all with evaluation; exact values, no environment steps")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,26 @@ def test_a_lake_is_solved_from_samples() -> None:
     assert result.values[0, 0] < 0.25 * result.reference.values[0]
     assert reached[0] >= 0.85 * result.reference.values[0]
     assert reached[1] <= task.limits[0] + 0.03
+
+
+class _Sleepy:
+    """A family whose tasks wait before they can be made."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(COURIER, name)
+
+    def make(self, parameters: Any) -> Any:
+        time.sleep(self._seconds)
+        return COURIER.make(parameters)
+
+
+def test_cpu_time_is_that_of_the_process_and_not_that_of_the_clock() -> None:
+    began = time.process_time()
+    result, _ = solve_task(_Sleepy(0.3), TASK, START, _settings(evaluation="sampled"), collect=True)
+    whole = time.process_time() - began
+    assert result.seconds > 0.3
+    assert 0.0 < result.facts["cpu_seconds"] <= whole
+    assert result.facts["cpu_seconds"] < result.seconds
