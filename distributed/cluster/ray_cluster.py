@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,18 @@ _LEAST_ROOM = 100 * 2**20
 
 
 @contextmanager
-def cluster(settings: ClusterSettings) -> Iterator[str]:
+def cluster(settings: ClusterSettings, cpus_of_worker: int = 1) -> Iterator[str]:
     """Join ``settings.address`` (or the cluster that runs this job), else start a cluster on this machine.
+
+    ``cpus_of_worker`` counts what a worker starts, too; the cluster must have them for all workers together, or two of
+    them could wait for each other.
 
     Yields a description of the cluster. On exit, a cluster that was started here is stopped; a joined one keeps
     running.
 
     Raises:
-        ConfigurationError: The dashboard's port is taken, Ray has no room, or the address does not answer.
+        ConfigurationError: The dashboard's port is taken, Ray has no room, the address does not answer, or the cluster
+            there has too few CPUs for what workers start.
         ClusterLostError: The cluster has gone meanwhile (raised by waits inside).
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -50,7 +54,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         with _own_sigterm_handler(), on_loopback() if address is None else contextlib.nullcontext():
             if address is None:
                 keep_token_private()
-            context = ray.init(**_options(settings, address))
+            context = ray.init(**_options(settings, address, cpus_of_worker))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
@@ -65,6 +69,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     try:
         url = context.dashboard_url
         where = f"joined {address}" if address is not None else f"local, {settings.num_workers} workers"
+        _require_cpus(settings.num_workers, cpus_of_worker)
         with watched_cluster():
             yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
     except ClusterLostError:
@@ -77,14 +82,30 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         ray.shutdown()
 
 
-def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
+def num_cpus_of_cluster() -> float:
+    """CPUs that the cluster of this process declares."""
+    resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    return resources().get("CPU", 0.0)
+
+
+def _require_cpus(num_workers: int, cpus_of_worker: int) -> None:
+    """Raise ConfigurationError where workers start processes and the cluster has not the CPUs for all of them."""
+    found, needed = num_cpus_of_cluster(), num_workers * cpus_of_worker
+    if cpus_of_worker > 1 and found < needed:
+        raise ConfigurationError(
+            f"within_task.method.num_env_runners: {num_workers} workers with {cpus_of_worker - 1} runners each need "
+            f"{needed} CPUs, and the cluster has {found:g}: use fewer, or lower cluster.num_workers"
+        )
+
+
+def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int) -> dict[str, Any]:
     """Arguments of ``ray.init``."""
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
     if address is not None:
         return options | {"address": address}
     options |= {
         "address": "local",
-        "num_cpus": settings.num_workers,
+        "num_cpus": settings.num_workers * cpus_of_worker,
         "object_store_memory": settings.object_store_mb * 2**20,
         "include_dashboard": settings.dashboard,
         "dashboard_host": "127.0.0.1",

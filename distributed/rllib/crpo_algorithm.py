@@ -35,7 +35,7 @@ from policies.neural.neural_settings import NeuralSettings
 from policies.neural.update import Problem
 from policies.rules.rule_registry import CRPO_METHOD
 
-_OF_RLLIB = {
+OF_RLLIB = {
     "num_iterations": "algorithm.train() makes one iteration",
     "steps_per_iteration": "config.training(train_batch_size=...)",
     "num_copies": "config.env_runners(num_env_runners=..., num_envs_per_env_runner=...)",
@@ -139,7 +139,7 @@ class CRPOConfig(AlgorithmConfig):
         Raises:
             ValueError: a key is unknown or belongs to RLlib, or the method is another than CRPO.
         """
-        for key, place in _OF_RLLIB.items():
+        for key, place in OF_RLLIB.items():
             if key in self.settings:
                 raise ValueError(f"settings: {key} is not set here: {place}")
         given = {"returns": "episodic", **self.settings, "num_iterations": 1, "num_copies": self.copies}
@@ -270,7 +270,7 @@ class CRPO(Algorithm):
         steps, number = self.config.steps_per_copy, int(self.get_learner_module().updates)
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             sampled = self.env_runner_group.foreach_env_runner(
-                functools.partial(_sample, steps=steps, seed=self.config.run_seed, iteration=number),
+                functools.partial(sampled_copies, steps=steps, seed=self.config.run_seed, iteration=number),
                 local_env_runner=self.env_runner_group.num_remote_workers() <= 0,
             )
         if not sampled:
@@ -295,5 +295,6 @@ class CRPO(Algorithm):
         )
 
 
-def _sample(runner: Any, steps: int, seed: int, iteration: int) -> tuple[list[Any], Any]:
+def sampled_copies(runner: Any, steps: int, seed: int, iteration: int) -> tuple[list[Any], Any]:
+    """Episodes of :meth:`distributed.rllib.crpo_runner.CRPOEnvRunner.sample_copies`, and the runner's metrics."""
     return runner.sample_copies(steps, seed, iteration), runner.get_metrics()

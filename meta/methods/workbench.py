@@ -214,7 +214,8 @@ Learn = Callable[[Workbench, GridPoint], Learned]
 class Method:
     """A method that learns a start: everything that any part of the library asks about it.
 
-    ``forms``: how it learns, by kind of policy. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
+    ``forms``: how it learns, by kind of policy; for the kinds ``steps_by_rule`` it takes single steps by the rule of
+    ``within_task.method``. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
     with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` and ``marker``: in
     plots. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``: whether ``train`` can evaluate
     it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is empty. ``own_rate``: the rate
@@ -228,6 +229,7 @@ class Method:
     colour: str
     marker: str
     forms: Mapping[str, Learn]
+    steps_by_rule: frozenset[str] = frozenset()
     uses: tuple[str, ...] = ("rate", "margin")
     defaults: Mapping[str, float] = field(default_factory=dict)
     needs_model: bool = False
