@@ -14,8 +14,9 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from distributed.rllib.crpo_algorithm import CRPOConfig, sampled_copies
+from distributed.rllib.crpo_algorithm import CRPOConfig
 from distributed.rllib.crpo_module import CRPOModule
+from distributed.rllib.crpo_runner import sampled_copies
 from distributed.rllib.episode_batches import transitions_of
 from distributed.solvers.task_runner import steps_of_copy
 from policies.common.branches import REWARD_BRANCH

@@ -192,7 +192,7 @@ def test_runners_in_other_processes_sample_for_one_task(ray_cluster: str) -> Non
         (first, _), (second, _) = solved(settings), solved(settings)
         np.testing.assert_array_equal(first.values, second.values)
         assert first.env_steps >= 3 * 160
-    with pytest.raises(TaskError, match="^points/train/0, step 5: no cost$"):
+    with pytest.raises(TaskError, match=r"^points/train/0, step 5: no cost$"):
         solved(within({**CRPO, "num_env_runners": 2}), FaultyPoints(0, 1, missing=True))
     with pytest.raises(
         TaskError, match="num_env_runners: 50 runners and their worker need 51 CPUs, and the cluster has 6"
