@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, Self
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from ray import cloudpickle
 
+from tasks.contract.contextual_family import plain_family
+from tasks.contract.family_registry import loaded_class
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import BatchEnvironment, Float32Array, make_batch
 
@@ -19,7 +26,11 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class TaskSource:
-    """What an environment is made of; RLlib copies its configuration often, and the family stays one object."""
+    """What an environment is made of; RLlib copies its configuration often, and the family stays one object.
+
+    A runner in another process finds the family's code where this process found it: on its import path, or in the file
+    that the family was named by, from the working directory.
+    """
 
     family: TaskFamily
     task: Task
@@ -27,9 +38,31 @@ class TaskSource:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = type(plain_family(self.family))
+        dumps: Callable[[object], bytes] = cloudpickle.dumps
+        return _arrived, (tuple(sys.path), kind.__module__, _file_of(kind), dumps((self.family, self.task)))
+
     def batch(self) -> BatchEnvironment:
         """One copy of the task."""
         return make_batch(self.family, self.task, 1)
+
+
+def _file_of(kind: type[Any]) -> str | None:
+    """path/to/file.py:Class of a class that no import would find; None for others."""
+    module = kind.__module__
+    if module == "__main__" or PathFinder.find_spec(module.partition(".")[0]) is not None:
+        return None
+    file, here = Path(str(sys.modules[module].__file__)), Path.cwd()
+    return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{kind.__name__}"
+
+
+def _arrived(paths: tuple[str, ...], module: str, file: str | None, content: bytes) -> TaskSource:
+    """The source in another process."""
+    sys.path.extend(path for path in paths if path not in sys.path)
+    if file is not None:
+        sys.modules.setdefault(module, sys.modules[loaded_class(file).__module__])
+    return TaskSource(*cloudpickle.loads(content))
 
 
 class TaskEnv(gymnasium.Env[Float32Array, Any]):

@@ -40,6 +40,7 @@ def a_start(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Overriding environment")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Consider boosting PBT")
 def test_the_page_runs(ray_cluster: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_start(workplace / "runs" / "cheetahs")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)

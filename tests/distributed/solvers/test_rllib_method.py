@@ -11,6 +11,7 @@ from distributed.settings.admission import admitted
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
+from distributed.storage.family_sources import sources_of
 from meta.methods.registry import compared_methods
 from policies.rules.rule_registry import MethodSettings
 from tests.distributed.helpers import changed, run_file, tiny, tiny_neural
@@ -96,7 +97,11 @@ def test_a_class_that_a_run_directory_names_runs_only_if_the_user_names_it(tmp_p
     name = own("Twice")["name"]
     with pytest.raises(ConfigurationError, match=f"with the method {name}, which is code: --method {name} runs it"):
         admitted(raw(own("Twice")), "the run", family)
-    assert admitted(raw(own("Twice")), "the run", family, method=name).within_task.method.name == name
+    config = admitted(raw(own("Twice")), "the run", family, method=name)
+    assert config.within_task.method.name == name
+    kept = set(sources_of(*config.code.values()))
+    assert {"tests/distributed/families.py", "tests/support/rllib_classes.py"} <= kept, "a resume sees changes of both"
+    assert sources_of("ray.rllib.algorithms.ppo:PPO") == {}
     inside = tmp_path / "evil.py"
     inside.write_text("raise SystemExit(3)")
     given = raw({"name": f"rllib:{inside}:Evil"})
