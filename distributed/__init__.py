@@ -1,5 +1,7 @@
 """The room of metasrl that knows Ray and MLflow. Dask's scheduler is another package of this name."""
 
+from policies.rules.outside import register
+
 _DASK = ("Client", "LocalCluster", "Scheduler", "Worker")
 
 
@@ -11,3 +13,6 @@ def __getattr__(name: str) -> object:
             "cannot share an environment; install each in its own"
         )
     raise AttributeError(f"module 'distributed' has no attribute {name!r}")
+
+
+register("rllib", "distributed.solvers.rllib_solver:RLLIB")

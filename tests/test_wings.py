@@ -24,7 +24,18 @@ ORDER = {
         "filming",
     ],
     "meta": ["offline", "estimators", "learning", "measuring", "training", "methods", "judging", "reporting"],
-    "distributed": ["settings", "storage", "models", "rllib", "tracking", "cluster", "jobs", "tuning", "cli"],
+    "distributed": [
+        "settings",
+        "storage",
+        "models",
+        "rllib",
+        "tracking",
+        "cluster",
+        "solvers",
+        "jobs",
+        "tuning",
+        "cli",
+    ],
 }
 """The wings of every room: each imports only those before it."""
 MOST_FILES, MOST_LINES = 12, 300

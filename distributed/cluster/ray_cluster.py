@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -30,14 +30,18 @@ _LEAST_ROOM = 100 * 2**20
 
 
 @contextmanager
-def cluster(settings: ClusterSettings) -> Iterator[str]:
+def cluster(settings: ClusterSettings, cpus_of_worker: int = 1) -> Iterator[str]:
     """Join ``settings.address`` (or the cluster that runs this job), else start a cluster on this machine.
+
+    ``cpus_of_worker`` counts what a worker starts, too; the cluster must have them for all workers together, or two of
+    them could wait for each other.
 
     Yields a description of the cluster. On exit, a cluster that was started here is stopped; a joined one keeps
     running.
 
     Raises:
-        ConfigurationError: The dashboard's port is taken, Ray has no room, or the address does not answer.
+        ConfigurationError: The dashboard's port is taken, Ray has no room, the address does not answer, or the cluster
+            there has too few CPUs for what workers start.
         ClusterLostError: The cluster has gone meanwhile (raised by waits inside).
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -51,7 +55,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         with _own_sigterm_handler(), on_loopback() if address is None else contextlib.nullcontext():
             if address is None:
                 keep_token_private()
-            context = ray.init(**_options(settings, address))
+            context = ray.init(**_options(settings, address, cpus_of_worker))
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"cluster.address: Ray did not start or answer at {address or 'this machine'}: {error}"
@@ -66,6 +70,7 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
     try:
         url = context.dashboard_url
         where = f"joined {address}" if address is not None else f"local, {settings.num_workers} workers"
+        _require_cpus(settings.num_workers, cpus_of_worker)
         with watched_cluster():
             yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
     except ClusterLostError:
@@ -78,14 +83,32 @@ def cluster(settings: ClusterSettings) -> Iterator[str]:
         ray.shutdown()
 
 
-def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
+def num_cpus_of_cluster() -> float:
+    """CPUs that the cluster of this process declares."""
+    resources: Callable[[], dict[str, float]] = ray.cluster_resources
+    return resources().get("CPU", 0.0)
+
+
+def _require_cpus(num_workers: int, cpus_of_worker: int) -> None:
+    """Raise ConfigurationError where workers start processes and the cluster has not the CPUs for all of them."""
+    if cpus_of_worker == 1:
+        return
+    found, needed = num_cpus_of_cluster(), num_workers * cpus_of_worker
+    if found < needed:
+        raise ConfigurationError(
+            f"within_task.method.num_env_runners: {num_workers} workers with {cpus_of_worker - 1} runners each need "
+            f"{needed} CPUs, and the cluster has {found:g}: use fewer, or lower cluster.num_workers"
+        )
+
+
+def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int) -> dict[str, Any]:
     """Arguments of ``ray.init``."""
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING", "configure_logging": True}
     if address is not None:
         return options | {"address": address}
     options |= {
         "address": "local",
-        **_room_for_workers(settings),
+        **_room_for_workers(settings, cpus_of_worker - 1),
         "object_store_memory": settings.object_store_mb * 2**20,
         "include_dashboard": settings.dashboard,
         "dashboard_host": "127.0.0.1",
@@ -94,11 +117,11 @@ def _options(settings: ClusterSettings, address: str | None) -> dict[str, Any]:
     return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
 
 
-def _room_for_workers(settings: ClusterSettings) -> dict[str, Any]:
-    """CPUs and resources of a node that is started for the workers; Ray finds GPUs itself."""
+def _room_for_workers(settings: ClusterSettings, cpus_of_started: int) -> dict[str, Any]:
+    """CPUs and resources of a node for the workers and what each of them starts; Ray finds GPUs itself."""
     needed = {name: amount * settings.num_workers for name, amount in settings.resources_of_a_worker.items()}
     own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
-    cpus = max(1, ceil(needed["CPU"]))
+    cpus = max(1, ceil(needed["CPU"]) + settings.num_workers * cpus_of_started)
     return {"num_cpus": cpus, "resources": own} if own else {"num_cpus": cpus}
 
 

@@ -35,7 +35,7 @@ def workplace(
         quarantine: What becomes of tasks that fail; by default their error ends the run.
 
     Raises:
-        ConfigurationError: The cluster cannot be started or joined.
+        ConfigurationError: The cluster cannot be started or joined, or is too small.
         WorkerLostError: The workers did not start in time.
     """
     experiment, settings = config.experiment, config.cluster
@@ -43,7 +43,7 @@ def workplace(
     if settings.pool == "local":
         yield Workplace(LocalPool(experiment.family, quarantine), LocalLearner(*arguments))
         return
-    with cluster(settings) as where:
+    with cluster(settings, experiment.within.method.num_cpus) as where:
         say(f"Ray: {where}")
         rules = rules_of(settings, say)
         learner = RayLearner(*arguments, rules)

@@ -294,6 +294,6 @@ def cell_runner(config: RunConfig, console: Console, *, changed_family: bool = F
     if settings.pool == "local":
         yield CellRunner(folder, console, 0, rules)
         return
-    with cluster(settings) as where:
+    with cluster(settings, config.within_task.method.num_cpus) as where:
         console.say(f"Ray: {where}")
         yield CellRunner(folder, console, settings.num_workers, rules)

@@ -29,13 +29,13 @@ from ray.rllib.utils.metrics import (
 
 from distributed.rllib.crpo_learner import CRPOLearner
 from distributed.rllib.crpo_module import CRPOModule
-from distributed.rllib.crpo_runner import CRPOEnvRunner
+from distributed.rllib.crpo_runner import CRPOEnvRunner, sampled_copies
 from distributed.rllib.starts import start_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.update import Problem
 from policies.rules.rule_registry import CRPO_METHOD
 
-_OF_RLLIB = {
+OF_RLLIB = {
     "num_iterations": "algorithm.train() makes one iteration",
     "steps_per_iteration": "config.training(train_batch_size=...)",
     "num_copies": "config.env_runners(num_env_runners=..., num_envs_per_env_runner=...)",
@@ -61,7 +61,7 @@ class CRPOConfig(AlgorithmConfig):
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or CRPO)
         self.cost_limits: tuple[float, ...] = ()
-        self.learning_rates: tuple[float, ...] | None = None
+        self.learning_rates: Any = None
         self.horizon: int | None = None
         self.initialization: str | None = None
         self.settings: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class CRPOConfig(AlgorithmConfig):
             cost_limits: d, one for each cost in ``info["cost"]``; on the plain sum of an episode's costs, or on the
                 discounted one with ``settings={"returns": "discounted"}``.
             learning_rates: alpha of the reward and of each cost (1 + p), or one number for all; by default 1, or those
-                of the start. The trust region caps the step that they ask for.
+                of the start; a domain of Tune is searched. The trust region caps the step that they ask for.
             horizon: the most steps of an episode; by default that of the registered environment. Where it is unknown,
                 each copy must end an episode in each batch.
             initialization: a learned start: a run directory, a folder with a start, or ``models:/NAME@champion``.
@@ -104,7 +104,7 @@ class CRPOConfig(AlgorithmConfig):
         if cost_limits is not NotProvided:
             self.cost_limits = tuple(map(float, np.atleast_1d(cost_limits)))
         if learning_rates is not NotProvided:
-            self.learning_rates = tuple(map(float, np.atleast_1d(learning_rates)))
+            self.learning_rates = learning_rates
         if horizon is not NotProvided:
             self.horizon = horizon
         if initialization is not NotProvided:
@@ -139,7 +139,7 @@ class CRPOConfig(AlgorithmConfig):
         Raises:
             ValueError: a key is unknown or belongs to RLlib, or the method is another than CRPO.
         """
-        for key, place in _OF_RLLIB.items():
+        for key, place in OF_RLLIB.items():
             if key in self.settings:
                 raise ValueError(f"settings: {key} is not set here: {place}")
         given = {"returns": "episodic", **self.settings, "num_iterations": 1, "num_copies": self.copies}
@@ -155,15 +155,16 @@ class CRPOConfig(AlgorithmConfig):
             ValueError: there is another number of rates or tolerances than of costs.
         """
         settings, num_costs = self.neural_settings(), len(self.cost_limits)
-        rates = self.learning_rates or of_start or (1.0,)
+        given = next((one for one in (self.learning_rates, of_start) if one is not None), 1.0)
+        rates = np.atleast_1d(np.asarray(given, np.float64))
         if len(rates) not in (1, 1 + num_costs) or not all(np.isfinite(rate) and rate > 0.0 for rate in rates):
             raise ValueError(
                 f"learning_rates must be one positive number, or {1 + num_costs} (the reward's, then one for each of "
-                f"the {num_costs} cost_limits), got {list(rates)}"
+                f"the {num_costs} cost_limits), got {rates.tolist()}"
             )
         limits = (1.0 - settings.safety_margin) * np.array(self.cost_limits)
         return Problem(
-            np.broadcast_to(np.array(rates), (1 + num_costs,)).copy(),
+            np.broadcast_to(rates, (1 + num_costs,)).copy(),
             limits,
             settings.tolerances(num_costs),
             float(self.gamma),
@@ -270,7 +271,7 @@ class CRPO(Algorithm):
         steps, number = self.config.steps_per_copy, int(self.get_learner_module().updates)
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             sampled = self.env_runner_group.foreach_env_runner(
-                functools.partial(_sample, steps=steps, seed=self.config.run_seed, iteration=number),
+                functools.partial(sampled_copies, steps=steps, seed=self.config.run_seed, iteration=number),
                 local_env_runner=self.env_runner_group.num_remote_workers() <= 0,
             )
         if not sampled:
@@ -293,7 +294,3 @@ class CRPO(Algorithm):
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, timeout_seconds=_SECONDS_TO_SYNC, inference_only=True
         )
-
-
-def _sample(runner: Any, steps: int, seed: int, iteration: int) -> tuple[list[Any], Any]:
-    return runner.sample_copies(steps, seed, iteration), runner.get_metrics()

@@ -67,6 +67,7 @@ class CRPOLearner(TorchLearner):
             **{f"cost_{number}": value for number, value in enumerate(report.values[1:], start=1)},
             "num_episodes": report.num_episodes,
             "kl": report.step.kl,
+            "requested_kl": report.step.requested_kl,
             "step_scale": report.step.scale,
             "cg_iterations": report.step.cg_iterations,
             "backtracks": report.step.backtracks,

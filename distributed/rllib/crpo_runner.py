@@ -45,3 +45,8 @@ def steps_of_copies(pieces: list[SingleAgentEpisode], copies: int) -> list[int]:
     for piece in pieces:
         counts[piece.custom_data[COPY][1]] += len(piece)
     return counts
+
+
+def sampled_copies(runner: Any, steps: int, seed: int, iteration: int) -> tuple[list[Any], Any]:
+    """Episodes of :meth:`CRPOEnvRunner.sample_copies`, and the runner's metrics."""
+    return runner.sample_copies(steps, seed, iteration), runner.get_metrics()

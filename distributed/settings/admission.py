@@ -87,7 +87,8 @@ def _require_admitted(config: RunConfig, source: str, named: Mapping[str, str | 
                 f"--{kind}: {source} names the {kind} {shortened(name)}, not {shortened(str(other))}: name that one"
             )
     for key, name in config.code.items():
-        kind, text = CODE_KINDS[key], shortened(name)
+        kind = CODE_KINDS[key]
+        text = shortened(given.get(kind, name))
         if name in BUILT_IN:
             continue
         if folder is not None and _inside(name, folder):

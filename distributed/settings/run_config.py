@@ -220,7 +220,16 @@ class RunConfig(BaseModel):
                 "within_task.device: cuda needs cluster.worker_resources.GPU, since Ray shows a GPU only to workers "
                 "that ask for it: 1 for each worker, or a share, such as 0.5 for two workers on one"
             )
+        self._require_outside()
         return self
+
+    def _require_outside(self) -> None:
+        """Raise ValueError where another section does not go with a method that solves whole tasks."""
+        method = self.within_task.method
+        if method.outside and self.evaluation.safety is not None:
+            raise ValueError(f"evaluation.safety: the steps of {method.name} cannot be bounded; leave it out")
+        if method.outside and self.cluster.pool != "ray":
+            raise ValueError(f"cluster.pool: must be ray where within_task.method.name is {method.name}, got local")
 
     def with_confidence(self, confidence: float, option: str) -> RunConfig:
         """The same settings with anytime-safe adaptation at this confidence, which ``option`` gave.
@@ -240,7 +249,7 @@ class RunConfig(BaseModel):
         """What is imported from the user's files, by the setting that names it: the family, the method, networks."""
         named = {"family.name": self.family.name}
         if not self.within_task.method.built_in:
-            named["within_task.method.name"] = self.within_task.method.name
+            named["within_task.method.name"] = self.within_task.method.code
         networks = {f"within_task.{role}": str(getattr(self.within_task, role, MLP)) for role in ROLES}
         return named | {key: name for key, name in networks.items() if name != MLP}
 

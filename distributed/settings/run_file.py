@@ -24,9 +24,10 @@ from distributed.settings.run_config import UNKNOWN_ALGORITHM, RunConfig
 from meta.training.held_out_tasks import require_held_out_episodes
 from policies.checking.separate_check import refusal
 from policies.neural.neural_settings import NeuralSettings
+from policies.rules.outside import solver_of
 from policies.solving.algorithms import require_limits_of_returns
 from tasks.contract.family_registry import BUILT_IN, FamilyError
-from tasks.contract.task import numbers_fault
+from tasks.contract.task import TaskFamily, numbers_fault
 
 SHIPPED = Path(distributed.__file__).parent.parent / "metasrl" / "run_files"
 """The run files that come with metasrl, which are named without their folder and suffix."""
@@ -133,7 +134,7 @@ def require_usable(config: RunConfig, source: str) -> None:
         if fault is not None:
             raise FamilyError("name", f"{config.family.name}: {fault}")
         config.within_task.tolerances(len(family.cost_names))
-        config.within_task.method.make().first(len(family.cost_names))
+        _require_usable_method(config, family)
         config.meta.learning_rates.initial_rates(len(family.cost_names))
         require_held_out_episodes(config.within_task, config.evaluation, family.horizon)
         if isinstance(config.within_task, NeuralSettings):
@@ -143,6 +144,16 @@ def require_usable(config: RunConfig, source: str) -> None:
     except ValueError as error:
         text = f"{shortened(str(error), _LONGEST_LINE)}{_beside(source, config.family.name)}"
         raise ConfigurationError(f"{source}: {text}") from error
+
+
+def _require_usable_method(config: RunConfig, family: TaskFamily) -> None:
+    """Make the rule, or check the solver that takes the place of one, also for held-out tasks; raises ValueError."""
+    method, learns_rates = config.within_task.method, config.meta.learning_rates.method != "fixed"
+    if not method.outside:
+        method.make().first(len(family.cost_names))
+        return
+    for within in (config.within_task, config.experiment.held_out_within):
+        solver_of(method.name).require_usable(within, family, learns_rates=learns_rates)
 
 
 def _beside(source: str, name: str) -> str:

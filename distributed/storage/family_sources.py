@@ -39,12 +39,12 @@ def sources_of(*names: str) -> Sources:
 
 
 def _sources_of(name: str) -> Sources:
-    """The family's module and the modules beside it that it imports; none for a built-in family.
+    """The family's module and the modules beside it that it imports; none for a built-in family, or a class of Ray.
 
     "Beside" is the folder of the file, or the folder that holds the top-level package; of an installed package only the
     package itself. The imports are read from the source, also those inside functions; data files are not covered.
     """
-    if name in BUILT_IN:
+    if name in BUILT_IN or name.startswith("ray."):
         return {}
     first, base, package = _place(name.rpartition(":")[0])
     found, waiting = dict[str, str](), [first]

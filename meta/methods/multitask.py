@@ -179,5 +179,6 @@ METHOD = Method(
     colour="#6633bb",
     marker="x",
     forms={"tabular": learn_table, "neural": learn_network},
+    steps_by_rule=frozenset({"neural"}),
     exact_forms=frozenset({"tabular"}),
 )

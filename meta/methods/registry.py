@@ -79,7 +79,10 @@ def compared_methods(evaluation: EvaluationSettings, within: WithinTask, *, has_
     allowed = [
         method.name
         for method in METHODS.values()
-        if kind in method.forms and (has_model or not method.needs_model) and (exact or kind not in method.exact_forms)
+        if kind in method.forms
+        and (has_model or not method.needs_model)
+        and (exact or kind not in method.exact_forms)
+        and not _needs_rule(method, within)
     ]
     for name in evaluation.compared or ():
         if name not in allowed:
@@ -96,14 +99,24 @@ def chosen_methods(evaluation: EvaluationSettings, within: WithinTask) -> tuple[
     kind = learning_of(within).name
     if evaluation.methods is None:
         return tuple(method.name for method in _defaults(kind))
-    allowed = [method.name for method in METHODS.values() if method.in_training and kind in method.forms]
+    allowed = [
+        method.name
+        for method in METHODS.values()
+        if method.in_training and kind in method.forms and not _needs_rule(method, within)
+    ]
     for name in evaluation.methods:
         if name not in allowed:
             raise ValueError(
-                f"evaluation.methods: {name} has no form for within_task.algorithm {within.algorithm}; "
+                f"evaluation.methods: {name} has no form for within_task.algorithm {within.algorithm}"
+                f"{f' with method {within.method.name}' if within.method.outside else ''}; "
                 f"allowed: {', '.join(allowed)}"
             )
     return evaluation.methods
+
+
+def _needs_rule(method: Method, within: WithinTask) -> bool:
+    """Whether ``method`` takes steps by a rule of its own, which a solver of whole tasks does not have."""
+    return within.method.outside and learning_of(within).name in method.steps_by_rule
 
 
 def _defaults(kind: str) -> list[Method]:

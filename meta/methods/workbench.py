@@ -229,13 +229,13 @@ Marker = Literal[
 class Method:
     """A method that learns a start: everything that any part of the library asks about it.
 
-    ``forms``: how it learns, by kind of policy. ``uses``: the fields of :class:`GridPoint` that have an effect on it,
-    with ``defaults`` for those that a grid omits. ``place``: its place in tables. ``colour`` (``#rrggbb``) and
-    ``marker``: in all plots, unlike those of the other methods. ``exact_forms``: kinds for which it needs exact
-    evaluation. ``in_training``: whether ``train`` can evaluate it, and ``default_for``: the kinds for which it does
-    where ``evaluation.methods`` is empty. ``own_rate``: the rate is chosen by the method's own run over the grid tasks
-    instead of by solving them from its start. ``trains_on``: the training tasks that it solves, for estimates of the
-    time that is left.
+    ``forms``: how it learns, by kind of policy; for the kinds ``steps_by_rule`` it takes single steps by the rule of
+    ``within_task.method``. ``uses``: the fields of :class:`GridPoint` that have an effect on it, with ``defaults`` for
+    those that a grid omits. ``place``: its place in tables. ``colour`` (``#rrggbb``) and ``marker``: in all plots,
+    unlike those of the other methods. ``exact_forms``: kinds for which it needs exact evaluation. ``in_training``:
+    whether ``train`` can evaluate it, and ``default_for``: the kinds for which it does where ``evaluation.methods`` is
+    empty. ``own_rate``: the rate is chosen by the method's own run over the grid tasks instead of by solving them from
+    its start. ``trains_on``: the training tasks that it solves, for estimates of the time that is left.
     """
 
     name: str
@@ -244,6 +244,7 @@ class Method:
     colour: str
     marker: Marker
     forms: Mapping[str, Learn]
+    steps_by_rule: frozenset[str] = frozenset()
     uses: tuple[str, ...] = ("rate", "margin")
     defaults: Mapping[str, float] = field(default_factory=dict)
     needs_model: bool = False

@@ -195,9 +195,7 @@ class ModuleNetwork:
 def initial_network(
     spec: ModuleSpec, num_inputs: int, num_outputs: int, extras: tuple[tuple[str, int], ...], seed: int
 ) -> tuple[ModuleNetwork, Array]:
-    """The network of ``spec`` with the random parameters of its own constructor, pure in ``seed``; extras are 0.
-
-    It is made and tried on the CPU: the process that draws tasks needs no GPU.
+    """The network of ``spec`` on the CPU with its constructor's random parameters, pure in ``seed``; extras are 0.
 
     Raises:
         ModuleError: the class cannot be found or made, has no parameters, or its outputs are not usable.

@@ -20,6 +20,7 @@ from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.rollouts import NeuralRollouts, to_bounds
 from policies.neural.solving import NeuralDataset, solve_neural_task, state_of
 from policies.neural.update import Problem, estimate_returns
+from policies.rules.outside import solver_of
 from tasks.contract.contextual_family import ContextualFamily, with_any_context
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -76,7 +77,13 @@ class NeuralKind:
         collect: bool,
         on_iteration: Callable[[int], None],
     ) -> tuple[TaskResult, NeuralDataset | None]:
-        """CRPO with a network."""
+        """CRPO with a network, another rule, or a solver outside of this room."""
+        if settings.method.outside:
+            given = (family, task, start, settings)
+            result: tuple[TaskResult, NeuralDataset | None] = solver_of(settings.method.name).solve(
+                *given, collect=collect, on_iteration=on_iteration
+            )
+            return result
         return solve_neural_task(family, task, start, settings, collect=collect, on_iteration=on_iteration)
 
     def values(

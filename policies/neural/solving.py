@@ -52,8 +52,8 @@ class NeuralDataset:
 
 
 @dataclass(slots=True)
-class _Collector:
-    """Observes CRPO: measures complete episodes, and draws ``shares`` [M or M+1] of the observations.
+class Collector:
+    """Observes a solver: measures complete episodes, and draws ``shares`` [M or M+1] of the observations.
 
     ``paths`` [M or M+1] is the number of copies whose complete paths are kept under each iterate.
     """
@@ -67,6 +67,7 @@ class _Collector:
     episodic: list[FloatArray] = field(default_factory=list)
 
     def see(self, iteration: int, data: NeuralTransitions) -> None:
+        """The batch of an iterate."""
         returns = complete_returns(data.signals, data.ended, 1.0)
         absent = np.full(data.signals.shape[2], np.nan)
         self.episodic.append(np.asarray(returns.mean(axis=0), np.float64) if len(returns) else absent)
@@ -113,7 +114,7 @@ def solve_neural_task(
     require_rates(task, start)
     batch = make_batch(family, task, settings.num_copies)
     horizon, guard = batch.horizon, None if start.safety is None else Guard(start.safety, limits)
-    collector = _collector(task, settings, batch.observation_size, collect=collect)
+    collector = collector_for(task, settings, batch.observation_size, collect=collect)
 
     def on_batch(iteration: int, data: NeuralTransitions) -> None:
         on_iteration(iteration)
@@ -138,14 +139,15 @@ def solve_neural_task(
     return result, _dataset(task, start, solution, collector, family.discount, horizon) if collect else None
 
 
-def _collector(task: Task, settings: NeuralSettings, observation_size: int, *, collect: bool) -> _Collector:
+def collector_for(task: Task, settings: NeuralSettings, observation_size: int, *, collect: bool) -> Collector:
+    """What observes the iterates of a task; with ``collect`` it keeps observations and paths for the dataset."""
     shares = _even_shares(settings.dataset_size, settings.num_iterations + settings.evaluate_last) if collect else None
     paths = _paths(settings) if collect and settings.dataset_transitions else None
-    return _Collector(task.seed, shares, no_observations(observation_size), paths)
+    return Collector(task.seed, shares, no_observations(observation_size), paths)
 
 
 def _dataset(
-    task: Task, start: Start, solution: NeuralSolution, collector: _Collector, discount: float, horizon: int
+    task: Task, start: Start, solution: NeuralSolution, collector: Collector, discount: float, horizon: int
 ) -> NeuralDataset:
     return NeuralDataset(
         task_index=task.index,

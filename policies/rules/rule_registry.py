@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from policies.rules.c_trpo import CTRPO
 from policies.rules.cpo import CPO
 from policies.rules.npg_primal_dual import NPGPrimalDual
+from policies.rules.outside import class_outside, solver_of
 from policies.rules.p3o import P3O
 from policies.rules.pcrpo import PCRPO
 from policies.rules.ppo_lagrangian import PPOLagrangian
@@ -37,12 +38,28 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "crpo"
-    """A rule of algorithms.md, or your own class as package.module:Class or path/to/file.py:Class."""
+    """A rule of algorithms.md, your own class as package.module:Class or path/to/file.py:Class, or rllib:CRPO or
+    rllib:package.module:Class, an algorithm of RLlib that solves whole tasks (rllib.md)."""
 
     @property
     def built_in(self) -> bool:
         """Whether making it runs no code of the user's."""
-        return self.name in RULES
+        return self.name in RULES or ":" not in (class_outside(self.name) or ":")
+
+    @property
+    def outside(self) -> bool:
+        """Whether it solves whole tasks outside of this room, and is no rule (:mod:`policies.rules.outside`)."""
+        return class_outside(self.name) is not None
+
+    @property
+    def num_cpus(self) -> int:
+        """CPUs of a worker and of the processes that it starts to solve a task."""
+        return solver_of(self.name).num_cpus(self) if self.outside else 1
+
+    @property
+    def code(self) -> str:
+        """The class that it names, or the name of a built-in rule."""
+        return class_outside(self.name) or self.name
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -51,7 +68,7 @@ class MethodSettings(BaseModel):
 
     @model_validator(mode="after")
     def _known_settings(self) -> MethodSettings:
-        if self.built_in:
+        if self.name in RULES:
             self.make()
         elif ":" not in self.name:
             raise ValueError(
@@ -64,9 +81,12 @@ class MethodSettings(BaseModel):
         """The rule, which runs the user's code where the class is the user's.
 
         Raises:
-            ValueError: there is no such class, it rejects a setting, or it lacks a part of :class:`Rule`.
+            ValueError: there is no such class, it rejects a setting, it lacks a part of :class:`Rule`, or it solves
+                whole tasks instead.
         """
-        if self.built_in:
+        if self.outside:
+            raise ValueError(f"{_KEY}.name: {self.name} solves whole tasks; single steps need a rule, such as crpo")
+        if self.name in RULES:
             return _built_in(self.name, self.parameters)
         return _own(self.name, self.parameters)
 

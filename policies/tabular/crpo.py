@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from policies.common.branches import choose_output, tolerance_of_each
 from policies.common.results import Solution
@@ -51,6 +51,14 @@ class WithinTaskSettings(BaseModel):
     @model_serializer(mode="wrap")
     def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_default_method(self, dump)
+
+    @model_validator(mode="after")
+    def _tables_have_rules(self) -> WithinTaskSettings:
+        if self.method.outside:
+            raise ValueError(
+                f"method.name: {self.method.name} needs algorithm neural_crpo: it learns networks, not tables"
+            )
+        return self
 
     def tolerances(self, num_costs: int) -> FloatArray:
         """eta as an array [p].

@@ -11,6 +11,7 @@ import pytest
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.schedulers import PopulationBasedTraining
 
 from distributed.rllib.crpo_algorithm import CRPO, CRPOConfig
 from distributed.rllib.episode_batches import transitions_of
@@ -151,6 +152,38 @@ def test_tune_runs_trials_as_of_any_algorithm(ray_cluster: str, tmp_path: Path) 
         assert rewards[0.9] != rewards[0.95]
     finally:
         algorithm.stop()
+
+
+def scored(*, result: dict[str, Any], **_: Any) -> None:
+    """What the population is judged by: the reward, less a price on what is over the limit."""
+    numbers = result["learners"]["default_policy"]
+    result["score"] = float(numbers["reward"]) - 10.0 * max(0.0, float(numbers["cost_1"]) - 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_population_of_four_gives_the_rates_of_the_best_on(ray_cluster: str, tmp_path: Path) -> None:
+    """Two rates make no step to speak of. They take over policy and rate of the better half, the rate changed."""
+    space = config(learning_rates=tune.grid_search([1e-6, 2e-6, 0.1, 0.2])).callbacks(on_train_result=scored)
+    scheduler = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=6,
+        quantile_fraction=0.5,
+        resample_probability=0.0,
+        hyperparam_mutations={"learning_rates": tune.loguniform(1e-6, 1.0)},
+        synch=True,
+    )
+    trials = tune.Tuner(
+        CRPO,
+        param_space=space,
+        tune_config=tune.TuneConfig(metric="score", mode="max", scheduler=scheduler),
+        run_config=tune.RunConfig(stop={"training_iteration": 8}, storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert not trials.errors
+    rates = sorted(one.config["learning_rates"] for one in trials)
+    assert rates[0] > 0.05, "the small ones took over a large one, times 0.8 or 1.2"
+    assert {round(rate, 3) for rate in rates} <= {0.08, 0.096, 0.1, 0.12, 0.16, 0.192, 0.2, 0.24, 0.288}
+    assert min(one.metrics["learners"]["default_policy"]["reward"] for one in trials) > 3.0
 
 
 class Still(gymnasium.Env[Any, Any]):
