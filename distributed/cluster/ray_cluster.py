@@ -90,8 +90,9 @@ def num_cpus_of_cluster() -> float:
 
 def _require_cpus(num_workers: int, cpus_of_worker: int) -> None:
     """Raise ConfigurationError where workers start processes and the cluster has not the CPUs for all of them."""
-    found, needed = num_cpus_of_cluster(), num_workers * cpus_of_worker
-    if cpus_of_worker > 1 and found < needed:
+    needed = num_workers * cpus_of_worker
+    found = num_cpus_of_cluster() if cpus_of_worker > 1 else float(needed)
+    if found < needed:
         raise ConfigurationError(
             f"within_task.method.num_env_runners: {num_workers} workers with {cpus_of_worker - 1} runners each need "
             f"{needed} CPUs, and the cluster has {found:g}: use fewer, or lower cluster.num_workers"
