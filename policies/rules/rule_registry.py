@@ -38,7 +38,7 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str = "crpo"
-    """A rule of algorithms.md, your own package.module:Class or path/to/file.py:Class, or rllib:<class> (rllib.md)."""
+    """A rule of algorithms.md, a class as package.module:Class or path/to/file.py:Class, or rllib:CLASS (rllib.md)."""
 
     @property
     def built_in(self) -> bool:
