@@ -18,6 +18,7 @@ from distributed.rllib.crpo_algorithm import CRPOConfig
 from distributed.rllib.crpo_module import CRPOModule
 from distributed.rllib.crpo_runner import sampled_copies
 from distributed.rllib.episode_batches import transitions_of
+from distributed.solvers.task_environment import fault_of
 from distributed.solvers.task_runner import steps_of_copy
 from policies.common.branches import REWARD_BRANCH
 from policies.networks.distributions import distribution_of
@@ -143,7 +144,11 @@ class Training:
 
     def _read(self, pieces: Any) -> NeuralTransitions:
         self._trained.env_steps += sum(map(len, pieces))
-        return transitions_of(pieces, steps_of_copy(self._config), self._num_costs, f"task {self._label}")
+        try:
+            return transitions_of(pieces, steps_of_copy(self._config), self._num_costs, f"task {self._label}")
+        except ValueError as error:
+            fault = fault_of(info for piece in pieces for info in piece.get_infos())
+            raise TaskError(fault or str(error)) from error
 
 
 def _take(runner: Any, state: dict[str, Any]) -> None:

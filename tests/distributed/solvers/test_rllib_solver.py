@@ -216,6 +216,8 @@ def test_what_cannot_be_used_is_named(ray_cluster: str) -> None:
     start = pushing(settings)
     safe = dataclasses.replace(start, safety=Safety(SafetySettings(confidence=0.9), np.zeros(1)))
     cases: list[tuple[NeuralSettings, PointFamily, Start | None, str]] = [
+        (settings, FaultyPoints(0, 1, missing=True), None, "^points/train/0, step 5: no cost$"),
+        (within(PPO), FaultyPoints(0, 1, missing=True), None, "^points/train/0, step 5: no cost$"),
         (
             settings,
             FaultyPoints(0, 1),

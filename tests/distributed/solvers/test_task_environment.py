@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 
-from distributed.solvers.task_environment import SOURCE, TaskEnv, TaskSource
+from distributed.solvers.task_environment import FAULT, SOURCE, TaskEnv, TaskSource, fault_of
 from tasks.contract.family_registry import make_family
-from tasks.contract.task import TaskError
 from tests.distributed.helpers import ROOT, environment
 from tests.distributed.solvers.test_rllib_solver import FAMILY, point
 from tests.support.cost_env import LineEnv
@@ -65,8 +64,14 @@ def test_a_missing_cost_names_task_and_step() -> None:
     env.reset(seed=0)
     for _ in range(5):
         assert env.step(np.zeros(1))[4]["cost"] == 0.0
-    with pytest.raises(TaskError, match=r"points/train/0, step 6, copy 0: .*cost"):
-        env.step(np.zeros(1))
+    for _ in range(2):
+        seen, reward, ended, cut, info = env.step(np.zeros(1))
+        assert (seen.tolist(), reward, ended, cut) == ([0.0, 0.0], 0.0, False, True)
+        assert info.keys() == {FAULT}
+        assert fault_of([{}, info]).startswith("points/train/0, step 6, copy 0: ")
+        assert "cost" in fault_of([{}, info])
+        assert env.reset()[1] == info, "it stays at fault"
+    assert fault_of([{}, {"cost": 1.0}]) == ""
 
 
 def test_a_source_is_one_object_and_its_code_is_found_elsewhere(
