@@ -33,6 +33,7 @@ from benchmarks.chaos.trial import (
     Trial,
     checked,
     under_way,
+    until_ray_starts,
 )
 from benchmarks.learning.meta_learning import kept
 from benchmarks.result_page import header, table, write
@@ -194,8 +195,12 @@ def main() -> None:
     def one(job: tuple[str, int]) -> Result:
         name, seed = job
         if name == "storm":
-            return found_cell(f"storm-{seed}", lambda: storm(seed, undisturbed["storm"]))
-        return found_cell(stem_of(name, seed), lambda: cell(name, seed, undisturbed))
+            folder = KEPT / f"now-{seed}-storm"
+            return found_cell(
+                f"storm-{seed}", lambda: until_ray_starts(folder, lambda: storm(seed, undisturbed["storm"]))
+            )
+        stem = stem_of(name, seed)
+        return found_cell(stem, lambda: until_ray_starts(KEPT / f"now-{stem}", lambda: cell(name, seed, undisturbed)))
 
     jobs = [(name, seed) for seed in range(given.seeds) for name in given.only or FAULTS]
     with ThreadPoolExecutor(given.at_once) as threads:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "runs" / "chaos"
 SECONDS_TO_BE_GONE, LONGEST = 30.0, 400.0
 Result = dict[str, Any]
+TOO_BUSY = "since this machine is busy"
+"""In the message of a run whose cluster did not start."""
+_TRIES = 4
 
 
 def run_file(folder: Path, pool: str, fault: Fault, address: str | None, uri: str | None) -> Path:
@@ -81,14 +84,21 @@ class Trial:
     def command(self, *more: str) -> subprocess.CompletedProcess[str]:
         """Train to the end."""
         given: Any = {"cwd": self.folder, "env": self._environment, "capture_output": True, "text": True}
-        return subprocess.run(self.words(*more), timeout=LONGEST, check=False, **given)
+        done = subprocess.run(self.words(*more), timeout=LONGEST, check=False, **given)
+        self._next_messages().write_text(done.stdout + done.stderr)
+        return done
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Start to train; messages go to ``messages``."""
+        if (self.folder / "messages").is_file():
+            (self.folder / "messages").rename(self._next_messages())
         with (self.folder / "messages").open("wb") as messages:
             return subprocess.Popen(
                 self.words(*more), cwd=self.folder, env=self._environment, stdout=messages, stderr=messages
             )
+
+    def _next_messages(self) -> Path:
+        return self.folder / f"messages-{len(list(self.folder.glob('messages-*')))}"
 
     @property
     def run(self) -> Path:
@@ -148,6 +158,29 @@ def checked(fault: Fault, trial: Trial, codes: Sequence[int], right: Result) -> 
         wrong.append("quarantine")
     if fault.tracking != "off" and tracked(trial.folder / STORE) != right["tracked"]:
         wrong.append("another content of the tracking store")
-    if "Traceback" in (trial.folder / "messages").read_text(errors="replace"):
+    if "Traceback" in messages_of(trial.folder):
         wrong.append("a traceback")
     return wrong
+
+
+def messages_of(folder: Path) -> str:
+    """What all processes of a cell have said."""
+    return "".join(path.read_text(errors="replace") for path in sorted(folder.glob("messages*")))
+
+
+def until_ray_starts(folder: Path, compute: Callable[[], Result]) -> Result:
+    """A cell in ``folder``, again where the machine was too busy for Ray to start: that is no answer to a fault.
+
+    Raises:
+        RuntimeError: it was too busy three times.
+    """
+    for _ in range(_TRIES):
+        try:
+            found = compute()
+        except Exception:
+            if TOO_BUSY not in messages_of(folder):
+                raise
+            continue
+        if not found["wrong"] or TOO_BUSY not in messages_of(folder):
+            return found
+    raise RuntimeError(f"{folder.name}: Ray did not start {_TRIES} times; run fewer cells at once")

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.chaos.__main__ import page
 from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.storm import KINDS
-from benchmarks.chaos.trial import Trial, checked
+from benchmarks.chaos.trial import TOO_BUSY, Result, Trial, checked, until_ray_starts
 
 RIGHT = {"sha": "a", "tasks": ["0", "1"]}
 
@@ -43,6 +43,26 @@ def test_every_fault_of_a_run_is_found(trial: Trial) -> None:
     assert found == ["another state", "tasks lost or twice", "quarantine", "a traceback"]
     (trial.run / "summary.json").unlink()
     assert checked(Fault(), trial, [0], RIGHT) == ["no summary"]
+
+
+def test_a_run_that_found_no_room_for_ray_is_made_again(tmp_path: Path) -> None:
+    answers = iter([f"error: ... {TOO_BUSY}; try again", f"error: ... {TOO_BUSY}", "error: something else"])
+
+    def cell() -> Result:
+        text = next(answers)
+        (tmp_path / "messages").write_text(text)
+        if TOO_BUSY in text:
+            raise ValueError("no run directory")
+        return {"wrong": ["exit code 1"]}
+
+    assert until_ray_starts(tmp_path, cell) == {"wrong": ["exit code 1"]}, "what else is wrong is kept"
+    with pytest.raises(StopIteration):
+        until_ray_starts(tmp_path, cell)
+    always = {"wrong": ["ended in 2"]}
+    (tmp_path / "messages-0").write_text(TOO_BUSY)
+    with pytest.raises(RuntimeError, match="Ray did not start 4 times; run fewer cells at once"):
+        until_ray_starts(tmp_path, lambda: always)
+    assert until_ray_starts(tmp_path, lambda: {"wrong": []}) == {"wrong": []}
 
 
 def test_the_page_has_a_line_for_each_fault_and_says_what_was_wrong() -> None:
