@@ -15,7 +15,7 @@ from distributed.tuning.trials import SCORE, SweepSettings, Trial, run_trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from ray.tune import Callback, Result, Tuner
+    from ray.tune import Callback, PlacementGroupFactory, Result, Tuner
     from ray.tune.experiment import Trial as TuneTrial
     from ray.tune.schedulers import TrialScheduler
     from ray.tune.search import SearchAlgorithm, Searcher
@@ -58,7 +58,7 @@ def _tuner(
 
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, raw=config.model_dump(mode="json"), folder=str(folder / "trials")),
-        {"cpu": 1},
+        resources_of_trial(config),
     )
     state = folder / "tune"
     if (state / "tuner.pkl").is_file():
@@ -80,6 +80,17 @@ def _tuner(
             name="tune", storage_path=str(folder), verbose=0, callbacks=[_progress(settings.num_trials)]
         ),
     )
+
+
+def resources_of_trial(config: RunConfig) -> PlacementGroupFactory:
+    """What a trial holds: as much as a worker, and a CPU for each environment runner that it starts.
+
+    Ray Tune places what a trial starts into the trial's own share, so a runner that is left out would wait for ever.
+    """
+    from ray.tune import PlacementGroupFactory
+
+    runners = config.within_task.method.num_cpus - 1
+    return PlacementGroupFactory([config.cluster.resources_of_a_worker, *[{"CPU": 1.0}] * runners])
 
 
 def _trial_name(trial: TuneTrial) -> str:

@@ -78,7 +78,7 @@ def _trials(
 ) -> list[Trial]:
     """Run the trials on the cluster; the tracker learns of a failure."""
     try:
-        with cluster(config.cluster) as where:
+        with cluster(config.cluster, config.within_task.method.num_cpus) as where:
             console.say(f"Ray: {where}")
             with asking():  # Ray Tune waits by itself: a cluster that is gone ends the process
                 return run_trials(config, space, settings, folder, console)

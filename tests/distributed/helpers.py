@@ -170,7 +170,7 @@ def command(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> subpr
     """Run ``metasrl`` to its end."""
     words = [str(METASRL), *(str(argument) for argument in arguments)]
     return subprocess.run(
-        words, cwd=cwd, env=environment(**environ), capture_output=True, text=True, timeout=180, check=False
+        words, cwd=cwd, env=environment(**environ), capture_output=True, text=True, timeout=400, check=False
     )
 
 

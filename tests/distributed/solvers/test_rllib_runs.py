@@ -44,3 +44,14 @@ def test_a_run_with_ppo_needs_the_users_word_to_be_adapted(tmp_path: Path) -> No
     refused = command(["adapt", run, "--family", POINTS, "--task-index", "0"], tmp_path)
     assert refused.returncode == 2
     assert f"which is code: --method {PPO['name']} runs it" in refused.stderr + refused.stdout
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_sweep_have_room_for_their_runners(tmp_path: Path) -> None:
+    content = raw({**CRPO, "num_env_runners": 1}, family={"num_tasks": 2}, evaluation={"num_test_tasks": 1})
+    vary = ("--vary", "meta.learning_rates.initial=loguniform(0.1, 0.5)", "--trials", "2", "--search", "random")
+    done = command(["sweep", run_file(tmp_path, content), *vary], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (table,) = tmp_path.rglob("trials.csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [row["state"] for row in rows] == ["complete", "complete"]

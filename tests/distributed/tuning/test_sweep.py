@@ -19,6 +19,7 @@ import yaml
 from distributed.settings.errors import ConfigurationError
 from distributed.settings.run_file import parse_config, read_yaml
 from distributed.tuning.ownership import mark_of, require_own
+from distributed.tuning.ray_tune import resources_of_trial
 from distributed.tuning.search_space import parse_space, with_values
 from distributed.tuning.sweep_report import plot_trials, trials_table
 from distributed.tuning.trials import Trial, half_score
@@ -293,3 +294,11 @@ def test_trials_that_fail_before_their_first_round_are_rows_and_the_best_of_the_
     assert "trials failed" in " ".join(done.stderr.split())
     again = command([*arguments, "--resume", "latest"], tmp_path)
     assert again.returncode == 0, again.stderr
+
+
+def test_a_trial_holds_what_its_worker_and_its_runners_need() -> None:
+    plain = parsed(tiny())
+    assert resources_of_trial(plain).bundles == [{"CPU": 1.0}]
+    given = plain.cluster.model_copy(update={"worker_resources": {"GPU": 0.5, "shelf": 1.0}})
+    of_nodes = plain.model_copy(update={"cluster": given})
+    assert resources_of_trial(of_nodes).bundles == [{"CPU": 1.0, "GPU": 0.5, "shelf": 1.0}]
