@@ -23,6 +23,9 @@ _LOOK_EVERY = 0.1
 """Ray's own code ends this process without a word, some tenths of a second after its raylet has ended."""
 _STUCK_AFTER = 40.0
 """Seconds in one call of Ray's until a fault of the cluster ends the process: most return at once."""
+_UNSEEN_AFTER = 30.0
+"""Seconds that a process of the own cluster has ended without a call that would notice; Ray itself ends this process
+without a word 60 s after its control service has."""
 _SUSPECT_SECONDS = 5.0
 """So long the fault must last after it is first seen: this process itself may have been stopped meanwhile."""
 
@@ -87,22 +90,23 @@ class _Watch:
         return fault
 
     def _end_a_stuck_call(self) -> None:
-        """End this process if a call of Ray's does not come back from a cluster that is gone: no wait can be ended."""
+        """End this process if a call of Ray's does not come back from a cluster that is gone: no wait can be ended.
+
+        Also if no call is made for long, since other work goes on.
+        """
+        ended_at: float | None = None
         while not self._over.wait(_LOOK_EVERY):
-            asking = self.asking
+            asking, now, ended = self.asking, time.monotonic(), self._ended()
+            ended_at = (now if ended_at is None else ended_at) if ended else None
+            if ended_at is not None and now - ended_at > _UNSEEN_AFTER:
+                _leave(ended)
             if asking is None:
                 continue
-            now = time.monotonic()
-            fault = self._ended() if now > asking.back_at else ""
+            fault = ended if now > asking.back_at else ""
             if not fault and now - asking.since > _STUCK_AFTER:
                 fault = self._fault()
             if fault and self.asking is asking:
-                sys.stderr.write(f"error: {_lost(fault)}\n")
-                sys.stderr.flush()
-                for pid in _own_pids():  # its connections break, on which Ray's own code ends this process with 1
-                    with contextlib.suppress(OSError):
-                        os.kill(pid, signal.SIGKILL)
-                os._exit(CLUSTER_LOST_EXIT_CODE)
+                _leave(fault)
 
     def _ask_on(self) -> None:
         while not self._over.wait(_ASK_EVERY):
@@ -135,6 +139,16 @@ def _lost(fault: str) -> ClusterLostError:
     return ClusterLostError(
         f"the Ray cluster is gone: {fault}. Finished tasks are saved; --resume continues the run on a new one"
     )
+
+
+def _leave(fault: str) -> None:
+    """End this process with a message, and what is left of its cluster before Ray's own code does it with 1."""
+    sys.stderr.write(f"error: {_lost(fault)}\n")
+    sys.stderr.flush()
+    for pid in _own_pids():
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    os._exit(CLUSTER_LOST_EXIT_CODE)
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -6,11 +6,14 @@ import fcntl
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _SQLITE, _FILE, _COPY = "sqlite:///", "file:", "_alembic_tmp_"
+_BEING_MADE_SECONDS = 20.0
+_ROWS = {"experiments": "SELECT 1 FROM experiments LIMIT 1", "runs": "SELECT 1 FROM runs LIMIT 1"}
 
 
 def tracking_uri(uri: str | None) -> str:
@@ -52,7 +55,7 @@ def made_by_one(uri: str) -> Iterator[None]:
     """Hold the lock under which one process at a time connects to an SQLite store first, and creates its tables.
 
     MLflow itself does not lock them: processes that create them together leave a store that no process can open. What
-    such a race (or a process killed in it) left is put right.
+    such a race (or a process killed in it) left is put right, or made anew where it holds nothing.
     """
     path = store_file(uri)
     if path is None:
@@ -62,10 +65,31 @@ def made_by_one(uri: str) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         try:
+            _remove_unfinished(path)
             _finish_migration(path)
             yield
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete a store whose creation was interrupted: MLflow would begin again, and fail at what is there already.
+
+    A store that is complete has an experiment, the default one, which MLflow adds last. One that somebody else may be
+    creating just now, since it was written a moment ago, stays.
+    """
+    if not path.is_file() or not path.stat().st_size or time.time() - path.stat().st_mtime < _BEING_MADE_SECONDS:
+        return
+    connection = sqlite3.connect(path, timeout=60.0)
+    try:
+        tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        contents = [connection.execute(query).fetchone() for table, query in _ROWS.items() if table in tables]
+        if not contents or any(contents):
+            return
+    finally:
+        connection.close()
+    for ending in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def _finish_migration(path: Path) -> None:

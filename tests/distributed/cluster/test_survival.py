@@ -250,6 +250,30 @@ def test_a_call_that_never_comes_back_from_a_stopped_cluster_ends_the_process(tm
     assert time.monotonic() - began < 80.0
 
 
+UNSEEN = """
+import os, signal, time
+from distributed.cluster import health
+from distributed.cluster.ray_cluster import cluster
+from distributed.settings.run_config import ClusterSettings
+
+health._UNSEEN_AFTER = 2.0
+with cluster(ClusterSettings(num_workers=1, dashboard=False, object_store_mb=100)):
+    ((_, control),) = [found for found in health.own_processes() if found[0] == "gcs_server"]
+    os.kill(control.pid, signal.SIGKILL)
+    time.sleep(50.0)  # other work; Ray itself ends the process after 60 s, with 1 and without a word
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_ends_while_no_call_is_made_is_named(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", UNSEEN]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == CLUSTER_LOST_EXIT_CODE, done.stderr
+    assert "error: the Ray cluster is gone: its gcs_server has ended" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_run_whose_raylet_is_stopped_for_some_seconds_goes_on(tmp_path: Path) -> None:
     file = run_file(tmp_path, held(tmp_path, "ray"))

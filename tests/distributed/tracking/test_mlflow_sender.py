@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -296,6 +298,74 @@ def test_what_a_race_left_in_a_store_is_put_right(tmp_path: Path) -> None:
         found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         connection.close()
     assert found == {"runs", "tags"}
+
+
+def test_a_store_whose_creation_was_interrupted_is_made_anew(tmp_path: Path) -> None:
+    """Cut off between two migrations, MLflow's own creation can never be repeated: what it would add is there."""
+    path = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    long_ago = time.time() - 3600.0
+    script = "CREATE TABLE experiments (a); CREATE TABLE runs (a); CREATE INDEX index_params_run_uuid ON runs (a);"
+
+    def left(more: str) -> None:
+        path.unlink(missing_ok=True)
+        connection = sqlite3.connect(path)
+        connection.executescript(script + more)
+        connection.close()
+        os.utime(path, (long_ago, long_ago))
+
+    left("")
+    with made_by_one(uri):
+        assert not path.exists()
+    for kept in (
+        "INSERT INTO experiments VALUES (0)",
+        "INSERT INTO runs VALUES (0)",
+        "DROP TABLE runs; DROP TABLE experiments",
+    ):
+        left(kept)
+        with made_by_one(uri):
+            assert path.exists(), kept
+    left("")
+    os.utime(path)  # somebody else may be at it
+    with made_by_one(uri):
+        assert path.exists()
+
+
+INTERRUPTED = """
+import os, sqlite3, sys
+from mlflow import MlflowClient
+from distributed.settings.tracking_uri import made_by_one
+
+uri = f"sqlite:///{sys.argv[1]}"
+if sys.argv[2] == "cut":
+    MlflowClient(uri).search_experiments()
+    connection = sqlite3.connect(sys.argv[1])
+    connection.execute("DELETE FROM experiments")
+    connection.execute("DROP TABLE trace_info")  # a table of a later version than this one:
+    connection.execute("UPDATE alembic_version SET version_num = 'c48cb773bb87'")
+    connection.commit()
+    os.utime(sys.argv[1], (0, 0))
+elif sys.argv[2] == "plain":
+    MlflowClient(uri).search_experiments()
+else:
+    with made_by_one(uri):
+        print(len(MlflowClient(uri).search_experiments()))
+"""
+
+
+@pytest.mark.slow
+def test_mlflow_opens_a_store_again_whose_creation_was_interrupted(tmp_path: Path) -> None:
+    def told(step: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "mlflow.db"), step]
+        return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+
+    assert told("cut").returncode == 0
+    store = (tmp_path / "mlflow.db").read_bytes()
+    assert told("plain").returncode != 0, "MLflow alone never opens it"
+    (tmp_path / "mlflow.db").write_bytes(store)
+    os.utime(tmp_path / "mlflow.db", (0, 0))
+    done = told("ours")
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 
 def test_paths_in_a_tracking_address_do_not_depend_on_the_working_directory(
