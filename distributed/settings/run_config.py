@@ -273,7 +273,7 @@ class RunConfig(BaseModel):
             "family": self.family.model_dump(mode="json"),
             "within_task": _within_task(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
-            "meta": self.meta.model_dump(mode="json"),
+            "meta": self.meta.for_digest(),
             "tasks_per_round": self.cluster.tasks_per_round,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

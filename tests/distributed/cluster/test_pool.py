@@ -286,7 +286,7 @@ def test_a_task_whose_dataset_died_with_its_worker_is_run_again(
 
 def test_too_many_workers_for_the_cluster_are_reported(ray_cluster: str) -> None:
     spec = parsed(tiny()).experiment.family
-    message = r"only \d of 7 workers started in 0.2 s; the cluster has 6 CPUs .* lower cluster.num_workers"
+    message = r"only \d of 7 workers started in 0.2 s; each needs 1 of 6 CPU of the cluster: lower cluster.num_workers"
     with pytest.raises(WorkerLostError, match=message):
         RayPool(spec, 7, Rules(0), 0.2)
 

@@ -136,7 +136,7 @@ def test_a_sweep_of_somebody_else_is_not_unpickled(
         return []
 
     monkeypatch.setattr("distributed.tuning.sweep.run_trials", restored)
-    monkeypatch.setattr("distributed.tuning.sweep.cluster", lambda settings: contextlib.nullcontext("here"))
+    monkeypatch.setattr("distributed.tuning.sweep.cluster", lambda settings, cpus: contextlib.nullcontext("here"))
     arguments = ["sweep", run_file(workplace, swept()), *VARY]
     assert exit_code(*arguments) == 2
     assert "no trial is complete" in capsys.readouterr().err
