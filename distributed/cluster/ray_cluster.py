@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -70,7 +70,7 @@ def cluster(settings: ClusterSettings, cpus_of_worker: int = 1) -> Iterator[str]
     try:
         url = context.dashboard_url
         where = f"joined {address}" if address is not None else f"local, {settings.num_workers} workers"
-        _require_cpus(settings.num_workers, cpus_of_worker)
+        _require_cpus(settings, cpus_of_worker)
         with watched_cluster():
             yield f"{where}; dashboard http://{url}" if url else f"{where}; no dashboard"
     except ClusterLostError:
@@ -83,22 +83,34 @@ def cluster(settings: ClusterSettings, cpus_of_worker: int = 1) -> Iterator[str]
         ray.shutdown()
 
 
-def num_cpus_of_cluster() -> float:
-    """CPUs that the cluster of this process declares."""
+def resources_of_cluster() -> dict[str, float]:
+    """What the cluster of this process declares, by Ray's names."""
     resources: Callable[[], dict[str, float]] = ray.cluster_resources
-    return resources().get("CPU", 0.0)
+    return resources()
 
 
-def _require_cpus(num_workers: int, cpus_of_worker: int) -> None:
+def as_options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Ray's options of an actor or a task that holds ``resources``, which go by Ray's names; CPU is one of them."""
+    own = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0.0), "resources": own}
+
+
+def _require_cpus(settings: ClusterSettings, cpus_of_worker: int) -> None:
     """Raise ConfigurationError where workers start processes and the cluster has not the CPUs for all of them."""
     if cpus_of_worker == 1:
         return
-    found, needed = num_cpus_of_cluster(), num_workers * cpus_of_worker
+    found, needed = resources_of_cluster().get("CPU", 0.0), _cpus_needed(settings, cpus_of_worker)
     if found < needed:
         raise ConfigurationError(
-            f"within_task.method.num_env_runners: {num_workers} workers with {cpus_of_worker - 1} runners each need "
-            f"{needed} CPUs, and the cluster has {found:g}: use fewer, or lower cluster.num_workers"
+            f"within_task.method.num_env_runners: {settings.num_workers} workers with {cpus_of_worker - 1} runners "
+            f"each need {needed} CPUs, and the cluster has {found:g}: use fewer, or lower cluster.num_workers"
         )
+
+
+def _cpus_needed(settings: ClusterSettings, cpus_of_worker: int) -> int:
+    """CPUs of all workers, and of what each of them starts."""
+    of_workers = ceil(settings.num_workers * settings.resources_of_a_worker["CPU"])
+    return of_workers + settings.num_workers * (cpus_of_worker - 1)
 
 
 def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int
         return options | {"address": address}
     options |= {
         "address": "local",
-        **_room_for_workers(settings, cpus_of_worker - 1),
+        **_room_for_workers(settings, cpus_of_worker),
         "object_store_memory": settings.object_store_mb * 2**20,
         "include_dashboard": settings.dashboard,
         "dashboard_host": "127.0.0.1",
@@ -117,11 +129,11 @@ def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int
     return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
 
 
-def _room_for_workers(settings: ClusterSettings, cpus_of_started: int) -> dict[str, Any]:
+def _room_for_workers(settings: ClusterSettings, cpus_of_worker: int) -> dict[str, Any]:
     """CPUs and resources of a node for the workers and what each of them starts; Ray finds GPUs itself."""
-    needed = {name: amount * settings.num_workers for name, amount in settings.resources_of_a_worker.items()}
-    own = {name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")}
-    cpus = max(1, ceil(needed["CPU"]) + settings.num_workers * cpus_of_started)
+    held: dict[str, float] = as_options(settings.resources_of_a_worker)["resources"]
+    own = {name: amount * settings.num_workers for name, amount in held.items()}
+    cpus = max(1, _cpus_needed(settings, cpus_of_worker))
     return {"num_cpus": cpus, "resources": own} if own else {"num_cpus": cpus}
 
 

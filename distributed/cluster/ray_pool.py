@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import ray
 from ray.actor import ActorHandle
 
 from distributed.cluster.calls import Calls, Reference, Rules, WorkerLostError, end_actor, put, value_of, wait_for
 from distributed.cluster.health import asking
+from distributed.cluster.ray_cluster import as_options, resources_of_cluster
 from distributed.cluster.worker import CRPOWorker
 from meta.judging.work_done import work_of
 from meta.training.pool import Solved
@@ -25,12 +25,6 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import Split, Task
 
 _Worker: Any = CRPOWorker
-
-
-def as_options(resources: Mapping[str, float]) -> dict[str, Any]:
-    """Ray's options of an actor or a task that holds ``resources``, which go by Ray's names."""
-    own = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
-    return {"num_cpus": resources.get("CPU", 1.0), "num_gpus": resources.get("GPU", 0.0), "resources": own}
 
 
 @dataclass(frozen=True)
@@ -117,11 +111,11 @@ class RayPool:
         self._made, self.retried = 0, 0
         self._workers = [self._make_worker() for _ in range(num_workers)]
         with asking():
-            started: list[Reference] = [worker.ready.remote(device) for worker in self._workers]
+            started: list[Reference] = [worker.require.remote(device) for worker in self._workers]
         ready, waiting = wait_for(started, num_workers, start_timeout_seconds)
         if waiting:
             with asking():
-                have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                have = resources_of_cluster()
             each = [f"{amount:g} of {have.get(name, 0.0):g} {name}" for name, amount in self._resources.items()]
             raise WorkerLostError(
                 f"only {len(ready)} of {num_workers} workers started in {start_timeout_seconds:g} s; each needs "

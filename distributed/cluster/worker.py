@@ -43,8 +43,8 @@ class CRPOWorker:
         """Process id."""
         return os.getpid()
 
-    def ready(self, device: str) -> int:
-        """Process id of a worker that has the ``device``.
+    def require(self, device: str) -> None:
+        """Answer, once this process has started, if it has the ``device``.
 
         Raises:
             ConfigurationError: It does not.
@@ -56,7 +56,6 @@ class CRPOWorker:
                 require_device(device)
             except ValueError as error:
                 raise ConfigurationError(f"{error} (worker on {platform.node()})") from error
-        return os.getpid()
 
     def draw(self, spec: FamilySpec, split: Split, index: int) -> Task:
         """Draw one task."""

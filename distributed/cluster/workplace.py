@@ -48,8 +48,7 @@ def workplace(
         rules = rules_of(settings, say)
         learner = RayLearner(*arguments, rules)
         given = (experiment.family, settings.num_workers, rules, settings.start_timeout_seconds, quarantine)
-        device = getattr(experiment.within, "device", "cpu")
-        pool = RayPool(*given, settings.resources_of_a_worker, device)
+        pool = RayPool(*given, settings.resources_of_a_worker, experiment.within.device)
         yield Workplace(pool, learner)
 
 

@@ -21,8 +21,7 @@ from typing import Any
 import ray
 
 from distributed.cluster.calls import Calls, Reference, Rules
-from distributed.cluster.ray_cluster import cluster
-from distributed.cluster.ray_pool import as_options
+from distributed.cluster.ray_cluster import as_options, cluster
 from distributed.cluster.shared_progress import Reporter, SharedProgress
 from distributed.cluster.workplace import rules_of
 from distributed.jobs.cell_progress import CellProgress, Show

@@ -173,12 +173,14 @@ CODE_KINDS = {
 """The settings that name classes of the user's, and what each is in messages."""
 
 
-def _within_task(within: WithinTaskSettings | NeuralSettings) -> dict[str, JsonValue]:
-    """The section for a digest, without keys of modules that are left at their defaults: runs of before had none."""
-    later = {"network", "network_arguments", "critic_network", "critic_network_arguments", "device"}
-    content = within.model_dump(mode="json")
-    defaults = type(within).model_fields
-    return {key: value for key, value in content.items() if key not in later or value != defaults[key].default}
+_LATER = {"network", "network_arguments", "critic_network", "critic_network_arguments", "device", "first_tasks"}
+"""Keys that sections of a digest got after runs had begun without them."""
+
+
+def _for_digest(section: BaseModel) -> dict[str, JsonValue]:
+    """A section without later keys that are left at their defaults, so that the digests of earlier runs stay."""
+    content, defaults = section.model_dump(mode="json"), type(section).model_fields
+    return {key: value for key, value in content.items() if key not in _LATER or value != defaults[key].default}
 
 
 class RunConfig(BaseModel):
@@ -214,8 +216,8 @@ class RunConfig(BaseModel):
         require_matching_sections(self.within_task, self.dice, self.meta)
         require_known_methods(self.evaluation, self.within_task)
         require_held_out_settings(self.within_task, self.evaluation)
-        device = self.within_task.device if isinstance(self.within_task, NeuralSettings) else "cpu"
-        if self.cluster.pool == "ray" and device == "cuda" and not self.cluster.worker_resources.get("GPU"):
+        on_gpu = self.within_task.device == "cuda"
+        if self.cluster.pool == "ray" and on_gpu and not self.cluster.worker_resources.get("GPU"):
             raise ValueError(
                 "within_task.device: cuda needs cluster.worker_resources.GPU, since Ray shows a GPU only to workers "
                 "that ask for it: 1 for each worker, or a share, such as 0.5 for two workers on one"
@@ -271,9 +273,9 @@ class RunConfig(BaseModel):
         parts = {
             "seed": self.seed,
             "family": self.family.model_dump(mode="json"),
-            "within_task": _within_task(self.within_task),
+            "within_task": _for_digest(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
-            "meta": self.meta.for_digest(),
+            "meta": _for_digest(self.meta) | {"warm_up": _for_digest(self.meta.warm_up)},
             "tasks_per_round": self.cluster.tasks_per_round,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 _SQLITE, _FILE, _COPY = "sqlite:///", "file:", "_alembic_tmp_"
@@ -65,49 +65,46 @@ def made_by_one(uri: str) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         try:
-            _remove_unfinished(path)
-            _finish_migration(path)
+            _put_right(path)
             yield
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN)
 
 
-def _remove_unfinished(path: Path) -> None:
-    """Delete a store whose creation was interrupted: MLflow would begin again, and fail at what is there already.
-
-    A store that is complete has an experiment, the default one, which MLflow adds last. One that somebody else may be
-    creating just now, since it was written a moment ago, stays.
-    """
-    if not path.is_file() or not path.stat().st_size or time.time() - path.stat().st_mtime < _BEING_MADE_SECONDS:
-        return
-    connection = sqlite3.connect(path, timeout=60.0)
-    try:
-        tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        contents = [connection.execute(query).fetchone() for table, query in _ROWS.items() if table in tables]
-        if not contents or any(contents):
-            return
-    finally:
-        connection.close()
-    for ending in ("", "-journal", "-wal", "-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
-
-
-def _finish_migration(path: Path) -> None:
-    """Undo the half of a table's migration that was interrupted: Alembic copies a table, drops it, renames the copy."""
+def _put_right(path: Path) -> None:
+    """Mend what an interrupted process of MLflow's left in a store, or delete the store where it holds nothing."""
     if not path.is_file() or not path.stat().st_size:
         return
-    connection = sqlite3.connect(path, timeout=60.0)
-    try:
+    quiet = time.time() - path.stat().st_mtime >= _BEING_MADE_SECONDS
+    with closing(sqlite3.connect(path, timeout=60.0)) as connection:
         tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        for copy in (name for name in tables if name.startswith(_COPY)):
-            original = copy.removeprefix(_COPY)
-            if original in tables:
-                connection.execute(f'DROP TABLE "{copy}"')
-            else:
-                connection.execute(f'ALTER TABLE "{copy}" RENAME TO "{original}"')
-        connection.commit()
-    finally:
-        connection.close()
+        unfinished = quiet and _is_unfinished(connection, tables)
+        if not unfinished:
+            _finish_migration(connection, tables)
+    if unfinished:
+        for ending in ("", "-journal", "-wal", "-shm"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _is_unfinished(connection: sqlite3.Connection, tables: set[str]) -> bool:
+    """Whether the creation of the store was interrupted: MLflow would begin again, and fail at what is there already.
+
+    A store that is complete has an experiment, the default one, which MLflow adds last. One that was written a moment
+    ago does not count, since somebody else may be creating it just now.
+    """
+    contents = [connection.execute(query).fetchone() for table, query in _ROWS.items() if table in tables]
+    return bool(contents) and not any(contents)
+
+
+def _finish_migration(connection: sqlite3.Connection, tables: set[str]) -> None:
+    """Undo the half of a table's migration that was interrupted: Alembic copies a table, drops it, renames the copy."""
+    for copy in (name for name in tables if name.startswith(_COPY)):
+        original = copy.removeprefix(_COPY)
+        if original in tables:
+            connection.execute(f'DROP TABLE "{copy}"')
+        else:
+            connection.execute(f'ALTER TABLE "{copy}" RENAME TO "{original}"')
+    connection.commit()
 
 
 def hide_password(uri: str) -> str:

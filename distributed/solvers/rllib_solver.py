@@ -18,7 +18,7 @@ import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from distributed.cluster.health import ClusterLostError
-from distributed.cluster.ray_cluster import cluster, num_cpus_of_cluster
+from distributed.cluster.ray_cluster import cluster, resources_of_cluster
 from distributed.rllib.episode_batches import CostError
 from distributed.settings.errors import ConfigurationError, first_line
 from distributed.settings.run_config import ClusterSettings
@@ -146,7 +146,7 @@ def _on_ray(num_cpus: int) -> Iterator[None]:
         with cluster(ClusterSettings(num_workers=num_cpus, dashboard=False, object_store_mb=100)):
             yield
         return
-    found = num_cpus_of_cluster()
+    found = resources_of_cluster().get("CPU", 0.0)
     if found < num_cpus:
         raise TaskError(
             f"within_task.method.num_env_runners: {num_cpus - 1} runners and their worker need {num_cpus} CPUs, and "

@@ -50,7 +50,7 @@ def drawn_tasks(experiment: Experiment, num_training: int | None = None) -> tupl
     pool, kept = _kept(json.dumps(dataclasses.asdict(experiment.family), sort_keys=True))
     evaluation, within = experiment.evaluation, experiment.within
     test = evaluation.model_dump(mode="json", include={"num_test_tasks", "tasks"})
-    meta = {key: experiment.meta.for_digest()[key] for key in ("context", "contexts", "warm_up")}
+    meta = experiment.meta.model_dump(mode="json", include={"context", "contexts", "warm_up"})
     key = json.dumps([test, num_training, within.model_dump(mode="json"), meta], sort_keys=True)
     if key not in kept:
         drawn = draw(pool, experiment)

@@ -136,27 +136,32 @@ def path_to_safety(pool: Pool, experiment: Experiment, start: Start) -> list[Pol
     updates, seed = settings.descent_iterations, experiment.family.seed
     plain = {"method": CRPO_METHOD, "output": "best"}
     found: list[Policy] = [start.initialization]
-    safest: tuple[list[ExactModel], FloatArray] | None = None
+    models, limits = _exact_models(experiment, tasks, within), np.array([task.limits for task in tasks])
     for margin in _MARGINS:
         under = within.model_copy(update={**plain, "safety_margin": margin, "num_iterations": updates})
         if isinstance(under, NeuralSettings):
             each = {"num_iterations": max(1, updates // len(tasks)), "evaluate_last": False}
             given = (state_of(start.initialization, "the start"), start.learning_rates, under.model_copy(update=each))
             found.append(multitask_network(experiment.family.make(), tasks, *given, len(tasks), seed))
-        elif under.evaluation == "exact":
-            family, logits = experiment.family.make(), np.log(table_of(start.initialization))
-            models = [ExactModel(model) for task in tasks if (model := family.model(task.parameters)) is not None]
-            limits = np.array([task.limits for task in tasks])
+        elif models:
+            logits = np.log(table_of(start.initialization))
             table = multitask_policy(models, limits, logits, start.learning_rates, under, len(models), seed)
             found.append(_supported(np.exp(table), experiment))
-            safest = models, limits
         else:
             solved = [table_of(result.policy) for result in _solved(pool, tasks, start, under)]
             found.append(_supported(np.mean(solved, axis=0), experiment))
-    if safest is not None:
-        table = safest_table(*safest, np.log(table_of(found[-1])), updates)
+    if models:
+        table = safest_table(models, limits, np.log(table_of(found[-1])), updates)
         found.append(_supported(np.exp(table), experiment))
     return found
+
+
+def _exact_models(experiment: Experiment, tasks: Sequence[Task], within: WithinTask) -> list[ExactModel]:
+    """The models of ``tasks``; none where values on training tasks are estimates."""
+    if isinstance(within, NeuralSettings) or within.evaluation != "exact":
+        return []
+    family = experiment.family.make()
+    return [ExactModel(model) for task in tasks if (model := family.model(task.parameters)) is not None]
 
 
 def _supported(table: FloatArray, experiment: Experiment) -> Policy:

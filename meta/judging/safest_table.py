@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp, softmax
 
+from meta.methods.multitask import shares_of_visits
 from policies.common.score import limit_scale
 from policies.exact.softmax import log_policy, natural_gradient_step
-from policies.exact.solver import ExactModel, evaluate, occupancy
+from policies.exact.solver import ExactModel, evaluate
 from tasks.contract.tabular_model import FloatArray
 
 SHARPNESS = 10.0
@@ -27,9 +28,9 @@ def safest_table(
 
     The mean of the tasks' costs, which other descents lower, leaves a rare task over its limit where that helps the
     others. Every update is a natural gradient step: the derivative of the soft maximum is a weighted mean of the costs'
-    derivatives, so the direction is their advantages, weighted by the tasks' occupancies (as of ``mixture`` in
-    :mod:`meta.methods.multitask`). Its length doubles after a step that lowers the soft maximum and halves after one
-    that does not and is not taken, so the maximum never rises. At most ``updates`` steps.
+    derivatives, so the direction is their advantages, weighted by the tasks' occupancies. Its length doubles after a
+    step that lowers the soft maximum and halves after one that does not and is not taken, so the maximum never rises.
+    At most ``updates`` steps.
 
     Args:
         models: exact models of T tasks with p costs.
@@ -62,8 +63,5 @@ def safest_table(
 
 def _ascent(models: Sequence[ExactModel], policy: FloatArray, weights: FloatArray) -> FloatArray:
     """The natural gradient [S, A] of sum_{t,i} w_{t,i} J_{t,i}."""
-    visits = np.array([np.maximum(occupancy(model, policy), 0.0) for model in models])
-    total = visits.sum(axis=0)
-    shares = np.where(total > 0.0, visits / np.where(total > 0.0, total, 1.0), 1.0 / len(models))
     parts = [evaluate(model, policy).advantages()[1:] for model in models]
-    return np.einsum("ts,ti,tisa->sa", shares, len(models) * weights, np.array(parts))
+    return np.einsum("ts,ti,tisa->sa", shares_of_visits(models, policy), len(models) * weights, np.array(parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import (
@@ -241,13 +241,6 @@ class MetaSettings(BaseModel):
     """Direct steps before the online ones."""
     groups: GroupSettings = GroupSettings()
     """How tasks find their initialisation where there are several."""
-
-    def for_digest(self) -> dict[str, Any]:
-        """The section without keys that were added later and are left at their defaults: earlier digests stay valid."""
-        content = self.model_dump(mode="json")
-        if self.warm_up.first_tasks is None:
-            del content["warm_up"]["first_tasks"]
-        return content
 
     @model_validator(mode="after")
     def _one_start_with_contexts(self) -> MetaSettings:

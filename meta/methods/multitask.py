@@ -53,15 +53,19 @@ def mixture(models: Sequence[ExactModel], policy: FloatArray) -> Evaluation:
     advantages, A_i(s,a) = sum_t nu_t(s) A_{t,i}(s,a) / sum_t nu_t(s) (plain where no task visits s); it is returned as
     action values about state values of 0. A single model gives its own advantages.
     """
-    evaluations = [evaluate(model, policy) for model in models]
-    weights = np.array([np.maximum(occupancy(model, policy), 0.0) for model in models])
-    total = weights.sum(axis=0)
-    shares = np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), 1.0 / len(models))
+    evaluations, shares = [evaluate(model, policy) for model in models], shares_of_visits(models, policy)
     advantages = sum(
         share[None, :, None] * evaluation.advantages() for share, evaluation in zip(shares, evaluations, strict=True)
     )
     values = np.mean([evaluation.values for evaluation in evaluations], axis=0)
     return Evaluation(values, np.zeros(np.shape(advantages)[:2]), np.asarray(advantages))
+
+
+def shares_of_visits(models: Sequence[ExactModel], policy: FloatArray) -> FloatArray:
+    """nu_t(s) / sum_t nu_t(s), [T, S]: the weights of the tasks' advantages; even where no task visits s."""
+    visits = np.array([np.maximum(occupancy(model, policy), 0.0) for model in models])
+    total = visits.sum(axis=0)
+    return np.where(total > 0.0, visits / np.where(total > 0.0, total, 1.0), 1.0 / len(models))
 
 
 def task_groups(count: int, size: int, updates: int) -> Iterator[list[int]]:

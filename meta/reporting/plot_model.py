@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +17,8 @@ from meta.reporting.styles import INK
 from tasks.contract.tabular_model import FloatArray
 
 Dash = Literal["solid", "dash", "dot"]
+MOST_MARKERS, FEW_POINTS = 15, 60
+"""Markers of a line, and isolated points up to which they are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,12 @@ class Figure:
     panels: tuple[Panel, ...]
     columns: int | None = None
     notes: tuple[str, ...] = ()
+
+
+def grid(figure: Figure) -> tuple[int, int]:
+    """Rows and columns of the panels; one place where there are none."""
+    columns = max(1, min(len(figure.panels), figure.columns or len(figure.panels)))
+    return max(1, math.ceil(len(figure.panels) / columns)), columns
 
 
 def shown(figure: Figure) -> Figure:

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from meta.methods.workbench import Marker
-from meta.reporting.plot_model import Figure, Panel, Series, shown
+from meta.reporting.plot_model import FEW_POINTS, MOST_MARKERS, Figure, Panel, Series, grid, shown
 from meta.reporting.scales import Axis, value_axes, x_axis
 
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
@@ -37,8 +37,6 @@ _MARKERS: dict[Marker, str] = {
     "pentagon": "p",
     "hexagram": "H",
 }
-MOST_MARKERS, _FEW_POINTS = 15, 60
-"""Markers of a line, and isolated points up to which they are large."""
 _WIDTH, _HEIGHT, _BAR_HEIGHT = 4.8, 3.8, 0.45
 _LEGEND_COLUMNS = 2
 _TITLE_LETTERS = 60
@@ -72,8 +70,7 @@ def save_figure(path: Path, figure: Figure) -> Path:
 def draw(figure: Figure) -> Canvas:
     """Draw the panels that have something to show, with one legend below them. The caller closes the result."""
     figure = shown(figure)
-    columns = max(1, min(len(figure.panels), figure.columns or len(figure.panels)))
-    rows = max(1, math.ceil(len(figure.panels) / columns))
+    rows, columns = grid(figure)
     bars = max((len(panel.bars) for panel in figure.panels), default=0)
     height = 1.6 + _BAR_HEIGHT * bars if bars else _HEIGHT
     size = (_WIDTH * columns, height * rows if figure.panels else 1.0)
@@ -160,7 +157,7 @@ def _draw_series(axis: Axes, series: Series) -> Line2D:
 def _size(series: Series) -> float:
     if series.style != "points":
         return 6.0
-    return 5.5 if series.x.size <= _FEW_POINTS else 3.0
+    return 5.5 if series.x.size <= FEW_POINTS else 3.0
 
 
 def _draw_bars(axis: Axes, panel: Panel, scale: Axis, *, labels: bool) -> None:

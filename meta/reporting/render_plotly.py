@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,20 +9,18 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from meta.reporting.plot_model import Bar, Figure, Panel, Series, shown
+from meta.reporting.plot_model import FEW_POINTS, MOST_MARKERS, Bar, Figure, Panel, Series, grid, shown
 from meta.reporting.scales import Axis, value_axes, x_axis
 
 _MODES = {"points": "markers", "line": "lines", "marked": "lines+markers", "steps": "lines"}
-_MANY_UPDATES, _MOST_MARKERS = 15, 15
-_FEW_POINTS, _POINT = 60, 7
+_MANY_UPDATES, _POINT = 15, 7
 _HEIGHT, _LEGEND_BELOW = 380, -0.25
 
 
 def draw(figure: Figure) -> go.Figure:
     """Draw the panels that have something to show, with one legend below them."""
     figure = shown(figure)
-    columns = max(1, min(len(figure.panels), figure.columns or len(figure.panels)))
-    rows = max(1, math.ceil(len(figure.panels) / columns))
+    rows, columns = grid(figure)
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=[panel.title for panel in figure.panels])
     labelled: set[str] = set()
     for number, (panel, scale) in enumerate(zip(figure.panels, value_axes(figure), strict=True)):
@@ -94,8 +91,8 @@ def _scatter(series: Series, scale: Axis, along: Axis | None, *, shown: bool) ->
         marker={
             "color": series.colour,
             "symbol": series.marker if points else f"{series.marker}-open",
-            "size": 8 if not points else _POINT if series.x.size <= _FEW_POINTS else 4,
-            **({} if points else {"maxdisplayed": _MOST_MARKERS}),
+            "size": 8 if not points else _POINT if series.x.size <= FEW_POINTS else 4,
+            **({} if points else {"maxdisplayed": MOST_MARKERS}),
         },
         opacity=0.6 if points else 1.0,
         **(_numbers(series) if along is not None or scale.scale != "linear" else {}),

@@ -78,13 +78,8 @@ class NeuralKind:
         on_iteration: Callable[[int], None],
     ) -> tuple[TaskResult, NeuralDataset | None]:
         """CRPO with a network, another rule, or a solver outside of this room."""
-        if settings.method.outside:
-            given = (family, task, start, settings)
-            result: tuple[TaskResult, NeuralDataset | None] = solver_of(settings.method.name).solve(
-                *given, collect=collect, on_iteration=on_iteration
-            )
-            return result
-        return solve_neural_task(family, task, start, settings, collect=collect, on_iteration=on_iteration)
+        solve = solver_of(settings.method.name).solve if settings.method.outside else solve_neural_task
+        return solve(family, task, start, settings, collect=collect, on_iteration=on_iteration)
 
     def values(
         self,

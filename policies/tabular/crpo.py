@@ -26,6 +26,8 @@ class WithinTaskSettings(BaseModel):
     """Batches that evaluate the last iterate: none, the data of the earlier ones are used."""
     steps_of_batch: ClassVar[int] = 0
     """Environment steps of one iteration: 0, since episodes decide how many there are."""
+    device: ClassVar[str] = "cpu"
+    """Where tables are computed."""
 
     algorithm: Literal["crpo"] = "crpo"
     """The within-task algorithm."""
