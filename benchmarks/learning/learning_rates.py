@@ -47,11 +47,16 @@ def main() -> None:
     with workplace(base, console.say) as place:
         for seed in SEEDS:
             config = base.model_copy(update={"seed": seed})
-            fixed = {rate: score(config, place, LearningRateSettings(method="fixed", initial=rate)) for rate in GRID}
+            fixed = {
+                rate: score(config, place, LearningRateSettings(units="absolute", method="fixed", initial=rate))
+                for rate in GRID
+            }
             best = min(fixed, key=lambda rate: fixed[rate])
             for name, factor in (("10x too small", 0.1), ("10x too large", 10.0)):
                 wrong = best * factor
-                start = fixed.get(wrong) or score(config, place, LearningRateSettings(method="fixed", initial=wrong))
+                start = fixed.get(wrong) or score(
+                    config, place, LearningRateSettings(units="absolute", method="fixed", initial=wrong)
+                )
                 settings = base.meta.learning_rates.model_copy(update={"initial": wrong})
                 learned = score(config, place, settings)
                 recovered.setdefault(name, []).append((start - learned) / (start - fixed[best]))

@@ -31,7 +31,7 @@ from meta.reporting.figures import run_figures
 from meta.reporting.render_matplotlib import save_figures
 from meta.reporting.summarising import run_summary, set_aside_summary
 from meta.reporting.summary import RunFacts, RunSummary
-from meta.training.experiment import Drawn, draw, measure_similarity
+from meta.training.experiment import Drawn, draw_tasks, measure_similarity, observed
 from meta.training.loop import train, training_plan
 from policies.exact.horizon import horizon_warning
 from tasks.contract.task import TaskError
@@ -146,13 +146,16 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
     experiment = config.experiment
     with console.status("drawing tasks and checking their limits with the linear program"):
         try:
-            drawn = draw(place.pool, experiment)
+            drawn = draw_tasks(place.pool, experiment)
         except TaskError as error:
             raise ConfigurationError(str(error)) from error
     warning = horizon_warning(experiment.family.make(), drawn.train[0])
     if warning is not None:
         console.warn(warning)
-    position = directory.position(drawn.initial_state(experiment.meta), console.say)
+    position = directory.position(
+        lambda: observed(place.pool, experiment, drawn).initial_state(experiment.meta), console.say
+    )
+    drawn = drawn.continued(position.state)
     if position.state.num_tasks:
         console.say(f"continuing after {position.state.num_tasks} tasks and {len(position.finished)} of the next round")
     trackers.started(RunStart(place.pool, place.learner, drawn, position))

@@ -73,9 +73,9 @@ def connect(uri: str | None) -> MlflowClient:
     where = tracking_uri(uri)
     try:
         _require_listener(where)
-        mlflow.set_tracking_uri(where)
-        with made_by_one(where):
-            client = mlflow.MlflowClient(tracking_uri=where, registry_uri=where)
+        with made_by_one(where) as address:
+            mlflow.set_tracking_uri(address)
+            client = mlflow.MlflowClient(tracking_uri=address, registry_uri=address)
             client.search_registered_models(max_results=1)
     except Exception as error:
         raise ConfigurationError(

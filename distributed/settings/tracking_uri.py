@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -36,39 +38,91 @@ def store_file(uri: str) -> Path | None:
     return Path(path) if uri.startswith(_SQLITE) and path not in ("", ":memory:") else None
 
 
-def written_anew(uri: str, number: int) -> str:
-    """Another spelling of an SQLite store's ``uri``, with ``number`` more steps that stay where they are.
-
-    MLflow keeps one connection for each address for as long as its process lives, also to a file that was deleted.
-    """
-    path = store_file(uri)
-    return uri if path is None else uri.replace(f"{_SQLITE}/", f"{_SQLITE}/{'./' * number}", 1)
-
-
 def _is_path(uri: str) -> bool:
     """Whether ``uri`` is a folder, as MLflow reads it."""
     return ":" not in uri and uri not in ("databricks", "databricks-uc", "uc")
 
 
+class _Connected:
+    """Which file an SQLite store's address leads to in this process.
+
+    MLflow keeps one connection for each address for as long as its process lives, also to a file that was deleted. So a
+    file that is another one, or could not be opened, gets another spelling of its address: more steps that stay where
+    they are.
+    """
+
+    def __init__(self) -> None:
+        self.alone = threading.Lock()
+        self._spellings = dict[Path, int]()
+        self._files = dict[Path, tuple[int, int]]()
+
+    def address(self, uri: str, path: Path) -> str:
+        """The address to connect to now."""
+        if path in self._files and self._files[path] != identity(path):
+            self.failed(path)
+        return uri.replace(f"{_SQLITE}/", f"{_SQLITE}/{'./' * self._spellings.get(path, 0)}", 1)
+
+    def failed(self, path: Path) -> None:
+        """Use another spelling from now on: MLflow may be connected to a file that is gone."""
+        self._spellings[path] = self._spellings.get(path, 0) + 1
+        self._files.pop(path, None)
+
+    def made(self, path: Path) -> None:
+        """Remember the file that MLflow is connected to, if it is there still."""
+        found = identity(path)
+        if found is None:
+            self.failed(path)
+        else:
+            self._files[path] = found
+
+
+_CONNECTED = _Connected()
+
+
+def identity(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None where there is no file."""
+    try:
+        status = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
 @contextmanager
-def made_by_one(uri: str) -> Iterator[None]:
+def made_by_one(uri: str) -> Iterator[str]:
     """Hold the lock under which one process at a time connects to an SQLite store first, and creates its tables.
 
-    MLflow itself does not lock them: processes that create them together leave a store that no process can open. What
-    such a race (or a process killed in it) left is put right, or made anew where it holds nothing.
+    The value is the address to connect to. MLflow itself does not lock them: processes that create them together leave
+    a store that no process can open. What such a race (or a process killed in it) left is put right, or made anew where
+    it holds nothing.
     """
     path = store_file(uri)
     if path is None:
-        yield
+        yield uri
         return
+    _leave_errors_to_us()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as file:
+    with _CONNECTED.alone, path.with_name(f".{path.name}.lock").open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         try:
             _put_right(path)
-            yield
+            yield _CONNECTED.address(uri, path)
+            _CONNECTED.made(path)
+        except BaseException:
+            _CONNECTED.failed(path)
+            raise
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN)
+
+
+def _told_by_us(record: logging.LogRecord) -> bool:
+    return record.exc_info is None and not (record.levelno >= logging.ERROR and record.name.startswith("mlflow.store"))
+
+
+def _leave_errors_to_us() -> None:
+    """Keep MLflow from writing errors of the store with their tracebacks: it raises them too, and we say them once."""
+    for handler in logging.getLogger("mlflow").handlers:
+        handler.addFilter(_told_by_us)
 
 
 def _put_right(path: Path) -> None:

@@ -136,14 +136,14 @@ class RunDirectory:
         self.quarantine.require_few()
         return self.quarantine
 
-    def position(self, initial: State, say: Callable[[str], None]) -> Position:
-        """Load the position of the run (``initial`` for a new one), and the rows of finished tasks into ``rows``.
+    def position(self, initial: Callable[[], State], say: Callable[[str], None]) -> Position:
+        """Load the position of the run (at ``initial()`` for a new one), and the rows of finished tasks into ``rows``.
 
         Raises:
             DamagedFileError: No checkpoint is intact, ``tasks.csv`` lacks rows, or ``quarantine/`` a task.
         """
         found = self._checkpoints.load_state(say)
-        state, facts = (initial, {}) if found is None else found
+        state, facts = (initial(), {}) if found is None else found
         seconds = facts.get("wall_seconds", 0.0)
         self._earlier_seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
         table = self.path / "tasks.csv"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.settings.bounded_reading import shortened
 from distributed.settings.errors import first_line
 from distributed.settings.run_config import TrackingSettings
-from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri, written_anew
+from distributed.settings.tracking_uri import identity, made_by_one, store_file, tracking_uri
 from distributed.tracking.events import (
     DatasetEntry,
     EndEvent,
@@ -46,7 +46,6 @@ class MLflowSender:
         self._uri, self._start = tracking_uri(settings.uri), Path.cwd()
         self._client: MlflowClient | None = None
         self._store: tuple[int, int] | None = None
-        self._connections = 0
         self.notes: list[str] = []
 
     def send(self, event: Event, memory: Memory, *, again: bool) -> None:
@@ -77,8 +76,9 @@ class MLflowSender:
 
     def _store_is_another(self) -> bool:
         """Whether the file of the SQLite store is not the one that the client is connected to."""
-        found = _identity(self._uri)
-        return store_file(self._uri) is not None and (found is None or found != self._store)
+        path = store_file(self._uri)
+        found = identity(path)
+        return path is not None and (found is None or found != self._store)
 
     def _restored(self, client: MlflowClient, experiment: str) -> bool:
         """Restore the experiment if it was deleted, so that its runs can be continued; whether it was."""
@@ -97,9 +97,8 @@ class MLflowSender:
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every nested run
             from mlflow import MlflowClient
 
-            self._connections += 1  # also after one that failed, perhaps since the store was deleted meanwhile
-            with made_by_one(self._uri):
-                client = MlflowClient(tracking_uri=written_anew(self._uri, self._connections - 1))
+            with made_by_one(self._uri) as address:
+                client = MlflowClient(tracking_uri=address)
                 found = client.get_experiment_by_name(self._experiment)
                 if found is not None:
                     memory["experiment_id"] = found.experiment_id
@@ -108,18 +107,8 @@ class MLflowSender:
                     # A server chooses the location of artifacts itself; a database needs one.
                     folder = None if self._uri.startswith(("http:", "https:")) else (self._start / "mlruns").as_uri()
                     memory["experiment_id"] = client.create_experiment(self._experiment, artifact_location=folder)
-            self._client, self._store = client, _identity(self._uri)
+            self._client, self._store = client, identity(store_file(self._uri))
         return self._client
-
-
-def _identity(uri: str) -> tuple[int, int] | None:
-    """What tells the file of an SQLite store from another one under its name; None where there is no file."""
-    path = store_file(uri)
-    try:
-        status = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if status is None else (status.st_dev, status.st_ino)
 
 
 class Delivery:

@@ -55,6 +55,11 @@ class GroupedState:
         starts = self.starts
         return starts[0] if len(starts) == 1 else Candidates(starts, self.selection, self.probe_episodes)
 
+    @property
+    def rate_units(self) -> FloatArray | None:
+        """u [1+p], the same for all groups."""
+        return self.groups[0].rate_units
+
     def to_arrays(self) -> dict[str, Any]:
         """Everything by name, as a checkpoint keeps it; numbers are plain."""
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

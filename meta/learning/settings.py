@@ -100,9 +100,9 @@ class LearningRateSettings(BaseModel):
     """Factor on the sums of ftl, applied once per round; 1 remembers all tasks equally."""
     regularizer: float = Field(default=1e-6, gt=0.0)
     """eps, added to both sums of ftl."""
-    units: Units = "absolute"
-    """observed: initial, minimum, maximum and evaluation.rate_grid are in units of 1 / limit for a cost and of
-    1 / |J_0 of a fresh policy| for the reward, so that nothing depends on the units of rewards and costs."""
+    units: Units = "observed"
+    """observed: initial, minimum, maximum and evaluation.rate_grid are in units of 1 / limit for a cost, and for the
+    reward of 1 / (J_0* - J_0) of a fresh policy (1 / |J_0| without a model; of networks, those of one step)."""
     curvature: Curvature = "measured"
     """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
 

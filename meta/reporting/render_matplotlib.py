@@ -1,20 +1,21 @@
-"""Draw figures with Matplotlib, for files."""
+"""Draw figures with Matplotlib, for files.
+
+Without pyplot, whose one global state would be shared with whatever an environment draws, and whose import looks for
+IPython, which another thread may be importing just then.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as PlainCanvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
@@ -37,10 +38,23 @@ _MARKERS: dict[Marker, str] = {
     "pentagon": "p",
     "hexagram": "H",
 }
-_WIDTH, _HEIGHT, _BAR_HEIGHT = 4.8, 3.8, 0.45
+_WIDTH, _HEIGHT, _BAR_HEIGHT, _DOTS = 4.8, 3.8, 0.45, 120
 _LEGEND_COLUMNS = 2
 _TITLE_LETTERS = 60
 """Letters of a title for each panel of a row, before it takes another line."""
+
+
+class Canvas(PlainCanvas):
+    """A figure in pixels, which notebooks show as the value of a cell whatever backend they have chosen."""
+
+    def __init__(self, size: tuple[float, float]) -> None:
+        super().__init__(figsize=size, layout="constrained")
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=_DOTS, bbox_inches="tight")
+        return content.getvalue()
 
 
 def save_figures(
@@ -62,19 +76,18 @@ def save_figure(path: Path, figure: Figure) -> Path:
     """Write one figure; return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas = draw(figure)
-    canvas.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(canvas)
+    canvas.savefig(path, dpi=_DOTS, bbox_inches="tight")
     return path
 
 
 def draw(figure: Figure) -> Canvas:
-    """Draw the panels that have something to show, with one legend below them. The caller closes the result."""
+    """Draw the panels that have something to show, with one legend below them."""
     figure = shown(figure)
     rows, columns = grid(figure)
     bars = max((len(panel.bars) for panel in figure.panels), default=0)
     height = 1.6 + _BAR_HEIGHT * bars if bars else _HEIGHT
     size = (_WIDTH * columns, height * rows if figure.panels else 1.0)
-    canvas = plt.figure(figsize=size, layout="constrained")
+    canvas = Canvas(size)
     legend: dict[str, Artist] = {}
     drawn: list[Axes] = []
     for panel, scale in zip(figure.panels, value_axes(figure), strict=True):

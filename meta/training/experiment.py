@@ -18,7 +18,7 @@ from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool, solve_in_order
 from meta.training.warm_up import rounds_of
 from policies.common.policy import Policy
-from policies.common.results import Start
+from policies.common.results import Start, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
 from tasks.contract.context import context_space
@@ -111,7 +111,7 @@ class Drawn:
 
     ``family`` is that of the tasks, with their contexts where ``meta.context`` asks for them; ``together`` are the
     training tasks of the direct steps, ``budget`` as many as the steps of all training would solve one by one.
-    ``units`` [1+p] are the scale of the returns where ``meta.learning_rates.units`` is observed.
+    ``units`` [1+p] are the scale of the returns where ``meta.learning_rates.units`` is observed (:func:`observed`).
     """
 
     train: Sequence[Task]
@@ -132,8 +132,21 @@ class Drawn:
         """The state before the first task."""
         return first_state(meta, self.fresh, self.num_costs, self.family.contexts, self.units)
 
+    def continued(self, state: State) -> Drawn:
+        """The same tasks with the units that ``state`` has learned with."""
+        return dataclasses.replace(self, units=state.rate_units)
+
 
 def draw(pool: Pool, experiment: Experiment) -> Drawn:
+    """Draw all training and held-out tasks, and observe the units of the returns where settings ask for them.
+
+    Raises:
+        TaskError: as :func:`draw_tasks`, or the environments of too many tasks fail.
+    """
+    return observed(pool, experiment, draw_tasks(pool, experiment))
+
+
+def draw_tasks(pool: Pool, experiment: Experiment) -> Drawn:
     """Draw all training and held-out tasks, so that a bad one is found before any work is done.
 
     Raises:
@@ -149,26 +162,40 @@ def draw(pool: Pool, experiment: Experiment) -> Drawn:
     spec = with_contexts(experiment, tasks.known)
     pool.use(spec)
     fresh = kind_of(experiment.within).fresh(spec.make(), tasks.online[0], experiment.within, experiment.family.seed)
-    units = observed_units(pool, experiment, tasks.online, fresh)
-    return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget, units)
+    return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget)
 
 
-def observed_units(pool: Pool, experiment: Experiment, tasks: Sequence[Task], fresh: Policy) -> FloatArray | None:
-    """u [1+p], the scale of the returns; None where ``meta.learning_rates.units`` is absolute.
+def observed(pool: Pool, experiment: Experiment, drawn: Drawn) -> Drawn:
+    """``drawn`` with u [1+p], the scale of the returns; without where ``meta.learning_rates.units`` is absolute.
 
-    A cost's is the mean size of its limits, and the reward's the mean |J_0| of the fresh policy on the first round's
-    tasks (one iteration each, whose environment steps are not counted). Where the limits are 0, |J_i| takes
-    their place; an objective that is always 0 has the unit 1.
+    All are means over the first round's tasks (one iteration each, whose environment steps are not counted). A cost's
+    is the size of its limit, or |J_i| of the fresh policy where the limits are 0. The reward's is what there is to
+    gain, J_0* - J_0 of the fresh policy, or |J_0| without an exact model. Of networks both are those of one step,
+    (1 - gamma) times as large, as their trust region bounds a step. An objective that is always 0 has the unit 1.
+
+    Raises:
+        TaskError: the environments of too many tasks fail.
     """
     if experiment.meta.learning_rates.units == "absolute":
-        return None
-    first = tasks[: experiment.tasks_per_round]
+        return drawn
     within = experiment.training_within.model_copy(update={"num_iterations": 1})
-    start = Start(fresh, np.full(1 + len(first[0].limits), experiment.meta.learning_rates.minimum))
-    results = solve_in_order(pool, first, start, within)
+    start = Start(drawn.fresh, np.full(1 + drawn.num_costs, experiment.meta.learning_rates.minimum))
+    ahead, results = list(drawn.train), list[TaskResult]()
+    while ahead and (missing := experiment.tasks_per_round - len(results)) > 0:  # the next one for each set aside
+        results += solve_in_order(pool, ahead[:missing], start, within)
+        del ahead[:missing]
+    return dataclasses.replace(drawn, units=units_of_returns(results, drawn.family.make().discount))
+
+
+def units_of_returns(results: Sequence[TaskResult], discount: float) -> FloatArray:
+    """u [1+p] of tasks that a fresh policy was measured on; see :func:`observed`."""
     sizes = np.abs([result.values[0] for result in results]).mean(axis=0)
-    limits = np.abs([task.limits for task in first]).mean(axis=0)
+    gains = [result.reference.values[0] - result.values[0, 0] for result in results if result.reference is not None]
+    if gains and np.mean(gains) > 0.0:
+        sizes[0] = np.mean(gains)
+    limits = np.abs([result.task.limits for result in results]).mean(axis=0)
     sizes[1:] = np.where(limits > 0.0, limits, sizes[1:])
+    sizes *= 1.0 - discount if results[0].solution is None else 1.0
     return np.where(sizes > 0.0, sizes, 1.0)
 
 

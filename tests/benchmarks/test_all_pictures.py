@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from benchmarks.dice import accuracy_page, corrections
 from benchmarks.dice.accuracy import ESTIMATORS, Errors
@@ -184,7 +183,6 @@ def test_nothing_covers_data_texts_do_not_overlap_and_no_axes_are_empty(figure: 
     canvas = draw(figure)
     check_canvas(canvas)
     assert len(canvas.axes) == len(figure.panels)
-    plt.close(canvas)
     draw_page(figure)
 
 
@@ -222,7 +220,7 @@ def test_the_table_has_every_function_that_makes_a_figure() -> None:
 @pytest.mark.parametrize(
     ("part", "alone"),
     [
-        ("matplotlib.pyplot", "meta/reporting/render_matplotlib.py"),
+        ("matplotlib.axes", "meta/reporting/render_matplotlib.py"),
         ("plotly.subplots", "meta/reporting/render_plotly.py"),
     ],
 )

@@ -23,7 +23,7 @@ from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import parse_config
 from distributed.storage.run_directory import RunDirectory
 from meta.learning.online import State
-from meta.training.experiment import draw
+from meta.training.experiment import draw, draw_tasks, observed
 from meta.training.loop import Position, Tracker, TrainingPlan, train
 from meta.training.pool import Learner, LocalLearner, LocalPool, Pool
 
@@ -65,7 +65,7 @@ TINY_NEURAL: Raw = {
         "dataset_size": 40,
     },
     "dice": {"failed_weight": 1.0},  # so few episodes make poor estimates
-    "meta": {"neural": {"steps": 5}, "learning_rates": {"initial": 0.3}},
+    "meta": {"neural": {"steps": 5}, "learning_rates": {"initial": 0.3, "units": "absolute"}},
 }
 
 
@@ -96,7 +96,7 @@ def noted(folder: Path, **changes: Any) -> Raw:
 
 def courier(**family: Any) -> Raw:
     """The user's family with two costs."""
-    raw = tiny(meta={"learning_rates": {"initial": 1.0}})
+    raw = tiny(meta={"learning_rates": {"initial": 1.0, "units": "absolute"}})
     return {**raw, "family": {"name": COURIER, "num_tasks": 4, **family}}
 
 
@@ -125,8 +125,10 @@ def learn(
     """Draw and train, nothing else, into a run directory (a new one by default)."""
     directory = RunDirectory.create(config) if directory is None else directory
     experiment = config.experiment
-    drawn = draw(pool, experiment)
-    position = directory.position(drawn.initial_state(experiment.meta), lambda message: None)
+    drawn = draw_tasks(pool, experiment)
+    position = directory.position(
+        lambda: observed(pool, experiment, drawn).initial_state(experiment.meta), lambda message: None
+    )
     plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
     return train(plan, pool, learner, [directory, *more], position), directory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from distributed.settings.errors import SET_ASIDE_EXIT_CODE
 from distributed.storage.run_directory import load_summary
 from meta.reporting.tables import warnings_of
-from meta.training.experiment import draw
+from meta.training.experiment import draw_tasks, observed
 from meta.training.loop import Position, TrainingPlan, train
 from meta.training.quarantine import Quarantine, SetAsideError
 from tasks.contract.task import TaskError
@@ -59,7 +60,7 @@ def sha_without(tmp_path: Path, *indices: int) -> str:
     experiment = config.experiment
     tasks = [task for task in pool.draw("train", range(8)) if task.index not in indices]
     plan = TrainingPlan(tasks, experiment.tasks_per_round, experiment.within)
-    drawn = draw(pool, experiment)
+    drawn = observed(pool, experiment, dataclasses.replace(draw_tasks(pool, experiment), train=tasks))
     return train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
 
 

@@ -12,7 +12,7 @@ from tests.distributed.helpers import finished, summary_of, tiny
 def test_a_rate_on_its_bound_is_a_warning_that_names_the_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = finished(tmp_path, tiny(meta={"learning_rates": {"minimum": 0.999, "maximum": 1.001}}))
+    run = finished(tmp_path, tiny(meta={"learning_rates": {"units": "absolute", "minimum": 0.999, "maximum": 1.001}}))
     found = summary_of(run)["rates_at_bounds"]
     assert found
     assert set(found.values()) <= {0.999, 1.001}

@@ -17,7 +17,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.validation import _validate_param_name
 
 from distributed.settings.run_config import TrackingSettings
-from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri, written_anew
+from distributed.settings.tracking_uri import made_by_one, store_file, tracking_uri
 from distributed.tracking import mlflow_sender
 from distributed.tracking.events import EndEvent, Event, Memory, RoundEvent
 from distributed.tracking.outbox import LostError
@@ -179,6 +179,7 @@ except LostError as error:
 DELETED = """
 import time
 from pathlib import Path
+from distributed.models.model_registry import connect
 from distributed.settings.run_config import TrackingSettings
 from distributed.tracking.mlflow_sender import MLflowSender
 from distributed.tracking.outbox import Outbox
@@ -192,6 +193,7 @@ def sent(*events):
 def numbers(step):
     return {"kind": "round", "key": f"round {step}", "time": 0, "metrics": [("gap", 0.5, step)]}
 
+connect(None)  # as a run does that will register its start
 outbox = Outbox(Path("tracking"), MLflowSender(TrackingSettings(), Path()), print, 0.2)
 sent({"kind": "start", "key": "a", "name": "a", "tags": {}, "time": 0}, numbers(1))
 for step in (2, 3):
@@ -199,6 +201,8 @@ for step in (2, 3):
         path.unlink()
     sent(numbers(step))
 outbox.close(30.0)
+run = connect(None).get_run(outbox.memory["run_id"])
+print("found by a client of its own:", run.info.run_name)
 """
 
 
@@ -233,6 +237,7 @@ def test_a_deleted_experiment_is_restored_and_an_unknown_run_is_lost(tmp_path: P
 def test_a_store_that_is_deleted_under_a_run_is_rebuilt_by_the_same_process(tmp_path: Path) -> None:
     out, err = python(DELETED, tmp_path).communicate(timeout=300)
     assert out.count("the store has lost this run (its file was deleted or replaced); it is rebuilt from") == 2, err
+    assert "found by a client of its own: a" in out, err
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         assert list(connection.execute("SELECT name FROM runs")) == [("a",)]
         assert list(connection.execute("SELECT step FROM metrics ORDER BY step")) == [(1,), (2,), (3,)]
@@ -275,15 +280,55 @@ def test_a_store_that_is_deleted_while_it_is_opened_is_opened_anew(
     assert len(set(Connected.made)) == len(Connected.made) == 3
 
 
-def test_an_address_written_anew_names_the_same_store(tmp_path: Path) -> None:
-    uri = tracking_uri(f"sqlite:///{tmp_path}/a.db?timeout=9")
-    spellings = [written_anew(uri, number) for number in range(3)]
-    assert spellings[0] == uri
+def test_the_address_of_another_file_is_spelled_anew_and_names_the_same_store(tmp_path: Path) -> None:
+    uri, path = tracking_uri(f"sqlite:///{tmp_path}/a.db?timeout=9"), tmp_path / "a.db"
+    spellings = list[str]()
+
+    def connect() -> None:
+        with made_by_one(uri) as address:
+            path.touch()
+            spellings.append(address)
+
+    connect()
+    connect()
+    path.rename(tmp_path / "away.db")  # so that the new file cannot have the inode of the old one
+    connect()
+    with pytest.raises(OSError, match="half"), made_by_one(uri):
+        raise OSError("half open")
+    connect()
+    assert spellings[0] == spellings[1] == uri
     assert len(set(spellings)) == 3
-    assert {str(store_file(one).resolve()) for one in spellings} == {str(tmp_path / "a.db")}  # type: ignore[union-attr]
+    assert {str(store_file(one).resolve()) for one in spellings} == {str(path)}  # type: ignore[union-attr]
     assert all(one.endswith("?timeout=9") for one in spellings)
     for kept in ("http://host:5000", "sqlite:///:memory:", "postgresql://h/d"):
-        assert written_anew(kept, 2) == kept
+        with made_by_one(kept) as address:
+            assert address == kept
+
+
+FAILING = """
+from pathlib import Path
+from distributed.settings.run_config import TrackingSettings
+from distributed.tracking.mlflow_sender import MLflowSender
+
+memory, sender = {}, MLflowSender(TrackingSettings(), Path())
+sender.send({"kind": "start", "key": "a", "name": "a", "tags": {}, "time": 0}, memory, again=False)
+with open("mlflow.db", "r+b") as file:
+    file.write(b"x" * Path("mlflow.db").stat().st_size)
+numbers = {"kind": "round", "key": "round 1", "time": 0, "metrics": [("gap", 0.5, 1)]}
+try:
+    sender.send(numbers, memory, again=False)
+except Exception as error:
+    print("raised", error)
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_the_store_is_raised_and_mlflow_writes_no_traceback_beside_it(tmp_path: Path) -> None:
+    out, err = python(FAILING, tmp_path).communicate(timeout=300)
+    assert "raised" in out, err
+    assert "database" in out
+    assert "Traceback" not in err
+    assert "ERROR" not in err
 
 
 def test_what_a_race_left_in_a_store_is_put_right(tmp_path: Path) -> None:

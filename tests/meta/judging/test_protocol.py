@@ -9,7 +9,7 @@ import pytest
 
 from meta.judging.protocol import choose, describe, drawn_tasks, judge, point_scores, tune
 from meta.judging.task_numbers import Numbers, bound_checks
-from meta.learning.settings import MetaSettings
+from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.methods.meta_srl import with_point
 from meta.methods.registry import METHODS, grid_of
 from meta.offline.dice_settings import DICESettings
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
     4,
     WithinTaskSettings(num_iterations=3, episodes_per_iteration=5, num_copies=5),
     DICESettings(),
-    MetaSettings(),
+    MetaSettings(learning_rates=LearningRateSettings(units="absolute")),
     EvaluationSettings(num_test_tasks=3, grid_tasks=4, tuning_tasks=2, rate_grid=(0.1, 1.0), pretrain_iterations=None),
 )
 

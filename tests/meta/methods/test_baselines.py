@@ -8,7 +8,7 @@ import pytest
 from meta.judging.held_out import compare_starts, hold_out
 from meta.judging.tuned_starts import starts_of, tuned_start
 from meta.judging.work_done import CountedPool
-from meta.learning.settings import MetaSettings
+from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.methods.registry import METHODS
 from meta.methods.workbench import Workbench, mean_score
 from meta.offline.dice_settings import DICESettings
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
     4,
     WithinTaskSettings(),
     DICESettings(),
-    MetaSettings(),
+    MetaSettings(learning_rates=LearningRateSettings(units="absolute")),
     EvaluationSettings(num_test_tasks=4, grid_tasks=4, rate_grid=(0.1, 1.0), pretrain_iterations=40),
 )
 LEARNER = LocalLearner(MetaSettings(), DICESettings(), 5)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from meta.reporting import render_matplotlib, render_plotly
 from meta.reporting.figures import run_figures
@@ -48,7 +47,6 @@ def test_both_libraries_draw_the_same_numbers(figures: list[Figure]) -> None:
         assert [list(bar.x) for bar in page.data if bar.type == "bar"] == [
             [bar.mean for bar in panel.bars] for panel in figure.panels if panel.bars
         ]
-        plt.close(canvas)
 
 
 def test_both_libraries_show_the_same_part_of_every_axis(figures: list[Figure]) -> None:
@@ -60,7 +58,6 @@ def test_both_libraries_show_the_same_part_of_every_axis(figures: list[Figure]) 
             assert ends == pytest.approx((scale.low, scale.high))
             shown = page.layout["xaxis" + suffix if panel.bars else "yaxis" + suffix]
             assert tuple(shown.range) == pytest.approx(tuple(scale.places([scale.low, scale.high])))
-        plt.close(canvas)
 
 
 def test_a_legend_names_every_series_once(figures: list[Figure]) -> None:
@@ -73,14 +70,12 @@ def test_a_legend_names_every_series_once(figures: list[Figure]) -> None:
             texts = [text.get_text() for text in legend.get_texts()]
             assert [text for text in texts if text != "mean limit"] == labels
             assert len(set(texts)) == len(texts)
-        plt.close(canvas)
 
 
 def test_nothing_covers_anything(figures: list[Figure]) -> None:
     for figure in figures:
         canvas = render_matplotlib.draw(figure)
         check_canvas(canvas)
-        plt.close(canvas)
 
 
 def test_every_cost_has_a_panel_with_its_limit_in_view() -> None:
@@ -99,7 +94,6 @@ def test_a_panel_of_zeros_is_left_out_and_a_note_says_so() -> None:
     assert [panel.title for panel in figures["held_out"].panels] == ["optimality gap", "violation during adaptation"]
     canvas = render_matplotlib.draw(figures["held_out"])
     assert "left out: violation of the output: 0 everywhere" in canvas._suptitle.get_text()  # type: ignore[attr-defined]
-    plt.close(canvas)
 
 
 def test_a_figure_without_anything_to_show_has_notes_and_no_axes() -> None:
@@ -111,7 +105,6 @@ def test_a_figure_without_anything_to_show_has_notes_and_no_axes() -> None:
     assert len(found.notes) == 3
     canvas = render_matplotlib.draw(found)
     assert canvas.axes == []
-    plt.close(canvas)
 
 
 def test_equal_quantities_have_equal_scales() -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import yaml
 
 from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.learning.tabular import MetaState
 from meta.methods.workbench import Workbench
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
-from meta.training.experiment import Drawn, Experiment, draw
+from meta.training.experiment import Drawn, Experiment, draw, draw_tasks, units_of_returns
 from meta.training.loop import Position, train, training_plan
-from meta.training.pool import LocalLearner, LocalPool
+from meta.training.pool import LocalLearner, LocalPool, solve_in_order
+from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
 
+RUNS = Path(__file__).resolve().parents[3] / "deploy" / "runs"
 TOLERANCE = 1e-4
 """The limits come from a programme that is solved to 1e-7 of the largest entry, and learning amplifies that."""
 UNITS = [(1000.0, 1.0), (0.001, 1.0), (1.0, 1000.0), (1e-3, 1e-9), (1e6, 1e3)]
@@ -89,6 +94,40 @@ def test_absolute_rates_depend_on_the_units() -> None:
     again = MetaState.from_arrays(state.to_arrays())
     assert again.sha256() == state.sha256()
     np.testing.assert_array_equal(cast("Any", again.rate_units), state.rate_units)
+
+
+def test_the_unit_of_the_reward_is_what_there_is_to_gain_and_without_a_model_what_is_earned() -> None:
+    given = experiment(1000.0, 2.0, "observed")
+    pool = LocalPool(given.family)
+    drawn = draw(pool, given)
+    start = Start(drawn.fresh, np.full(2, 1e-4))
+    results = solve_in_order(pool, drawn.train[:2], start, given.within)
+    earned = np.mean([result.values[0, 0] for result in results])
+    optimum = np.mean([cast("Any", result.reference).values[0] for result in results])
+    assert units_of_returns(results, 0.9)[0] == pytest.approx(optimum - earned)
+    assert units_of_returns(results, 0.9)[0] == pytest.approx(cast("Any", drawn.units)[0], rel=1e-12)
+    blind = [dataclasses.replace(result, reference=None) for result in results]
+    assert units_of_returns(blind, 0.9)[0] == pytest.approx(earned)
+    network = [dataclasses.replace(result, solution=None) for result in blind]
+    per_step = [0.1 * earned, 0.1 * np.mean([task.limits[0] for task in drawn.train[:2]])]
+    np.testing.assert_allclose(units_of_returns(network, 0.9), per_step)
+    nothing = [dataclasses.replace(one, values=np.zeros_like(one.values)) for one in blind]
+    assert units_of_returns(nothing, 0.9)[0] == 1.0
+
+
+def test_other_units_are_what_a_run_file_without_the_key_has() -> None:
+    """The default does not depend on the units; decisions that were published name theirs."""
+    assert LearningRateSettings().units == "observed"
+    named = [yaml.safe_load(path.read_text()) for path in sorted(RUNS.rglob("*.yaml"))]
+    assert {one["meta"]["learning_rates"]["units"] for one in named} == {"absolute"}
+
+
+def test_a_run_goes_on_with_the_units_that_it_began_with() -> None:
+    given = experiment(1000.0, 2.0, "observed")
+    drawn = draw_tasks(LocalPool(given.family), given)
+    assert drawn.units is None
+    state = dataclasses.replace(drawn, units=np.array([3.0, 4.0])).initial_state(given.meta)
+    np.testing.assert_array_equal(cast("Any", drawn.continued(state).units), [3.0, 4.0])
 
 
 def test_the_rates_of_other_methods_follow(monkeypatch: pytest.MonkeyPatch) -> None:
