@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -217,3 +218,19 @@ def test_tests_that_pages_name_exist() -> None:
     for page in WRITTEN:
         named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))) - _KEYS_OF_CELLS
         assert named <= there, f"{page.name} names tests that are not there: {sorted(named - there)}"
+
+
+def test_every_line_of_security_and_of_the_failure_table_names_its_test() -> None:
+    """The table of what listens is compared with real sockets by the test that the text above it names."""
+    security = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    before, listening = security.split("## What listens")
+    of_sockets, after = listening.split("## Files from others")
+    assert "`test_a_run_listens_on_the_loopback_interface_only`" in of_sockets
+    failures = architecture.split("## When something dies")[1].split("\n## ")[0]
+    for text in (before, after, failures):
+        rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("|---")]
+        headings = [above for above, line in itertools.pairwise(text.splitlines()) if line.startswith("|---")]
+        assert len(rows) > len(headings) > 0
+        for row in rows:
+            assert row in headings or re.search(r"`test_\w+`", row), f"no test is named for: {row}"

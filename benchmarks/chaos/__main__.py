@@ -87,12 +87,19 @@ def cell(name: str, seed: int, undisturbed: Result) -> Result:
     return {"fault": name, "seed": seed, "done": done, "codes": codes, "seconds": seconds, "wrong": wrong}
 
 
-def reference() -> Result:
-    """What undisturbed runs lead to, in one process, and how long they take on Ray."""
+UNDISTURBED = {
+    "whole": Fault(tracking="store"),
+    "without": Fault(family={"fails": {"train-5": "raise"}}),
+    "storm": STORM,
+}
+"""The runs whose states cells are compared with."""
+
+
+def undisturbed_states(names: Sequence[str]) -> Result:
+    """What undisturbed runs lead to, in one process."""
     found: Result = {}
-    without = Fault(family={"fails": {"train-5": "raise"}})
-    ways = (("whole", Fault(tracking="store")), ("without", without), ("storm", STORM))
-    for key, fault in ways:
+    for key in names:
+        fault = UNDISTURBED[key]
         trial = Trial(KEPT / "reference", "reference", "local", fault)
         trial.command()
         with (trial.run / "tasks.csv").open(newline="") as file:
@@ -100,6 +107,12 @@ def reference() -> Result:
         found[key] = {"sha": json.loads((trial.run / "summary.json").read_text())["meta_state_sha256"], "tasks": tasks}
         if fault.tracking != "off":
             found[key]["tracked"] = tracked(trial.folder / STORE)
+    return found
+
+
+def reference() -> Result:
+    """What undisturbed runs lead to, and how long they take on Ray."""
+    found = undisturbed_states(list(UNDISTURBED))
     for key, fault in (("seconds", Fault()), ("storm_seconds", STORM)):
         trial, began = Trial(KEPT / "reference", "reference", "ray", fault), time.monotonic()
         assert trial.command().returncode == 0

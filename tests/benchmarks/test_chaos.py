@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.__main__ import page
+from benchmarks.chaos.__main__ import cell, page, stem_of, undisturbed_states
 from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.storm import KINDS
 from benchmarks.chaos.trial import TOO_BUSY, Result, Trial, checked, until_ray_starts
@@ -102,3 +102,15 @@ def test_storms_draw_from_faults_that_need_no_cluster_and_no_server_of_their_own
     assert "tracking store deleted" in KINDS
     assert "node removed" not in KINDS
     assert not any(name.startswith("environment") for name in KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["worker killed", "meta-learner killed", "driver killed", "raylet killed", "node removed", "joined cluster lost"],
+)
+def test_a_fault_of_each_process_ends_as_documented(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make chaos` in a small form: real faults in real runs on Ray."""
+    monkeypatch.setattr("benchmarks.chaos.__main__.KEPT", tmp_path)
+    found = until_ray_starts(tmp_path / f"now-{stem_of(name, 0)}", lambda: cell(name, 0, undisturbed_states(["whole"])))
+    assert found["wrong"] == [], found

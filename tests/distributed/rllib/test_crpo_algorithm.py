@@ -90,6 +90,7 @@ def test_a_restored_algorithm_makes_the_same_next_iteration(ray_cluster: str, tm
         for _ in range(2):
             learned(algorithm)
         folder = algorithm.save_to_path(str(tmp_path / "saved"))
+        assert list(Path(folder).rglob("*.pkl")), "docs/security.md: RLlib pickles"
         expected = learned(algorithm)
         again = CRPO.from_checkpoint(folder)
         found = learned(again)
