@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -31,3 +32,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     last = notebook.cells[-1]["outputs"]
     assert last
     assert all(entry["output_type"] != "error" for cell in notebook.cells for entry in cell.get("outputs", []))
+    shown = [cell for cell in notebook.cells if re.search(r"\.plot\([^\n]*\)$", cell["source"])]
+    for cell in shown:
+        kinds = {kind for entry in cell["outputs"] for kind in entry.get("data", {})}
+        assert "image/png" in kinds, f"no picture below: {cell['source']}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from meta.reporting import render_matplotlib, render_plotly
 from meta.reporting.figures import run_figures
 from meta.reporting.plot_model import Figure, legend_labels
 from meta.reporting.scales import value_axes
+from tests.distributed.helpers import ROOT
 from tests.meta.reporting.test_page import INTERVAL, rows, summary
 from tests.support.pictures_checked import check_canvas
 
@@ -126,3 +129,16 @@ def test_files_are_named_after_their_figures(tmp_path: Path, figures: list[Figur
     ]
     assert [path.stem for path in paths] == [figure.name for figure in figures]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_notebook_shows_a_figure_and_pyplot_is_not_imported() -> None:
+    """Its import looks for IPython, which another thread may be importing just then."""
+    code = (
+        "import sys\n"
+        "from meta.reporting.plot_model import Figure, Panel\n"
+        "from meta.reporting.render_matplotlib import draw\n"
+        "print(draw(Figure('a', 'A', ()))._repr_png_()[:4])\n"
+        "print('matplotlib.pyplot' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(b"\x89PNG"), "False"]
