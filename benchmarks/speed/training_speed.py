@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result_page import header, table, write
-from benchmarks.speed.training_worker import COPIES, HORIZON, NAVIGATION
+from benchmarks.speed.learner_share import section as share_section
+from benchmarks.speed.training_worker import CONTEXT, COPIES, HORIZON, NAVIGATION
 
 STEPS = COPIES * HORIZON
-TASKS = {"half_cheetah": 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20, NAVIGATION: 5}
+TASKS = {
+    **{"half_cheetah": 12, CONTEXT: 12, "hopper": 6, "walker2d": 5, "ant": 3, "humanoid": 2, "acrobot": 20},
+    NAVIGATION: 5,
+}
 """Iterations of each run with one worker and with two, chosen to take about two seconds."""
 
 Clock = dict[str, float]
@@ -142,7 +146,8 @@ def page(found: Found, rounds: int) -> list[str]:
     ratios = ["sampling / raw, CPU", "training / raw, CPU", "training / raw, wall"]
     return [
         *header("Speed of training", "python -m benchmarks.speed.training_speed"),
-        f"Neural CRPO on the variant speed_limit (acrobot: its two costs), {STEPS:,} steps an iteration in {COPIES} "
+        f"Neural CRPO on the variant speed_limit (acrobot: its two costs; {CONTEXT}: the variant velocity, with the "
+        f"target speed as a context in the observations), {STEPS:,} steps an iteration in {COPIES} "
         f"copies, episodes of at most {HORIZON} steps, two layers of 64 units for actor and critic, default settings, "
         f"one thread. Medians of {rounds} interleaved rounds, with their range. raw: only the physics of the episodes "
         "that the policy sampled in that round (`mj_step`, one copy after the other). training: sampling and the "
@@ -152,11 +157,13 @@ def page(found: Found, rounds: int) -> list[str]:
             ["task", "raw, steps per CPU s", "sampling", "training", *ratios],
             [speed_row(name, parts) for name, (parts, _) in found.items()],
         ),
-        "Targets: training / raw at least 0.5 on half_cheetah, sampling / raw at least 0.75. Acrobot needs no physics "
-        "engine.",
+        "Targets: training / raw at least 0.5 on half_cheetah, also with a context, sampling / raw at least 0.75. "
+        "Acrobot needs no physics engine.",
         "",
         *profile_section(found),
         *scaling_section(found),
+        "",
+        *share_section(),
     ]
 
 

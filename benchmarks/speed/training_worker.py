@@ -30,9 +30,10 @@ from tasks.mujoco.robots import ROBOTS
 from tasks.safety_gymnasium.navigation_batch import NavigationBatch
 from tasks.safety_gymnasium.navigation_scene import FRAME_SKIP
 from tasks.stepping.batch import BatchEnvironment, make_batch
+from tasks.stepping.context_batch import ContextBatch
 
 COPIES, HORIZON, WARM_UP = 20, 200, 5
-NAVIGATION = "safety_point_goal"
+NAVIGATION, CONTEXT = "safety_point_goal", "half_cheetah_context"
 SETTINGS = NeuralSettings(steps_per_iteration=COPIES * HORIZON, num_copies=COPIES, returns="episodic")
 _DISCOUNT = 0.99
 
@@ -40,10 +41,17 @@ _DISCOUNT = 0.99
 def make_task(name: str) -> tuple[BatchEnvironment, NDArray[np.float64]]:
     """A robot with a speed limit, the acrobot with its two costs or SafetyPointGoal1, in episodes of 200 steps.
 
-    Returns the copies and the limits [p].
+    :data:`CONTEXT` is HalfCheetah at a target speed that its observations end with. Returns the copies and the limits
+    [p].
     """
-    variant: dict[str, Any] = {"variant": "speed_limit"} if name in ROBOTS else {}
-    family_name = "safety_gymnasium" if name == NAVIGATION else name
+    if name == CONTEXT:
+        batch, limits = _made("half_cheetah", name, {"variant": "velocity", "similarity": "low"})
+        return ContextBatch(batch, np.full((COPIES, 1), 0.5)), limits
+    variant = {"variant": "speed_limit"} if name in ROBOTS else {}
+    return _made("safety_gymnasium" if name == NAVIGATION else name, name, variant)
+
+
+def _made(family_name: str, name: str, variant: dict[str, Any]) -> tuple[BatchEnvironment, NDArray[np.float64]]:
     family = make_family(family_name, seed=0, num_tasks=1, parameters={"horizon": HORIZON, **variant})
     parameters = family.parameters("train", 0, 0)
     limits = family.limits(parameters)
@@ -103,10 +111,11 @@ class Worker:
         recorder = Recorder(self.batch)
         NeuralRollouts(recorder, HORIZON, 0, self.name).collect(self.policy, self.iteration)
         found = {}
-        if isinstance(self.batch, MujocoBatch):
-            found["raw"] = _timed(_raw(self.name, self.batch, recorder))
-        elif isinstance(self.batch, NavigationBatch):
-            found["raw"] = _timed(_raw_navigation(self.batch, recorder))
+        plain = self.batch._batch if isinstance(self.batch, ContextBatch) else self.batch
+        if isinstance(plain, MujocoBatch):
+            found["raw"] = _timed(_raw(self.name.removesuffix("_context"), plain, recorder))
+        elif isinstance(plain, NavigationBatch):
+            found["raw"] = _timed(_raw_navigation(plain, recorder))
         found["batch"] = _timed(lambda: _replay(self.batch, recorder))
         found["sampling"] = _timed(self._collect)
         reports: list[UpdateReport] = []
