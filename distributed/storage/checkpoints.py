@@ -158,8 +158,11 @@ class CheckpointFolder:
         for path in self._finished.glob("task-*.json"):
             _remove(path.with_suffix(""))
 
-    def load_state(self, say: Callable[[str], None]) -> tuple[State, Facts] | None:
+    def load_state(self, say: Callable[[str], None], *, begins_again: bool = False) -> tuple[State, Facts] | None:
         """Load the newest intact checkpoint; None without any. Damaged ones are reported to ``say`` and skipped.
+
+        If all are damaged and that of the first round is among them, a run that ``begins_again`` loses only what a few
+        rounds took: None too.
 
         Raises:
             DamagedFileError: Every checkpoint is damaged, or one was made under another configuration.
@@ -174,7 +177,9 @@ class CheckpointFolder:
                 say(f"skipping a damaged checkpoint: {error}")
                 continue
             raise DamagedFileError(f"{self._stem(number)}.json: was made under another configuration")
-        if rounds:
+        if begins_again and 1 in rounds:
+            say(f"{self._folder}: all {len(rounds)} checkpoints are damaged; the run begins again with its first round")
+        elif rounds:
             raise DamagedFileError(f"{self._folder}: all {len(rounds)} checkpoints are damaged; start a new run")
         return None
 

@@ -142,7 +142,7 @@ class RunDirectory:
         Raises:
             DamagedFileError: No checkpoint is intact, ``tasks.csv`` lacks rows, or ``quarantine/`` a task.
         """
-        found = self._checkpoints.load_state(say)
+        found = self._checkpoints.load_state(say, begins_again=True)
         state, facts = (initial(), {}) if found is None else found
         seconds = facts.get("wall_seconds", 0.0)
         self._earlier_seconds = float(seconds) if isinstance(seconds, int | float) else 0.0

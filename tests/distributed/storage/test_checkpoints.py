@@ -193,6 +193,12 @@ def test_without_a_usable_checkpoint_the_error_names_the_fault(
     with pytest.raises(DamagedFileError, match="all 2 checkpoints are damaged; start a new run"):
         folder.load_state(said.append)
     assert len(said) == 2
+    assert folder.load_state(said.append, begins_again=True) is None
+    assert "all 2 checkpoints are damaged; the run begins again with its first round" in said[-1]
+    for suffix in (".json", ".safetensors"):
+        (tmp_path / "round-000001").with_suffix(suffix).unlink()
+    with pytest.raises(DamagedFileError, match="all 1 checkpoints are damaged; start a new run"):
+        folder.load_state(said.append, begins_again=True)
 
 
 def test_a_damaged_finished_task_is_reported_and_run_again(

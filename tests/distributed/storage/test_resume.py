@@ -239,19 +239,31 @@ def test_a_damaged_newest_checkpoint_is_reported_and_harmless(
     assert counts(notes(tmp_path / "notes", "runs")) == {f"train/{i}": 1 + (i >= 4) for i in range(8)}
 
 
-def test_without_an_intact_checkpoint_the_error_is_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_intact_checkpoint_the_run_begins_again_or_the_error_is_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = run_file(tmp_path, tiny())
     assert exit_code("train", file) == 0
     run = only_run(tmp_path)
-    for path in (run / "checkpoints").glob("round-*.safetensors"):
-        truncate(path)
-    capsys.readouterr()
-    assert exit_code("train", file, "--resume", run) == 1
-    reported = capsys.readouterr().err
-    assert "all 2 checkpoints are damaged; start a new run" in reported
-    assert "Traceback" not in reported
+
+    def damage() -> None:
+        for path in (run / "checkpoints").glob("round-*.safetensors"):
+            truncate(path)
+        capsys.readouterr()
+
+    damage()
     assert exit_code("adapt", run) != 0
     assert "all 2 checkpoints are damaged" in capsys.readouterr().err
+    assert exit_code("train", file, "--resume", run) == 0
+    assert "the run begins again with its first round" in " ".join(capsys.readouterr().err.split())
+    assert summary_of(run)["meta_state_sha256"] == undisturbed_sha()
+    damage()
+    for path in (run / "checkpoints").glob("round-000001.*"):  # as in a run that has deleted it
+        path.unlink()
+    assert exit_code("train", file, "--resume", run) == 1
+    reported = capsys.readouterr().err
+    assert "all 1 checkpoints are damaged; start a new run" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize(
