@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.__main__ import cell, page, stem_of, undisturbed_states
+from benchmarks.chaos.__main__ import again_page, cell, page, stem_of, undisturbed_states
 from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.storm import KINDS
 from benchmarks.chaos.trial import TOO_BUSY, Result, Trial, checked, until_ray_starts
@@ -87,6 +87,10 @@ def test_the_page_has_a_line_for_each_fault_and_says_what_was_wrong() -> None:
     assert "| driver killed | 2 | -9 then 0 | 20 [15, 25] | another state |" in text
     assert "Done 2 times in all: worker killed 1, driver killed 1." in text
     assert "| 4 | 2 | -9, 0 | 30 | left after SIGKILL to the driver: raylet |" in text
+    again = "\n".join(again_page(storms, {"storm_seconds": 50.0}, "again 4"))
+    assert "1 of the storms of [chaos.md](chaos.md)" in again
+    assert "0 ended as documented" in again
+    assert "| 4 | 2 | -9, 0 | 30 | left after SIGKILL to the driver: raylet |" in again
     assert "5 faults in 4 runs; every run ended as documented" in "\n".join(
         page(
             [{**one, "wrong": []} for one in cells],
