@@ -64,6 +64,7 @@ def ray_head(token: str | None) -> Iterator[Head]:
     """A head with two CPUs; without a token everybody who can reach its ports is let in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
+    access["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or Ray replaces 127.0.0.1 by this machine's address
     access["RAY_worker_niceness"] = "0"  # Ray would have its workers wait for everything else on this machine
     environment = {**kept, **access, "PATH": f"{BIN}:{os.environ['PATH']}"}
     port, dashboard = free_port(), free_port()
