@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,13 +16,19 @@ from meta.reporting.scales import Axis, value_axes, x_axis
 _MODES = {"points": "markers", "line": "lines", "marked": "lines+markers", "steps": "lines"}
 _MANY_UPDATES, _POINT = 15, 7
 _HEIGHT, _LEGEND_BELOW = 380, -0.25
+_TITLE_LETTERS, _TITLE_LINE = {1: 60, 2: 30}, 18
+"""Letters of a line of a panel's title by the number of columns, and the height of a further line in pixels."""
+_FEWEST_LETTERS = 16
 
 
 def draw(figure: Figure) -> go.Figure:
     """Draw the panels that have something to show, with one legend below them."""
     figure = shown(figure)
     rows, columns = grid(figure)
-    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=[panel.title for panel in figure.panels])
+    letters = _TITLE_LETTERS.get(columns, _FEWEST_LETTERS)
+    titles = [textwrap.wrap(panel.title, letters) for panel in figure.panels]
+    more_lines = max((len(lines) - 1 for lines in titles[:columns]), default=0)
+    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=["<br>".join(lines) for lines in titles])
     labelled: set[str] = set()
     for number, (panel, scale) in enumerate(zip(figure.panels, value_axes(figure), strict=True)):
         place = {"row": 1 + number // columns, "col": 1 + number % columns}
@@ -42,7 +49,7 @@ def draw(figure: Figure) -> go.Figure:
     return drawn.update_layout(
         template="none",
         height=_HEIGHT * rows,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": 40 + _TITLE_LINE * more_lines, "b": 50},
         legend={"orientation": "h", "y": _LEGEND_BELOW},
         showlegend=len(labelled) > 1,
         paper_bgcolor="rgba(0,0,0,0)",
