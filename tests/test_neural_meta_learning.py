@@ -35,7 +35,7 @@ def config(seed: int) -> RunConfig:
                 "dataset_size": 300,
                 "trust_region": {"delta_max": 0.02},
             },
-            "meta": {"neural": {"step_size": 3.0e-3}, "learning_rates": {"initial": 0.1}},
+            "meta": {"neural": {"step_size": 3.0e-3}, "learning_rates": {"initial": 0.1, "units": "absolute"}},
             "cluster": {"pool": "local"},
             "tracking": {"enabled": False},
             "evaluation": {"num_test_tasks": 8, "rate_grid": [0.1], "grid_tasks": 1},

@@ -17,7 +17,7 @@ from policies.rules.rule_registry import MethodSettings
 from tests.distributed.helpers import changed, run_file, tiny, tiny_neural
 from tests.distributed.solvers.test_rllib_solver import CRPO, PPO, own
 
-FIXED = {"learning_rates": {"initial": 0.3, "method": "fixed"}}
+FIXED = {"learning_rates": {"initial": 0.3, "method": "fixed", "units": "absolute"}}
 
 
 def raw(method: dict[str, Any], within: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:

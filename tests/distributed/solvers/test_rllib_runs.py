@@ -17,7 +17,9 @@ from tests.distributed.solvers.test_rllib_solver import CRPO, PPO
 
 @pytest.mark.slow
 def test_a_run_learns_across_tasks_that_rllib_solves(tmp_path: Path) -> None:
-    content = raw(CRPO, meta={"learning_rates": {"method": "ftl"}}, family={"num_tasks": 4})
+    content = raw(
+        CRPO, meta={"learning_rates": {"method": "ftl", "initial": 0.3, "units": "absolute"}}, family={"num_tasks": 4}
+    )
     done = command(["train", run_file(tmp_path, content)], tmp_path)
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)

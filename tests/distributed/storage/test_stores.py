@@ -13,12 +13,14 @@ import pytest
 
 from distributed.models.model_registry import connect
 from distributed.settings.errors import ConfigurationError
-from tests.distributed.helpers import command, parsed, run_file, summary_of, tiny, undisturbed_sha
+from tests.distributed.helpers import command, parsed, run_file, sha_of, summary_of, tiny
 from tests.support.servers import POSTGRES_PASSWORD as PASSWORD
 from tests.support.servers import NotInstalledError, postgres
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-TRACKED = tiny(tracking={"enabled": True, "flush_timeout_seconds": 120.0})
+TRACKED = tiny(
+    tracking={"enabled": True, "flush_timeout_seconds": 120.0}, meta={"learning_rates": {"units": "absolute"}}
+)
 
 
 def rows(uri: str, query: str) -> list[tuple[Any, ...]]:
@@ -60,7 +62,7 @@ def test_a_run_is_complete_in_postgresql_and_the_password_is_nowhere(tmp_path: P
     assert [path for path in written if PASSWORD.encode() in path.read_bytes()] == []
     assert PASSWORD not in done.stdout + done.stderr + adapted.stdout + adapted.stderr
     (run,) = tmp_path.glob("runs/tiny/*")
-    assert summary_of(run)["meta_state_sha256"] == undisturbed_sha()
+    assert summary_of(run)["meta_state_sha256"] == sha_of(parsed(TRACKED))
 
     gone = command(["adapt", "models:/lakes@champion"], tmp_path, MLFLOW_TRACKING_URI=uri)
     assert gone.returncode == 2
