@@ -75,6 +75,7 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed.update_speed
 	$(BIN)/python -m benchmarks.speed.module_speed
 	$(BIN)/python -m benchmarks.speed.training_speed
+	$(BIN)/python -m benchmarks.speed.learner_share
 
 bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)
 	$(BIN)/python -m benchmarks.dice.corrections

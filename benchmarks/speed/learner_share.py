@@ -6,9 +6,10 @@ import itertools
 import time
 from pathlib import Path
 
+import numpy as np
 import ray
 
-from benchmarks.result_page import table
+from benchmarks.result_page import header, table, write
 from benchmarks.speed.lakes import workplace
 from distributed.settings.run_file import load_config
 from meta.training.experiment import draw
@@ -17,7 +18,7 @@ from meta.training.loop import Position, train, training_plan
 RUN = Path("deploy/runs/half_cheetah_velocity_context.yaml")
 SMALLER = [("meta.warm_up.rounds", "40"), ("family.num_tasks", "16")]
 """Direct and online steps in the proportion of a run of minutes; each takes as long as in the whole run."""
-REPEATS = 3
+REPEATS = 2
 
 
 def shares() -> tuple[list[float], list[float]]:
@@ -25,7 +26,7 @@ def shares() -> tuple[list[float], list[float]]:
     config = load_config(RUN, SMALLER)
     experiment = config.experiment
     found: tuple[list[float], list[float]] = [], []
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         for _ in range(REPEATS):
             with workplace(experiment, 2) as (pool, learner):
@@ -55,17 +56,25 @@ def shares() -> tuple[list[float], list[float]]:
 
 
 def section() -> list[str]:
-    """The section of docs/results/training_speed.md."""
+    """The table of the page."""
     direct, online = shares()
     rows = [
-        (name, *(f"{value:.4f}" for value in (min(part), sorted(part)[len(part) // 2], max(part))))
+        (name, *(f"{value:.4f}" for value in (min(part), float(np.median(part)), max(part))))
         for name, part in (("direct steps (warm-up)", direct), ("online steps", online))
     ]
     return [
-        "## The meta-learner's share with contexts",
-        "",
         f"`{RUN}` with {', '.join(f'{key}={value}' for key, value in SMALLER)}, two workers on Ray; busy seconds of "
         f"the meta-learner over wall seconds, {REPEATS} runs. Target: at most 0.10.",
         "",
         *table(["part", "min", "median", "max"], rows),
     ]
+
+
+def main() -> None:
+    """Write docs/results/learner_share.md."""
+    command = "python -m benchmarks.speed.learner_share"
+    write("learner_share.md", [*header("The meta-learner's share with contexts", command), *section()])
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result_page import header, table, write
-from benchmarks.speed.learner_share import section as share_section
 from benchmarks.speed.training_worker import CONTEXT, COPIES, HORIZON, NAVIGATION
 
 STEPS = COPIES * HORIZON
@@ -162,8 +161,6 @@ def page(found: Found, rounds: int) -> list[str]:
         "",
         *profile_section(found),
         *scaling_section(found),
-        "",
-        *share_section(),
     ]
 
 
