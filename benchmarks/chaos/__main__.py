@@ -28,6 +28,7 @@ from benchmarks.chaos.trial import (
     KEPT,
     LONGEST,
     ROOT,
+    SECONDS_OF_AGENTS,
     SECONDS_TO_BE_GONE,
     Result,
     Trial,
@@ -137,7 +138,8 @@ def page(cells: Sequence[Result], storms: Sequence[Result], undisturbed: Result,
         *header("Chaos: seeded faults in runs on Ray", command),
         f"{len(cells) + in_storms} faults in {len(cells) + len(storms)} runs; {verdict} ended as documented: in the "
         "state of the undisturbed run (where a task is set aside, in that of a run without it), with each task once, "
-        f"the exit codes of the failure table, no traceback, and no process left after {SECONDS_TO_BE_GONE:.0f} s.",
+        f"the exit codes of the failure table, no traceback, and no process left after {SECONDS_TO_BE_GONE:.0f} s "
+        f"(two idle agents of Ray: {SECONDS_OF_AGENTS:.0f} s).",
         "",
         f"## One fault in each of {len(cells)} runs",
         "",

@@ -38,6 +38,11 @@ def score(config: RunConfig, place: Workplace, rates: LearningRateSettings) -> f
     return float(column(seen.rows, "score")[len(seen.rows) // 2 :].mean())
 
 
+def always(rate: float) -> LearningRateSettings:
+    """One rate for all objectives that is not learned."""
+    return LearningRateSettings(units="absolute", method="fixed", initial=rate)
+
+
 def main() -> None:
     """Find the best fixed rate of the grid, then learn rates from a tenth and from ten times of it."""
     base = load_config(Path("deploy/runs/frozen_lake.yaml"), [("tracking.enabled", "false")])
@@ -47,16 +52,11 @@ def main() -> None:
     with workplace(base, console.say) as place:
         for seed in SEEDS:
             config = base.model_copy(update={"seed": seed})
-            fixed = {
-                rate: score(config, place, LearningRateSettings(units="absolute", method="fixed", initial=rate))
-                for rate in GRID
-            }
+            fixed = {rate: score(config, place, always(rate)) for rate in GRID}
             best = min(fixed, key=lambda rate: fixed[rate])
             for name, factor in (("10x too small", 0.1), ("10x too large", 10.0)):
                 wrong = best * factor
-                start = fixed.get(wrong) or score(
-                    config, place, LearningRateSettings(units="absolute", method="fixed", initial=wrong)
-                )
+                start = fixed.get(wrong) or score(config, place, always(wrong))
                 settings = base.meta.learning_rates.model_copy(update={"initial": wrong})
                 learned = score(config, place, settings)
                 recovered.setdefault(name, []).append((start - learned) / (start - fixed[best]))

@@ -46,16 +46,17 @@ def experiment(num_tasks: int, tasks_per_round: int, within: WithinTaskSettings,
 
 
 class Watcher:
-    """A tracker that calls a function with the number of finished tasks after each round."""
+    """A tracker that calls a function with the number of finished tasks after each round, and one after direct ones."""
 
-    def __init__(self, after_round: Callable[[int], None]) -> None:
-        self._after_round = after_round
+    def __init__(self, after_round: Callable[[int], None], after_direct: Callable[[], None] = lambda: None) -> None:
+        self._after_round, self._after_direct = after_round, after_direct
 
     def task_finished(self, finished: Finished, result: TaskResult) -> None:
         """Ignore single tasks."""
 
     def warmed_up(self, state: object, steps: object) -> None:
-        """Not used."""
+        """Call the other function."""
+        self._after_direct()
 
     def round_finished(self, state: State, rows: Sequence[Row]) -> None:
         """Call the function."""
@@ -227,7 +228,13 @@ def main() -> None:
     """Measure everything and write the page."""
     lines = header("Speed and memory", "make bench")
     lines += exact_evaluation() + rollout_speed()
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, logging_level=logging.WARNING)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        logging_level=logging.WARNING,
+    )
     try:
         lines += scaling() + memory()
     finally:

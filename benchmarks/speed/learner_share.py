@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 import ray
 
 from benchmarks.result_page import header, table, write
-from benchmarks.speed.lakes import workplace
+from benchmarks.speed.lakes import Watcher, workplace
 from distributed.settings.run_file import load_config
-from meta.training.experiment import draw
+from meta.training.experiment import Experiment, draw
 from meta.training.loop import Position, train, training_plan
 
 RUN = Path("deploy/runs/half_cheetah_velocity_context.yaml")
@@ -21,43 +20,37 @@ SMALLER = [("meta.warm_up.rounds", "40"), ("family.num_tasks", "16")]
 REPEATS = 2
 
 
-def shares() -> tuple[list[float], list[float]]:
+def shares(experiment: Experiment) -> tuple[float, float]:
     """Busy seconds of the meta-learner over wall seconds, of direct steps alone and of online steps alone."""
-    config = load_config(RUN, SMALLER)
-    experiment = config.experiment
-    found: tuple[list[float], list[float]] = [], []
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        for _ in range(REPEATS):
-            with workplace(experiment, 2) as (pool, learner):
-                drawn = draw(pool, experiment)
-                marks = [(time.perf_counter(), 0.0)]
+    with workplace(experiment, 2) as (pool, learner):
+        drawn = draw(pool, experiment)
+        marks: list[tuple[float, float]] = []
 
-                class Seen:
-                    def task_finished(self, finished: object, result: object) -> None:
-                        """Not of interest."""
+        def mark() -> None:
+            marks.append((time.perf_counter(), learner.busy_seconds()))
 
-                    def warmed_up(self, state: object, steps: object) -> None:
-                        """The last of these is the end of the direct steps."""
-                        self.direct = time.perf_counter(), learner.busy_seconds()
+        mark()
+        watcher = Watcher(lambda num_tasks: None, after_direct=mark)
+        train(
+            training_plan(experiment, drawn), pool, learner, [watcher], Position(drawn.initial_state(experiment.meta))
+        )
+        mark()
+    begin, direct, end = marks[0], marks[-2], marks[-1]
+    return _share(begin, direct), _share(direct, end)
 
-                    def round_finished(self, state: object, rows: object) -> None:
-                        """Not of interest."""
 
-                seen = Seen()
-                plan = training_plan(experiment, drawn)
-                train(plan, pool, learner, [seen], Position(drawn.initial_state(experiment.meta)))
-                marks += [seen.direct, (time.perf_counter(), learner.busy_seconds())]
-                for part, (before, after) in zip(found, itertools.pairwise(marks), strict=True):
-                    part.append((after[1] - before[1]) / (after[0] - before[0]))
-    finally:
-        ray.shutdown()
-    return found
+def _share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    return (after[1] - before[1]) / (after[0] - before[0])
 
 
 def section() -> list[str]:
     """The table of the page."""
-    direct, online = shares()
+    experiment = load_config(RUN, SMALLER).experiment
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        direct, online = zip(*(shares(experiment) for _ in range(REPEATS)), strict=True)
+    finally:
+        ray.shutdown()
     rows = [
         (name, *(f"{value:.4f}" for value in (min(part), float(np.median(part)), max(part))))
         for name, part in (("direct steps (warm-up)", direct), ("online steps", online))

@@ -152,9 +152,10 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
     warning = horizon_warning(experiment.family.make(), drawn.train[0])
     if warning is not None:
         console.warn(warning)
-    position = directory.position(
-        lambda: observed(place.pool, experiment, drawn).initial_state(experiment.meta), console.say
-    )
+    with console.status("measuring what a fresh policy earns and pays"):
+        position = directory.position(
+            lambda: observed(place.pool, experiment, drawn).initial_state(experiment.meta), console.say
+        )
     drawn = drawn.continued(position.state)
     if position.state.num_tasks:
         console.say(f"continuing after {position.state.num_tasks} tasks and {len(position.finished)} of the next round")

@@ -51,9 +51,13 @@ class Canvas(PlainCanvas):
         super().__init__(figsize=size, layout="constrained")
         FigureCanvasAgg(self)
 
+    def write(self, target: Path | io.BytesIO) -> None:
+        """Write the picture as PNG."""
+        self.savefig(target, format="png", dpi=_DOTS, bbox_inches="tight")
+
     def _repr_png_(self) -> bytes:
         content = io.BytesIO()
-        self.savefig(content, format="png", dpi=_DOTS, bbox_inches="tight")
+        self.write(content)
         return content.getvalue()
 
 
@@ -75,8 +79,7 @@ def save_figures(
 def save_figure(path: Path, figure: Figure) -> Path:
     """Write one figure; return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas = draw(figure)
-    canvas.savefig(path, dpi=_DOTS, bbox_inches="tight")
+    draw(figure).write(path)
     return path
 
 

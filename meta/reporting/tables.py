@@ -168,7 +168,7 @@ def warnings_of(summary: RunSummary) -> list[str]:
     if summary.rates_at_bounds:
         bounds = ", ".join(f"{name} {digits(rate)}" for name, rate in summary.rates_at_bounds.items())
         warnings.append(
-            f"learned rates lie on a bound: {bounds}; rates have the inverse unit of their reward or cost, so "
-            "set meta.learning_rates.units to observed, or minimum, maximum and initial to the scale of yours"
+            f"learned rates lie on a bound: {bounds}; rates have the inverse unit of their reward or cost: "
+            "set meta.learning_rates.units to observed, or where it is, set minimum and maximum farther apart"
         )
     return [*warnings, *(f"no estimate for a task: {problem}" for problem in estimates.problems)]

@@ -184,6 +184,8 @@ def observed(pool: Pool, experiment: Experiment, drawn: Drawn) -> Drawn:
     while ahead and (missing := experiment.tasks_per_round - len(results)) > 0:  # the next one for each set aside
         results += solve_in_order(pool, ahead[:missing], start, within)
         del ahead[:missing]
+    if not results:  # all are set aside: there is nothing to learn from
+        return drawn
     return dataclasses.replace(drawn, units=units_of_returns(results, drawn.family.make().discount))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +45,29 @@ def test_every_fault_of_a_run_is_found(trial: Trial) -> None:
     assert found == ["another state", "tasks lost or twice", "quarantine", "a traceback"]
     (trial.run / "summary.json").unlink()
     assert checked(Fault(), trial, [0], RIGHT) == ["no summary"]
+
+
+@pytest.mark.parametrize(("name", "may_stay"), [("ray::CRPOWorker", 30.0), ("ray::DashboardAgent", 65.0)])
+def test_a_process_is_left_when_it_stays_longer_than_its_kind_may(
+    name: str, may_stay: float, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, ends = [0.0], [may_stay - 1.0]
+    monkeypatch.setattr("benchmarks.chaos.trial.time", SimpleNamespace(monotonic=lambda: now[0], sleep=advance(now)))
+    monkeypatch.setattr("benchmarks.chaos.trial.is_left", lambda process, mark: now[0] < ends[0])
+    one = SimpleNamespace(info={"name": name})
+    monkeypatch.setattr("benchmarks.chaos.trial.psutil", SimpleNamespace(process_iter=lambda attributes: [one]))
+    assert trial.left() == []
+    now[0], ends[0] = 0.0, may_stay + 1.0
+    assert trial.left() == [name]
+
+
+def advance(now: list[float]) -> Callable[[float], None]:
+    """A sleep that takes no time but that of this clock."""
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    return sleep
 
 
 def test_a_run_that_found_no_room_for_ray_is_made_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from meta.reporting.html_page import Page, page_html
+from meta.reporting.summary import RunSummary
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
@@ -18,14 +19,23 @@ from tests.meta.reporting.test_page import rows, summary
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with forty tasks, a video and hostile names."""
-    folder = tmp_path_factory.mktemp("page")
+    evil = "<img src=x onerror=document.title='broken'>"
+    return written(tmp_path_factory.mktemp("page"), summary(name=evil))
+
+
+@pytest.fixture(scope="module")
+def page_of_long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page whose methods have long names, which leave the panels less room."""
+    entry = summary().test["random"].model_dump()
+    names = ("random", "simple_average", "maml_penalty", "meta_srl")
+    return written(tmp_path_factory.mktemp("long"), summary(test=dict.fromkeys(names, entry)))
+
+
+def written(folder: Path, told: RunSummary) -> Path:
+    """A page of forty tasks with a video in ``folder``."""
     frames = np.random.default_rng(0).integers(256, size=(12, 64, 96, 3)).astype(np.uint8)
     write_video(folder / "test-0.mp4", _Frames(frames))
     path = folder / "report.html"
-    evil = "<img src=x onerror=document.title='broken'>"
-    entry = summary().test["random"].model_dump()
-    names = ("random", "simple_average", "maml_penalty", "meta_srl")  # long ones leave the panels less room
-    told = summary(name=evil, test=dict.fromkeys(names, entry))
     given = Page(told, rows(40), "seed: 3\n", {"python": "3.11"}, ["make train"], [folder / "test-0.mp4"])
     path.write_text(page_html(given), encoding="utf-8")
     return path
@@ -88,10 +98,11 @@ def test_a_narrow_window_holds_the_page(browser: Any, page_file: Path) -> None:
 
 @pytest.mark.parametrize("width", [1400, 420])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["page_file", "page_of_long_names"])
 def test_texts_are_readable_and_overlap_nowhere(
-    browser: Any, page_file: Path, tmp_path: Path, width: int, scheme: str
+    browser: Any, which: str, tmp_path: Path, width: int, scheme: str, request: pytest.FixtureRequest
 ) -> None:
-    with opened(browser, page_file, width=width, color_scheme=scheme) as (page, faults):
+    with opened(browser, request.getfixturevalue(which), width=width, color_scheme=scheme) as (page, faults):
         page.wait_for_selector("body[data-ready=true]", timeout=60_000)
         page.screenshot(path=tmp_path / f"page-{width}-{scheme}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -152,6 +152,21 @@ def test_overlays_change_what_is_there() -> None:
                 assert type(value) is type(change["value"]), change["path"]
 
 
+def test_a_policy_stands_before_the_ports_of_every_ray_pod_and_the_token_is_a_secret() -> None:
+    (policy,) = documents(DEPLOY / "kubernetes/base/network_policy.yaml")
+    behind = policy["spec"]["podSelector"]["matchLabels"]
+    assert policy["kind"] == "NetworkPolicy"
+    assert "Ingress" in policy["spec"]["policyTypes"]
+    assert all("from" in rule for rule in policy["spec"]["ingress"]), "a rule without it lets everybody in"
+    assert "network_policy.yaml" in documents(DEPLOY / "kubernetes/base/kustomization.yaml")[0]["resources"]
+    for kind, path in RAY.items():
+        (document,) = documents(path)
+        spec = document["spec"] if kind == "RayCluster" else document["spec"]["rayClusterSpec"]
+        assert spec["authOptions"] == {"mode": "token", "secretName": "ray-auth-token"}
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            assert behind.items() <= group["template"]["metadata"]["labels"].items()
+
+
 def test_no_manifest_holds_a_secret() -> None:
     for path in [*MANIFESTS, DEPLOY / "mlflow/compose.yaml"]:
         for document in documents(path):
