@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.learning import contexts
+from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.curve_tasks import TASKS
 from benchmarks.learning.learning_curves import chosen, evaluate
 from benchmarks.learning.meta_learning import in_processes, kept
@@ -138,7 +138,7 @@ def meta_cell(job: Job) -> dict[str, Any]:
         path = dataclasses.replace(job.tuning, part=f"tuning_{job.part}").path
         made = kept(path, lambda: contexts.tuned_point(config.experiment, job.part).model_dump(exclude_none=True))
         point = GridPoint.model_validate(made)
-    found = contexts.cell(config, contexts.Variant(job.part, job.part, point=point))
+    found = contexts.cell(config, contexts_rows.Variant(job.part, job.part, point=point))
     held_out = {key: found["held_out"][key] for key in ("gap", "violation", "during", "score")}
     return {"point": found["point"], "learning_rates": found["learning_rates"], **held_out}
 

@@ -71,7 +71,9 @@ class Actions:
         return (values - np.array(space["mean"])) * np.array(space["scale"])
 
     def _table(self, arrays: dict[str, Array], context: Array) -> Array:
-        """The mixture of kernel leaders at ``context``."""
+        """The mixture of kernel leaders, or of log-linear maps, at ``context``."""
+        if "effects" in arrays:
+            return _log_linear(arrays, context)
         apart, (shrinkage, prior, _) = arrays["contexts"] - context, arrays["numbers"]
         differing = self._facts["contexts"]["space"]["distance"] == "differing"
         far = (apart != 0.0).sum(axis=1) if differing else np.sqrt((apart**2).sum(axis=1))
@@ -97,6 +99,18 @@ class Actions:
             half = np.where(finite, 0.5 * (high - low), 1.0).astype(np.float32)
             centre = np.where(finite, 0.5 * (high + low), 0.0).astype(np.float32)
         return np.clip(centre + half * outputs, low, high)
+
+
+def _log_linear(arrays: dict[str, Array], context: Array) -> Array:
+    """sum_h p_h softmax(theta_h + sum_j w_h(s, a, j) c_j), shrunk."""
+    state, action, entry, number = arrays["effects"].T
+    states, actions = arrays["offsets"].shape[1:]
+    entries, shrinkage = (arrays["units"] * context)[entry], arrays["numbers"][0]
+    tables = []
+    for offsets, weights in zip(arrays["offsets"], arrays["weights"], strict=True):
+        pushes = np.bincount(state * actions + action, weights[number] * entries, states * actions)
+        tables.append((1.0 - shrinkage) * _softmax(offsets + pushes.reshape(offsets.shape)) + shrinkage / actions)
+    return np.asarray(np.tensordot(arrays["shares"], np.array(tables), axes=1))
 
 
 def _network(arrays: dict[str, Array], observations: Array) -> Array:

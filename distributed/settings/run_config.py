@@ -173,7 +173,10 @@ CODE_KINDS = {
 """The settings that name classes of the user's, and what each is in messages."""
 
 
-_LATER = {"network", "network_arguments", "critic_network", "critic_network_arguments", "device", "first_tasks"}
+_LATER = {
+    *("network", "network_arguments", "critic_network", "critic_network_arguments", "device"),
+    *("first_tasks", "last_log_std", "map", "ridges"),
+}
 """Keys that sections of a digest got after runs had begun without them."""
 
 
@@ -275,7 +278,8 @@ class RunConfig(BaseModel):
             "family": self.family.model_dump(mode="json"),
             "within_task": _for_digest(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
-            "meta": _for_digest(self.meta) | {"warm_up": _for_digest(self.meta.warm_up)},
+            "meta": _for_digest(self.meta)
+            | {"warm_up": _for_digest(self.meta.warm_up), "contexts": _for_digest(self.meta.contexts)},
             "tasks_per_round": self.cluster.tasks_per_round,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ Schedule = Literal["static", "dynamic"]
 MixedSchedule = Literal["static", "dynamic", "mixture"]
 Units = Literal["absolute", "observed"]
 Curvature = Literal["measured", "measured_shared", "worst_case"]
+ContextMap = Literal["kernel", "log_linear"]
 ContextMode = Literal["none", "given", "probed", "inferred", "learned"]
 Part = Literal["actor", "critic", "statistics"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -153,10 +154,15 @@ class ContextSettings(BaseModel):
 
     limits: bool = False
     """Whether the limits are entries of the context, so that one start serves tasks of different limits."""
+    map: ContextMap = "kernel"
+    """Of tables: kernel averages tasks whose contexts are near; log_linear: logits that are linear in the context, with
+    weights that the family may share between states (its context_effects)."""
     bandwidths: tuple[Bandwidth, ...] = Field(default=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0, math.inf), min_length=1)
     """Of tables: distances over which tasks count for each other; one is learned, .inf counts all tasks alike."""
     bandwidth_rate: float = Field(default=1.0, gt=0.0)
-    """Of tables: lambda of the exponential weights over the bandwidths."""
+    """Of tables: lambda of the exponential weights over the bandwidths, or over the ridges."""
+    ridges: tuple[Bandwidth, ...] = Field(default=(1e-3, 0.1, math.inf), min_length=1)
+    """Of log_linear tables: penalties on the squared weights; one is learned, .inf leaves the context out."""
     latent_size: int = Field(default=1, gt=0)
     """Of learned contexts: k, the numbers in which training tasks may differ."""
     latent_rate: float = Field(default=3.0, gt=0.0)
@@ -194,11 +200,20 @@ class WarmUpSettings(BaseModel):
     """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
     least_log_std: float = -3.5
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
+    last_log_std: float | None = None
+    """Log standard deviations that the last direct step ends with, at most: training needs more noise than a start that
+    is good already, which noise costs reward; empty: they stay."""
 
     def delta_at(self, number: int) -> float:
         """Largest KL divergence of a step in round ``number``, counted from 0."""
         done = number / max(1, self.rounds - 1)
         return (1.0 - done) * self.delta_max + done * self.delta_last
+
+    def noise_at(self, number: int) -> tuple[float, float]:
+        """The least and the largest log standard deviation after round ``number``, counted from 0."""
+        last = self.last_log_std
+        ends = last is not None and number == self.rounds - 1
+        return (min(self.least_log_std, last), last) if ends and last is not None else (self.least_log_std, math.inf)
 
     def tasks_at(self, number: int) -> int:
         """Training tasks of a team in round ``number``, counted from 0; later rounds have as many as the last."""
@@ -251,6 +266,13 @@ class MetaSettings(BaseModel):
             raise ValueError(
                 "meta.contexts: has no effect where meta.context is none; it may be given, probed, inferred, learned"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_other_maps_are_unset(self) -> MetaSettings:
+        unused = "ridges" if self.contexts.map == "kernel" else "bandwidths"
+        if getattr(self.contexts, unused) != ContextSettings.model_fields[unused].default:
+            raise ValueError(f"meta.contexts.{unused}: has no effect where meta.contexts.map is {self.contexts.map}")
         return self
 
     @model_validator(mode="after")

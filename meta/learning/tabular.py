@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +26,9 @@ from meta.learning.updates import (
 from meta.offline.diagnostics import Diagnostics
 from policies.common.codec import Nested, Record
 from policies.common.results import Start
-from policies.tabular.kernel_table import KernelTable, leader, shrink
-from tasks.contract.context import Distance
+from policies.tabular.kernel_table import ContextTable, KernelTable, leader, shrink
+from policies.tabular.log_linear_table import LogLinearTable, all_effects, no_tasks
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.tabular_model import FloatArray
 
 
@@ -50,13 +51,13 @@ class MetaState(Record):
     loss_sum: FloatArray
     curvature_sum: FloatArray
     experts: Experts | None = None
-    memory: KernelTable | None = None
+    memory: ContextTable | None = None
     rate_units: FloatArray | None = None
 
     KIND: ClassVar[str] = "tabular"
     NESTED: ClassVar[Mapping[str, Nested]] = {
         "experts": Nested(Experts.from_arrays, "experts."),
-        "memory": Nested(KernelTable.from_arrays, "memory."),
+        "memory": Nested(lambda parts: memory_from_arrays(parts), "memory."),
     }
     assigned: ClassVar[None] = None
     """One start for all tasks: none is assigned to a group."""
@@ -159,37 +160,51 @@ def _remember(state: MetaState, ordered: Sequence[Contribution], settings: MetaS
     )
 
 
-def remember_contexts(memory: KernelTable, ordered: Sequence[Contribution], settings: MetaSettings) -> KernelTable:
-    """The kernel leader's memory with a round's tasks; its bandwidths' shares by their losses *before* the round.
+def remember_contexts(memory: ContextTable, ordered: Sequence[Contribution], settings: MetaSettings) -> ContextTable:
+    """The memory with a round's tasks; the shares of its maps by their losses *before* the round.
 
     p_h becomes proportional to p_h exp(-lambda sum_t w_t f_hat_t(phi_h(.; c_t))): regret log(H) / lambda + lambda T F^2
-    / 8 to the best bandwidth, F the largest loss (Cesa-Bianchi, Lugosi 2006, theorem 2.2).
+    / 8 to the best map, F the largest loss (Cesa-Bianchi, Lugosi 2006, theorem 2.2).
     """
-    losses = np.zeros(memory.bandwidths.size)
+    losses = np.zeros(memory.shares.size)
     for item in ordered:
         losses += item.weight * np.array([loss_of(item, table) for table in memory.tables(_context_of(item))])
     raised = memory.shares * np.exp(-settings.contexts.bandwidth_rate * (losses - losses.min()))
-    new = [item.weight * np.maximum(item.occupancy, 0.0)[:, None] * item.policy for item in ordered]
-    return dataclasses.replace(
-        memory,
-        contexts=np.concatenate([memory.contexts, [_context_of(item) for item in ordered]]),
-        weighted=np.concatenate([settings.initialization.forgetting * memory.weighted, new]),
-        shares=raised / raised.sum(),
+    return memory.with_tasks(
+        np.array([_context_of(item) for item in ordered]).reshape(len(ordered), -1),
+        np.array([item.weight * np.maximum(item.occupancy, 0.0)[:, None] * item.policy for item in ordered]),
+        settings.initialization.forgetting,
+        raised / raised.sum(),
     )
 
 
-def no_memory(settings: MetaSettings, shape: tuple[int, int], context_size: int, distance: Distance) -> KernelTable:
-    """The kernel leader before the first task: uniform for every context."""
+def no_memory(settings: MetaSettings, shape: tuple[int, int], contexts: Contexts) -> ContextTable:
+    """The map from contexts to tables before the first task: uniform for every context.
+
+    Raises:
+        ValueError: the family's effects of its context do not fit.
+    """
+    own, space = settings.initialization, contexts.space
+    if settings.contexts.map == "log_linear":
+        units = np.ones(space.size) if contexts.effects is None else 1.0 / space.scale
+        effects = all_effects(*shape, space.size, contexts.effects)
+        ridges = np.array(settings.contexts.ridges)
+        return no_tasks(effects, units, ridges, shape, own.shrinkage, own.prior_weight)
     bandwidths = np.array(settings.contexts.bandwidths)
     return KernelTable(
-        contexts=np.zeros((0, context_size)),
+        contexts=np.zeros((0, space.size)),
         weighted=np.zeros((0, *shape)),
         bandwidths=bandwidths,
         shares=np.full(bandwidths.size, 1.0 / bandwidths.size),
-        shrinkage=settings.initialization.shrinkage,
-        prior_weight=settings.initialization.prior_weight,
-        distance=distance,
+        shrinkage=own.shrinkage,
+        prior_weight=own.prior_weight,
+        distance=space.distance,
     )
+
+
+def memory_from_arrays(parts: Mapping[str, Any]) -> ContextTable:
+    """The inverse of ``to_arrays`` of either map."""
+    return LogLinearTable.from_arrays(parts) if "effects" in parts else KernelTable.from_arrays(parts)
 
 
 def _context_of(item: Contribution) -> FloatArray:

@@ -116,8 +116,8 @@ class TabularLearning:
         state = initial_state(settings, fresh.shape[0], fresh.shape[1], num_costs)
         if contexts is None:
             return state
-        space = contexts.space
-        return dataclasses.replace(state, memory=no_memory(settings, fresh.shape, space.size, space.distance))
+        states, actions = fresh.shape
+        return dataclasses.replace(state, memory=no_memory(settings, (states, actions), contexts))
 
     def contribute(self, dataset: TaskDataset, dice: DICESettings, settings: MetaSettings) -> Contribution:
         """See :func:`contribution`."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import entr, xlogy
 
 from policies.exact.solver import OptimalPolicy
-from policies.tabular.kernel_table import kernel
-from tasks.contract.context import Distance
+from policies.tabular.kernel_table import ContextTable
 from tasks.contract.tabular_model import FloatArray
+
+_PRIOR = 1e-12
+"""Weight of the uniform policy in a comparator: next to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,13 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class ContextMaps:
-    """The class Phi of comparators: kernel averages of all tasks over the ``contexts`` [T, k].
+    """The class Phi of comparators: the maps of an empty ``table`` over the ``contexts`` [T, k] of all tasks.
 
-    There is one map for each of the ``bandwidths`` [H]; an infinite one is the constant comparator.
+    An infinite bandwidth, or an infinite ridge, is the constant comparator.
     """
 
     contexts: FloatArray
-    bandwidths: FloatArray
-    distance: Distance
+    table: ContextTable
 
 
 def similarity(
@@ -82,16 +85,17 @@ def similarity(
 def conditional_similarity(weighted: FloatArray, maps: ContextMaps) -> float:
     """D*^2_Phi = min_h (1/T) sum_t E_{nu*_t}[KL(pi*_t || phi_h(.; c_t))] for ``weighted`` [T, S, A] nu*_t pi*_t.
 
-    phi_h is the kernel average of all tasks (conditional meta-learning: Denevi, Pontil, Ciliberto 2020, arXiv
-    2008.10857). With an infinite bandwidth among the maps it is at most D*^2.
+    phi_h is the kernel average of all tasks, or the log-linear map that fits them best with a ridge (conditional
+    meta-learning: Denevi, Pontil, Ciliberto 2020, arXiv 2008.10857). With the constant map among them it is at most
+    D*^2.
     """
     occupancies = weighted.sum(axis=2)
     negative_entropy = float(xlogy(weighted, weighted).sum() - xlogy(occupancies, occupancies).sum())
-    cross = np.zeros(maps.bandwidths.size)
+    exact = dataclasses.replace(cast(Any, maps.table), shrinkage=0.0, prior_weight=_PRIOR)
+    table: ContextTable = exact.with_tasks(maps.contexts, weighted, 1.0, maps.table.shares)
+    cross = np.zeros(table.shares.size)
     for context, own in zip(maps.contexts, weighted, strict=True):
-        kernels = kernel(maps.contexts, context, maps.bandwidths, maps.distance)
-        for h, sums in enumerate(np.tensordot(kernels, weighted, axes=1)):
-            cross[h] += float(xlogy(own, _average_policy(sums)).sum())
+        cross += xlogy(own, table.tables(context)).sum(axis=(1, 2))
     return float((negative_entropy - cross).min() / len(weighted))
 
 

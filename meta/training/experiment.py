@@ -11,13 +11,14 @@ import numpy as np
 from meta.learning.kinds import LEARNERS, learning_of
 from meta.learning.online import State, first_state
 from meta.learning.settings import MetaSettings
+from meta.learning.tabular import no_memory
 from meta.measuring.similarity import ContextMaps, Similarity, similarity
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool, solve_in_order
 from meta.training.warm_up import rounds_of
-from policies.common.policy import Policy
+from policies.common.policy import Policy, table_of
 from policies.common.results import Start, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
@@ -239,8 +240,11 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
         return dataclasses.replace(
             experiment.family, contexts=Contexts(latent_space(size), known, hidden=False, latent=True)
         )
-    space, known = context_space(experiment.family.make(), train, limits=meta.contexts.limits)
-    return dataclasses.replace(experiment.family, contexts=Contexts(space, known, hidden=meta.context != "given"))
+    family = experiment.family.make()
+    space, known = context_space(family, train, limits=meta.contexts.limits)
+    own = getattr(family, "context_effects", None)
+    contexts = Contexts(space, known, hidden=meta.context != "given", effects=None if own is None else own())
+    return dataclasses.replace(experiment.family, contexts=contexts)
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:
@@ -257,5 +261,6 @@ def _context_maps(experiment: Experiment, drawn: Drawn) -> ContextMaps | None:
     contexts = drawn.family.contexts
     if contexts is None:
         return None
-    known, bandwidths = contexts.known[: len(drawn.train)], np.array(experiment.meta.contexts.bandwidths)
-    return ContextMaps(known, bandwidths, contexts.space.distance)
+    states, actions = table_of(drawn.fresh).shape
+    known = contexts.known[: len(drawn.train)]
+    return ContextMaps(known, no_memory(experiment.meta, (states, actions), contexts))

@@ -82,7 +82,7 @@ def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> li
             team,
             settings.rate,
             settings.delta_at(number),
-            settings.least_log_std,
+            *settings.noise_at(number),
         )
         for team in range(teams)
     ]

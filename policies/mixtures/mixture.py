@@ -29,9 +29,9 @@ from tasks.contract.tabular_model import FloatArray
 class Mixture:
     """G tasks that share a batch: copy j belongs to task j // ``copies_of_each``.
 
-    ``limits`` [G, p] with the safety margin taken off, ``tolerance`` [p]; ``context_size`` is k, ``least_log_std`` a
-    floor under the actor's log standard deviations, which keeps the policy's noise fit for adaptation. ``latents`` are
-    contexts that take a step too.
+    ``limits`` [G, p] with the safety margin taken off, ``tolerance`` [p]; ``context_size`` is k, ``least_log_std`` and
+    ``most_log_std`` bound the actor's log standard deviations: a floor keeps the noise that learning needs, a ceiling
+    takes away what a start no longer needs. ``latents`` are contexts that take a step too.
     """
 
     limits: FloatArray
@@ -41,6 +41,7 @@ class Mixture:
     horizon: int
     context_size: int
     least_log_std: float = -np.inf
+    most_log_std: float = np.inf
     latents: Latents | None = None
 
 
@@ -91,7 +92,7 @@ def improve_mixture(
     )
     require_finite(values=values, kl=np.array([step.requested_kl, step.kl]))
     extra = extra_of(policy.actor.network, vector)
-    np.maximum(extra, mixture.least_log_std, out=extra)
+    np.clip(extra, mixture.least_log_std, mixture.most_log_std, out=extra)
     improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
     moves = None if mixture.latents is None else latent_steps(policy.actor, samples, combined, mixture.latents)
     if moves is not None and fresh:

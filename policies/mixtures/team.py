@@ -32,9 +32,9 @@ _CHOICE_STREAM = 62
 class Team:
     """Tasks that take one direct step together: number ``team`` of round ``round``.
 
-    ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step, and ``least_log_std`` the floor under the
-    actor's log standard deviations. ``latents`` are the tasks' contexts where these are learned. With ``others`` [G, k]
-    the tasks run under these contexts and are observed only: phi takes no step.
+    ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step; ``least_log_std`` and ``most_log_std`` bound
+    the actor's log standard deviations after it. ``latents`` are the tasks' contexts where these are learned. With
+    ``others`` [G, k] the tasks run under these contexts and are observed only: phi takes no step.
     """
 
     tasks: tuple[Task, ...]
@@ -43,6 +43,7 @@ class Team:
     rate: float
     delta_max: float
     least_log_std: float
+    most_log_std: float = np.inf
     latents: Latents | None = None
     others: FloatArray | None = None
 
@@ -136,6 +137,7 @@ def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, s
         horizon=horizon,
         context_size=0 if contexts is None else contexts.space.size,
         least_log_std=team.least_log_std,
+        most_log_std=team.most_log_std,
         latents=team.latents,
     )
 

@@ -9,9 +9,11 @@ Ciliberto 2020, arXiv 2008.10857).
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -39,8 +41,46 @@ def leader(policy_sum: Float[FloatArray, "S A"], prior_weight: float) -> Float[F
     return (policy_sum + prior_weight / actions) / (policy_sum.sum(axis=1, keepdims=True) + prior_weight)
 
 
+class ContextTable(Record):
+    """A table for every context: the mixture sum_h p_h phi_h(.; c) of several maps.
+
+    ``weighted`` [T, S, A] are the w_i nu_i(s) pi_i(a|s) of the tasks behind it, ``contexts`` [T, k] theirs, ``shares``
+    [H] the p_h; ``shrinkage`` and ``prior_weight`` as of the plain leader.
+    """
+
+    __slots__ = ()
+    contexts: FloatArray
+    weighted: FloatArray
+    shares: FloatArray
+    shrinkage: float
+    prior_weight: float
+
+    @property
+    def plain(self) -> Float[FloatArray, "S A"]:
+        """The table for an unknown context: the plain leader of all tasks."""
+        return shrink(leader(self.weighted.sum(axis=0), self.prior_weight), self.shrinkage)
+
+    def at(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
+        """The mixture sum_h p_h phi_h(.; c)."""
+        return np.asarray(np.tensordot(self.shares, self.tables(context), axes=1))
+
+    @abstractmethod
+    def tables(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "H S A"]:
+        """phi_h(.; c) of every map."""
+
+    @abstractmethod
+    def with_tasks(
+        self,
+        contexts: Float[FloatArray, "N k"],
+        weighted: Float[FloatArray, "N S A"],
+        forgetting: float,
+        shares: Float[FloatArray, " H"],
+    ) -> Self:
+        """The table after N more tasks; earlier ones count ``forgetting`` times as much."""
+
+
 @dataclass(frozen=True, slots=True)
-class KernelTable(Record):
+class KernelTable(ContextTable):
     """phi(.; c) after T tasks.
 
     ``contexts`` [T, k]; ``weighted`` [T, S, A] the w_i nu_i(s) pi_i(a|s); ``bandwidths`` [H] and their ``shares`` [H];
@@ -55,20 +95,26 @@ class KernelTable(Record):
     prior_weight: float
     distance: Distance
 
-    @property
-    def plain(self) -> Float[FloatArray, "S A"]:
-        """The table for an unknown context: the plain leader of all tasks."""
-        return shrink(leader(self.weighted.sum(axis=0), self.prior_weight), self.shrinkage)
-
-    def at(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
-        """The mixture sum_h p_h phi_h(.; c)."""
-        return np.asarray(np.tensordot(self.shares, self.tables(context), axes=1))
-
     def tables(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "H S A"]:
         """phi_h(.; c) of every bandwidth."""
         kernels = kernel(self.contexts, context, self.bandwidths, self.distance)
         sums = np.tensordot(kernels, self.weighted, axes=1)
         return np.array([shrink(leader(one, self.prior_weight), self.shrinkage) for one in sums])
+
+    def with_tasks(
+        self,
+        contexts: Float[FloatArray, "N k"],
+        weighted: Float[FloatArray, "N S A"],
+        forgetting: float,
+        shares: Float[FloatArray, " H"],
+    ) -> KernelTable:
+        """The table after N more tasks; earlier ones count ``forgetting`` times as much."""
+        return dataclasses.replace(
+            self,
+            contexts=np.concatenate([self.contexts, contexts]),
+            weighted=np.concatenate([forgetting * self.weighted, weighted]),
+            shares=shares,
+        )
 
 
 def kernel(

@@ -16,7 +16,8 @@ from policies.common.results import Start, TaskResult
 from policies.exact.solver import ExactModel, evaluate
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.empirical import TransitionCounts, evaluate_empirical
-from policies.tabular.kernel_table import KernelTable, from_kernel_arrays, to_kernel_arrays
+from policies.tabular.kernel_table import ContextTable, KernelTable, from_kernel_arrays, to_kernel_arrays
+from policies.tabular.log_linear_table import LogLinearTable, from_log_linear_arrays, to_log_linear_arrays
 from policies.tabular.rollouts import TabularRollouts, discrete_shape
 from policies.tabular.solving import NO_MODEL, TaskDataset, solve_tabular_task
 from tasks.contract import returned
@@ -38,7 +39,7 @@ class TabularKind:
 
     def owns(self, policy: Policy) -> bool:
         """Whether ``policy`` is an array, or makes one of a context."""
-        return type(policy) in (np.ndarray, KernelTable)
+        return type(policy) in (np.ndarray, KernelTable, LogLinearTable)
 
     def fresh(self, family: TaskFamily, task: Task, settings: WithinTaskSettings, seed: int) -> FloatArray:
         """The uniform policy [S, A].
@@ -60,7 +61,7 @@ class TabularKind:
         """
         del settings
         if not isinstance(family, ContextualFamily):
-            if isinstance(start.initialization, KernelTable):
+            if isinstance(start.initialization, ContextTable):
                 raise TaskError(f"task {task.label}: the start needs the task's context; the family has no contexts")
             return Settled(family, start)
         context = family.context_of(task)
@@ -144,12 +145,18 @@ class TabularKind:
         states, actions = discrete_shape(family, task)
         return Spaces(tabular=True, observation=states, actions=actions)
 
-    def to_arrays(self, policy: FloatArray | KernelTable) -> dict[str, NDArray[Any]]:
-        """One array, ``probabilities``; or the parts of a :class:`policies.tabular.kernel_table.KernelTable`."""
+    def to_arrays(self, policy: FloatArray | KernelTable | LogLinearTable) -> dict[str, NDArray[Any]]:
+        """One array, ``probabilities``; or the parts of a :class:`policies.tabular.kernel_table.ContextTable`."""
+        if isinstance(policy, LogLinearTable):
+            return to_log_linear_arrays(policy)
         return to_kernel_arrays(policy) if isinstance(policy, KernelTable) else {"probabilities": policy}
 
-    def from_arrays(self, arrays: Mapping[str, NDArray[Any]], spaces: Spaces) -> FloatArray | KernelTable:
+    def from_arrays(
+        self, arrays: Mapping[str, NDArray[Any]], spaces: Spaces
+    ) -> FloatArray | KernelTable | LogLinearTable:
         """The table, checked: its shape, and that its rows are distributions."""
+        if "effects" in arrays:
+            return from_log_linear_arrays(arrays, (spaces.observation, spaces.actions))
         if "weighted" in arrays:
             return from_kernel_arrays(arrays, (spaces.observation, spaces.actions))
         table = arrays["probabilities"]

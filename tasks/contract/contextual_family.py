@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.contract.context import ContextError, ContextSpace
 from tasks.contract.tabular_model import FloatArray, TabularModel
@@ -21,12 +22,15 @@ class Contexts:
 
     ``hidden``: a new task does not reveal its context; it is found by a first batch of rollouts. ``latent``: the family
     tells nothing of its tasks, and the contexts are learned: ``known`` are random until a start carries them, hidden.
+    ``effects`` [E, 4] are the family's own context_effects(); a start carries those that it was learned with, so no
+    file holds them here.
     """
 
     space: ContextSpace
     known: FloatArray
     hidden: bool
     latent: bool = False
+    effects: NDArray[np.int64] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Contexts) and self.to_json() == other.to_json()

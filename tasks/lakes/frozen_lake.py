@@ -8,6 +8,7 @@ Cost: 1 on entering a hole; by default holes are thin ice and the episode contin
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, SupportsFloat
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Literal, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium.envs.toy_text.frozen_lake import MAPS, generate_random_map, is_valid
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from tasks.contract.context import Distance
@@ -25,6 +27,10 @@ SIMILARITY = {"high": 1, "low": 12}
 _TEST_SHARE = 3
 """One map in this many belongs to the test split, by a hash of the map."""
 _DRAWS = 10_000
+_DIRECTIONS = ((0, -1), (1, 0), (0, 1), (-1, 0))
+"""(rows down, columns right) of the actions."""
+_REACH = 3
+"""How far away holes may matter to the start of a lake (:meth:`FrozenLake.context_effects`)."""
 
 
 class _HoleCost(gymnasium.Wrapper[int, int, int, int]):
@@ -133,6 +139,23 @@ class FrozenLake(BaseModel):
         """The tiles of the map: 1 for a hole, 0 for another one."""
         rows = parameters["desc"]
         return {f"hole[{i}][{j}]": float(tile == "H") for i, row in enumerate(rows) for j, tile in enumerate(row)}
+
+    def context_effects(self) -> NDArray[np.int64]:
+        """What holes near a tile do to its actions, alike on every tile: rows (state, action, entry, weight) [E, 4].
+
+        A hole has one weight for each place relative to the tile and to the action's direction: how far ahead of it (or
+        behind) and how far to its side, at most three tiles away. Left and right are alike.
+        """
+        size, reach = self.map_size, _REACH
+        rows = []
+        for state, (action, (down, right)) in itertools.product(range(size**2), enumerate(_DIRECTIONS)):
+            for ahead, aside in itertools.product(range(-reach, reach + 1), repeat=2):
+                row = state // size + ahead * down + aside * right
+                column = state % size + ahead * right - aside * down
+                if 0 <= row < size and 0 <= column < size:
+                    weight = (ahead + reach) * (reach + 1) + abs(aside)
+                    rows.append((state, action, row * size + column, weight))
+        return np.array(rows, np.int64)
 
     def check_parameters(self, parameters: Parameters) -> None:
         """Check a map that somebody gave: a square of S (one), F, H and G.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.learning import contexts
+from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.contexts_page import Curves, by_limit, commits, held_out, robot_table, verdict
 from meta.measuring.intervals import interval
 
@@ -41,7 +41,7 @@ def test_a_table_has_the_means_the_largest_cost_and_paired_differences() -> None
 
 
 def test_rows_have_the_seeds_that_are_finished() -> None:
-    setting = contexts.SETTINGS[0]
+    setting = contexts_rows.SETTINGS[0]
 
     def cell(setting: Any, variant: Any, seed: int) -> dict[str, Any] | None:
         found = {"held_out": seed, "hidden": -seed, "commit": "a"}
@@ -69,7 +69,7 @@ def test_tasks_of_different_limits_are_shown_by_thirds() -> None:
 
 
 def test_every_setting_and_row_is_a_valid_run_file() -> None:
-    for setting in contexts.SETTINGS:
+    for setting in contexts_rows.SETTINGS:
         for variant in setting.variants:
             config = contexts.configuration(setting, variant, setting.seeds[0])
             assert config.seed == setting.seeds[0]
@@ -77,7 +77,7 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
 
 
 def test_every_cell_has_a_file_of_its_own_in_the_repository() -> None:
-    jobs = [(setting, variant, 1) for setting in contexts.SETTINGS for variant in setting.variants]
+    jobs = [(setting, variant, 1) for setting in contexts_rows.SETTINGS for variant in setting.variants]
     paths = {contexts.path_of(*job) for job in jobs}
     assert len(paths) == len(jobs)
     assert all(path.is_relative_to(contexts.CELLS) for path in paths)

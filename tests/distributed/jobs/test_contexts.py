@@ -20,7 +20,8 @@ from distributed.storage.checkpoints import DamagedFileError, load_arrays
 from distributed.storage.csv_tables import read_rows
 from distributed.tracking.run_tracker import RunTracker
 from policies.neural.policy_state import PolicyState, policy_from_arrays
-from policies.tabular.kernel_table import KernelTable
+from policies.tabular.kernel_table import ContextTable, KernelTable
+from policies.tabular.log_linear_table import LogLinearTable
 from tests.distributed.helpers import (
     Raw,
     changed,
@@ -216,11 +217,15 @@ def changed_name(config: Any, name: str) -> Any:
     return config.model_copy(update={"name": name})
 
 
-def test_lakes_start_from_the_table_of_their_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = finished(tmp_path, tiny(meta={"context": "given"}))
+MAPS: dict[str, type[ContextTable]] = {"kernel": KernelTable, "log_linear": LogLinearTable}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_lakes_start_from_the_table_of_their_map(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, tiny(meta={"context": "given", "contexts": {"map": kind}}))
     capsys.readouterr()
     (start,) = load_meta_policy(run / STEM).policies
-    assert isinstance(start, KernelTable)
+    assert isinstance(start, MAPS[kind])
     assert start.contexts.shape == (8, 16)
     found = summary_of(run)["similarity"]
     assert found["conditional_similarity"] <= found["task_similarity"]
@@ -246,6 +251,11 @@ def test_lakes_start_from_the_table_of_their_map(tmp_path: Path, capsys: pytest.
         (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
         (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
         (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: has no effect"),
+        (tiny(meta={"context": "given", "contexts": {"ridges": [1.0]}}), "meta.contexts.ridges: has no effect where"),
+        (
+            tiny(meta={"context": "given", "contexts": {"map": "log_linear", "bandwidths": [1.0]}}),
+            "meta.contexts.bandwidths: has no effect where meta.contexts.map is log_linear",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(
@@ -285,12 +295,15 @@ def test_networks_are_served_and_exported_with_their_context(given: Path, tmp_pa
         predicted(given / STEM, plain, context='{"speed": 0.4}')
 
 
-def test_tables_are_served_and_exported_for_a_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = finished(tmp_path, tiny(meta={"context": "given"}))
+@pytest.mark.parametrize("kind", MAPS)
+def test_tables_are_served_and_exported_for_a_context(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, tiny(meta={"context": "given", "contexts": {"map": kind}}))
     policy = load_meta_policy(run / STEM)
     build_model(tmp_path / "model", run / STEM, policy)  # which MLflow tries with its input example
     (table,) = policy.policies
-    assert isinstance(table, KernelTable)
+    assert isinstance(table, MAPS[kind])
     assert policy.contexts is not None
     states = np.arange(16)
     np.testing.assert_array_equal(predicted(run / STEM, states), table.plain.argmax(axis=1))

@@ -22,12 +22,16 @@ from policies.exact.solver import OptimalPolicy
 from policies.rules.rule_registry import CRPO_METHOD, RULES, MethodSettings
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
+from policies.tabular.kernel_table import KernelTable
+from policies.tabular.log_linear_table import all_effects, no_tasks
 from policies.tabular.solving import TaskDataset
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
 
+STATES, ACTIONS = 2, 3
 
-def _references(seed: int, count: int, states: int = 2, actions: int = 3) -> list[OptimalPolicy]:
+
+def _references(seed: int, count: int, states: int = STATES, actions: int = ACTIONS) -> list[OptimalPolicy]:
     rng = np.random.default_rng(seed)
     return [
         OptimalPolicy(
@@ -93,7 +97,16 @@ def test_task_relatedness_is_the_mean_over_segments_of_their_own_similarity() ->
 
 
 def _maps(contexts: list[float], bandwidths: list[float]) -> ContextMaps:
-    return ContextMaps(np.array(contexts)[:, None], np.array(bandwidths), "differing")
+    """Kernel averages."""
+    widths = np.array(bandwidths)
+    shares, memory = np.full(widths.size, 1.0 / widths.size), (np.zeros((0, 1)), np.zeros((0, STATES, ACTIONS)))
+    return ContextMaps(np.array(contexts)[:, None], KernelTable(*memory, widths, shares, 0.01, 1e-3, "differing"))
+
+
+def _log_linear_maps(contexts: list[float], ridges: list[float]) -> ContextMaps:
+    effects = all_effects(STATES, ACTIONS, 1, None)
+    table = no_tasks(effects, np.ones(1), np.array(ridges), (STATES, ACTIONS), 0.01, 1e-3)
+    return ContextMaps(np.array(contexts)[:, None], table)
 
 
 def test_a_constant_comparator_is_one_of_the_maps_from_contexts() -> None:
@@ -106,6 +119,17 @@ def test_a_constant_comparator_is_one_of_the_maps_from_contexts() -> None:
     assert widest.conditional_similarity is not None
     assert widest.conditional_similarity <= wider.conditional_similarity <= constant.task_similarity
     assert similarity(references, 1, 6).conditional_similarity is None
+
+
+def test_log_linear_maps_hold_the_constant_comparator_too() -> None:
+    references, contexts = _references(5, 6), [0.0, 1.0, 0.0, 2.0, 1.0, 2.0]
+    constant = similarity(references, 1, 6, _log_linear_maps(contexts, [math.inf]))
+    assert constant.conditional_similarity == pytest.approx(constant.task_similarity, rel=1e-12)
+    wider = similarity(references, 1, 6, _log_linear_maps(contexts, [0.1, math.inf]))
+    widest = similarity(references, 1, 6, _log_linear_maps(contexts, [1e-6, 0.1, math.inf]))
+    assert wider.conditional_similarity is not None
+    assert widest.conditional_similarity is not None
+    assert widest.conditional_similarity < wider.conditional_similarity < constant.task_similarity
 
 
 def test_what_contexts_explain_is_the_distance_between_the_means_of_their_tasks() -> None:

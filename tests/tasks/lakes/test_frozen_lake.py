@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 import pytest
 from gymnasium.envs.toy_text.frozen_lake import MAPS, is_valid
+from numpy.typing import NDArray
 
 from tasks.contract.task import Split, TaskFamily
 from tasks.lakes.frozen_lake import FrozenLake
@@ -272,3 +273,27 @@ def test_where_no_map_is_left_the_error_names_the_split_and_what_to_change() -> 
         ValueError, match=r"train split differs from its base in 14 tiles; change similarity or map_size"
     ):
         family.parameters("train", 0, 0)
+
+
+def _pushes(holes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What holes do to the logits of a square map, [n, n, A], for random weights."""
+    size, effects = len(holes), FrozenLake(seed=0, map_size=len(holes)).context_effects()
+    weights = np.random.default_rng(0).normal(size=int(effects[:, 3].max()) + 1)
+    state, action, entry, number = effects.T
+    pushes = np.bincount(state * 4 + action, weights[number] * holes.ravel()[entry], size * size * 4)
+    return pushes.reshape(size, size, 4)
+
+
+def test_holes_act_alike_wherever_they_are_and_however_the_map_is_turned() -> None:
+    holes = (np.random.default_rng(1).random((7, 7)) < 0.3).astype(float)
+    turned = _pushes(np.rot90(holes))  # counterclockwise: left becomes down, down right, right up, up left
+    np.testing.assert_allclose(np.rot90(_pushes(holes)), turned[..., [1, 2, 3, 0]], atol=1e-12)
+    mirrored = _pushes(holes[:, ::-1])
+    np.testing.assert_allclose(_pushes(holes)[:, ::-1], mirrored[..., [2, 1, 0, 3]], atol=1e-12)
+    one, moved = np.zeros((7, 7)), np.zeros((7, 7))
+    one[3, 3], moved[4, 4] = 1.0, 1.0
+    np.testing.assert_allclose(_pushes(one)[:6, :6], _pushes(moved)[1:, 1:], atol=1e-12)
+    corner = np.zeros((9, 9))
+    corner[0, 0] = 1.0
+    assert not _pushes(corner)[4:].any()
+    assert _pushes(corner)[3, 3].all()

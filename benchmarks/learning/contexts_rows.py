@@ -1,0 +1,167 @@
+"""The tables of ``make contexts``: run files, their changes, seeds and rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from meta.methods.registry import OURS
+from meta.training.evaluation_settings import GridPoint
+
+Changes = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table: a ``method`` with ``changes`` to the run file and hyper-parameters ``point``.
+
+    Without a ``point`` the method's grid is tried on the training tasks of the tuning seed, as by `metasrl compare`.
+    ``hidden``: the same start is also judged with the contexts of the held-out tasks hidden.
+    """
+
+    name: str
+    method: str
+    changes: Changes = ()
+    point: GridPoint | None = None
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One table: a run file with changes, its seeds and its rows."""
+
+    name: str
+    title: str
+    run_file: Path
+    changes: Changes
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+
+
+WITHOUT: Changes = (("meta.context", "none"),)
+TODAY: Changes = (
+    *WITHOUT,
+    ("meta.warm_up.rounds", "0"),
+    ("family.num_tasks", "83"),
+    ("meta.neural.method", "ftl"),
+    ("meta.neural.forgetting", "0.8"),
+    ("meta.neural.steps", "100"),
+    ("meta.neural.step_size", "1e-3"),
+    ("meta.learning_rates.method", "fixed"),
+    ("within_task.trust_region.delta_max", "0.2"),
+)
+"""meta_srl without contexts, as the run file half_cheetah_velocity.yaml has it, for as many environment steps."""
+RATE = GridPoint(rate=0.1)
+ROBOT_VARIANTS = (
+    Variant("meta_srl, context", OURS, hidden=True),
+    Variant("meta_srl, learned", OURS, (("meta.context", "learned"),)),
+    Variant("meta_srl, none", OURS, TODAY),
+    Variant("multitask, context", "multitask", (("within_task.trust_region.delta_max", "0.2"),), RATE),
+    Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
+    Variant("random", "random", WITHOUT, RATE),
+    Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
+    Variant("fal, context", "fal", (), RATE),
+    Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
+)
+LAKE_VARIANTS = (
+    Variant(
+        "meta_srl, context",
+        OURS,
+        (
+            ("meta.context", "given"),
+            ("meta.contexts.map", "log_linear"),
+            ("meta.initialization.forgetting", "0.95"),  # more weights than a plain table has: more tasks
+        ),
+    ),
+    Variant("meta_srl, none", OURS),
+    Variant("pretrained", "pretrained"),
+    Variant("simple_average", "simple_average"),
+    Variant("fal", "fal"),
+    Variant("multitask", "multitask"),
+    Variant("random", "random"),
+)
+SHORT: Changes = (
+    ("meta.warm_up.tasks", "5"),
+    ("meta.warm_up.rounds", "352"),
+    ("meta.warm_up.delta_max", "0.1"),
+    ("family.num_tasks", "2"),
+    ("cluster.tasks_per_round", "2"),
+)
+"""Few steps in all: more and smaller steps of small teams, and few online tasks (docs/decisions/0040-contexts.md)."""
+CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
+LAKE = Path("deploy/runs/frozen_lake.yaml")
+SETTINGS = (
+    Setting(
+        "half_cheetah_velocity",
+        "HalfCheetah, target speeds from 0 to 2, effort limit 10, 2 million steps of training",
+        CHEETAH,
+        (),
+        (200, 201, 202, 203, 204),
+        ROBOT_VARIANTS,
+    ),
+    Setting(
+        "half_cheetah_noisy",
+        "HalfCheetah from a fresh standard deviation of 1 (initial_log_std 0)",
+        CHEETAH,
+        (("within_task.initial_log_std", "0.0"),),
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS), Variant("random", "random", WITHOUT, RATE)),
+    ),
+    Setting(
+        "half_cheetah_short",
+        "HalfCheetah with 400,000 steps of training",
+        CHEETAH,
+        SHORT,
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
+        "half_cheetah_limits",
+        "HalfCheetah, limits from a quarter to twice the usual one as part of the context",
+        CHEETAH,
+        (("family.limit_factors", "[0.25, 2.0]"), ("meta.contexts.limits", "true")),
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
+        "half_cheetah_bodies",
+        "HalfCheetah, bodies of other masses, friction, gravity and strength (the rows of meta_srl take direct steps)",
+        CHEETAH,
+        (("family.variant", "body"),),
+        (200, 201, 202, 203, 204),
+        (
+            Variant("meta_srl, context", OURS),
+            Variant("meta_srl, inferred", OURS, (("meta.context", "inferred"), ("meta.warm_up.rounds", "425"))),
+            Variant("meta_srl, none", OURS, WITHOUT),
+        ),
+    ),
+    Setting(
+        "half_cheetah_direction",
+        "HalfCheetah, forwards or backwards",
+        CHEETAH,
+        (("family.variant", "direction"),),
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS, hidden=True),),
+    ),
+    Setting(
+        "hopper_velocity",
+        "Hopper, target speeds, effort limit 8, 2 million steps of training",
+        CHEETAH,
+        (("family.name", "hopper"), ("family.limit", "8.0")),
+        (200, 201, 202, 203, 204),
+        (
+            Variant("meta_srl, context", OURS, hidden=True),
+            Variant("meta_srl, none", OURS, TODAY),
+            Variant("random", "random", WITHOUT, RATE),
+        ),
+    ),
+    Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(200, 210)), LAKE_VARIANTS),
+    Setting(
+        "lakes_low",
+        "Lakes of low similarity",
+        LAKE,
+        (("family.similarity", "low"),),
+        tuple(range(200, 210)),
+        LAKE_VARIANTS,
+    ),
+)
