@@ -144,6 +144,10 @@ class NeuralLearning:
                 raise ValueError(f"dice.{name}: {reason}; within_task.algorithm is neural_crpo")
         if within.network != MLP:
             require_usable_module(within.network, dice, meta)
+        if meta.contexts.map == "log_linear":
+            raise ValueError(
+                "meta.contexts.map: log_linear needs within_task.algorithm crpo; networks take contexts as inputs"
+            )
         if meta.learning_rates.curvature == "worst_case":
             raise ValueError(
                 "meta.learning_rates.curvature: worst_case counts states and actions, which neural_crpo does not have; "

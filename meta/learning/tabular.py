@@ -182,7 +182,7 @@ def no_memory(settings: MetaSettings, shape: tuple[int, int], contexts: Contexts
     """The map from contexts to tables before the first task: uniform for every context.
 
     Raises:
-        ValueError: the family's effects of its context do not fit.
+        ContextError: the family's effects of its context do not fit.
     """
     own, space = settings.initialization, contexts.space
     if settings.contexts.map == "log_linear":

@@ -22,11 +22,13 @@ from policies.common.policy import Policy, table_of
 from policies.common.results import Start, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
 from policies.solving.algorithms import WithinTask, kind_of
+from policies.tabular.log_linear_table import Effects, all_effects
+from policies.tabular.rollouts import discrete_shape
 from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task
+from tasks.contract.task import Task, TaskFamily
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
     """The family's specification with the contexts of its training tasks, where ``meta.context`` asks for them.
 
     Raises:
-        ContextError: the tasks have no usable context; the message names the entry.
+        ContextError: the tasks have no usable context, or the family's effects of it do not fit; the message names the
+            entry.
     """
     meta = experiment.meta
     if meta.context == "none":
@@ -242,9 +245,19 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
         )
     family = experiment.family.make()
     space, known = context_space(family, train, limits=meta.contexts.limits)
-    own = getattr(family, "context_effects", None)
-    contexts = Contexts(space, known, hidden=meta.context != "given", effects=None if own is None else own())
+    effects = _effects(family, train[0], space.size) if meta.contexts.map == "log_linear" else None
+    contexts = Contexts(space, known, hidden=meta.context != "given", effects=effects)
     return dataclasses.replace(experiment.family, contexts=contexts)
+
+
+def _effects(family: TaskFamily, task: Task, size: int) -> Effects | None:
+    """The family's own effects of a context of ``size`` entries, checked; None where it has none."""
+    own = getattr(family, "context_effects", None)
+    if own is None:
+        return None
+    states, actions = discrete_shape(family, task)
+    all_effects(states, actions, size, effects := own())
+    return np.asarray(effects)
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:

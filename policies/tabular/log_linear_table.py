@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 
 from policies.tabular.kernel_table import ContextTable, leader, shrink
+from tasks.contract.context import ContextError
 from tasks.contract.tabular_model import FloatArray
 
 Effects = Int[NDArray[np.int64], "E 4"]
@@ -159,21 +160,21 @@ def all_effects(states: int, actions: int, num_entries: int, own: NDArray[np.int
     """The effects of a family: its ``own`` rows, and a weight for each state and action of every entry that has none.
 
     Raises:
-        ValueError: a row names a state, action, entry or weight that there is not.
+        ContextError: a row names a state, action, entry or weight that there is not.
     """
     given = np.zeros((0, 4), np.int64) if own is None else np.asarray(own)
     if given.ndim != 2 or given.shape[1] != 4 or given.dtype.kind != "i":
-        raise ValueError(f"context_effects must be whole numbers [E, 4], got {given.dtype} {list(given.shape)}")
+        raise ContextError(f"context_effects must be whole numbers [E, 4], got {given.dtype} {list(given.shape)}")
     limits = {"state": states, "action": actions, "entry": num_entries}
     for column, (name, count) in enumerate(limits.items()):
         wrong = (given[:, column] < 0) | (given[:, column] >= count)
         if wrong.any():
-            raise ValueError(
+            raise ContextError(
                 f"context_effects: row {int(np.flatnonzero(wrong)[0])} names {name} {given[wrong][0, column]}; "
                 f"there are {count}, counted from 0"
             )
     if (given[:, 3] < 0).any():
-        raise ValueError("context_effects: numbers of weights count from 0")
+        raise ContextError("context_effects: numbers of weights count from 0")
     missing = np.setdiff1d(np.arange(num_entries), given[:, 2])
     state, action, entry = (part.ravel() for part in np.meshgrid(np.arange(states), np.arange(actions), missing))
     first = int(given[:, 3].max(initial=-1)) + 1

@@ -22,6 +22,7 @@ from distributed.tracking.run_tracker import RunTracker
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.tabular.kernel_table import ContextTable, KernelTable
 from policies.tabular.log_linear_table import LogLinearTable
+from tasks.lakes.frozen_lake import FrozenLake
 from tests.distributed.helpers import (
     Raw,
     changed,
@@ -251,6 +252,10 @@ def test_lakes_start_from_the_table_of_their_map(kind: str, tmp_path: Path, caps
         (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
         (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
         (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: has no effect"),
+        (
+            goals("given", meta={"contexts": {"map": "log_linear"}}),
+            "meta.contexts.map: log_linear needs within_task.alg",
+        ),
         (tiny(meta={"context": "given", "contexts": {"ridges": [1.0]}}), "meta.contexts.ridges: has no effect where"),
         (
             tiny(meta={"context": "given", "contexts": {"map": "log_linear", "bandwidths": [1.0]}}),
@@ -293,6 +298,17 @@ def test_networks_are_served_and_exported_with_their_context(given: Path, tmp_pa
     np.testing.assert_allclose(own, served, atol=1e-5)
     with pytest.raises(ValueError, match="must be a JSON object with the entries goal"):
         predicted(given / STEM, plain, context='{"speed": 0.4}')
+
+
+def test_effects_that_do_not_fit_are_reported_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(FrozenLake, "context_effects", lambda self: np.array([[0, 0, 99, 0]]))
+    raw = tiny(meta={"context": "given", "contexts": {"map": "log_linear"}})
+    assert exit_code("train", run_file(tmp_path, raw)) == 2
+    message = "context_effects: row 0 names entry 99; there are 16, counted from 0"
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("kind", MAPS)

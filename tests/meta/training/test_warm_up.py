@@ -94,6 +94,19 @@ def test_teams_take_all_tasks_in_turn_whatever_the_number_of_rounds() -> None:
     assert taken[:12] != taken[12:24]
 
 
+def test_the_noise_falls_with_the_last_direct_step_alone() -> None:
+    quiet = WARM.model_copy(update={"least_log_std": -3.0, "last_log_std": -4.5})
+    drawn = draw(LocalPool(_experiment().family), _experiment())
+    bounds = [
+        [(team.least_log_std, team.most_log_std) for team in teams_of(drawn.together, quiet, number)]
+        for number in range(4)
+    ]
+    assert bounds == [[(-3.0, np.inf)], *[[(-3.0, np.inf)] * 2] * 2, [(-4.5, -4.5)] * 2]
+    louder = WARM.model_copy(update={"least_log_std": -3.0, "last_log_std": -1.0})
+    assert louder.noise_at(3) == (-3.0, -1.0)  # a ceiling only: less noise may stay
+    assert WARM.noise_at(3) == (WARM.least_log_std, np.inf)
+
+
 def test_teams_that_grow_take_all_tasks_in_turn_and_count_their_steps() -> None:
     growing = WARM.model_copy(update={"first_tasks": 1, "rounds": 5})
     experiment = _experiment()

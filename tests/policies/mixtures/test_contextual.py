@@ -82,6 +82,11 @@ def test_copies_ascend_on_the_reward_or_descend_on_their_tasks_cost() -> None:
     np.testing.assert_allclose(combined[:, 2:], -standard[:, 2:, 1])
 
 
+def test_the_noise_ends_at_its_ceiling() -> None:
+    _, after, _ = _step([[1e9], [1e9]], [[0.5, 0.0], [1.0, 0.0]], least_log_std=-4.5, most_log_std=-4.5)
+    np.testing.assert_allclose(extra_of(after.actor.network, after.actor.vector), -4.5)
+
+
 def test_the_noise_keeps_its_floor_and_contexts_stay_plain() -> None:
     _, after, report = _step([[1e9], [1e9]], [[0.5, 0.0], [1.0, 0.0]], least_log_std=0.25)
     assert extra_of(after.actor.network, after.actor.vector).min() == pytest.approx(0.25)
