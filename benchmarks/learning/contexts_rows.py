@@ -164,4 +164,12 @@ SETTINGS = (
         tuple(range(200, 210)),
         LAKE_VARIANTS,
     ),
+    Setting(
+        "lakes_unlike",
+        "Lakes that differ in 40 of their 62 tiles",
+        LAKE,
+        (("family.similarity", "40"),),
+        tuple(range(200, 206)),
+        tuple(one for one in LAKE_VARIANTS if one.method in (OURS, "random")),
+    ),
 )

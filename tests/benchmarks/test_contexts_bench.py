@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning import contexts, contexts_rows
-from benchmarks.learning.contexts_page import Curves, by_limit, commits, held_out, robot_table, verdict
+from benchmarks.learning.contexts_page import Curves, by_limit, commits, falling, held_out, robot_table, verdict
 from meta.measuring.intervals import interval
 
 
@@ -35,7 +35,7 @@ def test_a_table_has_the_means_the_largest_cost_and_paired_differences() -> None
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:2] == ["meta_srl, context", "2"]
     assert cells[2].startswith("-21.0 [")
-    assert cells[-3:] == ["1.20", "25.00%", "0 of 4 (at most by 0.0)"]
+    assert cells[-4:] == ["1.20", "25.00%", "0 of 4 (at most by 0.0)", "0 of 4"]
     (difference,) = [line for line in lines if line.startswith("- `meta_srl, context` minus `random`")]
     assert "reward at once 10.5 [4.1, 16.9] (better)" in difference
 
@@ -60,6 +60,12 @@ def test_rows_have_the_seeds_that_are_finished() -> None:
 )
 def test_verdicts_follow_the_interval(values: list[float], expected: str) -> None:
     assert verdict(interval(values)) == expected
+
+
+def test_a_task_falls_where_its_reward_does_so_by_more_than_its_noise() -> None:
+    noise = np.random.default_rng(0).normal(0.0, 1.0, (2, 11))
+    steep, steady = -20.0 - np.arange(11) + noise[0], -20.0 + noise[1]
+    assert falling([Curves(np.stack([steep, steady]), np.zeros((2, 11, 1)))]) == "1 of 2"
 
 
 def test_tasks_of_different_limits_are_shown_by_thirds() -> None:
