@@ -64,15 +64,7 @@ ROBOT_VARIANTS = (
     Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
 )
 LAKE_VARIANTS = (
-    Variant(
-        "meta_srl, context",
-        OURS,
-        (
-            ("meta.context", "given"),
-            ("meta.contexts.map", "log_linear"),
-            ("meta.initialization.forgetting", "0.95"),  # more weights than a plain table has: more tasks
-        ),
-    ),
+    Variant("meta_srl, context", OURS, (("meta.context", "given"), ("meta.contexts.map", "log_linear"))),
     Variant("meta_srl, none", OURS),
     Variant("pretrained", "pretrained"),
     Variant("simple_average", "simple_average"),

@@ -58,7 +58,12 @@ class ContextTable(Record):
     @property
     def plain(self) -> Float[FloatArray, "S A"]:
         """The table for an unknown context: the plain leader of all tasks."""
-        return shrink(leader(self.weighted.sum(axis=0), self.prior_weight), self.shrinkage)
+        return shrink(leader(self.recent.sum(axis=0), self.prior_weight), self.shrinkage)
+
+    @property
+    def recent(self) -> Float[FloatArray, "T S A"]:
+        """``weighted``, earlier tasks counting less where the start forgets."""
+        return self.weighted
 
     def at(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
         """The mixture sum_h p_h phi_h(.; c)."""

@@ -3,15 +3,16 @@
     phi_h(a|s; c) proportional to exp( theta_h(s, a) + sum_j w_h(s, a, j) c_j )
 
 follows the regularised leader: (theta_h, w_h) minimise sum_t f_hat_t(phi(.; c_t)) + (lambda_h / 2) |w|^2, which is
-convex; lambda = infinity is the plain leader. Weights w(s, a, j) may be one and the same number: a hole on the left
-matters alike in all states. A task starts from the mixture sum_h p_h phi_h of several lambda (linear conditioning
-of a start on side information: Denevi, Pontil, Ciliberto 2020, arXiv 2008.10857).
+convex; lambda = infinity is the plain leader. Where a start forgets, w_h is learned from all tasks alike, since what an
+entry does stays, and theta_h follows the recent ones, whose policies are better. Weights w(s, a, j) may be one and the
+same number: a hole on the left matters alike in all states. A task starts from the mixture sum_h p_h phi_h of several
+lambda (linear conditioning of a start on side information: Denevi, Pontil, Ciliberto 2020, arXiv 2008.10857).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +44,15 @@ class LogLinear:
 class LogLinearTable(ContextTable):
     """phi(.; c) after T tasks.
 
-    ``contexts`` [T, k] and ``weighted`` [T, S, A], the w_i nu_i(s) pi_i(a|s), are what it was fitted to. ``effects``
-    [E, 4] say which weight an entry of the context has on the logit of a state and action, and ``units`` [k] multiply
-    the entries. ``ridges`` [H] are the lambda_h, ``shares`` [H] the p_h, ``offsets`` [H, S, A] and ``weights`` [H, G]
-    the maps.
+    ``contexts`` [T, k] and ``weighted`` [T, S, A], the w_i nu_i(s) pi_i(a|s), are what it was fitted to; ``recency``
+    [T] is how much a task counts for the offsets. ``effects`` [E, 4] say which weight an entry of the context has on a
+    logit, and ``units`` [k] multiply the entries. ``ridges`` [H] are the lambda_h, ``shares`` [H] the p_h, ``offsets``
+    [H, S, A] and ``weights`` [H, G] the maps.
     """
 
     contexts: FloatArray
     weighted: FloatArray
+    recency: FloatArray
     effects: Effects
     units: FloatArray
     ridges: FloatArray
@@ -59,6 +61,11 @@ class LogLinearTable(ContextTable):
     weights: FloatArray
     shrinkage: float
     prior_weight: float
+
+    @property
+    def recent(self) -> Float[FloatArray, "T S A"]:
+        """``weighted``, each task as much as it counts for the offsets."""
+        return np.asarray(self.recency[:, None, None] * self.weighted)
 
     def tables(self, context: Float[FloatArray, " k"]) -> Float[FloatArray, "H S A"]:
         """phi_h(.; c) of every lambda."""
@@ -77,21 +84,32 @@ class LogLinearTable(ContextTable):
         forgetting: float,
         shares: Float[FloatArray, " H"],
     ) -> LogLinearTable:
-        """The table after N more tasks, fitted to all of them; earlier ones count ``forgetting`` times as much."""
-        contexts = np.concatenate([self.contexts, contexts])
-        weighted = np.concatenate([forgetting * self.weighted, weighted])
-        maps = [
-            fitted(weighted, self.units * contexts, self.effects, ridge, self.prior_weight, LogLinear(offsets, weights))
-            for ridge, offsets, weights in zip(self.ridges.tolist(), self.offsets, self.weights, strict=True)
-        ]
-        return dataclasses.replace(
+        """The table after N more tasks; earlier ones count ``forgetting`` times as much for the offsets."""
+        table = dataclasses.replace(
             self,
-            contexts=contexts,
-            weighted=weighted,
+            contexts=np.concatenate([self.contexts, contexts]),
+            weighted=np.concatenate([self.weighted, weighted]),
+            recency=np.concatenate([forgetting * self.recency, np.ones(len(contexts))]),
             shares=shares,
+        )
+        maps = [table._fitted(number) for number in range(self.ridges.size)]
+        return dataclasses.replace(
+            table,
             offsets=np.array([one.offsets for one in maps]),
             weights=np.array([one.weights for one in maps]),
         )
+
+    def _fitted(self, number: int) -> LogLinear:
+        """The map of one lambda, from where it was."""
+        entries, begin = self.units * self.contexts, LogLinear(self.offsets[number], self.weights[number])
+        ridge = float(self.ridges[number])
+        if np.isinf(ridge):
+            recent = leader(self.recent.sum(axis=0), self.prior_weight)
+            return LogLinear(np.log(recent), np.zeros_like(begin.weights))
+        fit = fitted(self.weighted, entries, self.effects, ridge, self.prior_weight, begin)
+        if (self.recency == 1.0).all():
+            return fit
+        return with_offsets(self.recent, entries, self.effects, self.prior_weight, fit)
 
 
 def table_at(fit: LogLinear, effects: Effects, entries: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
@@ -112,8 +130,7 @@ def fitted(
 ) -> LogLinear:
     """The minimiser of -sum_t,s,a weighted log phi(a|s; c_t) + (ridge / 2) |w|^2, by L-BFGS from ``begin``.
 
-    The uniform policy counts ``prior_weight`` in every state, on the offsets alone. An infinite ``ridge`` has the
-    closed form of the plain leader.
+    The uniform policy counts ``prior_weight`` in every state, on the offsets alone.
 
     Args:
         weighted: w_t nu_t(s) pi_t(a|s) of every task.
@@ -123,30 +140,53 @@ def fitted(
         prior_weight: of the uniform policy.
         begin: where the search begins.
     """
-    tasks, states, actions = weighted.shape
-    if np.isinf(ridge) or not tasks:
-        offsets = np.log(leader(weighted.sum(axis=0), prior_weight))
-        return LogLinear(offsets, np.zeros_like(begin.weights))
+    _, states, actions = weighted.shape
     design, size = _design(entries, effects, (states, actions), len(begin.weights)), states * actions
-    masses = weighted.sum(axis=2, keepdims=True)
 
     def objective(free: FloatArray) -> tuple[float, FloatArray]:
         offsets, weights = free[:size].reshape(states, actions), free[size:]
-        logs = log_softmax(offsets + (design @ weights).reshape(weighted.shape), axis=2)
-        prior = log_softmax(offsets, axis=1)
-        loss = -float((weighted * logs).sum()) - prior_weight * float(prior.mean(axis=1).sum())
-        slopes = masses * np.exp(logs) - weighted
-        of_offsets = slopes.sum(axis=0) + prior_weight * (np.exp(prior) - 1.0 / actions)
+        loss, slopes, of_offsets = _loss(weighted, (design @ weights).reshape(weighted.shape), offsets, prior_weight)
         of_weights = design.T @ slopes.ravel() + ridge * weights
         return loss + 0.5 * ridge * float(weights @ weights), np.concatenate([of_offsets.ravel(), of_weights])
 
-    options: Any = {"maxiter": _STEPS, "gtol": _GRADIENT, "ftol": 1e-12}
-    first = np.concatenate([begin.offsets.ravel(), begin.weights])
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x
+    found = _minimum(objective, np.concatenate([begin.offsets.ravel(), begin.weights]))
     return LogLinear(found[:size].reshape(states, actions), found[size:])
 
 
-def _design(entries: FloatArray, effects: Effects, shape: tuple[int, int], num_weights: int) -> csr_array:
+def with_offsets(
+    weighted: Float[FloatArray, "T S A"],
+    entries: Float[FloatArray, "T k"],
+    effects: Effects,
+    prior_weight: float,
+    fit: LogLinear,
+) -> LogLinear:
+    """``fit`` with the offsets that minimise the loss of other weights [T, S, A] of the tasks, as in :func:`fitted`."""
+    design = _design(entries, effects, fit.offsets.shape, len(fit.weights))
+    pushes = (design @ fit.weights).reshape(weighted.shape)
+
+    def objective(free: FloatArray) -> tuple[float, FloatArray]:
+        loss, _, of_offsets = _loss(weighted, pushes, free.reshape(fit.offsets.shape), prior_weight)
+        return loss, of_offsets.ravel()
+
+    return LogLinear(_minimum(objective, fit.offsets.ravel()).reshape(fit.offsets.shape), fit.weights)
+
+
+def _loss(
+    weighted: FloatArray, pushes: FloatArray, offsets: FloatArray, prior_weight: float
+) -> tuple[float, FloatArray, FloatArray]:
+    """The loss, its slopes in every task's logits [T, S, A], and in the offsets [S, A]."""
+    logs, prior = log_softmax(offsets + pushes, axis=2), log_softmax(offsets, axis=1)
+    slopes = weighted.sum(axis=2, keepdims=True) * np.exp(logs) - weighted
+    of_offsets = slopes.sum(axis=0) + prior_weight * (np.exp(prior) - 1.0 / offsets.shape[1])
+    return -float((weighted * logs).sum()) - prior_weight * float(prior.mean(axis=1).sum()), slopes, of_offsets
+
+
+def _minimum(objective: Callable[[FloatArray], tuple[float, FloatArray]], begin: FloatArray) -> FloatArray:
+    options: Any = {"maxiter": _STEPS, "gtol": _GRADIENT, "ftol": 1e-12}
+    return np.asarray(minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x)
+
+
+def _design(entries: FloatArray, effects: Effects, shape: tuple[int, ...], num_weights: int) -> csr_array:
     """What each weight adds to each logit, [T S A, G]: row (t, s, a) holds the entries that act on it."""
     each, tasks, size = len(effects), len(entries), shape[0] * shape[1]
     counts = np.bincount(effects[:, 0] * shape[1] + effects[:, 1], minlength=size)
@@ -195,6 +235,7 @@ def no_tasks(
     return LogLinearTable(
         contexts=np.zeros((0, units.size)),
         weighted=np.zeros((0, *shape)),
+        recency=np.ones(0),
         effects=effects,
         units=units,
         ridges=ridges,
@@ -206,7 +247,7 @@ def no_tasks(
     )
 
 
-_PARTS = ("contexts", "weighted", "effects", "units", "ridges", "shares", "offsets", "weights")
+_PARTS = ("contexts", "weighted", "recency", "effects", "units", "ridges", "shares", "offsets", "weights")
 
 
 def to_log_linear_arrays(table: LogLinearTable) -> dict[str, NDArray[Any]]:
@@ -223,7 +264,8 @@ def from_log_linear_arrays(arrays: Mapping[str, NDArray[Any]], shape: tuple[int,
     """
     parts, numbers = {name: arrays[name] for name in _PARTS}, arrays["numbers"]
     tasks, heads = len(parts["contexts"]), parts["ridges"].size
-    if parts["contexts"].ndim != 2 or parts["weighted"].shape != (tasks, *shape):
+    kept = (parts["contexts"].ndim, parts["weighted"].shape, parts["recency"].shape)
+    if kept != (2, (tasks, *shape), (tasks,)):
         raise ValueError(f"weighted must have the shape [{tasks}, {shape[0]}, {shape[1]}], one entry a context")
     if parts["offsets"].shape != (heads, *shape) or parts["weights"].ndim != 2 or len(parts["weights"]) != heads:
         raise ValueError(f"offsets must have the shape [{heads}, {shape[0]}, {shape[1]}], and weights {heads} rows")

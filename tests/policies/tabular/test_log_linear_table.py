@@ -98,11 +98,22 @@ def test_a_start_is_the_mixture_of_its_ridges_and_uniform_before_the_first_task(
     np.testing.assert_array_equal(table_of(policy_for(table, context)), table.at(context))
 
 
-def test_earlier_tasks_count_as_much_as_forgetting_says() -> None:
-    first, second = (tasks_of(truth(empty().effects, seed), empty().effects, seed) for seed in (1, 2))
-    kept = empty().with_tasks(*first, 0.5, np.full(2, 0.5)).with_tasks(*second, 0.5, np.full(2, 0.5))
-    np.testing.assert_allclose(kept.weighted[:TASKS], 0.5 * first[1])
-    np.testing.assert_allclose(kept.weighted[TASKS:], second[1])
+def test_offsets_forget_and_weights_do_not() -> None:
+    made = truth(empty().effects)
+    later = LogLinear(made.offsets + np.array([1.0, -1.0]), made.weights)  # other tasks of which entries do the same
+    first, second = tasks_of(made, empty().effects, 1), tasks_of(later, empty().effects, 2)
+    table, shares = empty(ridges=(1e-6, np.inf)), np.full(2, 0.5)
+    kept = table.with_tasks(*first, 0.01, shares).with_tasks(*second, 0.01, shares)
+    np.testing.assert_array_equal(kept.recency, np.repeat([0.01, 1.0], TASKS))
+    np.testing.assert_array_equal(kept.weighted, np.concatenate([first[1], second[1]]))
+    recent = 0.01 * first[1].sum(axis=0) + second[1].sum(axis=0)
+    np.testing.assert_allclose(kept.plain, shrink(leader(recent, 1e-3), 0.01), rtol=1e-12)
+    np.testing.assert_allclose(kept.tables(np.zeros(2))[1], kept.plain, rtol=1e-12)
+    alike = table.with_tasks(*first, 1.0, shares).with_tasks(*second, 1.0, shares)
+    np.testing.assert_allclose(kept.weights, alike.weights, atol=1e-3)
+    context = np.array([0.5, -0.5])
+    wanted = table_at(later, empty().effects, context)
+    assert np.abs(kept.tables(context)[0] - wanted).max() < 0.5 * np.abs(alike.tables(context)[0] - wanted).max()
 
 
 def test_entries_without_effects_of_the_family_have_a_weight_for_each_state_and_action() -> None:
