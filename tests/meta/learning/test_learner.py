@@ -11,7 +11,13 @@ import pytest
 
 from meta.estimators.closed_form import estimate
 from meta.learning.bounds import initialization_loss, worst_case_curvature
-from meta.learning.settings import ContextSettings, InitializationSettings, LearningRateSettings, MetaSettings
+from meta.learning.settings import (
+    ContextMap,
+    ContextSettings,
+    InitializationSettings,
+    LearningRateSettings,
+    MetaSettings,
+)
 from meta.learning.tabular import Contribution, MetaState, initial_state, no_memory, update
 from meta.learning.tabular_contribution import contribution
 from meta.learning.updates import project_to_shrunk_simplex
@@ -25,9 +31,11 @@ from policies.exact.drawing import draw_task
 from policies.exact.solver import ExactModel, occupancy
 from policies.solving.solve_task import solve_task
 from policies.tabular.crpo import WithinTaskSettings
-from policies.tabular.kernel_table import KernelTable, leader, shrink
+from policies.tabular.kernel_table import ContextTable, leader, shrink
 from policies.tabular.solving import TaskDataset
 from policies.tabular.transitions import Transitions
+from tasks.contract.context import ContextSpace
+from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import TabularModel
 from tasks.lakes.frozen_lake import FrozenLake
@@ -510,22 +518,29 @@ def with_contexts(batch: list[Contribution], contexts: list[float]) -> list[Cont
     return [dataclasses.replace(item, context=np.array([c])) for item, c in zip(batch, contexts, strict=True)]
 
 
-def conditional(bandwidths: tuple[float, ...], **changes: Any) -> MetaSettings:
-    contexts = ContextSettings(bandwidths=bandwidths, **changes)
+KINDS: dict[ContextMap, str] = {"kernel": "bandwidths", "log_linear": "ridges"}
+
+
+def conditional(kind: ContextMap, widths: tuple[float, ...], **changes: Any) -> MetaSettings:
+    """Settings of a map whose ``widths`` are its bandwidths or ridges."""
+    contexts = ContextSettings(map=kind, **{KINDS[kind]: widths}, **changes)
     return settings().model_copy(update={"context": "given", "contexts": contexts})
 
 
 def remembering(chosen: MetaSettings) -> MetaState:
-    return dataclasses.replace(fresh(chosen), memory=no_memory(chosen, (STATES, ACTIONS), 1, "euclidean"))
+    one = np.ones(1)
+    contexts = Contexts(ContextSpace(("c",), 0.0 * one, one, -one, one, limits=False), np.zeros((1, 1)), hidden=False)
+    return dataclasses.replace(fresh(chosen), memory=no_memory(chosen, (STATES, ACTIONS), contexts))
 
 
 def table_at(state: MetaState, context: float) -> np.ndarray:
-    assert isinstance(state.start.initialization, KernelTable)
+    assert isinstance(state.start.initialization, ContextTable)
     return state.start.initialization.at(np.array([context]))
 
 
-def test_with_an_infinite_bandwidth_alone_every_start_is_the_plain_one() -> None:
-    chosen = conditional((math.inf,))
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_an_infinite_bandwidth_or_ridge_alone_every_start_is_the_plain_one(kind: ContextMap) -> None:
+    chosen = conditional(kind, (math.inf,))
     state, plain = remembering(chosen), fresh(settings())
     for first in (0, 3, 6):
         batch = with_contexts(contributions(0, 3, first), [0.1, -2.0, 0.7])
@@ -536,13 +551,14 @@ def test_with_an_infinite_bandwidth_alone_every_start_is_the_plain_one() -> None
     np.testing.assert_array_equal(state.learning_rates, plain.learning_rates)
 
 
-def test_bandwidths_share_by_their_losses_before_the_round() -> None:
-    chosen = conditional((0.3, math.inf), bandwidth_rate=2.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_share_by_their_losses_before_the_round(kind: ContextMap) -> None:
+    chosen = conditional(kind, (0.3, math.inf), bandwidth_rate=2.0)
     first = with_contexts(contributions(0, 3), [0.0, 1.0, 2.0])
     second = with_contexts(contributions(0, 2, first=3, weight=0.5), [0.1, 1.9])
     before = update(remembering(chosen), first, chosen, ITERATIONS)
     assert before.memory is not None
-    np.testing.assert_allclose(before.memory.shares, 0.5)  # before the first round all bandwidths are uniform
+    np.testing.assert_allclose(before.memory.shares, 0.5)  # before the first round all maps are uniform
     losses = np.zeros(2)
     for item in second:
         assert item.context is not None
@@ -555,9 +571,10 @@ def test_bandwidths_share_by_their_losses_before_the_round() -> None:
     assert after_both.memory.contexts[:, 0].tolist() == [0.0, 1.0, 2.0, 0.1, 1.9]
 
 
-def test_the_mixture_of_bandwidths_keeps_its_regret() -> None:
-    """log(H) / lambda + lambda T F^2 / 8 to the best bandwidth, with F the largest loss of a task."""
-    chosen = conditional((0.01, 0.3, math.inf))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mixture_of_maps_keeps_its_regret(kind: ContextMap) -> None:
+    """log(H) / lambda + lambda T F^2 / 8 to the best map, with F the largest loss of a task."""
+    chosen = conditional(kind, (0.01, 0.3, math.inf))
     state, rng = remembering(chosen), np.random.default_rng(1)
     right = {value: random_rows(rng, STATES, ACTIONS) ** 4 for value in (0.0, 1.0)}
     mixed, each, largest = 0.0, np.zeros(3), 0.0
@@ -577,8 +594,9 @@ def test_the_mixture_of_bandwidths_keeps_its_regret() -> None:
     assert state.memory.shares[2] < 0.05
 
 
-def test_a_task_without_context_is_an_error_and_a_memory_survives_its_arrays() -> None:
-    chosen = conditional((0.5, math.inf))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_without_context_is_an_error_and_a_memory_survives_its_arrays(kind: ContextMap) -> None:
+    chosen = conditional(kind, (0.5, math.inf))
     state = update(remembering(chosen), with_contexts(contributions(0, 2), [0.0, 1.0]), chosen, ITERATIONS)
     again = MetaState.from_arrays(state.to_arrays())
     assert again.sha256() == state.sha256() != dataclasses.replace(state, memory=None).sha256()
