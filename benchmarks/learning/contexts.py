@@ -131,19 +131,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", nargs="*", choices=[setting.name for setting in SETTINGS], help="these only")
     parser.add_argument("--seeds", type=int, help="the first so many seeds of each setting; default all")
-    parser.add_argument("--rows", type=int, help="the first so many rows of each table; default all")
+    parser.add_argument("--rows", nargs="*", help="rows of these names only, such as 'multitask, context'")
     parser.add_argument("--processes", type=int, default=2, help="processes; default 2")
     parser.add_argument("--page", action="store_true", help="only write the page, of the cells that are finished")
     options = parser.parse_args(arguments)
     console = Console()
     chosen = [
-        dataclasses.replace(setting, seeds=setting.seeds[: options.seeds], variants=setting.variants[: options.rows])
+        dataclasses.replace(setting, seeds=setting.seeds[: options.seeds], variants=_rows(setting, options.rows))
         for setting in SETTINGS
         if options.settings is None or setting.name in options.settings
     ]
     if not options.page:
         compute(chosen, options.processes, console)
     write_page(chosen, finished_cell)
+
+
+def _rows(setting: Setting, names: Sequence[str] | None) -> tuple[Variant, ...]:
+    return tuple(variant for variant in setting.variants if names is None or variant.name in names)
 
 
 def compute(chosen: Sequence[Setting], processes: int, console: Console) -> None:
