@@ -182,8 +182,9 @@ _LATER = {
 
 def _for_digest(section: BaseModel) -> dict[str, JsonValue]:
     """A section without later keys that are left at their defaults, so that the digests of earlier runs stay."""
-    content, defaults = section.model_dump(mode="json"), type(section).model_fields
-    return {key: value for key, value in content.items() if key not in _LATER or value != defaults[key].default}
+    content = section.model_dump(mode="json")
+    defaults = type(section).model_construct().model_dump(mode="json", include=_LATER & content.keys())
+    return {key: value for key, value in content.items() if key not in _LATER or value != defaults[key]}
 
 
 class RunConfig(BaseModel):
