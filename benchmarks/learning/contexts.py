@@ -69,25 +69,23 @@ def judged(config: RunConfig, spec: FamilySpec, tasks: Sequence[Task], start: St
     return records(solve_in_order(LocalPool(spec), tasks, start, config.experiment.held_out_within))
 
 
-_POINTS: dict[str, GridPoint] = {}
-"""Points that this process has chosen: the same for all seeds of a row."""
-
-
 def tuned_point(experiment: Experiment, method: MethodName) -> GridPoint:
-    """The best point of the method's grid on the training tasks of the tuning seed; meta_srl has one point."""
-    if method == OURS:
-        return GridPoint()
+    """The best point of the method's grid on the training tasks of the tuning seed."""
     seeded = experiment.with_seed(experiment.evaluation.tuning_seeds[0])
-    key = f"{method} {seeded}"
-    if key not in _POINTS:
-        _POINTS[key] = choose([tune(seeded, method)], [tune(seeded, "random")])
-    return _POINTS[key]
+    return choose([tune(seeded, method)], [tune(seeded, "random")])
+
+
+def kept_point(path: Path, experiment: Experiment, method: MethodName) -> GridPoint:
+    """:func:`tuned_point`, from its file where it was found before: it is the same for all seeds of a row."""
+    made = kept(path, lambda: tuned_point(experiment, method).model_dump(exclude_none=True))
+    return GridPoint.model_validate(made)
 
 
 def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
     """Train one method on one seed and judge its start."""
     experiment = config.experiment
-    point = variant.point or tuned_point(experiment, variant.method)
+    point = variant.point
+    assert point is not None, f"{variant.name}: a cell needs a point, see with_point"
     pool, drawn = drawn_tasks(experiment)
     tasks = drawn.train if variant.method == OURS else drawn.for_baselines
     learned = learn(variant.method, point, averaging_bench(pool, experiment, drawn, tasks))
@@ -117,8 +115,19 @@ def path_of(setting: Setting, variant: Variant, seed: int) -> Path:
 
 def found_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any]:
     """The cell, from its file where it is finished."""
-    path = path_of(setting, variant, seed)
-    return kept(path, lambda: cell(configuration(setting, variant, seed), variant))
+    config = configuration(setting, variant, seed)
+    return kept(path_of(setting, variant, seed), lambda: cell(config, with_point(setting, variant, config.experiment)))
+
+
+def with_point(setting: Setting, variant: Variant, experiment: Experiment) -> Variant:
+    """The row with its method's tuned point, where it has none of its own; meta_srl has nothing to tune."""
+    if variant.point is not None:
+        return variant
+    if variant.method == OURS:
+        return dataclasses.replace(variant, point=GridPoint())
+    found = path_of(setting, variant, experiment.evaluation.tuning_seeds[0])
+    path = found.with_name(f"point-{found.name}")
+    return dataclasses.replace(variant, point=kept_point(path, experiment, variant.method))
 
 
 def finished_cell(setting: Setting, variant: Variant, seed: int) -> dict[str, Any] | None:
@@ -131,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", nargs="*", choices=[setting.name for setting in SETTINGS], help="these only")
     parser.add_argument("--seeds", type=int, help="the first so many seeds of each setting; default all")
-    parser.add_argument("--rows", nargs="*", help="rows of these names only, such as 'multitask, context'")
+    names = sorted({variant.name for setting in SETTINGS for variant in setting.variants})
+    parser.add_argument("--rows", nargs="*", choices=names, metavar="NAME", help="these rows only; default all")
     parser.add_argument("--processes", type=int, default=2, help="processes; default 2")
     parser.add_argument("--page", action="store_true", help="only write the page, of the cells that are finished")
     options = parser.parse_args(arguments)

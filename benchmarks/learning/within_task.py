@@ -133,11 +133,10 @@ def lake_cell(job: Job) -> dict[str, Any]:
 
 def meta_cell(job: Job) -> dict[str, Any]:
     """The held-out lakes of a seed from the start that ``job.part`` learned with the algorithm, five updates each."""
-    config, point = lake_config(job.algorithm, job.seed), None
+    config, point = lake_config(job.algorithm, job.seed), GridPoint()
     if job.part != OURS:
         path = dataclasses.replace(job.tuning, part=f"tuning_{job.part}").path
-        made = kept(path, lambda: contexts.tuned_point(config.experiment, job.part).model_dump(exclude_none=True))
-        point = GridPoint.model_validate(made)
+        point = contexts.kept_point(path, config.experiment, job.part)
     found = contexts.cell(config, contexts_rows.Variant(job.part, job.part, point=point))
     held_out = {key: found["held_out"][key] for key in ("gap", "violation", "during", "score")}
     return {"point": found["point"], "learning_rates": found["learning_rates"], **held_out}

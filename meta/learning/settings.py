@@ -211,9 +211,9 @@ class WarmUpSettings(BaseModel):
 
     def noise_at(self, number: int) -> tuple[float, float]:
         """The least and the largest log standard deviation after round ``number``, counted from 0."""
-        last = self.last_log_std
-        ends = last is not None and number == self.rounds - 1
-        return (min(self.least_log_std, last), last) if ends and last is not None else (self.least_log_std, math.inf)
+        if self.last_log_std is None or number != self.rounds - 1:
+            return self.least_log_std, math.inf
+        return min(self.least_log_std, self.last_log_std), self.last_log_std
 
     def tasks_at(self, number: int) -> int:
         """Training tasks of a team in round ``number``, counted from 0; later rounds have as many as the last."""

@@ -179,15 +179,11 @@ def remember_contexts(memory: ContextTable, ordered: Sequence[Contribution], set
 
 
 def no_memory(settings: MetaSettings, shape: tuple[int, int], contexts: Contexts) -> ContextTable:
-    """The map from contexts to tables before the first task: uniform for every context.
-
-    Raises:
-        ContextError: the family's effects of its context do not fit.
-    """
+    """The map from contexts to tables before the first task: uniform for every context."""
     own, space = settings.initialization, contexts.space
     if settings.contexts.map == "log_linear":
         units = np.ones(space.size) if contexts.effects is None else 1.0 / space.scale
-        effects = all_effects(*shape, space.size, contexts.effects)
+        effects = all_effects(*shape, space.size, None) if contexts.effects is None else contexts.effects
         ridges = np.array(settings.contexts.ridges)
         return no_tasks(effects, units, ridges, shape, own.shrinkage, own.prior_weight)
     bandwidths = np.array(settings.contexts.bandwidths)

@@ -251,13 +251,12 @@ def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:
 
 
 def _effects(family: TaskFamily, task: Task, size: int) -> Effects | None:
-    """The family's own effects of a context of ``size`` entries, checked; None where it has none."""
+    """The family's own effects of a context of ``size`` entries, completed; None where it has none."""
     own = getattr(family, "context_effects", None)
     if own is None:
         return None
     states, actions = discrete_shape(family, task)
-    all_effects(states, actions, size, effects := own())
-    return np.asarray(effects)
+    return all_effects(states, actions, size, own())
 
 
 def measure_similarity(pool: Pool, experiment: Experiment, drawn: Drawn) -> Similarity | None:

@@ -92,24 +92,24 @@ class LogLinearTable(ContextTable):
             recency=np.concatenate([forgetting * self.recency, np.ones(len(contexts))]),
             shares=shares,
         )
-        maps = [table._fitted(number) for number in range(self.ridges.size)]
+        design = design_of(table.units * table.contexts, self.effects, weighted.shape[1:], self.weights.shape[1])
+        maps = [table._fitted(number, design) for number in range(self.ridges.size)]
         return dataclasses.replace(
             table,
             offsets=np.array([one.offsets for one in maps]),
             weights=np.array([one.weights for one in maps]),
         )
 
-    def _fitted(self, number: int) -> LogLinear:
+    def _fitted(self, number: int, design: csr_array) -> LogLinear:
         """The map of one lambda, from where it was."""
-        entries, begin = self.units * self.contexts, LogLinear(self.offsets[number], self.weights[number])
-        ridge = float(self.ridges[number])
+        ridge, begin = float(self.ridges[number]), LogLinear(self.offsets[number], self.weights[number])
         if np.isinf(ridge):
             recent = leader(self.recent.sum(axis=0), self.prior_weight)
             return LogLinear(np.log(recent), np.zeros_like(begin.weights))
-        fit = fitted(self.weighted, entries, self.effects, ridge, self.prior_weight, begin)
+        fit = fitted(self.weighted, design, ridge, self.prior_weight, begin)
         if (self.recency == 1.0).all():
             return fit
-        return with_offsets(self.recent, entries, self.effects, self.prior_weight, fit)
+        return with_offsets(self.recent, design, self.prior_weight, fit)
 
 
 def table_at(fit: LogLinear, effects: Effects, entries: Float[FloatArray, " k"]) -> Float[FloatArray, "S A"]:
@@ -121,12 +121,7 @@ def table_at(fit: LogLinear, effects: Effects, entries: Float[FloatArray, " k"])
 
 
 def fitted(
-    weighted: Float[FloatArray, "T S A"],
-    entries: Float[FloatArray, "T k"],
-    effects: Effects,
-    ridge: float,
-    prior_weight: float,
-    begin: LogLinear,
+    weighted: Float[FloatArray, "T S A"], design: csr_array, ridge: float, prior_weight: float, begin: LogLinear
 ) -> LogLinear:
     """The minimiser of -sum_t,s,a weighted log phi(a|s; c_t) + (ridge / 2) |w|^2, by L-BFGS from ``begin``.
 
@@ -134,34 +129,27 @@ def fitted(
 
     Args:
         weighted: w_t nu_t(s) pi_t(a|s) of every task.
-        entries: the contexts, in the units of the weights.
-        effects: which weight an entry has on which logit.
+        design: what each weight adds to each logit (:func:`design_of`).
         ridge: lambda.
         prior_weight: of the uniform policy.
         begin: where the search begins.
     """
-    _, states, actions = weighted.shape
-    design, size = _design(entries, effects, (states, actions), len(begin.weights)), states * actions
+    shape, size = begin.offsets.shape, begin.offsets.size
 
     def objective(free: FloatArray) -> tuple[float, FloatArray]:
-        offsets, weights = free[:size].reshape(states, actions), free[size:]
+        offsets, weights = free[:size].reshape(shape), free[size:]
         loss, slopes, of_offsets = _loss(weighted, (design @ weights).reshape(weighted.shape), offsets, prior_weight)
         of_weights = design.T @ slopes.ravel() + ridge * weights
         return loss + 0.5 * ridge * float(weights @ weights), np.concatenate([of_offsets.ravel(), of_weights])
 
     found = _minimum(objective, np.concatenate([begin.offsets.ravel(), begin.weights]))
-    return LogLinear(found[:size].reshape(states, actions), found[size:])
+    return LogLinear(found[:size].reshape(shape), found[size:])
 
 
 def with_offsets(
-    weighted: Float[FloatArray, "T S A"],
-    entries: Float[FloatArray, "T k"],
-    effects: Effects,
-    prior_weight: float,
-    fit: LogLinear,
+    weighted: Float[FloatArray, "T S A"], design: csr_array, prior_weight: float, fit: LogLinear
 ) -> LogLinear:
     """``fit`` with the offsets that minimise the loss of other weights [T, S, A] of the tasks, as in :func:`fitted`."""
-    design = _design(entries, effects, fit.offsets.shape, len(fit.weights))
     pushes = (design @ fit.weights).reshape(weighted.shape)
 
     def objective(free: FloatArray) -> tuple[float, FloatArray]:
@@ -186,8 +174,17 @@ def _minimum(objective: Callable[[FloatArray], tuple[float, FloatArray]], begin:
     return np.asarray(minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x)
 
 
-def _design(entries: FloatArray, effects: Effects, shape: tuple[int, ...], num_weights: int) -> csr_array:
-    """What each weight adds to each logit, [T S A, G]: row (t, s, a) holds the entries that act on it."""
+def design_of(
+    entries: Float[FloatArray, "T k"], effects: Effects, shape: tuple[int, ...], num_weights: int
+) -> csr_array:
+    """What each weight adds to each logit, [T S A, G]: row (t, s, a) holds the entries that act on it.
+
+    Args:
+        entries: the contexts, in the units of the weights.
+        effects: which weight an entry has on which logit.
+        shape: S and A.
+        num_weights: G.
+    """
     each, tasks, size = len(effects), len(entries), shape[0] * shape[1]
     counts = np.bincount(effects[:, 0] * shape[1] + effects[:, 1], minlength=size)
     starts = np.concatenate([[0], np.cumsum(counts)])

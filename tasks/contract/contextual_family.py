@@ -22,8 +22,8 @@ class Contexts:
 
     ``hidden``: a new task does not reveal its context; it is found by a first batch of rollouts. ``latent``: the family
     tells nothing of its tasks, and the contexts are learned: ``known`` are random until a start carries them, hidden.
-    ``effects`` [E, 4] are the family's own context_effects(); a start carries those that it was learned with, so no
-    file holds them here.
+    ``effects`` [E, 4] are the family's context_effects(), completed; a start carries those that it was learned with,
+    so no file holds them here.
     """
 
     space: ContextSpace

@@ -18,6 +18,7 @@ from policies.tabular.log_linear_table import (
     LogLinear,
     LogLinearTable,
     all_effects,
+    design_of,
     fitted,
     no_tasks,
     table_at,
@@ -55,7 +56,8 @@ def test_it_finds_the_map_that_made_the_tasks_and_knows_new_contexts(own: Any) -
     made = truth(effects)
     contexts, weighted = tasks_of(made, effects)
     begin = LogLinear(np.zeros((STATES, ACTIONS)), np.zeros_like(made.weights))
-    found = fitted(weighted, contexts, effects, 1e-10, 1e-12, begin)
+    design = design_of(contexts, effects, (STATES, ACTIONS), len(begin.weights))
+    found = fitted(weighted, design, 1e-10, 1e-12, begin)
     for context in np.random.default_rng(2).normal(0.0, 2.0, (5, ENTRIES)):
         np.testing.assert_allclose(table_at(found, effects, context), table_at(made, effects, context), atol=2e-3)
 
@@ -72,7 +74,7 @@ def test_the_fit_is_the_minimum_of_the_summed_losses_and_the_penalty() -> None:
         return -float((weighted * np.log(tables)).sum()) + uniform + 0.5 * ridge * float(fit.weights @ fit.weights)
 
     begin = LogLinear(np.zeros(shape), np.zeros(int(effects[:, 3].max()) + 1))
-    found = fitted(weighted, contexts, effects, ridge, prior, begin)
+    found = fitted(weighted, design_of(contexts, effects, shape, len(begin.weights)), ridge, prior, begin)
     at = np.concatenate([found.offsets.ravel(), found.weights])
     np.testing.assert_allclose(approx_fprime(at, objective, 1e-6), 0.0, atol=2e-4)
     assert objective(at) < objective(np.zeros_like(at)) - 1e-3
