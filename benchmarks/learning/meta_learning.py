@@ -12,6 +12,9 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,12 +132,27 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def end_with_parent() -> None:
+    """End this process as soon as its parent is gone: unfinished work has nobody to go to and takes a core."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is not a child process"
+
+    def wait_for_the_end() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
 def in_processes(
     work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int
 ) -> Iterator[tuple[int, tuple[Any, ...], Any]]:
-    """``work(*job)`` for every job, each in one process: how many are done, the job and its result, as they finish."""
+    """``work(*job)`` for every job, each in one process: how many are done, the job and its result, as they finish.
+
+    The processes end with the one that asked, also where a signal ends it.
+    """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         waiting = {pool.submit(work, *job): job for job in jobs}
         for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
             yield done, waiting[future], future.result()

@@ -104,7 +104,7 @@ def new_task(
     family = source.family.make()
     _require_fit(source, family)
     task = chosen_task(source.config.experiment, LocalPool(source.family), task_index, task_seed, given)
-    warn_outside(family, task, console)
+    warn_outside(family, task, source.starts.starts[0].initialization, console)
     if source.policy is not None:
         source.policy.require_fit(family, task, source.label)
     return family, task

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from distributed.settings.console import Console
 from distributed.settings.errors import ConfigurationError
+from policies.common.policy import Policy
 from policies.common.results import TaskResult
+from policies.tabular.log_linear_table import LogLinearTable
 from tasks.contract.context import ContextError
 from tasks.contract.contextual_family import ContextualFamily, contexts_of
 from tasks.contract.task import Task, TaskFamily
@@ -23,8 +25,8 @@ def context_line(result: TaskResult, family: TaskFamily) -> list[str]:
     return [f"- context: {entries}{found}"]
 
 
-def warn_outside(family: TaskFamily, task: Task, console: Console) -> None:
-    """Warn of a context outside the range of the training tasks; there a start is a guess.
+def warn_outside(family: TaskFamily, task: Task, start: Policy, console: Console) -> None:
+    """Warn of a context outside the range of the training tasks; there ``start`` is a guess.
 
     Raises:
         ConfigurationError: The task has no such context as the training tasks.
@@ -32,7 +34,8 @@ def warn_outside(family: TaskFamily, task: Task, console: Console) -> None:
     if not isinstance(family, ContextualFamily) or family.must_find(task):
         return
     try:
-        outside = family.contexts.space.outside(family.context_of(task))
+        effects = start.effects if isinstance(start, LogLinearTable) else None
+        outside = family.contexts.space.outside(family.context_of(task), effects)
     except ContextError as error:
         raise ConfigurationError(str(error)) from error
     if outside:

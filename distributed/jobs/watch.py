@@ -59,7 +59,7 @@ def watch(
     pool, family = LocalPool(spec), spec.make()
     require_start_fits(state.starts[0].initialization, family, spec, str(run_dir))
     task = chosen_task(config.experiment, pool, task_index, given=given)
-    warn_outside(family, task, console)
+    warn_outside(family, task, state.starts[0].initialization, console)
     path = output or run_dir / "adapt" / f"{task.stem}.mp4"
     require_pictures(family, task)
     with console.status(f"adapting to {task.label}"):

@@ -200,6 +200,9 @@ class WarmUpSettings(BaseModel):
     """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
     least_log_std: float = -3.5
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
+    first_log_std: float | None = None
+    """Log standard deviations that the first direct step ends with, at most: a fresh policy's noise may cost more than
+    the limits allow, and steps that take it away learn nothing else; empty: they stay."""
     last_log_std: float | None = None
     """Log standard deviations that the last direct step ends with, at most: training needs more noise than a start that
     is good already, which noise costs reward; empty: they stay."""
@@ -211,9 +214,17 @@ class WarmUpSettings(BaseModel):
 
     def noise_at(self, number: int) -> tuple[float, float]:
         """The least and the largest log standard deviation after round ``number``, counted from 0."""
-        if self.last_log_std is None or number != self.rounds - 1:
-            return self.least_log_std, math.inf
-        return min(self.least_log_std, self.last_log_std), self.last_log_std
+        most = self.first_log_std if number == 0 and self.first_log_std is not None else math.inf
+        if number == self.rounds - 1 and self.last_log_std is not None:
+            return min(self.least_log_std, self.last_log_std), min(most, self.last_log_std)
+        return self.least_log_std, most
+
+    @model_validator(mode="after")
+    def _first_noise_is_above_the_floor(self) -> WarmUpSettings:
+        least, first = self.least_log_std, self.first_log_std
+        if first is not None and first < least:
+            raise ValueError(f"first_log_std must be at least least_log_std, {least:g}, got {first:g}")
+        return self
 
     def tasks_at(self, number: int) -> int:
         """Training tasks of a team in round ``number``, counted from 0; later rounds have as many as the last."""
@@ -263,9 +274,7 @@ class MetaSettings(BaseModel):
             what = "meta.context" if self.context != "none" else "meta.warm_up.rounds"
             raise ValueError(f"{what}: needs num_initializations 1, which is {self.num_initializations}")
         if self.context == "none" and self.contexts != ContextSettings():
-            raise ValueError(
-                "meta.contexts: has no effect where meta.context is none; it may be given, probed, inferred, learned"
-            )
+            raise ValueError("meta.contexts: needs meta.context given, probed, inferred or learned, which is none")
         return self
 
     @model_validator(mode="after")
@@ -286,7 +295,5 @@ class MetaSettings(BaseModel):
                 f"meta.warm_up.rounds: must be above 0 where meta.context is {self.context}: contexts are learned there"
             )
         if self.context == "learned" and self.contexts.limits:
-            raise ValueError(
-                "meta.contexts.limits: has no effect where meta.context is learned; set it to given or probed"
-            )
+            raise ValueError("meta.contexts.limits: has no effect with meta.context learned; set it to given or probed")
         return self

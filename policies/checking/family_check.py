@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from policies.checking.context_check import check_context
 from policies.checking.evidence import check_answers, check_making
 from policies.checking.family_form import FORM_CHECKS, Check, Form, check_tasks, ok, wrong
 from policies.checking.family_steps import STEP_CHECKS, check_returned
@@ -87,10 +88,11 @@ def _checks(
 
 
 def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], recording: float, deadline: float) -> Iterator[Check]:
-    result, _ = _guarded(check_making, family, tasks)
-    yield result
-    if result.verdict == "wrong":
-        return
+    for check in (check_making, check_context):
+        result, _ = _guarded(check, family, tasks)
+        yield result
+        if result.verdict == "wrong":
+            return
     bounds = Bounds(family.horizon, recording, min(_STEP_SECONDS, step_seconds(family)))
     result, evidence = _guarded(check_answers, family, tasks, bounds)
     yield result
@@ -133,6 +135,7 @@ NAMES = (
     *(_name(check) for check in FORM_CHECKS),
     _name(check_tasks),
     _name(check_making),
+    _name(check_context),
     _name(check_answers),
     _name(check_returned),
     *(_name(check) for check in STEP_CHECKS),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
@@ -142,16 +143,39 @@ class ContextSpace:
         values = np.array([entries[name] for name in self.names], np.float64)
         return np.asarray((values - self.mean) * self.scale)
 
-    def outside(self, context: FloatArray) -> list[str]:
-        """The entries of a normalised ``context`` [k] outside the training range, each with value and range."""
+    def outside(self, context: FloatArray, effects: NDArray[np.int64] | None = None) -> list[str]:
+        """The entries of a normalised ``context`` [k] outside the training range, each with value and range.
+
+        With ``effects`` [E, 4], rows (state, action, entry, number of the weight), an entry is not outside where most
+        of its effects have weights that other entries share, which had such values in training.
+        """
         values = context / self.scale + self.mean
-        slack = 1e-9 * np.maximum(np.abs(self.low), np.abs(self.high))
-        wrong = (values < self.low - slack) | (values > self.high + slack)
+        wrong = _beyond(values, self.low, self.high)
+        if effects is not None:
+            wrong &= self._told_by_others(values, effects[:, 2], effects[:, 3]) <= 0.5
         return [
             f"{name} {value:.6g} (trained on {low:.6g} to {high:.6g})"
             for name, value, low, high, out in zip(self.names, values, self.low, self.high, wrong, strict=True)
             if out
         ]
+
+    def _told_by_others(self, values: FloatArray, entry: NDArray[np.int64], weight: NDArray[np.int64]) -> FloatArray:
+        """Share [k] of each entry's effects whose weight was trained on such values, by entries that vary."""
+        varies = (self.low < self.high)[entry]
+        low, high = (np.full(int(weight.max(initial=-1)) + 1, bound) for bound in (np.inf, -np.inf))
+        np.minimum.at(low, weight[varies], self.low[entry[varies]])
+        np.maximum.at(high, weight[varies], self.high[entry[varies]])
+        trained = low <= high
+        low, high = np.where(trained, low, 0.0), np.where(trained, high, 0.0)
+        told = trained[weight] & ~_beyond(values[entry], low[weight], high[weight])
+        counts = np.bincount(entry, minlength=self.size)
+        return np.asarray(np.bincount(entry, told, self.size) / np.maximum(counts, 1))
+
+
+def _beyond(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:
+    """Which values lie outside their range by more than rounding."""
+    slack = 1e-9 * np.maximum(np.abs(low), np.abs(high))
+    return (values < low - slack) | (values > high + slack)
 
 
 def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) -> tuple[ContextSpace, FloatArray]:

@@ -18,7 +18,10 @@ from distributed.models.mlflow_model import build_model, input_example, quiet
 from distributed.settings.console import Console
 from distributed.storage.checkpoints import DamagedFileError, load_arrays
 from distributed.storage.csv_tables import read_rows
+from distributed.storage.run_directory import load_run_config
 from distributed.tracking.run_tracker import RunTracker
+from meta.training.experiment import family_of
+from meta.training.pool import LocalPool
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.tabular.kernel_table import ContextTable, KernelTable
 from policies.tabular.log_linear_table import LogLinearTable
@@ -309,6 +312,22 @@ def test_effects_that_do_not_fit_are_reported_before_any_work(
     assert exit_code("train", run_file(tmp_path, raw)) == 2
     message = "context_effects: row 0 names entry 99; there are 16, counted from 0"
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("kind", "warned"), [("kernel", True), ("log_linear", False)])
+def test_holes_in_new_places_are_a_guess_only_where_weights_are_not_shared(
+    kind: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, tiny(meta={"context": "given", "contexts": {"map": kind}}))
+    experiment = load_run_config(run).experiment
+    contexts = family_of(LocalPool(experiment.family), experiment).contexts
+    assert contexts is not None
+    tiles = np.array(list("SFFFFFFFFFFFFFFG"))
+    tiles[np.flatnonzero((contexts.space.high == 0.0) & (tiles == "F"))[0]] = "H"
+    task = json.dumps({"desc": ["".join(row) for row in tiles.reshape(4, 4)]})
+    assert exit_code("adapt", run, "--parameters", task) == 0
+    reported = " ".join(capsys.readouterr().err.split())
+    assert ("outside the training tasks' range: hole[" in reported) == warned
 
 
 @pytest.mark.parametrize("kind", MAPS)

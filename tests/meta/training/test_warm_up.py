@@ -107,6 +107,14 @@ def test_the_noise_falls_with_the_last_direct_step_alone() -> None:
     assert WARM.noise_at(3) == (WARM.least_log_std, np.inf)
 
 
+def test_the_first_direct_step_takes_away_the_noise_of_a_fresh_policy() -> None:
+    noisy = WARM.model_copy(update={"least_log_std": -3.0, "first_log_std": -2.0, "last_log_std": -4.5})
+    assert [noisy.noise_at(number) for number in range(4)] == [(-3.0, -2.0), *[(-3.0, np.inf)] * 2, (-4.5, -4.5)]
+    assert noisy.model_copy(update={"rounds": 1}).noise_at(0) == (-4.5, -4.5)
+    with pytest.raises(ValueError, match=r"first_log_std must be at least least_log_std, -3, got -3\.5"):
+        WarmUpSettings(least_log_std=-3.0, first_log_std=-3.5)
+
+
 def test_teams_that_grow_take_all_tasks_in_turn_and_count_their_steps() -> None:
     growing = WARM.model_copy(update={"first_tasks": 1, "rounds": 5})
     experiment = _experiment()
@@ -312,11 +320,11 @@ def test_contexts_that_teach_nothing_are_an_error_that_names_the_entry() -> None
     [
         ({"context": "given", "num_initializations": 2}, r"meta\.context: needs num_initializations 1, which is 2"),
         ({"warm_up": WARM, "num_initializations": 2}, r"meta\.warm_up\.rounds: needs num_initializations 1"),
-        ({"contexts": ContextSettings(limits=True)}, r"meta\.contexts: has no effect where meta\.context is none"),
+        ({"contexts": ContextSettings(limits=True)}, r"meta\.contexts: needs meta\.context given, probed"),
         ({"context": "learned"}, r"meta\.warm_up\.rounds: must be above 0 where meta\.context is learned"),
         (
             {"context": "learned", "warm_up": WARM, "contexts": ContextSettings(limits=True)},
-            r"meta\.contexts\.limits: has no effect where meta\.context is learned",
+            r"meta\.contexts\.limits: has no effect with meta\.context learned",
         ),
         (
             {"context": "given", "contexts": ContextSettings(latent_size=2)},

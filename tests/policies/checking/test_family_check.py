@@ -18,6 +18,7 @@ from policies.checking.family_form import Check
 from policies.checking.limit_probe import Probe, discounted, told_by_model, told_by_probe
 from tasks.contract.family_registry import BUILT_IN
 from tasks.contract.task import Parameters, Split
+from tasks.lakes.frozen_lake import FrozenLake
 
 HERE = "tests.policies.checking.test_family_check"
 _COUNTER = itertools.count()
@@ -290,6 +291,40 @@ def test_every_built_in_family_satisfies_the_contract(name: str) -> None:
     reported = {check.name: check for check in checks}
     assert reported["seeding"].verdict == "ok"
     assert reported["batch"].verdict == ("skipped" if name == "frozen_lake" else "ok")
+
+
+def _of_its_map(family: FrozenLake, parameters: Parameters) -> dict[str, float]:
+    """A context with other entries for other maps."""
+    return dict.fromkeys(parameters["desc"], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "reported"),
+    [
+        ({"context": lambda self, parameters: {"hole": "yes"}}, "the context's entry hole must be a number, got 'yes'"),
+        ({"context": lambda self, parameters: {"hole": np.nan}}, "the context's entry hole is nan; it must be finite"),
+        ({"context": lambda self, parameters: {}}, "its parameters hold no numbers to make a context of"),
+        ({"context": _of_its_map}, "all tasks of a family need the same"),
+        ({"context_distance": "far"}, "context_distance must be one of differing, euclidean, got 'far'"),
+        ({"context_effects": lambda self: np.array([[0, 4, 0, 0]])}, "row 0 names action 4; there are 4"),
+        ({"context_effects": lambda self: [[0.5, 0, 0, 0]]}, "context_effects must be whole numbers [E, 4], got float"),
+    ],
+)
+def test_a_context_that_train_would_refuse_is_found(
+    own: dict[str, Any], reported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in own.items():
+        monkeypatch.setattr(FrozenLake, name, value)
+    checks = {check.name: check for check in check_family("frozen_lake", {}, 0, 1.0)}
+    assert [name for name, check in checks.items() if check.verdict == "wrong"] == ["context"]
+    assert reported in checks["context"].finding
+
+
+def test_the_context_of_a_family_is_described() -> None:
+    assert found()["context"].finding == "the numbers among the parameters: slope"
+    lake = {check.name: check for check in check_family("frozen_lake", {"horizon": 30}, 0, 1.0)}["context"]
+    assert lake.finding.startswith("hole[0][0], hole[0][1], hole[0][2], hole[0][3] and 60 more; ")
+    assert lake.finding.endswith(" effects with 28 weights")
 
 
 def test_a_table_is_probed_too() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from policies.exact.drawing import draw_task
-from tasks.contract.context import ContextError, context_distance, context_space, raw_context
+from tasks.contract.context import ContextError, ContextSpace, context_distance, context_space, raw_context
 from tasks.contract.family_registry import make_family
 from tasks.contract.task import Task, TaskFamily
 
@@ -66,3 +66,18 @@ def test_tasks_need_the_same_entries_and_entries_must_vary() -> None:
         context_space(family, [tasks[0], _with(tasks[1], other=1.0)], limits=False)
     with pytest.raises(ContextError, match="target_speed is 1 in all 2 training tasks"):
         context_space(family, [_with(task, target_speed=1.0) for task in tasks[:2]], limits=False)
+
+
+def test_an_entry_is_not_outside_where_others_tell_most_of_its_effects() -> None:
+    low, high = np.array([0.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0])
+    space = ContextSpace(("varies", "alike", "alone"), np.zeros(3), np.ones(3), low, high, limits=False)
+    effects = np.array([[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 1, 3], [0, 0, 2, 2]])
+    assert space.outside(np.array([1.0, 1.0, 0.0])) == ["alike 1 (trained on 0 to 0)"]
+    assert space.outside(np.array([1.0, 1.0, 0.0]), effects) == [], "two of its three effects are those of varies"
+    assert space.outside(np.array([1.5, 1.5, 1.0]), effects) == [
+        "varies 1.5 (trained on 0 to 1)",
+        "alike 1.5 (trained on 0 to 0)",
+        "alone 1 (trained on 0 to 0)",
+    ]
+    half = np.vstack([effects, [[1, 1, 1, 3]]])
+    assert space.outside(np.array([1.0, 1.0, 0.0]), half) == ["alike 1 (trained on 0 to 0)"], "half is not most"
