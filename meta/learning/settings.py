@@ -200,6 +200,9 @@ class WarmUpSettings(BaseModel):
     """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
     least_log_std: float = -3.5
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
+    begin_log_std: float | None = None
+    """Log standard deviations of the fresh policy in the first round, whose observations normalise the network's first
+    inputs: more noise shows it more of them; empty: within_task.initial_log_std."""
     first_log_std: float | None = None
     """Log standard deviations that the first direct step ends with, at most: a fresh policy's noise may cost more than
     the limits allow, and steps that take it away learn nothing else; empty: they stay."""
@@ -237,10 +240,7 @@ class WarmUpSettings(BaseModel):
         return sum(self.tasks_at(one) * (self.teams if one else 1) for one in range(number))
 
 
-_OF_MODES = {
-    "learned": ("latent_size", "latent_rate", "latent_delta"),
-    "inferred": ("observed_rounds", "largest_error"),
-}
+_OF_MODE = {"learned": ("latent_size", "latent_rate", "latent_delta"), "inferred": ("observed_rounds", "largest_error")}
 """Settings of contexts that belong to one mode."""
 
 
@@ -286,11 +286,11 @@ class MetaSettings(BaseModel):
 
     @model_validator(mode="after")
     def _settings_of_other_contexts_are_unset(self) -> MetaSettings:
-        for mode, names in _OF_MODES.items():
+        for mode, names in _OF_MODE.items():
             for name in names:
                 if self.context != mode and getattr(self.contexts, name) != ContextSettings.model_fields[name].default:
                     raise ValueError(f"meta.contexts.{name}: needs meta.context {mode}, which is {self.context}")
-        if self.context in _OF_MODES and not self.warm_up.rounds:
+        if self.context in _OF_MODE and not self.warm_up.rounds:
             raise ValueError(
                 f"meta.warm_up.rounds: must be above 0 where meta.context is {self.context}: contexts are learned there"
             )

@@ -83,6 +83,7 @@ def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> li
             settings.rate,
             settings.delta_at(number),
             *settings.noise_at(number),
+            begin_log_std=settings.begin_log_std if number == 0 else None,
         )
         for team in range(teams)
     ]

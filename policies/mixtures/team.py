@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from policies.common.context_regression import Moments
 from policies.mixtures.contextual import plain_contexts
 from policies.mixtures.latent import Latents
 from policies.mixtures.mixture import Mixture, improve_mixture, task_returns
+from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
@@ -33,7 +35,8 @@ class Team:
     """Tasks that take one direct step together: number ``team`` of round ``round``.
 
     ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step; ``least_log_std`` and ``most_log_std`` bound
-    the actor's log standard deviations after it. ``latents`` are the tasks' contexts where these are learned. With
+    the actor's log standard deviations after it, and ``begin_log_std`` are those before it where they are not the
+    policy's own. ``latents`` are the tasks' contexts where these are learned. With
     ``others`` [G, k] the tasks run under these contexts and are observed only: phi takes no step.
     """
 
@@ -44,6 +47,7 @@ class Team:
     delta_max: float
     least_log_std: float
     most_log_std: float = np.inf
+    begin_log_std: float | None = None
     latents: Latents | None = None
     others: FloatArray | None = None
 
@@ -83,6 +87,8 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         TaskError: an environment breaks its contract, or a value is not finite.
     """
     began = time.perf_counter()
+    if team.begin_log_std is not None:
+        policy = _with_noise(policy, team.begin_log_std)
     limits = np.array([task.limits for task in team.tasks])
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
     with code_of_others(lambda: team.label):
@@ -112,6 +118,13 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         moves=moves,
         moments=moments,
     )
+
+
+def _with_noise(policy: PolicyState, log_std: float) -> PolicyState:
+    """The policy with other log standard deviations; a categorical one has none."""
+    network, vector = policy.actor.network, policy.actor.vector.copy()
+    extra_of(network, vector)[:] = log_std
+    return dataclasses.replace(policy, actor=Parameters(network, vector))
 
 
 def _collected(

@@ -107,7 +107,8 @@ def solve_neural(
         TaskError: the settings do not fit the task, or a value is not finite (task, iteration and tensor are named).
     """
     limits = (1.0 - settings.safety_margin) * limits
-    problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon)
+    size = getattr(batch, "context_size", 0)
+    problem = Problem(learning_rates, limits, settings.tolerances(limits.size), discount, batch.horizon, size)
     rng = np.random.default_rng([seed, _CHOICE_STREAM])
     safe = safe_steps(guard, batch, settings, (seed, label), discount)
     given = (batch, start, problem, settings, seed, rng)

@@ -30,10 +30,19 @@ class ObservationStatistics:
     variance: FloatArray
     count: float
 
-    def merged(self, observations: Array) -> ObservationStatistics:
-        """With the rows of ``observations`` [N, d] added."""
+    def merged(self, observations: Array, context_size: int = 0) -> ObservationStatistics:
+        """With the rows of ``observations`` [N, d] added; the last ``context_size`` inputs keep their normalisation.
+
+        A context is normalised already and the same throughout a task: its own statistics would make it vanish.
+        """
         rows = observations.astype(np.float64)
-        return merge(self, ObservationStatistics(rows.mean(axis=0), rows.var(axis=0), float(len(rows))))
+        found = merge(self, ObservationStatistics(rows.mean(axis=0), rows.var(axis=0), float(len(rows))))
+        own = found.mean.size - context_size
+        mean, variance = (
+            np.concatenate([new[:own], old[own:]])
+            for new, old in ((found.mean, self.mean), (found.variance, self.variance))
+        )
+        return ObservationStatistics(mean, variance, found.count)
 
     def normalize(self, observations: Array) -> Array:
         """(x - mean) / sqrt(variance), clipped to +-10, in the type of ``observations``."""

@@ -15,17 +15,18 @@ from policies.networks.mlp import Array
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import fit_critic
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
+from policies.neural.policy_state import (
+    TARGET_MEAN,
+    TARGET_SCALE,
+    ObservationStatistics,
+    Parameters,
+    PolicyState,
+    critic_values,
+)
 from policies.neural.rollouts import NeuralTransitions
 from policies.rules.rule_registry import CRPO_METHOD
 from policies.steps.combined import NaturalGradients
-from policies.steps.natural_gradient import (
-    Constraints,
-    Samples,
-    StepReport,
-    equal_weights,
-    natural_gradient_step,
-)
+from policies.steps.natural_gradient import Constraints, Samples, StepReport, equal_weights, natural_gradient_step
 from policies.steps.ruled import Seen, ruled_step
 from tasks.contract.tabular_model import FloatArray
 
@@ -36,13 +37,14 @@ class NonFiniteError(FloatingPointError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What CRPO needs of a task in addition to its rollouts: alpha [1+p], d [p], eta [p], gamma and the horizon."""
+    """What CRPO needs of a task in addition to its rollouts: alpha [1+p], d [p], eta [p], gamma, the horizon and k."""
 
     learning_rates: FloatArray
     limits: FloatArray
     tolerance: FloatArray
     discount: float
     horizon: int
+    context_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def improve(
     choice = (values, problem.limits, problem.tolerance, settings.constraint_choice, rng)
     branch = choose_branch(*choice) if switching else REWARD_BRANCH
     fresh = policy.statistics.count == 0.0
-    policy, estimates = prepare(policy, data, problem.discount, settings, rng)
+    policy, estimates = prepare(policy, data, problem.discount, settings, rng, problem.context_size)
     require_finite(values=values)
     if switching:
         vector, step = _step(policy, data, estimates, values, branch, problem, settings)
@@ -134,7 +136,10 @@ def improve(
         samples = _samples(data, estimates)
         vector, step, memory = _ruled_step(policy.actor, samples, seen, problem, settings, rng, memory)
     middle = time.perf_counter()
-    improved = learned_from(policy, vector, data, estimates, settings, rng, merge_statistics=not fresh)
+    statistics = policy.statistics
+    if settings.update_statistics and not fresh:
+        statistics = statistics.merged(data.flat(data.observations), problem.context_size)
+    improved = learned_from(policy, vector, estimates, settings, rng, statistics)
     report = UpdateReport(
         branch=step.branch,
         values=values,
@@ -149,7 +154,12 @@ def improve(
 
 
 def prepare(
-    policy: PolicyState, data: NeuralTransitions, discount: float, settings: NeuralSettings, rng: np.random.Generator
+    policy: PolicyState,
+    data: NeuralTransitions,
+    discount: float,
+    settings: NeuralSettings,
+    rng: np.random.Generator,
+    context_size: int = 0,
 ) -> tuple[PolicyState, Estimates]:
     """The policy, with statistics and a critic of its own if it had none, and the advantages of every head.
 
@@ -157,7 +167,8 @@ def prepare(
         NonFiniteError: an advantage is not finite.
     """
     if policy.statistics.count == 0.0:
-        policy = dataclasses.replace(policy, statistics=policy.statistics.merged(data.flat(data.observations)))
+        statistics = policy.statistics.merged(data.flat(data.observations), context_size)
+        policy = dataclasses.replace(policy, statistics=statistics)
     if is_fresh(policy.critic):
         policy = with_first_critic(policy, data, discount, settings, rng)
     trace = np.full(policy.num_objectives, settings.cost_trace)
@@ -170,32 +181,18 @@ def prepare(
 def learned_from(
     policy: PolicyState,
     vector: Array,
-    data: NeuralTransitions,
     estimates: Estimates,
     settings: NeuralSettings,
     rng: np.random.Generator,
-    *,
-    merge_statistics: bool,
+    statistics: ObservationStatistics,
 ) -> PolicyState:
-    """The policy after an update: the actor ``vector``, the critic fitted to the batch, the statistics merged with it.
-
-    Args:
-        policy: before the update.
-        vector: parameters of its actor after the step.
-        data: the batch.
-        estimates: of :func:`prepare`.
-        settings: of the critic and of the statistics.
-        rng: of the critic's minibatches.
-        merge_statistics: False where they come from this batch already.
+    """The policy after an update: the actor ``vector``, the critic fitted to the batch's ``estimates``.
 
     Raises:
         NonFiniteError: a parameter is not finite.
     """
     critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
     require_finite(actor=vector, critic=critic.vector)
-    statistics = policy.statistics
-    if settings.update_statistics and merge_statistics:
-        statistics = statistics.merged(data.flat(data.observations))
     return PolicyState(Parameters(policy.actor.network, vector), critic, statistics)
 
 

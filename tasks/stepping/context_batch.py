@@ -23,7 +23,7 @@ class ContextBatch:
         self._batch = batch
         self.num_copies, self.num_costs, self.horizon = batch.num_copies, batch.num_costs, batch.horizon
         self.num_actions, self.action_low, self.action_high = batch.num_actions, batch.action_low, batch.action_high
-        self._size = batch.observation_size
+        self._size, self.context_size = batch.observation_size, contexts.shape[1]
         self.observation_size = self._size + contexts.shape[1]
         self.observations = np.zeros((batch.num_copies, self.observation_size), np.float32)
         self.observations[:, self._size :] = contexts

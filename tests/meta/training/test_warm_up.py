@@ -22,6 +22,7 @@ from meta.training.pool import LocalLearner, LocalPool
 from meta.training.quarantine import Quarantine, SetAsideError
 from meta.training.warm_up import teams_of
 from policies.mixtures.team import TeamStep, mean_policy, team_step
+from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, merge
 from tasks.contract.context import ContextError
@@ -113,6 +114,25 @@ def test_the_first_direct_step_takes_away_the_noise_of_a_fresh_policy() -> None:
     assert noisy.model_copy(update={"rounds": 1}).noise_at(0) == (-4.5, -4.5)
     with pytest.raises(ValueError, match=r"first_log_std must be at least least_log_std, -3, got -3\.5"):
         WarmUpSettings(least_log_std=-3.0, first_log_std=-3.5)
+
+
+def test_the_first_round_runs_with_the_noise_that_it_is_given() -> None:
+    within, wide = WITHIN.model_copy(update={"initial_log_std": -2.0}), WARM.model_copy(update={"begin_log_std": 0.0})
+    experiment = dataclasses.replace(_experiment(), within=within)
+    drawn = draw(LocalPool(experiment.family), experiment)
+    teams = [team for number in range(2) for team in teams_of(drawn.together, wide, number)]
+    assert [team.begin_log_std for team in teams] == [0.0, None, None]
+    fresh, team = drawn.fresh, teams[0]
+    assert isinstance(fresh, PolicyState)
+    family = drawn.family.make()
+    given = team_step(family, team, fresh, within)
+    same = team_step(family, dataclasses.replace(team, begin_log_std=within.initial_log_std), fresh, within)
+    plain = team_step(family, dataclasses.replace(team, begin_log_std=None), fresh, within)
+    np.testing.assert_array_equal(same.policy.actor.vector, plain.policy.actor.vector)
+    noises = [extra_of(one.actor.network, one.actor.vector) for one in (given.policy, plain.policy, fresh)]
+    assert np.abs(noises[0]).max() < 0.5
+    assert np.abs(noises[1] - within.initial_log_std).max() < 0.5
+    np.testing.assert_array_equal(noises[2], within.initial_log_std)
 
 
 def test_teams_that_grow_take_all_tasks_in_turn_and_count_their_steps() -> None:

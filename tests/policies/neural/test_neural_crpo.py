@@ -16,6 +16,7 @@ from policies.neural.rollouts import NeuralTransitions
 from policies.neural.update import Problem, estimate_returns, room_of_satisfied
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.task import TaskError
+from tasks.stepping.context_batch import ContextBatch
 from tests.support.point_batch import PointBatch
 
 SETTINGS = NeuralSettings(
@@ -69,6 +70,30 @@ def test_two_constraints_are_both_kept() -> None:
     assert reward > 8.0
     assert (np.array(costs) <= [1.0, 6.0]).all()
     assert 2 in solution.branches
+
+
+@pytest.mark.parametrize("seen", [0.0, 50.0])
+def test_a_context_keeps_its_normalisation_while_a_task_is_solved(seen: float) -> None:
+    """It is the same in all of a task's batches: with statistics of its own a start would no longer know it."""
+    context = np.tile([1.5, -0.5], (5, 1))
+    start = fresh_policy(ContextBatch(PointBatch(5), context), SETTINGS, 0)
+    size = start.statistics.mean.size
+    start = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, count=seen))
+    solution = solve_neural(
+        ContextBatch(PointBatch(5), context),
+        start,
+        np.full(2, 0.1),
+        np.ones(1),
+        SETTINGS,
+        0,
+        discount=0.95,
+        label="point/0",
+    )
+    last = solution.iterates[-1].statistics
+    np.testing.assert_array_equal(last.mean[size - 2 :], 0.0)
+    np.testing.assert_array_equal(last.variance[size - 2 :], 1.0)
+    assert (last.variance[: size - 2] != 1.0).all()
+    np.testing.assert_array_equal(last.normalize(np.ones((1, size)))[0, size - 2 :], 1.0)
 
 
 @pytest.mark.parametrize("evaluate_last", [True, False])
