@@ -93,7 +93,7 @@ def improve_mixture(
     require_finite(values=values, kl=np.array([step.requested_kl, step.kl]))
     extra = extra_of(policy.actor.network, vector)
     np.clip(extra, mixture.least_log_std, mixture.most_log_std, out=extra)
-    improved = learned_from(policy, vector, estimates, settings, rng, policy.statistics)
+    improved = learned_from(policy, vector, estimates, settings, rng)
     moves = None if mixture.latents is None else latent_steps(policy.actor, samples, combined, mixture.latents)
     if moves is not None and fresh:
         moves = np.zeros_like(moves)  # the first network's inputs are in units of its own batch

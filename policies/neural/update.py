@@ -15,14 +15,7 @@ from policies.networks.mlp import Array
 from policies.neural.advantages import complete_returns, explained_variance, generalized_advantages, life_table_returns
 from policies.neural.critic import fit_critic
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import (
-    TARGET_MEAN,
-    TARGET_SCALE,
-    ObservationStatistics,
-    Parameters,
-    PolicyState,
-    critic_values,
-)
+from policies.neural.policy_state import TARGET_MEAN, TARGET_SCALE, Parameters, PolicyState, critic_values
 from policies.neural.rollouts import NeuralTransitions
 from policies.rules.rule_registry import CRPO_METHOD
 from policies.steps.combined import NaturalGradients
@@ -136,10 +129,9 @@ def improve(
         samples = _samples(data, estimates)
         vector, step, memory = _ruled_step(policy.actor, samples, seen, problem, settings, rng, memory)
     middle = time.perf_counter()
-    statistics = policy.statistics
+    improved = learned_from(policy, vector, estimates, settings, rng)
     if settings.update_statistics and not fresh:
-        statistics = statistics.merged(data.flat(data.observations), problem.context_size)
-    improved = learned_from(policy, vector, estimates, settings, rng, statistics)
+        improved = _with_batch(improved, data, problem.context_size)
     report = UpdateReport(
         branch=step.branch,
         values=values,
@@ -184,7 +176,6 @@ def learned_from(
     estimates: Estimates,
     settings: NeuralSettings,
     rng: np.random.Generator,
-    statistics: ObservationStatistics,
 ) -> PolicyState:
     """The policy after an update: the actor ``vector``, the critic fitted to the batch's ``estimates``.
 
@@ -193,7 +184,18 @@ def learned_from(
     """
     critic = fit_critic(policy.critic, estimates.inputs, estimates.targets, settings.critic, rng)
     require_finite(actor=vector, critic=critic.vector)
-    return PolicyState(Parameters(policy.actor.network, vector), critic, statistics)
+    return PolicyState(Parameters(policy.actor.network, vector), critic, policy.statistics)
+
+
+def _with_batch(policy: PolicyState, data: NeuralTransitions, context_size: int) -> PolicyState:
+    """The policy under statistics with those of the batch merged.
+
+    A start with contexts stays the same function: it is good already, and has little noise to correct a change with.
+    """
+    statistics = policy.statistics.merged(data.flat(data.observations), context_size)
+    if context_size:
+        return policy.with_statistics(statistics)
+    return dataclasses.replace(policy, statistics=statistics)
 
 
 def is_fresh(critic: Parameters) -> bool:
