@@ -111,7 +111,11 @@ SETTINGS = (
         "half_cheetah_limits",
         "HalfCheetah, limits from a quarter to twice the usual one as part of the context",
         CHEETAH,
-        (("family.limit_factors", "[0.25, 2.0]"), ("meta.contexts.limits", "true")),
+        (
+            ("family.limit_factors", "[0.25, 2.0]"),
+            ("meta.contexts.limits", "true"),
+            ("within_task.safety_margin", "0.2"),
+        ),
         (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
     ),
@@ -139,7 +143,7 @@ SETTINGS = (
         "hopper_velocity",
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,
-        (("family.name", "hopper"), ("family.limit", "8.0")),
+        (("family.name", "hopper"), ("family.limit", "8.0"), ("meta.warm_up.delta_last", "0.2")),
         (200, 201, 202, 203, 204),
         (
             Variant("meta_srl, context", OURS, hidden=True),
