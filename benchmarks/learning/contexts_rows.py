@@ -114,7 +114,7 @@ SETTINGS = (
         (
             ("family.limit_factors", "[0.25, 2.0]"),
             ("meta.contexts.limits", "true"),
-            ("within_task.safety_margin", "0.2"),
+            ("within_task.safety_margin", "0.15"),
         ),
         (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
