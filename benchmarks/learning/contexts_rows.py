@@ -143,7 +143,12 @@ SETTINGS = (
         "hopper_velocity",
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,
-        (("family.name", "hopper"), ("family.limit", "8.0"), ("meta.warm_up.delta_last", "0.2")),
+        (
+            ("family.name", "hopper"),
+            ("family.limit", "8.0"),
+            ("meta.warm_up.delta_last", "0.2"),
+            ("within_task.safety_margin", "0.12"),
+        ),
         (200, 201, 202, 203, 204),
         (
             Variant("meta_srl, context", OURS, hidden=True),

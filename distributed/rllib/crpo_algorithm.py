@@ -65,6 +65,7 @@ class CRPOConfig(AlgorithmConfig):
         self.horizon: int | None = None
         self.initialization: str | None = None
         self.settings: dict[str, Any] = {}
+        self.context_size = 0  # inputs at an observation's end that are the task's context, and normalised already
         self.seed = 0
         self.gamma = 0.99
         self.train_batch_size = 4000
@@ -169,6 +170,7 @@ class CRPOConfig(AlgorithmConfig):
             settings.tolerances(num_costs),
             float(self.gamma),
             self.known_horizon or self.steps_per_copy,
+            self.context_size,
         )
 
     @property

@@ -210,6 +210,7 @@ def task_config(settings: NeuralSettings, source: TaskSource, rates: np.ndarray[
     if takes_limits(config):
         given["cost_limits"] = limits
     if isinstance(config, CRPOConfig):
+        config.context_size = source.context_size
         given |= {
             "learning_rates": rates.tolist(),
             "horizon": source.family.horizon,

@@ -18,7 +18,7 @@ from distributed.rllib.crpo_algorithm import CRPOConfig
 from distributed.rllib.crpo_module import CRPOModule
 from distributed.rllib.crpo_runner import sampled_copies
 from distributed.rllib.episode_batches import transitions_of
-from distributed.solvers.task_environment import fault_of
+from distributed.solvers.task_environment import SOURCE, TaskSource, fault_of
 from distributed.solvers.task_runner import steps_of_copy
 from policies.common.branches import REWARD_BRANCH
 from policies.networks.distributions import distribution_of
@@ -107,7 +107,8 @@ class Training:
         self._set(start)
         if start.statistics.count == 0.0 and not self._of_crpo:
             data = self._sampled(_FIRST_LOOK)
-            seen = start.statistics.merged(data.flat(data.observations))
+            source: TaskSource = self._config.env_config[SOURCE]
+            seen = start.statistics.merged(data.flat(data.observations), source.context_size)
             self._set(dataclasses.replace(start, statistics=seen))
 
     def _set(self, policy: PolicyState) -> None:

@@ -20,6 +20,8 @@ from policies.neural.policy_state import ObservationStatistics, Parameters, Poli
 from policies.neural.solving import NeuralDataset
 from policies.solving.algorithms import kind_of
 from policies.solving.solve_task import solve_task
+from tasks.contract.context import context_space
+from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.task import Task, TaskError
 from tests.support.point_batch import PointBatch, PointFamily
 from tests.support.rllib_classes import Limited
@@ -35,6 +37,7 @@ PPO: dict[str, Any] = {
 }
 CRPO: dict[str, Any] = {"name": "rllib:CRPO"}
 METHODS = {"crpo": CRPO, "ppo": PPO}
+PUSHES = (0.25, 0.5, 0.1)
 
 
 def own(class_name: str, **changes: Any) -> dict[str, Any]:
@@ -127,6 +130,27 @@ def test_the_same_task_is_solved_to_the_same_bits(
     assert again.sample is not None
     np.testing.assert_array_equal(data.sample.log_probabilities, again.sample.log_probabilities)
     assert list(tmp_path.iterdir()) == [], "RLlib makes a folder for each algorithm"
+
+
+@pytest.mark.parametrize("seen", [0.0, 50.0])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_task_with_a_context_is_solved_and_its_context_keeps_its_normalisation(
+    ray_cluster: str, name: str, seen: float
+) -> None:
+    tasks = [
+        dataclasses.replace(point(FAMILY), index=index, parameters={"push": push}) for index, push in enumerate(PUSHES)
+    ]
+    space, known = context_space(FAMILY, tasks, limits=False)
+    family, settings = ContextualFamily(FAMILY, Contexts(space, known, hidden=False)), within(METHODS[name])
+    fresh = kind_of(settings).fresh(family, tasks[0], settings, 1)
+    start = dataclasses.replace(fresh, statistics=dataclasses.replace(fresh.statistics, count=seen))
+    result, dataset = solve_task(family, tasks[0], Start(start, np.full(2, 0.1)), settings, collect=True)
+    assert isinstance(dataset, NeuralDataset)
+    np.testing.assert_array_equal(result.context, known[0])
+    np.testing.assert_allclose(dataset.observations[:, 2], known[0, 0], rtol=1e-6)
+    assert isinstance(result.policy, PolicyState)
+    assert (result.policy.statistics.mean[2], result.policy.statistics.variance[2]) == (0.0, 1.0)
+    assert (result.policy.statistics.mean[0] != 0.0) == (seen == 0.0 or name == "crpo")
 
 
 def test_the_meta_learner_takes_what_a_task_gives(ray_cluster: str) -> None:
