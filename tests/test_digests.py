@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from distributed.settings.run_file import load_config
 from meta.training.experiment import draw
-from meta.training.loop import Position, TrainingPlan, train
+from meta.training.loop import Position, train, training_plan
 from meta.training.pool import LocalLearner, LocalPool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,11 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "half_cheetah_velocity",
         {**SHORT, "family.num_tasks": "4", "meta.neural.method": "ftl"},
     ),
+    "networks that know their task": (
+        "half_cheetah_velocity_context",
+        {**SHORT, "family.num_tasks": "2", "meta.warm_up.rounds": "3", "meta.warm_up.tasks": "4"},
+    ),
+    "lakes that know their holes": ("frozen_lake_context", {"family.num_tasks": "8"}),
     "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
     "main job": ("frozen_lake", {}),
 }
@@ -64,8 +69,7 @@ def digest(case: str) -> str:
     learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
     with threadpool_limits(1):
         drawn = draw(pool, experiment)
-        plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
-        return train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
+        return train(training_plan(experiment, drawn), pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
 
 
 def recorded() -> dict[str, Any]:
