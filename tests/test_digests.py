@@ -69,7 +69,9 @@ def digest(case: str) -> str:
     learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
     with threadpool_limits(1):
         drawn = draw(pool, experiment)
-        return train(training_plan(experiment, drawn), pool, learner, [], Position(drawn.initial_state(experiment.meta))).sha256()
+        return train(
+            training_plan(experiment, drawn), pool, learner, [], Position(drawn.initial_state(experiment.meta))
+        ).sha256()
 
 
 def recorded() -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from policies.checking.family_form import Check, ok, wrong
+from policies.checking.family_form import Check, ok, warning
 from policies.tabular.log_linear_table import all_effects
 from policies.tabular.rollouts import discrete_shape
-from tasks.contract.context import Distance, context_distance, numbers_in, raw_context
+from tasks.contract.context import ContextError, Distance, context_distance, numbers_in, raw_context
 from tasks.contract.task import Task, TaskFamily
 
 _SHOWN = 4
@@ -16,27 +16,44 @@ _SHOWN = 4
 
 
 def check_context(family: TaskFamily, tasks: tuple[Task, ...]) -> Check:
-    """A family's own ``context``, ``context_distance`` and ``context_effects`` fit its tasks and each other."""
+    """A family's own ``context``, ``context_distance`` and ``context_effects`` fit its tasks and each other.
+
+    A fault is a warning: only a run whose ``meta.context`` asks for contexts is refused for it.
+    """
     name = "context"
-    effects = getattr(family, "context_effects", None)
-    if getattr(family, "context", None) is None and effects is None:
+    if not any(hasattr(family, part) for part in ("context", "context_effects")):
         return ok(name, _of_parameters(tasks))
+    try:
+        return ok(name, _own(family, tasks))
+    except ContextError as error:
+        fault = str(error)
+    except Exception as error:
+        fault = f"the family raised {type(error).__name__}: {error}"
+    return warning(name, f"{fault}; a run whose meta.context asks for contexts is refused")
+
+
+def _own(family: TaskFamily, tasks: tuple[Task, ...]) -> str:
+    """The family's own contexts, and effects of them, in words.
+
+    Raises:
+        ContextError: they do not fit.
+    """
     found = [tuple(raw_context(family, task, limits=False)) for task in tasks]
     for task, entries in zip(tasks, found, strict=True):
         if entries != found[0]:
-            return wrong(
-                name,
+            raise ContextError(
                 f"{task.label}: its context has the entries {_listed(entries)}, {tasks[0].label} has "
-                f"{_listed(found[0])}; all tasks of a family need the same",
+                f"{_listed(found[0])}; all tasks of a family need the same"
             )
     if (distance := context_distance(family)) not in get_args(Distance):
-        return wrong(name, f"context_distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
+        raise ContextError(f"context_distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
+    effects = getattr(family, "context_effects", None)
     if effects is None:
-        return ok(name, _listed(found[0]))
-    rows = effects()
+        return _listed(found[0])
     states, actions = discrete_shape(family, tasks[0])
+    rows = effects()
     all_effects(states, actions, len(found[0]), rows)
-    return ok(name, f"{_listed(found[0])}; {len(rows)} effects with {len(set(rows[:, 3]))} weights")
+    return f"{_listed(found[0])}; {len(rows)} effects with {len(set(rows[:, 3]))} weights"
 
 
 def _of_parameters(tasks: Sequence[Task]) -> str:

@@ -88,11 +88,11 @@ def _checks(
 
 
 def _with_tasks(family: TaskFamily, tasks: tuple[Task, ...], recording: float, deadline: float) -> Iterator[Check]:
-    for check in (check_making, check_context):
-        result, _ = _guarded(check, family, tasks)
-        yield result
-        if result.verdict == "wrong":
-            return
+    result, _ = _guarded(check_making, family, tasks)
+    yield result
+    if result.verdict == "wrong":
+        return
+    yield _guarded(check_context, family, tasks)[0]
     bounds = Bounds(family.horizon, recording, min(_STEP_SECONDS, step_seconds(family)))
     result, evidence = _guarded(check_answers, family, tasks, bounds)
     yield result

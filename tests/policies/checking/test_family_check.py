@@ -308,6 +308,7 @@ def _of_its_map(family: FrozenLake, parameters: Parameters) -> dict[str, float]:
         ({"context_distance": "far"}, "context_distance must be one of differing, euclidean, got 'far'"),
         ({"context_effects": lambda self: np.array([[0, 4, 0, 0]])}, "row 0 names action 4; there are 4"),
         ({"context_effects": lambda self: [[0.5, 0, 0, 0]]}, "context_effects must be whole numbers [E, 4], got float"),
+        ({"context": "of my own"}, "the family raised TypeError: 'str' object is not callable"),
     ],
 )
 def test_a_context_that_train_would_refuse_is_found(
@@ -316,7 +317,8 @@ def test_a_context_that_train_would_refuse_is_found(
     for name, value in own.items():
         monkeypatch.setattr(FrozenLake, name, value)
     checks = {check.name: check for check in check_family("frozen_lake", {}, 0, 1.0)}
-    assert [name for name, check in checks.items() if check.verdict == "wrong"] == ["context"]
+    assert not broken(tuple(checks.values())), "runs without contexts need none"
+    assert checks["context"].verdict == "warning"
     assert reported in checks["context"].finding
 
 
