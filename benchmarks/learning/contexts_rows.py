@@ -143,15 +143,10 @@ SETTINGS = (
         "hopper_velocity",
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,
-        (
-            ("family.name", "hopper"),
-            ("family.limit", "8.0"),
-            ("meta.warm_up.delta_last", "0.2"),
-            ("within_task.safety_margin", "0.12"),
-        ),
+        (("family.name", "hopper"), ("family.limit", "8.0"), ("meta.warm_up.delta_last", "0.2")),
         (200, 201, 202, 203, 204),
         (
-            Variant("meta_srl, context", OURS, hidden=True),
+            Variant("meta_srl, context", OURS, (("within_task.safety_margin", "0.12"),), hidden=True),
             Variant("meta_srl, none", OURS, TODAY),
             Variant("random", "random", WITHOUT, RATE),
         ),
