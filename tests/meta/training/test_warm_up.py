@@ -135,6 +135,19 @@ def test_the_first_round_runs_with_the_noise_that_it_is_given() -> None:
     np.testing.assert_array_equal(noises[2], within.initial_log_std)
 
 
+def test_a_start_does_not_depend_on_the_noise_of_a_fresh_policy_where_the_first_round_has_its_own() -> None:
+    own = WARM.model_copy(update={"begin_log_std": 0.0, "first_log_std": -2.0})
+    states = []
+    for log_std in (-2.0, 0.0):
+        experiment = _experiment(warm=own)
+        absolute = LearningRateSettings(initial=0.1, units="absolute")  # observed units are those of a fresh policy
+        meta = experiment.meta.model_copy(update={"learning_rates": absolute})
+        within = WITHIN.model_copy(update={"initial_log_std": log_std})
+        states.append(_train(dataclasses.replace(experiment, within=within, meta=meta), Seen())[1])
+    assert states[0].sha256() == states[1].sha256()
+    assert states[0].sha256() != _train(_experiment(), Seen())[1].sha256()
+
+
 def test_teams_that_grow_take_all_tasks_in_turn_and_count_their_steps() -> None:
     growing = WARM.model_copy(update={"first_tasks": 1, "rounds": 5})
     experiment = _experiment()
