@@ -254,7 +254,7 @@ def test_lakes_start_from_the_table_of_their_map(kind: str, tmp_path: Path, caps
         (goals("guessed"), "meta.context"),
         (goals(family={"widest": 0.0}), "the context's entry goal is 0 in all 12 training tasks"),
         (goals(meta={"num_initializations": 2}), "meta.context: needs num_initializations 1"),
-        (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: needs meta.context given, probed, inferred or learned, which is none"),
+        (changed(tiny_neural(), {"meta": {"contexts": {"limits": True}}}), "meta.contexts: needs meta.context given"),
         (
             goals("given", meta={"contexts": {"map": "log_linear"}}),
             "meta.contexts.map: log_linear needs within_task.alg",
