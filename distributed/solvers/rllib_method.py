@@ -19,6 +19,7 @@ from distributed.solvers.task_runner import TaskRunner
 from policies.neural.neural_settings import NeuralSettings
 from policies.rules.outside import class_outside
 from policies.rules.rule_registry import MethodSettings
+from tasks.contract.contextual_family import context_size
 from tasks.contract.family_registry import FamilyError, loaded_class
 
 OWN = "CRPO"
@@ -210,7 +211,7 @@ def task_config(settings: NeuralSettings, source: TaskSource, rates: np.ndarray[
     if takes_limits(config):
         given["cost_limits"] = limits
     if isinstance(config, CRPOConfig):
-        config.context_size = source.context_size
+        config.context_size = context_size(source.family)
         given |= {
             "learning_rates": rates.tolist(),
             "horizon": source.family.horizon,

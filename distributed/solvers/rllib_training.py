@@ -25,6 +25,7 @@ from policies.networks.distributions import distribution_of
 from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralTransitions
 from policies.neural.update import require_finite
+from tasks.contract.contextual_family import context_size
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import TaskError
 
@@ -108,7 +109,7 @@ class Training:
         if start.statistics.count == 0.0 and not self._of_crpo:
             data = self._sampled(_FIRST_LOOK)
             source: TaskSource = self._config.env_config[SOURCE]
-            seen = start.statistics.merged(data.flat(data.observations), source.context_size)
+            seen = start.statistics.merged(data.flat(data.observations), context_size(source.family))
             self._set(dataclasses.replace(start, statistics=seen))
 
     def _set(self, policy: PolicyState) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import cloudpickle
 
-from tasks.contract.contextual_family import contexts_of, plain_family
+from tasks.contract.contextual_family import plain_family
 from tasks.contract.family_registry import loaded_class
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.stepping.batch import BatchEnvironment, Float32Array, make_batch
@@ -44,12 +44,6 @@ class TaskSource:
         kind = type(plain_family(self.family))
         dumps: Callable[[object], bytes] = cloudpickle.dumps
         return _arrived, (tuple(sys.path), kind.__module__, _file_of(kind), dumps((self.family, self.task)))
-
-    @property
-    def context_size(self) -> int:
-        """How many of an observation's last numbers are the task's context."""
-        contexts = contexts_of(self.family)
-        return 0 if contexts is None else contexts.space.size
 
     def batch(self) -> BatchEnvironment:
         """One copy of the task."""

@@ -19,7 +19,7 @@ from policies.neural.policy_state import PolicyState
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.update import Problem, improve
 from policies.tabular.crpo import WithinTaskSettings
-from tasks.contract.contextual_family import contexts_of
+from tasks.contract.contextual_family import context_size
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskFamily
 from tasks.stepping.batch import make_batch
@@ -144,8 +144,7 @@ def multitask_network(
     size = math.gcd(within.num_copies, min(group_size, len(tasks)))
     copies, steps = within.num_copies // size, within.steps_per_iteration // within.num_copies
     updates = len(tasks) * (within.num_iterations + within.evaluate_last)
-    contexts, longer = contexts_of(family), within.model_copy(update={"num_iterations": updates})
-    context_size = 0 if contexts is None else contexts.space.size
+    longer = within.model_copy(update={"num_iterations": updates})
     rng = np.random.default_rng([seed, _NETWORK_CHOICE_STREAM])
     policy, memory, iterates, values, limits, branches = fresh, None, [], [], [], []
     for update, group in enumerate(task_groups(len(tasks), size, updates)):
@@ -153,7 +152,7 @@ def multitask_network(
         data, horizon = _collect(family, chosen, policy, copies, steps, update)
         allowed = (1.0 - within.safety_margin) * np.mean([task.limits for task in chosen], axis=0)
         tolerance = tolerance_of_each(within.tolerance, allowed.size)
-        problem = Problem(rates, allowed, tolerance, family.discount, horizon, context_size)
+        problem = Problem(rates, allowed, tolerance, family.discount, horizon, context_size(family))
         improved, report = improve(policy, data, problem, longer.at(update), rng, memory)
         iterates.append(policy)
         values.append(report.values)

@@ -8,7 +8,7 @@ from typing import get_args
 from policies.checking.family_form import Check, ok, warning
 from policies.tabular.log_linear_table import all_effects
 from policies.tabular.rollouts import discrete_shape
-from tasks.contract.context import ContextError, Distance, context_distance, numbers_in, raw_context
+from tasks.contract.context import ContextError, Distance, context_distance, numbers_in, raw_contexts
 from tasks.contract.task import Task, TaskFamily
 
 _SHOWN = 4
@@ -38,22 +38,16 @@ def _own(family: TaskFamily, tasks: tuple[Task, ...]) -> str:
     Raises:
         ContextError: they do not fit.
     """
-    found = [tuple(raw_context(family, task, limits=False)) for task in tasks]
-    for task, entries in zip(tasks, found, strict=True):
-        if entries != found[0]:
-            raise ContextError(
-                f"{task.label}: its context has the entries {_listed(entries)}, {tasks[0].label} has "
-                f"{_listed(found[0])}; all tasks of a family need the same"
-            )
+    entries = tuple(raw_contexts(family, tasks, limits=False)[0])
     if (distance := context_distance(family)) not in get_args(Distance):
         raise ContextError(f"context_distance must be one of {', '.join(get_args(Distance))}, got {distance!r}")
     effects = getattr(family, "context_effects", None)
     if effects is None:
-        return _listed(found[0])
+        return _listed(entries)
     states, actions = discrete_shape(family, tasks[0])
     rows = effects()
-    all_effects(states, actions, len(found[0]), rows)
-    return f"{_listed(found[0])}; {len(rows)} effects with {len(set(rows[:, 3]))} weights"
+    all_effects(states, actions, len(entries), rows)
+    return f"{_listed(entries)}; {len(rows)} effects with {len(set(rows[:, 3]))} weights"
 
 
 def _of_parameters(tasks: Sequence[Task]) -> str:

@@ -20,7 +20,7 @@ from policies.neural.policy_state import ObservationStatistics, Parameters, Poli
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
 from policies.neural.transition_moments import moments_of_copies
 from policies.neural.update import NonFiniteError
-from tasks.contract.contextual_family import contexts_of
+from tasks.contract.contextual_family import context_size
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.contract.timeout import code_of_others
@@ -106,7 +106,7 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
             raise TaskError(f"{team.label}: {error}") from error
         values, moves, kl = report.values, report.moves, report.step.kl
     return TeamStep(
-        policy=improved,
+        policy=improved,  # with the statistics that it had: mean_policy merges those of all teams
         seen=no_observations(data.observations.shape[2]).merged(data.flat(data.observations)),
         values=values,
         excess=relative_violations(values, limits).max(axis=1),
@@ -141,14 +141,13 @@ def _collected(
 
 
 def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, settings: NeuralSettings) -> Mixture:
-    contexts = contexts_of(family)
     return Mixture(
         limits=(1.0 - settings.safety_margin) * limits,
         tolerance=settings.tolerances(limits.shape[1]),
         copies_of_each=1,
         discount=family.discount,
         horizon=horizon,
-        context_size=0 if contexts is None else contexts.space.size,
+        context_size=context_size(family),
         least_log_std=team.least_log_std,
         most_log_std=team.most_log_std,
         latents=team.latents,
@@ -156,9 +155,9 @@ def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, s
 
 
 def _direct(settings: NeuralSettings, team: Team) -> NeuralSettings:
-    """The settings of a direct step; :func:`mean_policy` merges the statistics of all teams."""
+    """The settings of a direct step."""
     trust_region = settings.trust_region.model_copy(update={"delta_max": team.delta_max})
-    return settings.model_copy(update={"update_statistics": False, "trust_region": trust_region})
+    return settings.model_copy(update={"trust_region": trust_region})
 
 
 def round_numbers(steps: Sequence[TeamStep]) -> dict[str, float]:

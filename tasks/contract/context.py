@@ -178,11 +178,11 @@ def _beyond(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np
     return (values < low - slack) | (values > high + slack)
 
 
-def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) -> tuple[ContextSpace, FloatArray]:
-    """The space of the training ``tasks``, and their normalised contexts [T, k].
+def raw_contexts(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) -> list[dict[str, float]]:
+    """:func:`raw_context` of every task.
 
     Raises:
-        ContextError: tasks have different entries, or an entry is the same in all of them.
+        ContextError: as there, or tasks have different entries.
     """
     raw = [raw_context(family, task, limits=limits) for task in tasks]
     names = tuple(raw[0])
@@ -192,6 +192,17 @@ def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) ->
                 f"{task.label}: its context has {len(entries)} entries ({', '.join(entries)}), {tasks[0].label} has "
                 f"{len(names)} ({', '.join(names)}); all tasks of a family need the same"
             )
+    return raw
+
+
+def context_space(family: TaskFamily, tasks: Sequence[Task], *, limits: bool) -> tuple[ContextSpace, FloatArray]:
+    """The space of the training ``tasks``, and their normalised contexts [T, k].
+
+    Raises:
+        ContextError: tasks have different entries, or an entry is the same in all of them.
+    """
+    raw = raw_contexts(family, tasks, limits=limits)
+    names = tuple(raw[0])
     values = np.array([list(entries.values()) for entries in raw])
     spread = values.std(axis=0)
     constant = spread <= 1e-12 * np.maximum(1.0, np.abs(values).max(axis=0))

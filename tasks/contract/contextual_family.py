@@ -147,6 +147,12 @@ def contexts_of(family: TaskFamily) -> Contexts | None:
     return family.contexts if isinstance(family, ContextualFamily) else None
 
 
+def context_size(family: TaskFamily) -> int:
+    """k, how many of an observation's last numbers are the task's context; 0 where tasks carry none."""
+    contexts = contexts_of(family)
+    return 0 if contexts is None else contexts.space.size
+
+
 def plain_family(family: TaskFamily) -> TaskFamily:
     """The family without contexts."""
     return family.plain if isinstance(family, ContextualFamily) else family

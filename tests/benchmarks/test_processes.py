@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.learning.meta_learning import in_processes
+from tests.distributed.helpers import is_alive, wait_until
 
 _PARENT = """
 import sys
@@ -36,18 +36,6 @@ def add(first: int, second: int) -> int:
     return first + second
 
 
-def _is_running(number: int) -> bool:
-    status = Path(f"/proc/{number}/stat")
-    return status.exists() and status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def _wait_until(met: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def test_every_job_has_its_result() -> None:
     found = list(in_processes(add, [(1, 2), (3, 4), (5, 6)], 2))
     assert sorted(done for done, _, _ in found) == [1, 2, 3]
@@ -60,9 +48,9 @@ def test_processes_end_with_the_one_that_asked(ending: signal.Signals, tmp_path:
     script.write_text(_PARENT, encoding="utf-8")
     parent = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": os.getcwd()})
     paths = [tmp_path / "a", tmp_path / "b"]
-    _wait_until(lambda: all(path.exists() for path in paths))
+    wait_until(lambda: all(path.exists() for path in paths))
     workers = [int(path.read_text(encoding="utf-8")) for path in paths]
-    assert all(map(_is_running, workers))
+    assert all(map(is_alive, workers))
     parent.send_signal(ending)
     parent.wait(60.0)
-    _wait_until(lambda: not any(map(_is_running, workers)))
+    wait_until(lambda: not any(map(is_alive, workers)))

@@ -199,6 +199,15 @@ def wait_until(condition: Callable[[], Any], seconds: float = 180.0, process: An
         time.sleep(0.02)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def only_run(folder: Path) -> Path:
     """The one run directory below ``folder``/runs; a process that was killed at once may leave an empty one."""
     (path,) = (path for path in (folder / "runs").glob("*/*") if any(path.iterdir()))

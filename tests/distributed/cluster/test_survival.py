@@ -18,6 +18,7 @@ from tests.distributed.helpers import (
     command,
     environment,
     finished_tasks,
+    is_alive,
     noted,
     only_run,
     run_file,
@@ -96,15 +97,6 @@ def require_gone(tmp_path: Path) -> None:
     """The process that held task 5 does not outlive its run."""
     pid = int(notes(tmp_path / "notes", "waiting")[0])
     wait_until(lambda: not is_alive(pid), seconds=20.0)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.slow
