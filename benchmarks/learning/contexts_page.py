@@ -121,11 +121,18 @@ def robot_table(cells: Cells) -> list[str]:
 
 
 def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Reward and cost of the first row by thirds of the tasks' limits, where these differ."""
-    limits = np.concatenate([np.array(record["limits"])[:, 0] for record in records])
+    """Reward and cost of the first row by the tasks' limits, where these differ.
+
+    Where every record has the same parameters under each of its limits, a row is one limit, and the slope of the reward
+    over log2 of the limit is shown with its interval over seeds; elsewhere a row is a third of all tasks.
+    """
+    limits = np.array([np.array(record["limits"])[:, 0] for record in records])
     if np.ptp(limits) == 0.0:
         return []
     curves = [Curves.of(record) for record in records]
+    if _each_under_all(records, limits):
+        return _by_each_limit(curves, limits[0])
+    limits = limits.ravel()
     rewards, costs = (np.concatenate([getattr(one, name) for one in curves]) for name in ("rewards", "costs"))
     rows: list[list[object]] = []
     edges = np.quantile(limits, [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0])
@@ -134,6 +141,46 @@ def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
         last = shown(interval(rewards[own, -1]))
         rows.append([f"{low:.1f} to {high:.1f}", shown(interval(rewards[own, 0])), last, f"{costs[own].max():.2f}"])
     return ["By the tasks' limits:", "", *table(["limit", "at once", "at the end", "largest cost / limit"], rows)]
+
+
+def _each_under_all(records: Sequence[dict[str, Any]], limits: FloatArray) -> bool:
+    """Whether each record has the same parameters under each of several limits."""
+    if (limits != limits[0]).any():
+        return False
+    own = [
+        [record["parameters"][i] for i in np.flatnonzero(limits[0] == one)] for record in records for one in limits[0]
+    ]
+    return all(parameters == own[0] for parameters in own)
+
+
+def _by_each_limit(curves: Sequence[Curves], limits: FloatArray) -> list[str]:
+    """A row for each limit, means over its tasks, and what doubling a limit gains."""
+    distinct = np.unique(limits)
+    means = np.array([[one.rewards[limits == limit].mean(axis=0) for limit in distinct] for one in curves])
+    rows: list[list[object]] = []
+    for place, limit in enumerate(distinct):
+        costs = np.array([one.costs[limits == limit] for one in curves])
+        rows.append(
+            [
+                f"{limit:g}",
+                shown(interval(means[:, place, 0])),
+                shown(interval(means[:, place, -1])),
+                shown(interval((costs * limit).mean(axis=(1, 2, 3)))),
+                f"{costs.max():.2f}",
+            ]
+        )
+    columns = ["limit", "at once", "at the end", "mean cost", "largest cost / limit"]
+    slopes = [np.polyfit(np.log2(distinct), means[:, :, mark].T, 1)[0] for mark in (0, -1)]
+    lasts = interval(means[:, -1, 0] - means[:, 0, 0])
+    found = [interval(slope) for slope in slopes]
+    return [
+        "The same tasks under each limit:",
+        "",
+        *table(columns, rows),
+        f"- Reward gained by a limit twice as large: {shown(found[0])} at once ({verdict(found[0])}), "
+        f"{shown(found[1])} at the end ({verdict(found[1])}). The largest limit less the smallest: {shown(lasts)} at "
+        "once.",
+    ]
 
 
 def _worse(seeds: Sequence[Curves]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,16 @@ SHORT: Changes = (
     ("cluster.tasks_per_round", "2"),
 )
 """Few steps in all: more and smaller steps of small teams, and few online tasks (docs/decisions/0040-contexts.md)."""
+LIMITS: Changes = (
+    ("family.limit_factors", "[0.25, 2.0]"),
+    ("meta.contexts.limits", "true"),
+    ("within_task.safety_margin", "0.15"),
+)
+SPEEDS_UNDER_LIMITS = [
+    {"parameters": {"target_speed": speed}, "limits": [limit]}
+    for limit in (2.5, 5.0, 10.0, 20.0)
+    for speed in (0.4, 0.8, 1.2, 1.6, 2.0)
+]
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
@@ -111,11 +122,15 @@ SETTINGS = (
         "half_cheetah_limits",
         "HalfCheetah, limits from a quarter to twice the usual one as part of the context",
         CHEETAH,
-        (
-            ("family.limit_factors", "[0.25, 2.0]"),
-            ("meta.contexts.limits", "true"),
-            ("within_task.safety_margin", "0.15"),
-        ),
+        LIMITS,
+        (200, 201, 202, 203, 204),
+        (Variant("meta_srl, context", OURS),),
+    ),
+    Setting(
+        "half_cheetah_each_limit",
+        "HalfCheetah, the same starts as above on the same five speeds under each of four limits",
+        CHEETAH,
+        (*LIMITS, ("evaluation.tasks", json.dumps(SPEEDS_UNDER_LIMITS))),
         (200, 201, 202, 203, 204),
         (Variant("meta_srl, context", OURS),),
     ),

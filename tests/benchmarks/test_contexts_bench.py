@@ -74,6 +74,18 @@ def test_tasks_of_different_limits_are_shown_by_thirds() -> None:
     assert sum(line.startswith("| ") for line in lines) == 4
 
 
+def test_the_same_tasks_under_each_limit_show_what_doubling_a_limit_gains() -> None:
+    records = []
+    for seed in range(3):
+        made = [record(-20.0 + 3.0 * np.log2(limit) + seed, 1.0, (limit, limit)) for limit in (2.0, 4.0, 8.0)]
+        records.append({name: [row for one in made for row in one[name]] for name in made[0]})
+        records[-1]["parameters"] = [{"speed": speed} for _ in made for speed in (0.5, 1.0)]
+    lines = by_limit(records)
+    assert [line.split(" | ")[0] for line in lines if line.startswith(("| 2", "| 4", "| 8"))] == ["| 2", "| 4", "| 8"]
+    assert "twice as large: 3.0 [3.0, 3.0] at once (better)" in lines[-1]
+    assert "less the smallest: 6.0 [6.0, 6.0] at once" in lines[-1]
+
+
 def test_every_setting_and_row_is_a_valid_run_file() -> None:
     for setting in contexts_rows.SETTINGS:
         for variant in setting.variants:
