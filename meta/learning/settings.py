@@ -6,14 +6,10 @@ import math
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.common.results import Selection
+from policies.mixtures.mixture import Centring
 from tasks.contract.tabular_model import FloatArray
 
 Schedule = Literal["static", "dynamic"]
@@ -198,6 +194,9 @@ class WarmUpSettings(BaseModel):
     """Largest KL divergence of the first direct step, in the place of within_task.trust_region.delta_max."""
     delta_last: float = Field(default=0.02, gt=0.0)
     """Largest KL divergence of the last direct step, reached linearly: a start should end where it does not jitter."""
+    centring: Centring = "task"
+    """Mean that is taken off the advantages: task, each task's own; batch, one of all, which leaves in what the few
+    episodes of a task have earned: better where episodes end early."""
     least_log_std: float = -3.5
     """Floor under the log standard deviations of the actor, so that a start can still explore."""
     begin_log_std: float | None = None

@@ -84,6 +84,7 @@ def teams_of(tasks: Sequence[Task], settings: WarmUpSettings, number: int) -> li
             settings.delta_at(number),
             *settings.noise_at(number),
             begin_log_std=settings.begin_log_std if number == 0 else None,
+            centring=settings.centring,
         )
         for team in range(teams)
     ]

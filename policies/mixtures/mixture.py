@@ -7,6 +7,7 @@ Fisher matrix over all samples; each task chooses its own branch i_t by its own 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from policies.neural.update import learned_from, prepare, require_finite
 from policies.steps.natural_gradient import Samples, StepReport, equal_weights, natural_gradient_step
 from tasks.contract.tabular_model import FloatArray
 
+Centring = Literal["task", "batch"]
+
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
@@ -31,7 +34,8 @@ class Mixture:
 
     ``limits`` [G, p] with the safety margin taken off, ``tolerance`` [p]; ``context_size`` is k, ``least_log_std`` and
     ``most_log_std`` bound the actor's log standard deviations: a floor keeps the noise that learning needs, a ceiling
-    takes away what a start no longer needs. ``latents`` are contexts that take a step too.
+    takes away what a start no longer needs. ``latents`` are contexts that take a step too. ``centring`` says whose mean
+    is taken off the advantages.
     """
 
     limits: FloatArray
@@ -43,6 +47,7 @@ class Mixture:
     least_log_std: float = -np.inf
     most_log_std: float = np.inf
     latents: Latents | None = None
+    centring: Centring = "task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,15 @@ def task_returns(data: NeuralTransitions, mixture: Mixture) -> FloatArray:
 def combined_advantages(advantages: Array, branches: NDArray[np.int64], mixture: Mixture) -> Array:
     """What each sample ascends on, [T, n]: +A_0, or -A_i of the cost that its task descends on.
 
-    ``advantages`` [T, n, 1+p] are centred for each task, which takes the differences between tasks out of the step's
-    noise, and put in units of their spread over the batch, head by head, so that rewards and costs count alike.
+    ``advantages`` [T, n, 1+p] are centred and put in units of their spread over the batch, head by head, so that
+    rewards and costs count alike. Centred for each task, differences between tasks are no noise of the step; but with
+    one copy of a task its mean is also what its own actions have earned, which the mean over the batch leaves in.
     """
     steps, copies, heads = advantages.shape
     of_tasks = advantages.reshape(steps, -1, mixture.copies_of_each, heads)
     scale = advantages.reshape(-1, heads).std(axis=0)
-    centred = (of_tasks - of_tasks.mean(axis=(0, 2), keepdims=True)).reshape(steps, copies, heads)
+    axes = (0, 2) if mixture.centring == "task" else (0, 1, 2)
+    centred = (of_tasks - of_tasks.mean(axis=axes, keepdims=True)).reshape(steps, copies, heads)
     standard = centred / np.where(scale > 0.0, scale, 1.0)
     of_copy = np.repeat(branches, mixture.copies_of_each)
     chosen = np.take_along_axis(standard, of_copy[None, :, None], axis=2)[..., 0]

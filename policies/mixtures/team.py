@@ -13,7 +13,7 @@ from policies.common.branches import relative_violations
 from policies.common.context_regression import Moments
 from policies.mixtures.contextual import plain_contexts
 from policies.mixtures.latent import Latents
-from policies.mixtures.mixture import Mixture, improve_mixture, task_returns
+from policies.mixtures.mixture import Centring, Mixture, improve_mixture, task_returns
 from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
@@ -36,8 +36,9 @@ class Team:
 
     ``rate`` is alpha, ``delta_max`` the largest KL divergence of the step; ``least_log_std`` and ``most_log_std`` bound
     the actor's log standard deviations after it, and ``begin_log_std`` are those before it where they are not the
-    policy's own. ``latents`` are the tasks' contexts where these are learned. With
-    ``others`` [G, k] the tasks run under these contexts and are observed only: phi takes no step.
+    policy's own. ``centring`` says whose mean is taken off the advantages. ``latents`` are the tasks' contexts where
+    these are learned. With ``others`` [G, k] the tasks run under these contexts and are observed only: phi takes no
+    step.
     """
 
     tasks: tuple[Task, ...]
@@ -48,6 +49,7 @@ class Team:
     least_log_std: float
     most_log_std: float = np.inf
     begin_log_std: float | None = None
+    centring: Centring = "task"
     latents: Latents | None = None
     others: FloatArray | None = None
 
@@ -151,6 +153,7 @@ def _mixture(family: TaskFamily, team: Team, limits: FloatArray, horizon: int, s
         least_log_std=team.least_log_std,
         most_log_std=team.most_log_std,
         latents=team.latents,
+        centring=team.centring,
     )
 
 

@@ -82,6 +82,16 @@ def test_copies_ascend_on_the_reward_or_descend_on_their_tasks_cost() -> None:
     np.testing.assert_allclose(combined[:, 2:], -standard[:, 2:, 1])
 
 
+def test_one_mean_of_all_tasks_leaves_in_what_a_tasks_own_actions_have_earned() -> None:
+    advantages = np.random.default_rng(2).normal(3.0, [5.0, 0.1], (50, 4, 2))
+    advantages[:, 2:] += 7.0
+    mixture = Mixture(np.zeros((4, 1)), np.zeros(1), 1, 0.99, 30, CONTEXT, centring="batch")
+    combined = combined_advantages(advantages, np.array([REWARD_BRANCH] * 4), mixture)
+    standard = (advantages - advantages.mean(axis=(0, 1))) / advantages.std(axis=(0, 1))
+    np.testing.assert_allclose(combined, standard[:, :, 0])
+    assert combined[:, 2:].mean() > 0.5
+
+
 def test_the_noise_ends_at_its_ceiling() -> None:
     _, after, _ = _step([[1e9], [1e9]], [[0.5, 0.0], [1.0, 0.0]], least_log_std=-4.5, most_log_std=-4.5)
     np.testing.assert_allclose(extra_of(after.actor.network, after.actor.vector), -4.5)
