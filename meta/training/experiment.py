@@ -17,7 +17,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool, solve_in_order
-from meta.training.warm_up import rounds_of
+from meta.training.warm_up import require_noise, rounds_of
 from policies.common.policy import Policy, table_of
 from policies.common.results import Start, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
@@ -153,7 +153,8 @@ def draw_tasks(pool: Pool, experiment: Experiment) -> Drawn:
     """Draw all training and held-out tasks, so that a bad one is found before any work is done.
 
     Raises:
-        TaskError: a task is infeasible or malformed, or a setting does not fit the number of costs.
+        TaskError: a task is infeasible or malformed.
+        ValueError: a setting does not fit the number of costs, or the kind of actions.
     """
     family = experiment.family.make()
     num_costs = len(family.cost_names)
@@ -165,6 +166,7 @@ def draw_tasks(pool: Pool, experiment: Experiment) -> Drawn:
     spec = with_contexts(experiment, tasks.known)
     pool.use(spec)
     fresh = kind_of(experiment.within).fresh(spec.make(), tasks.online[0], experiment.within, experiment.family.seed)
+    require_noise(experiment.within, experiment.meta, fresh)
     return Drawn(tasks.online, test, fresh, num_costs, spec, tasks.together, tasks.budget)
 
 

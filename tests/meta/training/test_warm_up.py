@@ -20,11 +20,11 @@ from meta.training.experiment import Drawn, Experiment, draw
 from meta.training.loop import Position, train, training_plan
 from meta.training.pool import LocalLearner, LocalPool
 from meta.training.quarantine import Quarantine, SetAsideError
-from meta.training.warm_up import teams_of
+from meta.training.warm_up import require_noise, teams_of
 from policies.mixtures.team import TeamStep, mean_policy, team_step
 from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
-from policies.neural.policy_state import PolicyState, merge
+from policies.neural.policy_state import PolicyState, merge, new_policy
 from tasks.contract.context import ContextError
 from tasks.contract.contextual_family import Contexts, ContextualFamily
 from tasks.contract.family_registry import FamilySpec
@@ -368,3 +368,21 @@ def test_contexts_that_teach_nothing_are_an_error_that_names_the_entry() -> None
 def test_settings_that_do_not_go_together_are_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MetaSettings(**settings)
+
+
+def test_noise_of_discrete_actions_is_an_error_that_names_the_setting() -> None:
+    discrete, continuous = (new_policy(2, 3, 2, continuous=one, seed=0) for one in (False, True))
+    for within, warm, name in (
+        (WITHIN.model_copy(update={"initial_log_std": -2.0}), WARM, "within_task.initial_log_std"),
+        *((WITHIN, WARM.model_copy(update={one: -1.0}), f"meta.warm_up.{one}") for one in _noise_settings()),
+    ):
+        require_noise(within, MetaSettings(warm_up=warm), continuous)
+        with pytest.raises(ValueError, match=f"{name}: has no effect where actions are discrete; leave it out"):
+            require_noise(within, MetaSettings(warm_up=warm), discrete)
+    require_noise(WITHIN, MetaSettings(warm_up=WARM), discrete)
+
+
+def _noise_settings() -> list[str]:
+    found = [name for name in WarmUpSettings.model_fields if name.endswith("log_std")]
+    assert len(found) == 4
+    return found
