@@ -153,8 +153,7 @@ def draw_tasks(pool: Pool, experiment: Experiment) -> Drawn:
     """Draw all training and held-out tasks, so that a bad one is found before any work is done.
 
     Raises:
-        TaskError: a task is infeasible or malformed.
-        ValueError: a setting does not fit the number of costs, or the kind of actions.
+        TaskError: a task is infeasible or malformed, or a setting does not fit the number of costs or the actions.
     """
     family = experiment.family.make()
     num_costs = len(family.cost_names)

@@ -18,7 +18,7 @@ from policies.networks.distributions import LOG_STD
 from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task
+from tasks.contract.task import Task, TaskError
 
 _ORDER_STREAM, _OTHERS_STREAM = 63, 65
 
@@ -27,7 +27,7 @@ def require_noise(within: WithinTask, meta: MetaSettings, fresh: Policy) -> None
     """Check that no setting of the noise is given to a network whose actions are discrete.
 
     Raises:
-        ValueError: one is; the message names it.
+        TaskError: one is; the message names it.
     """
     if not isinstance(fresh, PolicyState) or LOG_STD in fresh.actor.network.places:
         return
@@ -35,7 +35,7 @@ def require_noise(within: WithinTask, meta: MetaSettings, fresh: Policy) -> None
     for section, settings in sections:
         for name, field in type(settings).model_fields.items():
             if name.endswith(LOG_STD) and getattr(settings, name) != field.default:
-                raise ValueError(f"{section}.{name}: has no effect where actions are discrete; leave it out")
+                raise TaskError(f"{section}.{name}: has no effect where actions are discrete; leave it out")
 
 
 def rounds_of(meta: MetaSettings) -> int:

@@ -377,7 +377,7 @@ def test_noise_of_discrete_actions_is_an_error_that_names_the_setting() -> None:
         *((WITHIN, WARM.model_copy(update={one: -1.0}), f"meta.warm_up.{one}") for one in _noise_settings()),
     ):
         require_noise(within, MetaSettings(warm_up=warm), continuous)
-        with pytest.raises(ValueError, match=f"{name}: has no effect where actions are discrete; leave it out"):
+        with pytest.raises(TaskError, match=f"{name}: has no effect where actions are discrete; leave it out"):
             require_noise(within, MetaSettings(warm_up=warm), discrete)
     require_noise(WITHIN, MetaSettings(warm_up=WARM), discrete)
 
