@@ -81,6 +81,14 @@ SHORT: Changes = (
     ("cluster.tasks_per_round", "2"),
 )
 """Few steps in all: more and smaller steps of small teams, and few online tasks (docs/decisions/0040-contexts.md)."""
+HOPPING: Changes = (
+    ("within_task.safety_margin", "0.12"),
+    ("meta.warm_up.centring", "batch"),
+    ("meta.warm_up.begin_log_std", "null"),
+    ("meta.warm_up.first_log_std", "null"),
+    ("meta.warm_up.last_log_std", "null"),
+)
+"""For robots that fall: episodes end early, and a wide first batch falls at once (docs/decisions/0040-contexts.md)."""
 LIMITS: Changes = (
     ("family.limit_factors", "[0.25, 2.0]"),
     ("meta.contexts.limits", "true"),
@@ -161,7 +169,7 @@ SETTINGS = (
         (("family.name", "hopper"), ("family.limit", "8.0"), ("meta.warm_up.delta_last", "0.2")),
         (200, 201, 202, 203, 204),
         (
-            Variant("meta_srl, context", OURS, (("within_task.safety_margin", "0.12"),), hidden=True),
+            Variant("meta_srl, context", OURS, HOPPING, hidden=True),
             Variant("meta_srl, none", OURS, TODAY),
             Variant("random", "random", WITHOUT, RATE),
         ),
