@@ -13,12 +13,13 @@ _NOT_COMPARED = (OURS, FRESH, "oracle")
 
 
 def verdict(summary: RunSummary) -> str:
-    """One or two sentences on the held-out tasks; empty where the learned start was not judged."""
+    """A few sentences on the held-out tasks; empty where the learned start was not judged."""
     ours = summary.test.get(OURS)
     if ours is None:
         return ""
     updates = len(ours.reward_curve) - 1
-    others = _others(summary.test, exact=ours.gap.mean is not None)
+    exact = ours.gap.mean is not None
+    others = _against_fresh(summary.test, exact=exact) + _others(summary.test, exact=exact)
     return (
         f"A new task of {summary.family} {_solved(ours, summary.test.get(FRESH))} after {updates} policy update"
         f"{'' if updates == 1 else 's'}, {_violation(ours, summary.test.get(FRESH))}.{others}"
@@ -51,14 +52,35 @@ def _violation(ours: MethodSummary, fresh: MethodSummary | None) -> str:
     return f"with {1.0 - found / against:.0%} less violation on the way than from a fresh start"
 
 
+def _against_fresh(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
+    """A sentence where a fresh start is as good as the learned one, or better."""
+    fresh = test.get(FRESH)
+    if fresh is None:
+        return ""
+    name, of, sign = _measures(exact=exact)[0]
+    mine, theirs = of(test[OURS]), of(fresh)
+    if _better(theirs, mine, sign):
+        return f" Meta-learning hurts here: a fresh start is better on the {name}."
+    if _alike(theirs, mine):
+        return f" Meta-learning is not shown to help here: a fresh start does as well on the {name}."
+    return ""
+
+
+_Measure = tuple[str, Callable[[MethodSummary], IntervalSummary], float]
+"""A name, the numbers of a method, and -1 where more is better."""
+
+
+def _measures(*, exact: bool) -> tuple[_Measure, _Measure]:
+    """What methods are compared by: the reward, or its gap where optima are known, and the violation."""
+    gap: _Measure = ("gap", lambda entry: entry.gap, 1.0)
+    reward: _Measure = ("reward", lambda entry: entry.reward, -1.0)
+    return gap if exact else reward, ("violation on the way", lambda entry: entry.violation_during_adaptation, 1.0)
+
+
 def _others(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
     """The methods that do as well or better, measure by measure."""
-    measures: tuple[tuple[str, Callable[[MethodSummary], IntervalSummary], float], ...] = (
-        ("gap", lambda entry: entry.gap, 1.0) if exact else ("reward", lambda entry: entry.reward, -1.0),
-        ("violation on the way", lambda entry: entry.violation_during_adaptation, 1.0),
-    )
     told = []
-    for name, of, sign in measures:
+    for name, of, sign in _measures(exact=exact):
         mine = of(test[OURS])
         compared = {other: of(entry) for other, entry in test.items() if other not in _NOT_COMPARED}
         better = [other for other, theirs in compared.items() if _better(theirs, mine, sign)]

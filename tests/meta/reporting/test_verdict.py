@@ -65,6 +65,17 @@ def test_a_start_that_is_worse_than_a_fresh_one_is_called_so() -> None:
     assert "with a violation of 0.1 on the way" in told(meta_srl=negative)
 
 
+def test_a_run_notices_where_a_fresh_start_does_as_well_or_better() -> None:
+    helped = told(random=FRESH, meta_srl=OURS)
+    assert "Meta-learning" not in helped
+    hurt = told(random=method(measured(0.01, 0.001), 0.99, measured(0.4, 0.1)), meta_srl=OURS)
+    assert hurt.endswith(" Meta-learning hurts here: a fresh start is better on the gap.")
+    alike = told(random=method(measured(0.022, 0.001), 0.978, measured(0.4, 0.1)), meta_srl=OURS)
+    assert " Meta-learning is not shown to help here: a fresh start does as well on the gap." in alike
+    ours, fresh = (method(measured(None), reward, measured(0.0)) for reward in (-16.0, -10.0))
+    assert "Meta-learning hurts here: a fresh start is better on the reward." in told(random=fresh, meta_srl=ours)
+
+
 def test_without_the_learned_start_nothing_is_told() -> None:
     assert told(random=FRESH) == ""
     assert report_lines(summary(test={"random": FRESH})).startswith("TAOG")
