@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.contexts_page import Curves, by_limit, commits, falling, held_out, robot_table, verdict
+from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
 
 
@@ -92,6 +94,13 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
             config = contexts.configuration(setting, variant, setting.seeds[0])
             assert config.seed == setting.seeds[0]
             assert not set(setting.seeds) & set(config.evaluation.tuning_seeds)
+
+
+def test_the_run_file_of_hopper_is_what_the_page_measures() -> None:
+    (setting,) = [one for one in contexts_rows.SETTINGS if one.name == "hopper_velocity"]
+    measured = contexts.configuration(setting, setting.variants[0], 0)
+    shipped = load_config(Path("deploy/runs/hopper_velocity_context.yaml"), [("tracking.enabled", "false")])
+    assert shipped.model_copy(update={"name": measured.name}) == measured
 
 
 def test_every_cell_has_a_file_of_its_own_in_the_repository() -> None:
