@@ -147,9 +147,8 @@ def _each_under_all(records: Sequence[dict[str, Any]], limits: FloatArray) -> bo
     """Whether each record has the same parameters under each of several limits."""
     if (limits != limits[0]).any():
         return False
-    own = [
-        [record["parameters"][i] for i in np.flatnonzero(limits[0] == one)] for record in records for one in limits[0]
-    ]
+    others = [[{k: v for k, v in one.items() if k != "limit_factor"} for one in own["parameters"]] for own in records]
+    own = [[told[i] for i in np.flatnonzero(limits[0] == one)] for told in others for one in limits[0]]
     return all(parameters == own[0] for parameters in own)
 
 

@@ -95,8 +95,8 @@ LIMITS: Changes = (
     ("within_task.safety_margin", "0.15"),
 )
 SPEEDS_UNDER_LIMITS = [
-    {"parameters": {"target_speed": speed}, "limits": [limit]}
-    for limit in (2.5, 5.0, 10.0, 20.0)
+    {"target_speed": speed, "limit_factor": factor}
+    for factor in (0.25, 0.5, 1.0, 2.0)
     for speed in (0.4, 0.8, 1.2, 1.6, 2.0)
 ]
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")

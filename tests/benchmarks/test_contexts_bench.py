@@ -12,6 +12,7 @@ from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.contexts_page import Curves, by_limit, commits, falling, held_out, robot_table, verdict
 from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
+from meta.training.held_out_tasks import given_tasks
 
 
 def record(reward: float, cost: float, limits: tuple[float, ...] = (10.0, 10.0)) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def test_the_same_tasks_under_each_limit_show_what_doubling_a_limit_gains() -> N
     for seed in range(3):
         made = [record(-20.0 + 3.0 * np.log2(limit) + seed, 1.0, (limit, limit)) for limit in (2.0, 4.0, 8.0)]
         records.append({name: [row for one in made for row in one[name]] for name in made[0]})
-        records[-1]["parameters"] = [{"speed": speed} for _ in made for speed in (0.5, 1.0)]
+        records[-1]["parameters"] = [{"speed": v, "limit_factor": k} for k in (0.5, 1.0, 2.0) for v in (0.5, 1.0)]
     lines = by_limit(records)
     assert [line.split(" | ")[0] for line in lines if line.startswith(("| 2", "| 4", "| 8"))] == ["| 2", "| 4", "| 8"]
     assert "twice as large: 3.0 [3.0, 3.0] at once (better)" in lines[-1]
@@ -94,6 +95,7 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
             config = contexts.configuration(setting, variant, setting.seeds[0])
             assert config.seed == setting.seeds[0]
             assert not set(setting.seeds) & set(config.evaluation.tuning_seeds)
+        given_tasks(config.experiment.family, config.evaluation.tasks or ())
 
 
 def test_the_run_file_of_hopper_is_what_the_page_measures() -> None:
