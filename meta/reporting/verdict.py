@@ -57,12 +57,14 @@ def _against_fresh(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
     fresh = test.get(FRESH)
     if fresh is None:
         return ""
-    name, of, sign = _measures(exact=exact)[0]
+    (name, of, sign), (_, violation, _) = _measures(exact=exact)
     mine, theirs = of(test[OURS]), of(fresh)
+    safer = _better(violation(test[OURS]), violation(fresh), 1.0)
     if _better(theirs, mine, sign):
-        return f" Meta-learning hurts here: a fresh start is better on the {name}."
+        return f" {'But' if safer else 'Meta-learning hurts here:'} a fresh start is better on the {name}."
     if _alike(theirs, mine):
-        return f" Meta-learning is not shown to help here: a fresh start does as well on the {name}."
+        unshown = "But" if safer else "Meta-learning is not shown to help here:"
+        return f" {unshown} a fresh start does as well on the {name}."
     return ""
 
 

@@ -68,10 +68,16 @@ def test_a_start_that_is_worse_than_a_fresh_one_is_called_so() -> None:
 def test_a_run_notices_where_a_fresh_start_does_as_well_or_better() -> None:
     helped = told(random=FRESH, meta_srl=OURS)
     assert "Meta-learning" not in helped
-    hurt = told(random=method(measured(0.01, 0.001), 0.99, measured(0.4, 0.1)), meta_srl=OURS)
-    assert hurt.endswith(" Meta-learning hurts here: a fresh start is better on the gap.")
-    alike = told(random=method(measured(0.022, 0.001), 0.978, measured(0.4, 0.1)), meta_srl=OURS)
-    assert " Meta-learning is not shown to help here: a fresh start does as well on the gap." in alike
+    better, alike = measured(0.01, 0.001), measured(0.022, 0.001)
+    for violation, hurts, unshown in (
+        (measured(0.11, 0.02), "Meta-learning hurts here:", "Meta-learning is not shown to help here:"),
+        (measured(0.4, 0.1), "But", "But"),  # it saves violation
+    ):
+        hurt = told(random=method(better, 0.99, violation), meta_srl=OURS)
+        assert hurt.endswith(f". {hurts} a fresh start is better on the gap.")
+        assert told(random=method(alike, 0.978, violation), meta_srl=OURS).endswith(
+            f". {unshown} a fresh start does as well on the gap."
+        )
     ours, fresh = (method(measured(None), reward, measured(0.0)) for reward in (-16.0, -10.0))
     assert "Meta-learning hurts here: a fresh start is better on the reward." in told(random=fresh, meta_srl=ours)
 
