@@ -45,7 +45,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """What the run has shown on new tasks, in a sentence or two."""
+        """What the run has shown on new tasks, in a few sentences."""
         return verdict(self.summary)
 
     @property

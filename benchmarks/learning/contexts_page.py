@@ -169,16 +169,14 @@ def _by_each_limit(curves: Sequence[Curves], limits: FloatArray) -> list[str]:
             ]
         )
     columns = ["limit", "at once", "at the end", "mean cost", "largest cost / limit"]
-    slopes = [np.polyfit(np.log2(distinct), means[:, :, mark].T, 1)[0] for mark in (0, -1)]
-    lasts = interval(means[:, -1, 0] - means[:, 0, 0])
-    found = [interval(slope) for slope in slopes]
+    first, last = (interval(np.polyfit(np.log2(distinct), means[:, :, mark].T, 1)[0]) for mark in (0, -1))
+    whole = interval(means[:, -1, 0] - means[:, 0, 0])
     return [
         "The same tasks under each limit:",
         "",
         *table(columns, rows),
-        f"- Reward gained by a limit twice as large: {shown(found[0])} at once ({verdict(found[0])}), "
-        f"{shown(found[1])} at the end ({verdict(found[1])}). The largest limit less the smallest: {shown(lasts)} at "
-        "once.",
+        f"- Reward gained by a limit twice as large: {shown(first)} at once ({verdict(first)}), {shown(last)} "
+        f"at the end ({verdict(last)}). The largest limit less the smallest: {shown(whole)} at once.",
     ]
 
 

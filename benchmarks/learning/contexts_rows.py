@@ -52,7 +52,10 @@ TODAY: Changes = (
     ("within_task.trust_region.delta_max", "0.2"),
 )
 """meta_srl without contexts, as the run file half_cheetah_velocity.yaml has it, for as many environment steps."""
+SEEDS = (200, 201, 202, 203, 204)
+"""Of the robots; no setting was chosen on them."""
 RATE = GridPoint(rate=0.1)
+KNOWING = (Variant("meta_srl, context", OURS),)
 ROBOT_VARIANTS = (
     Variant("meta_srl, context", OURS, hidden=True),
     Variant("meta_srl, learned", OURS, (("meta.context", "learned"),)),
@@ -94,11 +97,13 @@ LIMITS: Changes = (
     ("meta.contexts.limits", "true"),
     ("within_task.safety_margin", "0.15"),
 )
+"""Limits that differ between tasks and are told to the start."""
 SPEEDS_UNDER_LIMITS = [
     {"target_speed": speed, "limit_factor": factor}
     for factor in (0.25, 0.5, 1.0, 2.0)
     for speed in (0.4, 0.8, 1.2, 1.6, 2.0)
 ]
+"""Held-out tasks that show what a limit is worth: only it differs."""
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
@@ -107,7 +112,7 @@ SETTINGS = (
         "HalfCheetah, target speeds from 0 to 2, effort limit 10, 2 million steps of training",
         CHEETAH,
         (),
-        (200, 201, 202, 203, 204),
+        SEEDS,
         ROBOT_VARIANTS,
     ),
     Setting(
@@ -115,7 +120,7 @@ SETTINGS = (
         "HalfCheetah from a fresh standard deviation of 1 (initial_log_std 0)",
         CHEETAH,
         (("within_task.initial_log_std", "0.0"),),
-        (200, 201, 202, 203, 204),
+        SEEDS,
         (Variant("meta_srl, context", OURS), Variant("random", "random", WITHOUT, RATE)),
     ),
     Setting(
@@ -123,31 +128,31 @@ SETTINGS = (
         "HalfCheetah with 400,000 steps of training",
         CHEETAH,
         SHORT,
-        (200, 201, 202, 203, 204),
-        (Variant("meta_srl, context", OURS),),
+        SEEDS,
+        KNOWING,
     ),
     Setting(
         "half_cheetah_limits",
         "HalfCheetah, limits from a quarter to twice the usual one as part of the context",
         CHEETAH,
         LIMITS,
-        (200, 201, 202, 203, 204),
-        (Variant("meta_srl, context", OURS),),
+        SEEDS,
+        KNOWING,
     ),
     Setting(
         "half_cheetah_each_limit",
         "HalfCheetah, the same starts as above on the same five speeds under each of four limits",
         CHEETAH,
         (*LIMITS, ("evaluation.tasks", json.dumps(SPEEDS_UNDER_LIMITS))),
-        (200, 201, 202, 203, 204),
-        (Variant("meta_srl, context", OURS),),
+        SEEDS,
+        KNOWING,
     ),
     Setting(
         "half_cheetah_bodies",
         "HalfCheetah, bodies of other masses, friction, gravity and strength (the rows of meta_srl take direct steps)",
         CHEETAH,
         (("family.variant", "body"),),
-        (200, 201, 202, 203, 204),
+        SEEDS,
         (
             Variant("meta_srl, context", OURS),
             Variant("meta_srl, inferred", OURS, (("meta.context", "inferred"), ("meta.warm_up.rounds", "425"))),
@@ -159,7 +164,7 @@ SETTINGS = (
         "HalfCheetah, forwards or backwards",
         CHEETAH,
         (("family.variant", "direction"),),
-        (200, 201, 202, 203, 204),
+        SEEDS,
         (Variant("meta_srl, context", OURS, hidden=True),),
     ),
     Setting(
@@ -167,7 +172,7 @@ SETTINGS = (
         "Hopper, target speeds, effort limit 8, 2 million steps of training",
         CHEETAH,
         (("family.name", "hopper"), ("family.limit", "8.0"), ("meta.warm_up.delta_last", "0.2")),
-        (200, 201, 202, 203, 204),
+        SEEDS,
         (
             Variant("meta_srl, context", OURS, HOPPING, hidden=True),
             Variant("meta_srl, none", OURS, TODAY),

@@ -10,6 +10,8 @@ from meta.reporting.summary import IntervalSummary, MethodSummary, RunSummary
 FRESH = "random"
 _NOT_COMPARED = (OURS, FRESH, "oracle")
 """Ours, the fresh start that is told apart, and the method that is given every task's optimum."""
+_Measure = tuple[str, Callable[[MethodSummary], IntervalSummary], float]
+"""A name, the numbers of a method, and -1 where more is better, else 1."""
 
 
 def verdict(summary: RunSummary) -> str:
@@ -66,10 +68,6 @@ def _against_fresh(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
         unshown = "But" if safer else "Meta-learning is not shown to help here:"
         return f" {unshown} a fresh start does as well on the {name}."
     return ""
-
-
-_Measure = tuple[str, Callable[[MethodSummary], IntervalSummary], float]
-"""A name, the numbers of a method, and -1 where more is better."""
 
 
 def _measures(*, exact: bool) -> tuple[_Measure, _Measure]:

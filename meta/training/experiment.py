@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel
 
 from meta.learning.kinds import LEARNERS, learning_of
 from meta.learning.online import State, first_state
@@ -17,10 +18,12 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
 from meta.training.held_out_tasks import held_out_settings, held_out_tasks
 from meta.training.pool import Pool, solve_in_order
-from meta.training.warm_up import require_noise, rounds_of
+from meta.training.warm_up import rounds_of
 from policies.common.policy import Policy, table_of
 from policies.common.results import Start, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
+from policies.networks.distributions import LOG_STD
+from policies.neural.policy_state import PolicyState
 from policies.solving.algorithms import WithinTask, kind_of
 from policies.tabular.log_linear_table import Effects, all_effects
 from policies.tabular.rollouts import discrete_shape
@@ -28,7 +31,7 @@ from tasks.contract.context import context_space
 from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task, TaskFamily
+from tasks.contract.task import Task, TaskError, TaskFamily
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ def require_matching_sections(within: WithinTask, dice: DICESettings, meta: Meta
 
 def _default(section: str) -> object:
     return MetaSettings.model_fields[section].default
+
+
+def require_noise(within: WithinTask, meta: MetaSettings, fresh: Policy) -> None:
+    """Check that no setting of the noise is given to a network whose actions are discrete.
+
+    Raises:
+        TaskError: one is; the message names it.
+    """
+    if not isinstance(fresh, PolicyState) or LOG_STD in fresh.actor.network.places:
+        return
+    sections: tuple[tuple[str, BaseModel], ...] = (("within_task", within), ("meta.warm_up", meta.warm_up))
+    for section, settings in sections:
+        for name, field in type(settings).model_fields.items():
+            if name.endswith(LOG_STD) and getattr(settings, name) != field.default:
+                raise TaskError(f"{section}.{name}: has no effect where actions are discrete; leave it out")
 
 
 @dataclass(frozen=True)

@@ -7,35 +7,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from meta.learning.settings import MetaSettings, WarmUpSettings
-from policies.common.policy import Policy
 from policies.common.results import Start
 from policies.mixtures.latent import Latents
 from policies.mixtures.team import Team
-from policies.networks.distributions import LOG_STD
-from policies.neural.policy_state import PolicyState
-from policies.solving.algorithms import WithinTask
 from tasks.contract.tabular_model import FloatArray
-from tasks.contract.task import Task, TaskError
+from tasks.contract.task import Task
 
 _ORDER_STREAM, _OTHERS_STREAM = 63, 65
-
-
-def require_noise(within: WithinTask, meta: MetaSettings, fresh: Policy) -> None:
-    """Check that no setting of the noise is given to a network whose actions are discrete.
-
-    Raises:
-        TaskError: one is; the message names it.
-    """
-    if not isinstance(fresh, PolicyState) or LOG_STD in fresh.actor.network.places:
-        return
-    sections: tuple[tuple[str, BaseModel], ...] = (("within_task", within), ("meta.warm_up", meta.warm_up))
-    for section, settings in sections:
-        for name, field in type(settings).model_fields.items():
-            if name.endswith(LOG_STD) and getattr(settings, name) != field.default:
-                raise TaskError(f"{section}.{name}: has no effect where actions are discrete; leave it out")
 
 
 def rounds_of(meta: MetaSettings) -> int:

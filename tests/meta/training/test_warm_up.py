@@ -16,11 +16,11 @@ from meta.learning.settings import ContextSettings, LearningRateSettings, MetaSe
 from meta.learning.settings import NeuralInitializationSettings as Initialization
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
-from meta.training.experiment import Drawn, Experiment, draw
+from meta.training.experiment import Drawn, Experiment, draw, require_noise
 from meta.training.loop import Position, train, training_plan
 from meta.training.pool import LocalLearner, LocalPool
 from meta.training.quarantine import Quarantine, SetAsideError
-from meta.training.warm_up import require_noise, teams_of
+from meta.training.warm_up import teams_of
 from policies.mixtures.team import TeamStep, mean_policy, team_step
 from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
