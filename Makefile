@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RUN ?= deploy/runs/frozen_lake.yaml
+RUN ?= deploy/runs/frozen_lake_context.yaml
+SIMPLE := deploy/runs/frozen_lake.yaml
 SEEDS ?= 2
 STORMS ?= 20
 TEST_PROCESSES ?= 2
@@ -28,7 +29,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps safety-gymnasium==1.0.0
 	touch $@
 
-train: setup ## the main job: meta-train over FrozenLake tasks on a local Ray cluster
+train: setup ## the main job: meta-train over FrozenLake tasks, with their maps as contexts, on a local Ray cluster
 	$(BIN)/metasrl train $(RUN)
 
 test: setup ## everything but the slow learning tests
@@ -113,8 +114,8 @@ paper: setup ## the paper's experiments with all baselines, to docs/results/pape
 	$(BIN)/python -m benchmarks.paper
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)
-	$(BIN)/metasrl compare $(RUN) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
-	$(BIN)/metasrl compare $(RUN) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
+	$(BIN)/metasrl compare $(SIMPLE) --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake.md
+	$(BIN)/metasrl compare $(SIMPLE) --within_task.evaluation sampled --evaluation.seeds "[100,101,102,103,104,105,106,107,108,109]" --results docs/results/frozen_lake_sampled.md
 	$(BIN)/python -m benchmarks.learning.learning_rates
 	$(BIN)/python -m benchmarks.learning.similarity_curve
 

@@ -45,9 +45,9 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "lakes that know their holes": ("frozen_lake_context", {"family.num_tasks": "8"}),
     "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
-    "main job": ("frozen_lake", {}),
+    "alike lakes": ("frozen_lake", {}),
 }
-SLOW = {"main job"}
+SLOW = {"alike lakes"}
 
 
 def fingerprint() -> str:

@@ -66,8 +66,8 @@ def main() -> None:
             console.say(f"seed {seed}: best fixed {best}; " + ", ".join(f"{k} {v[-1]:.4f}" for k, v in scores.items()))
     lines = header("Recovering from a wrong learning rate", "make results")
     lines += [
-        "frozen_lake 8x8, high similarity, the main job's settings except for the rates; all objectives start from the "
-        f"same rate; seeds {list(SEEDS)}. Score: max(gap, 0) / J_0* plus the violation during adaptation over the "
+        "deploy/runs/frozen_lake.yaml (8x8, high similarity) except for the rates; all objectives start from the same "
+        f"rate; seeds {list(SEEDS)}. Score: max(gap, 0) / J_0* plus the violation during adaptation over the "
         "limit, mean over the last half of the training tasks (smaller is better). Recovered: the share of the "
         "difference in score between the wrong fixed rate and the best fixed rate that learning the rate recovers; "
         "above 1, the learned rate beats every fixed rate.",

@@ -67,7 +67,7 @@ def main() -> None:
     means = [{key: float(np.mean([cell[key] for cell in cells])) for key in cells[0]} for cells in results.values()]
     lines = header("The advantage of meta-learning against the similarity of the tasks", "make results")
     lines += [
-        f"frozen_lake 8x8, main job's settings, k tiles changed between tasks, seeds {list(SEEDS)}; 96 training tasks, "
+        f"deploy/runs/frozen_lake.yaml (8x8), k tiles changed between tasks, seeds {list(SEEDS)}; 96 training tasks, "
         "20 held-out. TAOG, the computed bound and the violation during adaptation are means over the last half of the "
         "training tasks; the bound is the per-run inequality's on the mean gap over N_0, for the tasks that have one. "
         "Ratios divide meta_srl's held-out result by that of random at its best rate of the grid. 95 % intervals over "

@@ -96,7 +96,7 @@ class Job:
 
 
 def lake_config(algorithm: Algorithm, seed: int, *changes: tuple[str, str]) -> RunConfig:
-    """The main job's settings with the algorithm."""
+    """The settings of alike lakes with the algorithm."""
     method = algorithm.method(table=True)
     own = [(f"within_task.method.{key}", json.dumps(value)) for key, value in method.parameters.items()]
     named = ("within_task.method.name", method.name)

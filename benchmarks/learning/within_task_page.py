@@ -115,7 +115,7 @@ def meta_section(ours: Cells, random: Cells) -> list[str]:
     return [
         "## Lakes with a learned start",
         "",
-        "Five updates on each held-out lake after training on 96 (the main job, `deploy/runs/frozen_lake.yaml`). The "
+        "Five updates on each held-out lake after training on 96 (`deploy/runs/frozen_lake.yaml`). The "
         "random start has the best rate of its grid on the tuning seed. Differences are paired by seed; above 0 the "
         "learned start is better.",
         "",

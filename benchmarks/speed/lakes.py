@@ -38,7 +38,7 @@ REPEATS = 3
 
 
 def experiment(num_tasks: int, tasks_per_round: int, within: WithinTaskSettings, **family: object) -> Experiment:
-    """A frozen_lake experiment with the main job's other settings."""
+    """A frozen_lake experiment with the other settings of its run file."""
     spec = FamilySpec("frozen_lake", 0, num_tasks, dict(family))
     return Experiment(
         spec, tasks_per_round, within, DICESettings(), MetaSettings(), EvaluationSettings(num_test_tasks=1)

@@ -103,7 +103,9 @@ def told_by_probe(names: tuple[str, ...], limits: FloatArray, found: Probe) -> C
     findings.append("reachable")
     most = found.random if found.greedy is None else np.maximum(found.random, found.greedy)
     loose = [name for name, limit, cost in zip(names, limits, most, strict=True) if cost <= limit]
-    if loose:
+    if loose and found.greedy is None:
+        findings.append(f"no time to see whether the limit binds for {', '.join(loose)} (--seconds)")
+    elif loose:
         findings.append(
             f"the limit did not bind in this probe for {', '.join(loose)}: a smaller one would constrain the policy"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 import time
@@ -361,6 +362,9 @@ def test_a_probe_in_words() -> None:
         "reachable"
     )
     assert told_by_probe(("effort", "noise"), p([10.0, 3.0]), probe).verdict == "warning"
+    untried = told_by_probe(("effort", "noise"), p([10.0, 3.0]), dataclasses.replace(probe, greedy=None))
+    assert untried.verdict == "ok", "how a limit binds is no matter of the machine's speed"
+    assert "no time to see whether the limit binds for noise (--seconds)" in untried.finding
     loose = told_by_model(("effort",), p([5.0]), p([1.0]), p([4.0]))
     assert (loose.verdict, "no limit binds" in loose.finding) == ("warning", True)
     assert told_by_model(("effort",), p([3.0]), p([1.0]), p([4.0])).verdict == "ok"
