@@ -149,13 +149,17 @@ def in_processes(
 ) -> Iterator[tuple[int, tuple[Any, ...], Any]]:
     """``work(*job)`` for every job, each in one process: how many are done, the job and its result, as they finish.
 
-    The processes end with the one that asked, also where a signal ends it.
+    The first error is raised once the jobs that run have ended; no other one begins. The processes end with the one
+    that asked, also where a signal ends it.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         waiting = {pool.submit(work, *job): job for job in jobs}
-        for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
-            yield done, waiting[future], future.result()
+        try:
+            for done, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
+                yield done, waiting[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def reference_digest(config: RunConfig) -> str:

@@ -42,6 +42,20 @@ def test_every_job_has_its_result() -> None:
     assert {job: result for _, job, result in found} == {(1, 2): 3, (3, 4): 7, (5, 6): 11}
 
 
+def note_and_fail(path: Path) -> None:
+    """Say that this job began; the first one fails, the others work for a moment."""
+    path.touch()
+    if path.name == "00":
+        raise ValueError("the first fails")
+    time.sleep(0.2)
+
+
+def test_no_job_begins_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the first fails"):
+        list(in_processes(note_and_fail, [(tmp_path / f"{number:02}",) for number in range(40)], 1))
+    assert len(list(tmp_path.iterdir())) < 10
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_end_with_the_one_that_asked(ending: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
