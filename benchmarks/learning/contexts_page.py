@@ -90,6 +90,10 @@ class Curves:
         undiscounted = np.array(record["episodic"]) if record["episodic"][0] is not None else values
         return Curves(undiscounted[:, :, 0], values[:, :, 1:] / limits[:, None, :])
 
+    def excess(self) -> float:
+        """Mean excess of a cost over its limit, in units of the limit, over tasks, iterates and costs."""
+        return float(np.maximum(self.costs - 1.0, 0.0).mean())
+
 
 def robot_table(cells: Cells) -> list[str]:
     """Rewards at marks, the largest cost, and how often a limit was broken or a task ended worse than it began."""
@@ -111,7 +115,8 @@ def robot_table(cells: Cells) -> list[str]:
     columns += ["tasks ending worse", "tasks falling"]
     lines = table(columns, rows)
     lines += by_limit(list(cells[next(iter(cells))].values()))
-    pairs = [(OURS, other) for other in curves if other not in (OURS, HIDDEN)] + [(INFERRED, NONE)]
+    first = next(iter(curves))
+    pairs = [(first, other) for other in curves if other not in (first, HIDDEN)] + [(INFERRED, NONE)]
     lines += [
         _difference(by_seed[ours], by_seed[other], (ours, other), min(5, last))
         for ours, other in pairs
@@ -199,9 +204,11 @@ def _difference(ours: Mapping[int, Curves], others: Mapping[int, Curves], names:
     pairs = [(ours[seed], others[seed]) for seed in others if seed in ours]
     at_once = interval([float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs])
     later = interval([float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs])
+    excess = interval([b.excess() - a.excess() for a, b in pairs])
     return (
-        f"- `{names[0]}` minus `{names[1]}`: reward at once {shown(at_once)} ({verdict(at_once)}), after {mark} "
-        f"{shown(later)} ({verdict(later)})."
+        f"- `{names[0]}` against `{names[1]}`: reward at once more by {shown(at_once)} ({verdict(at_once)}), "
+        f"after {mark} by {shown(later)} ({verdict(later)}); violation during adaptation less by {shown(excess, 4)} "
+        f"({verdict(excess)})."
     )
 
 

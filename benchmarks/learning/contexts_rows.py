@@ -92,6 +92,20 @@ HOPPING: Changes = (
     ("meta.warm_up.last_log_std", "null"),
 )
 """For robots that fall: episodes end early, and a wide first batch falls at once (docs/decisions/0040-contexts.md)."""
+SWINGING: Changes = (
+    ("meta.warm_up.rounds", "180"),
+    ("meta.warm_up.tasks", "20"),
+    ("meta.warm_up.distinct_tasks", "100"),
+    ("meta.warm_up.delta_max", "0.1"),
+    ("meta.warm_up.delta_last", "0.01"),
+    ("meta.warm_up.centring", "batch"),
+    ("family.num_tasks", "4"),
+    ("meta.neural.method", "ogd"),
+    ("meta.neural.steps", "10"),
+    ("meta.neural.step_size", "1e-4"),
+    ("meta.learning_rates.method", "ftl"),
+)
+"""Direct steps for Acrobot, 20 episodes of 500 steps in each: as many steps in all as the 80 tasks of its run file."""
 LIMITS: Changes = (
     ("family.limit_factors", "[0.25, 2.0]"),
     ("meta.contexts.limits", "true"),
@@ -105,6 +119,7 @@ SPEEDS_UNDER_LIMITS = [
 ]
 """Held-out tasks that show what a limit is worth: only it differs."""
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
+ACROBOT = Path("deploy/runs/acrobot.yaml")
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
     Setting(
@@ -177,6 +192,24 @@ SETTINGS = (
             Variant("meta_srl, context", OURS, HOPPING, hidden=True),
             Variant("meta_srl, none", OURS, TODAY),
             Variant("random", "random", WITHOUT, RATE),
+            Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
+            Variant("simple_average", "simple_average", WITHOUT, RATE),
+        ),
+    ),
+    Setting(
+        "acrobot",
+        "Acrobot, unlike links, two limits, 1.9 million steps of training (meta_srl takes direct steps)",
+        ACROBOT,
+        (("family.similarity", "low"),),
+        SEEDS,
+        (
+            Variant("meta_srl, none", OURS, SWINGING),
+            Variant("meta_srl, context", OURS, (*SWINGING, ("meta.context", "given"))),
+            Variant("meta_srl, no direct steps", OURS),
+            Variant("pretrained", "pretrained", (("evaluation.pretrain_iterations", "null"),), RATE),
+            Variant("simple_average", "simple_average", (), RATE),
+            Variant("multitask, none", "multitask", (), RATE),
+            Variant("random", "random", (), RATE),
         ),
     ),
     Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(200, 210)), LAKE_VARIANTS),

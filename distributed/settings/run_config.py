@@ -175,7 +175,7 @@ CODE_KINDS = {
 
 _LATER = {
     *("network", "network_arguments", "critic_network", "critic_network_arguments", "device"),
-    *("first_tasks", "begin_log_std", "first_log_std", "last_log_std", "centring", "map", "ridges"),
+    *("first_tasks", "begin_log_std", "first_log_std", "last_log_std", "centring", "map", "ridges", "keep_function"),
 }
 """Keys that sections of a digest got after runs had begun without them."""
 

@@ -25,7 +25,15 @@ from tasks.contract.family_registry import FamilyError, loaded_class
 OWN = "CRPO"
 """The class of this project."""
 _KEY = "within_task.method"
-_OF_CRPO_ALONE = ("reward_trace", "cost_trace", "constraint_choice", "update_statistics", "trust_region", "critic")
+_OF_CRPO_ALONE = (
+    "reward_trace",
+    "cost_trace",
+    "constraint_choice",
+    "update_statistics",
+    "keep_function",
+    "trust_region",
+    "critic",
+)
 _SET_HERE = {
     "gamma": "the family's discount",
     "train_batch_size": "within_task.steps_per_iteration",

@@ -79,6 +79,9 @@ class NeuralSettings(BaseModel):
     """Collect one more batch to evaluate the last iterate; without it the output is one of the first M iterates."""
     update_statistics: bool = True
     """Merge each batch into the observation statistics after the step."""
+    keep_function: bool = False
+    """Change the first layers of actor and critic with the statistics, so that both stay the functions that they were:
+    a policy of little noise cannot correct what merging does to it. Starts with contexts always do."""
     trust_region: TrustRegionSettings = TrustRegionSettings()
     """Conjugate gradient and the caps on a step."""
     critic: CriticSettings = CriticSettings()
@@ -120,6 +123,12 @@ class NeuralSettings(BaseModel):
         actor = ModuleSpec.of(self.network, self.network_arguments, "within_task.network")
         critic = ModuleSpec.of(self.critic_network, self.critic_network_arguments, "within_task.critic_network")
         return Modules(actor, critic)
+
+    @model_validator(mode="after")
+    def _functions_change_with_statistics(self) -> NeuralSettings:
+        if self.keep_function and not self.update_statistics:
+            raise ValueError("keep_function: has no effect where update_statistics is false")
+        return self
 
     @model_validator(mode="after")
     def _clipped_steps_keep_nothing(self) -> NeuralSettings:

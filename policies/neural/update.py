@@ -131,7 +131,7 @@ def improve(
     middle = time.perf_counter()
     improved = learned_from(policy, vector, estimates, settings, rng)
     if settings.update_statistics and not fresh:
-        improved = _with_batch(improved, data, problem.context_size)
+        improved = _with_batch(improved, data, problem.context_size, settings.keep_function)
     report = UpdateReport(
         branch=step.branch,
         values=values,
@@ -187,13 +187,13 @@ def learned_from(
     return PolicyState(Parameters(policy.actor.network, vector), critic, policy.statistics)
 
 
-def _with_batch(policy: PolicyState, data: NeuralTransitions, context_size: int) -> PolicyState:
+def _with_batch(policy: PolicyState, data: NeuralTransitions, context_size: int, keep_function: bool) -> PolicyState:
     """The policy under statistics with those of the batch merged.
 
     A start with contexts stays the same function: it is good already, and has little noise to correct a change with.
     """
     statistics = policy.statistics.merged(data.flat(data.observations), context_size)
-    if context_size:
+    if context_size or keep_function:
         return policy.with_statistics(statistics)
     return dataclasses.replace(policy, statistics=statistics)
 

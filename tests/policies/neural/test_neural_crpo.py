@@ -96,19 +96,26 @@ def test_a_context_keeps_its_normalisation_while_a_task_is_solved(seen: float) -
     np.testing.assert_array_equal(last.normalize(np.ones((1, size)))[0, size - 2 :], 1.0)
 
 
-def test_a_start_with_contexts_stays_the_same_function_where_its_statistics_change() -> None:
+def test_a_policy_stays_the_same_function_where_its_statistics_change_if_it_has_contexts_or_shall_keep_it() -> None:
     """Steps of hardly any length, as a start of little noise takes them: what is left is what the statistics do."""
     still = SETTINGS.model_copy(update={"trust_region": TrustRegionSettings(delta_max=1e-20)})
+    keeping = still.model_copy(update={"keep_function": True})
+    contextual = ContextBatch(PointBatch(5), np.ones((5, 1)))
     changes = []
-    for batch in (PointBatch(5), ContextBatch(PointBatch(5), np.ones((5, 1)))):
-        start = fresh_policy(batch, still, 0)
+    for batch, settings in ((PointBatch(5), still), (contextual, still), (PointBatch(5), keeping)):
+        start = fresh_policy(batch, settings, 0)
         start = dataclasses.replace(start, statistics=dataclasses.replace(start.statistics, count=50.0))
-        solution = solve_neural(batch, start, np.full(2, 0.1), np.ones(1), still, 0, discount=0.95, label="point/0")
+        solution = solve_neural(batch, start, np.full(2, 0.1), np.ones(1), settings, 0, discount=0.95, label="point/0")
         observations = np.random.default_rng(0).normal(size=(50, start.statistics.mean.size)).astype(np.float32)
         before, after = (policy.act(observations)[0] for policy in (start, solution.iterates[-1]))
         assert (solution.iterates[-1].statistics.mean[:2] != 0.0).all()
         changes.append(np.abs(after - before).max() / np.abs(before).max())
-    assert changes[1] < 1e-4 < 1e-2 < changes[0]
+    assert max(changes[1:]) < 1e-4 < 1e-2 < changes[0]
+
+
+def test_functions_are_not_kept_where_statistics_stay() -> None:
+    with pytest.raises(pydantic.ValidationError, match="keep_function: has no effect where update_statistics is false"):
+        NeuralSettings(update_statistics=False, keep_function=True)
 
 
 @pytest.mark.parametrize("evaluate_last", [True, False])
