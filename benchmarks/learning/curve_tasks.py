@@ -84,7 +84,7 @@ def _speed_limit(
         limits=(25.0,),
         margin=(margin,),
         learning_rates=(1.0, 1.0),
-        settings=settings,
+        settings=settings.model_copy(update={"keep_function": True}),
         discount=discount,
         published=published,
     )
