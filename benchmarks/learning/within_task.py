@@ -83,8 +83,12 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """Its file; the name changes with every setting of the algorithm."""
-        key = json.dumps([dataclasses.asdict(self.algorithm), self.steps], sort_keys=True)
+        """Its file; the name changes with every setting of the algorithm, and of the robot's task."""
+        parts = [dataclasses.asdict(self.algorithm), self.steps]
+        if self.part in ROBOTS:
+            task = TASKS[self.part]
+            parts += [task.settings.model_dump(mode="json", exclude_defaults=True), task.margin, task.discount]
+        key = json.dumps(parts, sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         steps = f"-{self.steps}" if self.steps else ""
         return CELLS / self.part / self.algorithm.name / f"{self.seed}{steps}-{digest}.json"
