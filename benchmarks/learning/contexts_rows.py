@@ -92,20 +92,13 @@ HOPPING: Changes = (
     ("meta.warm_up.last_log_std", "null"),
 )
 """For robots that fall: episodes end early, and a wide first batch falls at once (docs/decisions/0040-contexts.md)."""
-SWINGING: Changes = (
-    ("meta.warm_up.rounds", "180"),
-    ("meta.warm_up.tasks", "20"),
-    ("meta.warm_up.distinct_tasks", "100"),
-    ("meta.warm_up.delta_max", "0.1"),
-    ("meta.warm_up.delta_last", "0.01"),
-    ("meta.warm_up.centring", "batch"),
-    ("family.num_tasks", "4"),
-    ("meta.neural.method", "ogd"),
-    ("meta.neural.steps", "10"),
-    ("meta.neural.step_size", "1e-4"),
-    ("meta.learning_rates.method", "ftl"),
+ONLINE: Changes = (
+    ("family.num_tasks", "80"),
+    ("meta.warm_up", "{}"),
+    ("meta.neural", "{steps: 100}"),
+    ("meta.learning_rates.method", "fixed"),
 )
-"""Direct steps for Acrobot, 20 episodes of 500 steps in each: as many steps in all as the 80 tasks of its run file."""
+"""Acrobot without direct steps, for as many environment steps."""
 LIMITS: Changes = (
     ("family.limit_factors", "[0.25, 2.0]"),
     ("meta.contexts.limits", "true"),
@@ -203,13 +196,13 @@ SETTINGS = (
         (("family.similarity", "low"),),
         SEEDS,
         (
-            Variant("meta_srl, none", OURS, SWINGING),
-            Variant("meta_srl, context", OURS, (*SWINGING, ("meta.context", "given"))),
-            Variant("meta_srl, no direct steps", OURS),
-            Variant("pretrained", "pretrained", (("evaluation.pretrain_iterations", "null"),), RATE),
-            Variant("simple_average", "simple_average", (), RATE),
-            Variant("multitask, none", "multitask", (), RATE),
-            Variant("random", "random", (), RATE),
+            Variant("meta_srl, none", OURS),
+            Variant("meta_srl, context", OURS, (("meta.context", "given"),)),
+            Variant("meta_srl, no direct steps", OURS, ONLINE),
+            Variant("pretrained", "pretrained", (*ONLINE, ("evaluation.pretrain_iterations", "null")), RATE),
+            Variant("simple_average", "simple_average", ONLINE, RATE),
+            Variant("multitask, none", "multitask", ONLINE, RATE),
+            Variant("random", "random", ONLINE, RATE),
         ),
     ),
     Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(200, 210)), LAKE_VARIANTS),
