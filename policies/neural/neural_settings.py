@@ -80,8 +80,7 @@ class NeuralSettings(BaseModel):
     update_statistics: bool = True
     """Merge each batch into the observation statistics after the step."""
     keep_function: bool = False
-    """Change the first layers of actor and critic with the statistics, so that both stay the functions that they were:
-    a policy of little noise cannot correct what merging does to it. Starts with contexts always do."""
+    """Change the first layers with the statistics, so that actor and critic stay the functions that they were."""
     trust_region: TrustRegionSettings = TrustRegionSettings()
     """Conjugate gradient and the caps on a step."""
     critic: CriticSettings = CriticSettings()
