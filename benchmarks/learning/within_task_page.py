@@ -152,8 +152,8 @@ def robot_section(robot: str, cells: Cells, steps: int, margin: float) -> list[s
         "",
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
-        f"{margin:g}, and policies keep their function where statistics change (decision 0048). Published at 10 million steps (reward / cost / mean excess): "
-        f"{PUBLISHED[robot]}.",
+        f"{margin:g}, and policies keep their function where statistics change (decision 0048). "
+        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.",
         "",
         *table([*columns, "mean excess", "update, s"], rows),
         f"![{robot}](within_task/{robot}.png)",
