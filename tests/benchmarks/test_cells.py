@@ -1,0 +1,27 @@
+"""Cells that lie in the repository: each belongs to a row of its page, as its settings are today."""
+
+from __future__ import annotations
+
+from benchmarks.learning import contexts, within_task
+from benchmarks.learning.contexts_rows import SETTINGS
+
+NAMES = [algorithm.name for algorithm in within_task.ALGORITHMS]
+
+
+def test_every_cell_of_a_robot_is_one_of_its_page() -> None:
+    jobs = within_task.jobs_of(list(within_task.ROBOTS), within_task.SEEDS, NAMES, within_task.ROBOT_STEPS)
+    found = {path for robot in within_task.ROBOTS for path in (within_task.CELLS / robot).glob("*/*.json")}
+    assert found
+    assert not sorted(found - {job.path for job in jobs}), "cells of settings that have changed: remove them"
+
+
+def test_every_cell_of_the_contexts_is_one_of_their_page() -> None:
+    paths = {
+        contexts.path_of(setting, variant, seed)
+        for setting in SETTINGS
+        for variant in setting.variants
+        for seed in setting.seeds
+    }
+    found = {path for path in contexts.CELLS.glob("*/*/*.json") if not path.name.startswith("point-")}
+    assert found
+    assert not sorted(found - paths), "cells of settings that have changed: remove them"
