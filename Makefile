@@ -119,7 +119,8 @@ results: setup ## the tables and plots of docs/results (about an hour on 2 cores
 	$(BIN)/python -m benchmarks.learning.learning_rates
 	$(BIN)/python -m benchmarks.learning.similarity_curve
 
-results-neural: setup ## several starts, and what each part of a learned start is worth (about an hour on 2 cores)
+results-neural: setup ## meta-learning of neural policies (about two hours on 2 cores)
+	$(BIN)/python -m benchmarks.learning.meta_learning deploy/runs/half_cheetah_velocity.yaml --seeds 10 11 12 13 14
 	$(BIN)/python -m benchmarks.learning.several_starts
 	$(BIN)/python -m benchmarks.learning.ablation
 

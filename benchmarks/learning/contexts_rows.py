@@ -55,6 +55,10 @@ TODAY: Changes = (
 SEEDS = (200, 201, 202, 203, 204)
 """Of the robots; no setting was chosen on them."""
 RATE = GridPoint(rate=0.1)
+LONG: Changes = (("evaluation.pretrain_iterations", "null"),)
+"""Pretraining for as many environment steps as the other methods."""
+RANDOM = Variant("random", "random", WITHOUT, RATE)
+PRETRAINED = Variant("pretrained", "pretrained", (*WITHOUT, *LONG), RATE)
 KNOWING = (Variant("meta_srl, context", OURS),)
 ROBOT_VARIANTS = (
     Variant("meta_srl, context", OURS, hidden=True),
@@ -62,10 +66,10 @@ ROBOT_VARIANTS = (
     Variant("meta_srl, none", OURS, TODAY),
     Variant("multitask, context", "multitask", (("within_task.trust_region.delta_max", "0.2"),), RATE),
     Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
-    Variant("random", "random", WITHOUT, RATE),
+    RANDOM,
     Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
     Variant("fal, context", "fal", (), RATE),
-    Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
+    PRETRAINED,
 )
 LAKE_VARIANTS = (
     Variant("meta_srl, context", OURS, (("meta.context", "given"), ("meta.contexts.map", "log_linear"))),
@@ -129,7 +133,7 @@ SETTINGS = (
         CHEETAH,
         (("within_task.initial_log_std", "0.0"),),
         SEEDS,
-        (Variant("meta_srl, context", OURS), Variant("random", "random", WITHOUT, RATE)),
+        (Variant("meta_srl, context", OURS), RANDOM),
     ),
     Setting(
         "half_cheetah_short",
@@ -184,8 +188,8 @@ SETTINGS = (
         (
             Variant("meta_srl, context", OURS, HOPPING, hidden=True),
             Variant("meta_srl, none", OURS, TODAY),
-            Variant("random", "random", WITHOUT, RATE),
-            Variant("pretrained", "pretrained", (*WITHOUT, ("evaluation.pretrain_iterations", "null")), RATE),
+            RANDOM,
+            PRETRAINED,
             Variant("simple_average", "simple_average", WITHOUT, RATE),
         ),
     ),
@@ -199,7 +203,7 @@ SETTINGS = (
             Variant("meta_srl, none", OURS),
             Variant("meta_srl, context", OURS, (("meta.context", "given"),)),
             Variant("meta_srl, no direct steps", OURS, ONLINE),
-            Variant("pretrained", "pretrained", (*ONLINE, ("evaluation.pretrain_iterations", "null")), RATE),
+            Variant("pretrained", "pretrained", (*ONLINE, *LONG), RATE),
             Variant("simple_average", "simple_average", ONLINE, RATE),
             Variant("multitask, none", "multitask", ONLINE, RATE),
             Variant("random", "random", ONLINE, RATE),

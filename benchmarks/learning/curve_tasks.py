@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,10 @@ class CurveTask:
             raise ValueError(f"steps must be a multiple of {size} (one iteration), got {steps}")
         sizes = {"steps_per_iteration": size, "num_copies": factor * chosen.num_copies}
         return chosen.model_copy(update={**sizes, "num_iterations": steps // size})
+
+    def with_settings(self, **changes: Any) -> CurveTask:
+        """The task with other settings of its solver."""
+        return dataclasses.replace(self, settings=self.settings.model_copy(update=changes))
 
     def batch(self, num_copies: int) -> BatchEnvironment:
         """n copies of the task."""

@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.learning import contexts, contexts_rows
-from benchmarks.learning.curve_tasks import TASKS, CurveTask
+from benchmarks.learning.curve_tasks import TASKS
 from benchmarks.learning.learning_curves import chosen, evaluate
 from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.learning.within_task_page import write_page
@@ -38,13 +38,6 @@ from policies.common.results import Start
 from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
 from policies.neural.update import Problem
 from policies.rules.rule_registry import MethodSettings
-from policies.steps.natural_gradient import TrustRegionSettings
-
-
-def changed(task: CurveTask, settings: dict[str, Any], **changes: Any) -> CurveTask:
-    """The task with other settings of its solver, and other changes."""
-    return dataclasses.replace(task, settings=task.settings.model_copy(update=settings), **changes)
-
 
 CELLS = RESULTS / "within_task" / "cells"
 LAKE = Path("deploy/runs/frozen_lake.yaml")
@@ -52,11 +45,12 @@ SEEDS = (300, 301, 302, 303, 304)
 """No setting was chosen on them."""
 TUNING_SEED, RATES = 0, (0.3, 1.0, 3.0)
 LAKE_UPDATES, ROBOT_STEPS = 50, 3_000_000
-KEEPING: dict[str, Any] = {"keep_function": True}
-_SHORT_STEPS = TrustRegionSettings(delta_max=0.01, damping_unit="fisher")
+_HOPPER = TASKS["hopper"].settings.trust_region.model_copy(update={"delta_max": 0.01, "delta_last": None})
 ROBOTS = {
-    "half_cheetah": changed(TASKS["half_cheetah"], KEEPING),
-    "hopper": changed(TASKS["hopper"], {**KEEPING, "trust_region": _SHORT_STEPS}, margin=(15.0,)),
+    "half_cheetah": TASKS["half_cheetah"].with_settings(keep_function=True),
+    "hopper": dataclasses.replace(
+        TASKS["hopper"].with_settings(keep_function=True, trust_region=_HOPPER), margin=(15.0,)
+    ),
 }
 """The tasks of the learning curves, with policies that stay the functions they are where statistics change (decision
 0048). Hopper takes shorter steps with a wider margin; for its curves steps shrink."""

@@ -191,6 +191,7 @@ def _with_batch(policy: PolicyState, data: NeuralTransitions, context_size: int,
     """The policy under statistics with those of the batch merged.
 
     A start with contexts stays the same function: it is good already, and has little noise to correct a change with.
+    So does every policy under ``keep_function``.
     """
     statistics = policy.statistics.merged(data.flat(data.observations), context_size)
     if context_size or keep_function:
