@@ -96,6 +96,8 @@ def cell(config: RunConfig, variant: Variant) -> dict[str, Any]:
         "learning_rates": learned.start.learning_rates.tolist(),
         "held_out": judged(config, drawn.family, drawn.test, learned.start),
     }
+    if learned.rows:
+        content["f_hat"] = [round(float(row["f_hat"]), _DECIMALS) for row in learned.rows]
     if variant.hidden:
         assert drawn.family.contexts is not None
         hidden = dataclasses.replace(drawn.family, contexts=dataclasses.replace(drawn.family.contexts, hidden=True))

@@ -1,9 +1,9 @@
 """Every within-task algorithm on single tasks and under the meta-learner: ``make within-task``.
 
-Three parts write docs/results/within_task.md: single lakes with exact values, lakes with a learned start, and single
-robots under a limit of 25. A cell is one algorithm on one seed, with the commit that computed it. Finished cells lie
-under docs/results/within_task/cells, in the repository, so that the command can be stopped and continued on any
-machine. Remove a cell where a default or an equation changes.
+Four parts write docs/results/within_task.md: single lakes with exact values, lakes with a learned start, robots with a
+learned start, and single robots under a limit of 25. A cell is one algorithm on one seed, with the commit that computed
+it. Finished cells lie under docs/results/within_task/cells, in the repository, so that the command can be stopped and
+continued on any machine. Remove a cell where a default or an equation changes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.curve_tasks import TASKS
 from benchmarks.learning.learning_curves import chosen, evaluate
 from benchmarks.learning.meta_learning import in_processes, kept
+from benchmarks.learning.robot_starts import RUN_FILES, starts_cell, starts_settings
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
@@ -82,7 +83,7 @@ ALGORITHMS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One cell: ``part`` is lakes, meta_srl, random, or a robot; ``steps`` are those of a robot."""
+    """One cell: ``part`` is lakes, meta_srl, random, a robot's starts, or a robot; ``steps`` are those of a robot."""
 
     part: str
     algorithm: Algorithm
@@ -93,6 +94,8 @@ class Job:
     def path(self) -> Path:
         """Its file; the name changes with every setting of the algorithm, and of the robot's task."""
         parts = [dataclasses.asdict(self.algorithm), self.steps]
+        if self.part in RUN_FILES:
+            parts.append(starts_settings(self.part, self.algorithm.method(table=False)))
         if self.part in ROBOTS:
             task = ROBOTS[self.part]
             parts += [task.settings.model_dump(mode="json", exclude_defaults=True), task.margin, task.discount]
@@ -154,6 +157,11 @@ def meta_cell(job: Job) -> dict[str, Any]:
     return {"point": found["point"], "learning_rates": found["learning_rates"], **held_out}
 
 
+def robot_meta_cell(job: Job) -> dict[str, Any]:
+    """The held-out tasks of a robot from the start learned with the algorithm, and from a fresh policy."""
+    return starts_cell(job.part, job.algorithm.method(table=False), job.seed)
+
+
 def robot_cell(job: Job) -> dict[str, Any]:
     """A robot trained from a fresh policy: reward and cost of every iterate, and of the output in 100 episodes.
 
@@ -200,6 +208,7 @@ PARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "lakes": lake_cell,
     OURS: meta_cell,
     "random": meta_cell,
+    **dict.fromkeys(RUN_FILES, robot_meta_cell),
     **dict.fromkeys(ROBOTS, robot_cell),
 }
 

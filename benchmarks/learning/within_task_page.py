@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning.contexts_page import commits, shown
+from benchmarks.learning.robot_starts import RUN_FILES, starts_section
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
@@ -44,6 +45,9 @@ def write_page(found: Mapping[str, Found], steps: int, margins: Mapping[str, flo
         lines += lake_section(by_algorithm(found["lakes"]))
     if found["meta_srl"] and found["random"]:
         lines += meta_section(by_algorithm(found["meta_srl"]), by_algorithm(found["random"]))
+    for part in RUN_FILES:
+        if found[part]:
+            lines += starts_section(part, by_algorithm(found[part]))
     for robot in PUBLISHED:
         if found[robot]:
             lines += robot_section(robot, by_algorithm(found[robot]), steps, margins[robot])
