@@ -71,6 +71,12 @@ ROBOT_VARIANTS = (
     Variant("fal, context", "fal", (), RATE),
     PRETRAINED,
 )
+INFERRING = (
+    Variant("meta_srl, context", OURS),
+    Variant("meta_srl, inferred", OURS, (("meta.context", "inferred"), ("meta.warm_up.rounds", "425"))),
+    Variant("meta_srl, none", OURS, WITHOUT),
+)
+"""Bodies: all rows take direct steps; a regression learns from some of the tasks of `inferred`."""
 LAKE_VARIANTS = (
     Variant("meta_srl, context", OURS, (("meta.context", "given"), ("meta.contexts.map", "log_linear"))),
     Variant("meta_srl, none", OURS),
@@ -165,11 +171,15 @@ SETTINGS = (
         CHEETAH,
         (("family.variant", "body"),),
         SEEDS,
-        (
-            Variant("meta_srl, context", OURS),
-            Variant("meta_srl, inferred", OURS, (("meta.context", "inferred"), ("meta.warm_up.rounds", "425"))),
-            Variant("meta_srl, none", OURS, WITHOUT),
-        ),
+        INFERRING,
+    ),
+    Setting(
+        "half_cheetah_motors",
+        "HalfCheetah, one of six motors damaged or turning the other way",
+        CHEETAH,
+        (("family.variant", "motors"),),
+        SEEDS,
+        INFERRING,
     ),
     Setting(
         "half_cheetah_direction",

@@ -12,13 +12,13 @@ Gymnasium's own. With v the velocity of the torso (humanoid: of the centre of ma
 | ``direction`` | w . v + h | 0.1 abs(a)^2 | the heading w |
 | ``speed_limit`` | Gymnasium's own | 1 when the speed is above the limit | the limit |
 | ``body`` | Gymnasium's own | 0.1 abs(a)^2, or as speed_limit | masses, friction, gravity, motor strength |
+| ``motors`` | Gymnasium's own | as body | one motor is damaged, or turns the other way |
 
 Limits are on the expected discounted cost of an episode from its start. docs/families_continuous.md has the details.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Sequence_
 from typing import Any, Literal
 
@@ -31,11 +31,11 @@ from tasks.contract.tabular_model import TabularModel
 from tasks.contract.task import Parameters, Split
 from tasks.contract.variation import Sequence, Similarity, draw_point, require_positive
 from tasks.mujoco import objectives
-from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model, num_bodies
+from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model
 from tasks.mujoco.robots import ROBOTS, Robot
+from tasks.mujoco.variants import Variant, dimensions, parameters_at, require_shares_of_torque
 
 RobotName = Literal["half_cheetah", "hopper", "swimmer", "walker2d", "ant", "humanoid"]
-Variant = Literal["velocity", "direction", "speed_limit", "body"]
 CostKind = Literal["control_effort", "overspeed"]
 
 _LIMIT_STREAM = 71
@@ -43,7 +43,8 @@ _EFFORT_SHARE = 0.2
 """Default limit of control effort, as a share of the effort of full actions at every step."""
 _OVERSPEED_SHARE = 0.025
 """Default limit of overspeed, as a share of the steps (25 of 1,000, as is usual with Safety-Gymnasium)."""
-_HEADING_GAIN = 0.2
+_CHANGED = ("body", "motors")
+"""Variants whose tasks have models of their own, and in which ``body_cost`` is the cost."""
 
 
 class Locomotion(BaseModel):
@@ -70,7 +71,7 @@ class Locomotion(BaseModel):
     discount: float = Field(default=0.99, gt=0.0, lt=1.0)
     """Discount of rewards and costs."""
     body_cost: CostKind = "control_effort"
-    """The cost of the variant body; overspeed uses the robot's own threshold. The other variants have one cost."""
+    """The cost of body and motors; overspeed uses the robot's own threshold. The other variants have one cost."""
     limit: float | None = Field(default=None, ge=0.0)
     """Limit on the expected discounted cost; None: 20 % of the effort of full actions, overspeed at 2.5 % of steps."""
 
@@ -85,8 +86,8 @@ class Locomotion(BaseModel):
 
     @model_validator(mode="after")
     def _body_cost_is_used(self) -> Locomotion:
-        if self.variant != "body" and self.body_cost != "control_effort":
-            raise ValueError(f"body_cost belongs to the variant body; {self.variant} has its own cost")
+        if self.variant not in _CHANGED and self.body_cost != "control_effort":
+            raise ValueError(f"body_cost belongs to the variants body and motors; {self.variant} has its own cost")
         return self
 
     @property
@@ -117,47 +118,37 @@ class Locomotion(BaseModel):
         return {name: value for name, value in numbers_in(parameters) if name not in ignored}
 
     def _variant_parameters(self, split: Split, index: int, attempt: int) -> dict[str, Any]:
-        """By variant: ``target_speed``, ``weights`` [2], ``speed_limit``, or the factors of :func:`change_body`."""
+        """By variant: ``target_speed``, ``weights`` [2], ``speed_limit``, or factors of :func:`change_body`."""
         point = draw_point(
             self.seed,
             split,
             index,
             attempt,
-            dimensions=num_bodies(self._robot) + 3 if self.variant == "body" else 1,
+            dimensions=dimensions(self._robot, self.variant),
             similarity=self.similarity,
             sequence=self.sequence,
             num_tasks=self.num_tasks,
             num_clusters=self.num_clusters,
         )
-        if self.variant == "velocity":
-            return {"target_speed": self._robot.target_speed * (1.0 + point[0])}
-        if self.variant == "direction":
-            return {"weights": _heading_weights(self._robot.planar, point[0])}
-        if self.variant == "speed_limit":
-            return {"speed_limit": self._robot.speed_limit * (1.0 + 0.5 * point[0])}
-        *mass, friction, gravity, strength = point
-        return {
-            "mass": [2.0**value for value in mass],
-            "friction": 2.0**friction,
-            "gravity": 2.0 ** (0.5 * gravity),
-            "strength": 2.0 ** (0.5 * strength),
-        }
+        return parameters_at(self._robot, self.variant, point)
 
     def check_parameters(self, parameters: Parameters) -> None:
-        """Check the factors of a body that somebody gave.
+        """Check the factors of a body or of motors that somebody gave.
 
         Raises:
-            ValueError: one is not above 0.
+            ValueError: a factor of a body is not above 0, or one of a motor is not between -1 and 1.
         """
         if self.variant == "body":
             require_positive(parameters)
+        if self.variant == "motors":
+            require_shares_of_torque(parameters)
 
     def make(self, parameters: Parameters, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         """Gymnasium's v5 environment with the variant's body, reward and ``info["cost"]`` [1]."""
         env = gymnasium.make(
             self._robot.gymnasium_id, max_episode_steps=self.horizon, render_mode=render_mode, disable_env_checker=True
         )
-        if self.variant == "body":
+        if self.variant in _CHANGED:
             change_body(env.unwrapped.model, parameters)  # type: ignore[attr-defined]
         return objectives.ObjectiveEnv(env, self._robot, self._objective(parameters), self.robot)
 
@@ -165,7 +156,7 @@ class Locomotion(BaseModel):
         """n copies of the same environment on the fast path; ``label`` names the task in errors."""
         return MujocoBatch(
             self._robot,
-            compile_model(self._robot, parameters if self.variant == "body" else None),
+            compile_model(self._robot, parameters if self.variant in _CHANGED else None),
             num_copies,
             objective=self._objective(parameters),
             num_costs=1,
@@ -176,8 +167,8 @@ class Locomotion(BaseModel):
     def mixed_batch(
         self, parameters: Sequence_[Parameters], copies_of_each: int, label: str | None = None
     ) -> MujocoBatch | None:
-        """Copies of several tasks in one batch; None for the variant body, whose tasks have models of their own."""
-        if self.variant == "body":
+        """Copies of several tasks in one batch; None for body and motors, whose tasks have models of their own."""
+        if self.variant in _CHANGED:
             return None
         return MujocoBatch(
             self._robot,
@@ -243,12 +234,14 @@ class Locomotion(BaseModel):
         return objectives.own_reward_with_effort()
 
 
-def _heading_weights(planar: bool, turn: float) -> list[float]:
-    """w, the heading at ``turn`` half-circles from +x; along x only, its sign times a gain that distinguishes tasks."""
-    if planar:
-        sign = 1.0 if abs(turn) <= 0.5 else -1.0
-        return [sign * (1.0 + _HEADING_GAIN * turn), 0.0]
-    return [math.cos(math.pi * turn), math.sin(math.pi * turn)]
+def _strengths(point: Sequence_[float]) -> list[float]:
+    """Factors of the motors: 1, but 1 - 2 abs(z) for the one whose number z is the largest.
+
+    A damaged leg is the usual test of adaptation to changed dynamics (Nagabandi et al. 2019, arXiv 1803.11347).
+    """
+    sizes = [abs(value) for value in point]
+    damaged = sizes.index(max(sizes))
+    return [1.0 - 2.0 * size if place == damaged else 1.0 for place, size in enumerate(sizes)]
 
 
 class HalfCheetah(Locomotion):

@@ -60,6 +60,11 @@ def num_bodies(robot: Robot) -> int:
     return int(_base_model(robot.xml).nbody) - 1
 
 
+def num_motors(robot: Robot) -> int:
+    """A, the number of motors."""
+    return int(_base_model(robot.xml).nu)
+
+
 def base_action_bounds(robot: Robot) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The smallest and the largest action of each motor, [A] each."""
     low, high = _base_model(robot.xml).actuator_ctrlrange.astype(np.float32).T.copy()
@@ -69,15 +74,16 @@ def base_action_bounds(robot: Robot) -> tuple[NDArray[np.float32], NDArray[np.fl
 def change_body(model: mujoco.MjModel, body: Parameters) -> None:
     """Scale a model in place: ``mass`` (a factor per body, inertia with it), ``friction``, ``gravity``, ``strength``.
 
-    ``friction`` scales the sliding friction of every geometry, ``strength`` the gear of every actuator. MuJoCo then
-    recomputes what it derives from them.
+    ``friction`` scales the sliding friction of every geometry, ``strength`` the gear of every actuator, or of each by
+    a factor of its own. What is not named stays. MuJoCo then recomputes what it derives from them.
     """
-    mass = np.array(body["mass"], dtype=np.float64)
-    model.body_mass[1:] *= mass
-    model.body_inertia[1:] *= mass[:, None]
-    model.geom_friction[:, 0] *= body["friction"]
-    model.opt.gravity[:] *= body["gravity"]
-    model.actuator_gear[:] *= body["strength"]
+    if "mass" in body:
+        mass = np.array(body["mass"], dtype=np.float64)
+        model.body_mass[1:] *= mass
+        model.body_inertia[1:] *= mass[:, None]
+    model.geom_friction[:, 0] *= body.get("friction", 1.0)
+    model.opt.gravity[:] *= body.get("gravity", 1.0)
+    model.actuator_gear[:] *= np.reshape(np.array(body.get("strength", 1.0), np.float64), (-1, 1))
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 

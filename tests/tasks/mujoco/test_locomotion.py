@@ -15,13 +15,14 @@ from tasks.contract.context import raw_context
 from tasks.contract.family_registry import make_family
 from tasks.contract.task import Task, TaskError, TaskFamily
 from tasks.mujoco import objectives
-from tasks.mujoco.locomotion import Locomotion, Variant
+from tasks.mujoco.locomotion import Locomotion
 from tasks.mujoco.mujoco_batch import MujocoBatch
 from tasks.mujoco.robots import ROBOTS
+from tasks.mujoco.variants import Variant
 from tasks.stepping.batch import GymnasiumBatch, make_batch
 
 NAMES = list(ROBOTS)
-VARIANTS: list[Variant] = ["velocity", "direction", "speed_limit", "body"]
+VARIANTS: list[Variant] = ["velocity", "direction", "speed_limit", "body", "motors"]
 
 
 def _family(name: str, **parameters: Any) -> Any:
@@ -115,6 +116,33 @@ def test_speed_limit_keeps_gymnasiums_reward(name: str) -> None:
         if name in ("ant", "humanoid"):
             speed = np.hypot(speed, info["y_velocity"])
         assert info["cost"].tolist() == [float(speed > 0.1)]
+
+
+def test_one_motor_is_damaged_and_the_others_are_whole() -> None:
+    family = _family("half_cheetah", variant="motors", similarity="low")
+    drawn = [family.parameters("train", index, 0)["strength"] for index in range(50)]
+    damaged = [[place for place, factor in enumerate(strength) if factor != 1.0] for strength in drawn]
+    assert {len(places) for places in damaged} == {1}
+    assert {places[0] for places in damaged} == set(range(6))
+    factors = [strength[places[0]] for strength, places in zip(drawn, damaged, strict=True)]
+    assert min(factors) < -0.5
+    mild = _family("half_cheetah", variant="motors", similarity="high")
+    assert all(min(mild.parameters("train", index, 0)["strength"]) >= 0.5 for index in range(50))
+
+
+def test_a_motor_that_turns_the_other_way_does_what_the_opposite_action_does() -> None:
+    family = _family("half_cheetah", variant="motors", body_cost="overspeed")
+    whole, turned = (family.batch({"strength": [first, 1.0, 1.0, 1.0, 1.0, 1.0]}, 1) for first in (1.0, -1.0))
+    for batch, sign in ((whole, 1.0), (turned, -1.0)):
+        batch.reset(np.arange(1), np.array([5]))
+        batch.step(np.array([[0.7 * sign, 0.2, -0.3, 0.1, 0.0, 0.4]]))
+    np.testing.assert_array_equal(whole.observations, turned.observations)
+
+
+def test_a_motor_stronger_than_whole_is_an_error() -> None:
+    family = _family("half_cheetah", variant="motors")
+    with pytest.raises(ValueError, match=r"strength\[1\] must be from -1 .* to 1 .*, got 1.5"):
+        family.check_parameters({"strength": [1.0, 1.5, 1.0, 1.0, 1.0, 1.0]})
 
 
 def test_directions_turn_with_the_spread() -> None:
