@@ -46,15 +46,23 @@ SEEDS = (300, 301, 302, 303, 304)
 """No setting was chosen on them."""
 TUNING_SEED, RATES = 0, (0.3, 1.0, 3.0)
 LAKE_UPDATES, ROBOT_STEPS = 50, 3_000_000
-_HOPPER = TASKS["hopper"].settings.trust_region.model_copy(update={"delta_max": 0.01, "delta_last": None})
+_HOPPER = TASKS["hopper"].settings.trust_region.model_copy(update={"delta_max": 0.03, "delta_last": None})
 ROBOTS = {
     "half_cheetah": TASKS["half_cheetah"].with_settings(keep_function=True),
     "hopper": dataclasses.replace(
-        TASKS["hopper"].with_settings(keep_function=True, trust_region=_HOPPER), margin=(15.0,)
+        TASKS["hopper"].with_settings(
+            keep_function=True, trust_region=_HOPPER, num_copies=10, steps_per_iteration=10_000
+        ),
+        margin=(15.0,),
     ),
 }
 """The tasks of the learning curves, with policies that stay the functions they are where statistics change (decision
-0048). Hopper takes shorter steps with a wider margin; for its curves steps shrink."""
+0048).
+
+Hopper has a wider margin and ten episodes an iteration instead of five, with longer steps: five say little of a cost
+that few episodes have. C-TRPO's reward of the last tenth and mean excess on tuning seed 101, with ten: steps of 0.03
+1,686 and 0.02, of 0.02 1,587 and 0.02 (seed 100: 1,687 and 0.02), of 0.02 with a margin of 10 1,647 and 0.12.
+"""
 
 
 @dataclass(frozen=True)
