@@ -53,15 +53,16 @@ ROBOTS = {
         TASKS["hopper"].with_settings(
             keep_function=True, trust_region=_HOPPER, num_copies=10, steps_per_iteration=10_000
         ),
-        margin=(15.0,),
+        margin=(20.0,),
     ),
 }
 """The tasks of the learning curves, with policies that stay the functions they are where statistics change (decision
 0048).
 
 Hopper has a wider margin and ten episodes an iteration instead of five, with longer steps: five say little of a cost
-that few episodes have. C-TRPO's reward of the last tenth and mean excess on tuning seed 101, with ten: steps of 0.03
-1,686 and 0.02, of 0.02 1,587 and 0.02 (seed 100: 1,687 and 0.02), of 0.02 with a margin of 10 1,647 and 0.12.
+that few episodes have, and a step on the reward can take a cost of 8 to 50. C-TRPO's reward of the last tenth and mean
+excess with steps of 0.03: margin 15 1,686 and 0.02 (tuning seed 101; another seed 0.18), margin 20 1,703 and 0.04, 1,661
+and 0.00 (101, 102). With steps of 0.02: margin 15 1,687 and 0.02, 1,587 and 0.02 (100, 101), margin 10 1,647 and 0.12.
 """
 
 
