@@ -10,7 +10,7 @@ NAMES = [algorithm.name for algorithm in within_task.ALGORITHMS]
 
 def test_every_cell_of_a_robot_is_one_of_its_page() -> None:
     parts = [*within_task.ROBOTS, *within_task.RUN_FILES]
-    jobs = within_task.jobs_of(parts, within_task.SEEDS, NAMES, within_task.ROBOT_STEPS)
+    jobs = within_task.jobs_of(parts, NAMES, within_task.ROBOT_STEPS)
     found = {path for part in parts for path in (within_task.CELLS / part).glob("*/*.json")}
     assert found
     assert not sorted(found - {job.path for job in jobs}), "cells of settings that have changed: remove them"
