@@ -95,6 +95,15 @@ def _speed_limit(
     )
 
 
+def package_task(robot: str, settings: NeuralSettings, margin: float) -> CurveTask:
+    """The same task on Safety-Gymnasium's own version of the robot: contacts are neither paid for nor, by Ant, seen."""
+    return dataclasses.replace(
+        _speed_limit(robot, (), settings, margin),
+        family="safety_velocity",
+        family_parameters={"robot": robot, "horizon": 1000},
+    )
+
+
 _SETTINGS = NeuralSettings(
     steps_per_iteration=5000,
     num_copies=5,
