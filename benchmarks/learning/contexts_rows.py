@@ -68,7 +68,9 @@ ROBOT_VARIANTS = (
     Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
     RANDOM,
     Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
+    Variant("reptile, none", "reptile", WITHOUT, GridPoint(rate=0.1, step=0.5)),
     Variant("fal, context", "fal", (), RATE),
+    Variant("fal, none", "fal", WITHOUT, RATE),
     PRETRAINED,
 )
 INFERRING = (
