@@ -99,10 +99,18 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
         given_tasks(config.experiment.family, config.evaluation.tasks or ())
 
 
-def test_the_run_file_of_hopper_is_what_the_page_measures() -> None:
-    (setting,) = [one for one in contexts_rows.SETTINGS if one.name == "hopper_velocity"]
-    measured = contexts.configuration(setting, setting.variants[0], 0)
-    shipped = load_config(Path("deploy/runs/hopper_velocity_context.yaml"), [("tracking.enabled", "false")])
+@pytest.mark.parametrize(
+    ("table", "row", "file"),
+    [
+        ("hopper_velocity", "meta_srl, context", "hopper_velocity_context.yaml"),
+        ("half_cheetah_motors", "meta_srl, inferred", "half_cheetah_motors.yaml"),
+    ],
+)
+def test_a_run_file_is_what_the_page_measures(table: str, row: str, file: str) -> None:
+    (setting,) = [one for one in contexts_rows.SETTINGS if one.name == table]
+    (variant,) = [one for one in setting.variants if one.name == row]
+    measured = contexts.configuration(setting, variant, 0)
+    shipped = load_config(Path("deploy/runs") / file, [("tracking.enabled", "false")])
     assert shipped.model_copy(update={"name": measured.name}) == measured
 
 
