@@ -20,6 +20,7 @@ from meta.measuring.intervals import interval
 from meta.methods.registry import OURS
 from meta.training.evaluation_settings import GridPoint
 from policies.rules.rule_registry import MethodSettings
+from tasks.contract.tabular_model import FloatArray
 
 RUN_FILES = {
     "half_cheetah_velocity": Path("deploy/runs/half_cheetah_velocity_context.yaml"),
@@ -100,7 +101,23 @@ def starts_section(part: str, cells: Cells) -> list[str]:
         "",
         *table(columns, rows),
         *_facts(cells),
+        f"![{part}: updates from the learned start](within_task/{part}.png)",
+        "",
     ]
+
+
+def curves(cells: Cells) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Of each learned start: undiscounted reward and cost over its limit of every iterate, means over tasks.
+
+    Arrays are [seeds, iterates].
+    """
+    found: dict[str, tuple[FloatArray, FloatArray]] = {}
+    for name, seeds in cells.items():
+        ours = [cell[OURS] for cell in seeds.values()]
+        rewards = np.array([np.array(one["episodic"])[:, :, 0].mean(axis=0) for one in ours])
+        costs = [np.array(one["values"])[:, :, 1] / np.array(one["limits"]) for one in ours]
+        found[name] = rewards, np.array([one.mean(axis=0) for one in costs])
+    return found
 
 
 def _shown(found: list[list[float]]) -> list[str]:
@@ -117,4 +134,4 @@ def _facts(cells: Cells) -> list[str]:
         rows.append(
             [name, shown(interval(losses), 4), *(shown(interval(rates[:, head].tolist()), 3) for head in (0, 1))]
         )
-    return ["", *table(["algorithm", "f_hat of the online tasks", "learned rate, reward", "learned rate, cost"], rows)]
+    return table(["algorithm", "f_hat of the online tasks", "learned rate, reward", "learned rate, cost"], rows)

@@ -75,7 +75,8 @@ excess with steps of 0.03: margin 15 1,686 and 0.02 (tuning seed 101), margin 20
 
 Ant takes long steps that shrink. With 0.05 to 0.01 and a margin of 5 it earns 3,120 after 3 million steps, mean excess
 0.02 (tuning seed 100), and from a fresh standard deviation of e^-2 instead of e^-1 2,825. On Gymnasium's v5, which also
-observes contacts and pays for them, the same settings earn 2,846, and steps of 0.02 2,752. Humanoid has Ant's settings: no others were tried for long.
+observes contacts and pays for them, the same settings earn 2,846, and steps of 0.02 2,752. Humanoid has Ant's settings:
+after 600,000 steps it earns 612, and 615 with ten episodes an iteration (tuning seed 100).
 """
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.learning.contexts_page import commits, shown
 from benchmarks.learning.robot_starts import RUN_FILES, starts_section
+from benchmarks.learning.robot_starts import curves as start_curves
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
@@ -31,7 +32,7 @@ PUBLISHED = {
 }
 """Reward / cost / mean excess over 25 after 10 million steps, five seeds, by C-TRPO's authors."""
 _OWN_ROBOT = {
-    robot: f"{robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
+    robot: f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
     for robot in ("ant", "humanoid")
 }
 
@@ -53,7 +54,9 @@ def write_page(found: Mapping[str, Found], steps: int, margins: Mapping[str, flo
         lines += meta_section(by_algorithm(found["meta_srl"]), by_algorithm(found["random"]))
     for part in RUN_FILES:
         if found[part]:
-            lines += starts_section(part, by_algorithm(found[part]))
+            cells = by_algorithm(found[part])
+            lines += starts_section(part, cells)
+            save(RESULTS / "within_task", figure(start_curves(cells), part, "policy updates", "undiscounted reward"))
     for robot in PUBLISHED:
         if found.get(robot):
             lines += robot_section(robot, by_algorithm(found[robot]), steps, margins[robot])
@@ -163,7 +166,7 @@ def robot_section(robot: str, cells: Cells, steps: int, margin: float) -> list[s
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{margin:g}, and policies keep their function where statistics change (decision 0048). "
-        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}. {_OWN_ROBOT.get(robot, '')}",
+        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.{_OWN_ROBOT.get(robot, '')}",
         "",
         *table([*columns, "mean excess", "update, s"], rows),
         f"![{robot}](within_task/{robot}.png)",
