@@ -84,7 +84,7 @@ class Barrier:
 class ClippedSettings(BaseModel):
     """Epochs on a clipped surrogate (PPO, Schulman et al. 2017, section 3): what a first-order rule does to a network.
 
-    They end early once the mean KL(old || new) passes ``within_task.trust_region.delta_max``.
+    They end early once the mean KL(old || new) passes ``within_task.trust_region.delta_max``; see ``shorten``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -97,6 +97,8 @@ class ClippedSettings(BaseModel):
     """Samples of one Adam step."""
     learning_rate: float = Field(default=3e-4, gt=0.0)
     """Adam's step."""
+    shorten: bool = True
+    """Shorten the way of all epochs until the mean KL is at most delta_max; false keeps the epoch that passes it."""
 
 
 @dataclass(frozen=True, slots=True)

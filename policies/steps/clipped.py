@@ -94,7 +94,9 @@ def clipped_step(
 ) -> tuple[Float[Array, " parameters"], StepReport]:
     """Epochs of Adam on minibatches of the decision's surrogate, until the mean KL passes ``delta_max``.
 
-    The epoch that passes it is kept, as usual. Samples must have equal weights.
+    Then the way from the batch's policy is shortened until its KL is at most ``delta_max``, or, as PPO does, kept
+    (``settings.shorten``). Where a policy has little noise, one epoch passes ``delta_max`` by a factor of thousands.
+    Samples must have equal weights.
     """
     network, vector, samples, linear = natural.network, natural.vector, natural.samples, natural.linear
     surrogate = surrogate_of(samples, decision, room, settings.clip)
@@ -115,5 +117,15 @@ def clipped_step(
         kl, rises = compared(network, linear, moved, samples)
         if not kl <= natural.settings.delta_max:
             cap = "trust_region"
-    rate = float(decision.coefficients[decision.branch])
-    return moved, StepReport(decision.branch, rate, 1.0, cap, 0, 0.0, passes, kl, kl, rises)
+    rate, way = float(decision.coefficients[decision.branch]), moved - vector
+    scale, asked, branch = 1.0, kl, decision.branch
+    for _ in range(natural.settings.max_backtracks if settings.shorten else 0):
+        if kl <= natural.settings.delta_max:
+            break
+        scale *= 0.98 * float(np.sqrt(natural.settings.delta_max / kl)) if np.isfinite(kl) else 0.1
+        moved = (vector + scale * way).astype(vector.dtype)
+        kl, rises = compared(network, linear, moved, samples)
+    if settings.shorten and not kl <= natural.settings.delta_max:
+        nothing = np.zeros_like(rises)
+        return vector, StepReport(branch, rate, 0.0, "refused", 0, 0.0, passes, asked, 0.0, nothing)
+    return moved, StepReport(branch, rate, scale, cap, 0, 0.0, passes, asked, kl, rises)

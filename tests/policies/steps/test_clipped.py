@@ -94,6 +94,27 @@ def test_a_step_ascends_and_ends_with_the_trust_region(name: str, hinges: Any) -
     assert _at(natural, moved, surrogate)[0] > _at(natural, natural.vector, surrogate)[0] + 0.01
     assert report.surrogate[1:].max() < 0.0
     held = _natural(ACTORS[name], rows=300, delta_max=1e-6)
-    _, short = clipped_step(held, decision, room, settings, np.random.default_rng(0))
-    assert (short.cap, short.backtracks) == ("trust_region", 1)
-    assert 0.0 < short.kl < report.kl
+    kept = settings.model_copy(update={"shorten": False})
+    passing, one = clipped_step(held, decision, room, kept, np.random.default_rng(0))
+    assert (one.cap, one.backtracks, one.scale) == ("trust_region", 1, 1.0)
+    assert 1e-6 < one.kl < report.kl
+    shorter, short = clipped_step(held, decision, room, settings, np.random.default_rng(0))
+    assert (short.cap, short.backtracks, short.requested_kl) == ("trust_region", 1, one.kl)
+    assert 0.5e-6 < short.kl <= 1e-6
+    np.testing.assert_allclose(shorter - held.vector, short.scale * (passing - held.vector), rtol=1e-9, atol=1e-15)
+
+
+def test_a_way_that_nothing_shortens_enough_is_refused() -> None:
+    natural = _natural(ACTORS["gaussian"], rows=300, delta_max=1e-6)
+    strict = NaturalGradients(
+        natural.network,
+        natural.vector,
+        natural.samples,
+        0.9,
+        natural.settings.model_copy(update={"max_backtracks": 0}),
+    )
+    decision, settings = Decision(np.array([1.0, -1.0, -1.0]), 0, ()), ClippedSettings(minibatch=64)
+    moved, report = clipped_step(strict, decision, Room(5.0, np.ones(2)), settings, np.random.default_rng(0))
+    np.testing.assert_array_equal(moved, natural.vector)
+    assert (report.cap, report.scale, report.kl) == ("refused", 0.0, 0.0)
+    assert report.requested_kl > 1e-6
