@@ -119,7 +119,7 @@ def robot_table(cells: Cells) -> list[str]:
     pairs = [(first, other) for other in curves if other not in (first, HIDDEN)] + [(INFERRED, NONE)]
     lines += [
         _difference(by_seed[ours], by_seed[other], (ours, other), min(5, last))
-        for ours, other in pairs
+        for ours, other in dict.fromkeys(pairs)
         if ours in curves and other in curves
     ]
     return [*lines, ""]

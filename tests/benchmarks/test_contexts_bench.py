@@ -41,6 +41,8 @@ def test_a_table_has_the_means_the_largest_cost_and_paired_differences() -> None
     assert cells[-4:] == ["1.20", "25.00%", "0 of 4 (at most by 0.0)", "0 of 4"]
     (difference,) = [line for line in lines if line.startswith("- `meta_srl, context` against `random`")]
     assert "reward at once more by 10.5 [4.1, 16.9] (better)" in difference
+    inferred = robot_table({"meta_srl, inferred": ours, "meta_srl, none": other})
+    assert len([line for line in inferred if line.startswith("- `meta_srl, inferred` against")]) == 1
     assert "violation during adaptation less by -0.0500 [-0.6853, 0.5853] (no difference shown)" in difference
 
 
