@@ -27,6 +27,7 @@ from meta.reporting.summary import RunSummary, SummaryError, parse_summary
 from meta.training.loop import Finished, Position
 from meta.training.quarantine import Quarantine
 from meta.training.records import Row
+from meta.training.warm_up import rounds_of
 from policies.common.results import TaskResult
 from tasks.contract.memory import return_freed_memory
 
@@ -48,7 +49,7 @@ class RunDirectory:
         self._checkpoints = _checkpoints(path, config)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
-        self._warm_up_rounds, self._saved = config.meta.warm_up.rounds, 0.0
+        self._warm_up_rounds, self._saved = rounds_of(config.meta), 0.0
         self.quarantine = Quarantine()
         self._owner: Owner | None = None
         self.rows: list[Row] = []

@@ -32,6 +32,7 @@ from meta.reporting.tables import report_lines, warnings_of
 from meta.reporting.verdict import verdict
 from meta.training.loop import Finished
 from meta.training.records import Row, column
+from meta.training.warm_up import rounds_of
 from policies.common.results import TaskResult
 from policies.mixtures.team import TeamStep, round_numbers
 from tasks.contract.task import Task
@@ -112,7 +113,7 @@ class MLflowTracker(RunTracker):
 
     def warmed_up(self, state: State, steps: Sequence[TeamStep]) -> None:
         """Log what the round shows, by the number of direct rounds; every tenth and the last, as they may be short."""
-        if state.warm_up_rounds % _WARM_UP_EVERY and state.warm_up_rounds < self._config.meta.warm_up.rounds:
+        if state.warm_up_rounds % _WARM_UP_EVERY and state.warm_up_rounds < rounds_of(self._config.meta):
             return
         metrics = [(name, value, state.warm_up_rounds) for name, value in round_numbers(steps).items()]
         key = f"{self._key}/warm-up/{state.warm_up_rounds}"

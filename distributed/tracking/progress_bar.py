@@ -14,6 +14,7 @@ from distributed.tracking.work_progress import noted_bar
 from meta.learning.online import State
 from meta.training.loop import Finished
 from meta.training.records import Row, column
+from meta.training.warm_up import rounds_of
 from policies.common.digits import digits
 from policies.common.results import TaskResult
 from policies.mixtures.team import TeamStep, round_numbers
@@ -35,7 +36,7 @@ class ProgressTracker(RunTracker):
     @classmethod
     def of(cls, context: RunContext) -> Self:
         """Every run has one."""
-        return cls(context.console, context.config.meta.warm_up.rounds)
+        return cls(context.console, rounds_of(context.config.meta))
 
     def started(self, start: RunStart) -> None:
         """Show the bar, unless every task is finished already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,13 @@ def test_an_inferred_context_is_reported_with_its_error_and_goes_where_the_start
     run = finished(tmp_path, {**raw, "family": {"name": name, "num_tasks": 8}})
     error = summary_of(run)["context_errors"]["strength"]
     assert 0.0 < error < 0.5
+    printed = capsys.readouterr()
     assert (
         f"error of inferred contexts on tasks left out (0 exact, 1 as poor as the mean): strength {error:.2f}"
-        in " ".join(capsys.readouterr().out.split())
+        in " ".join(printed.out.split())
     )
+    rounds = re.findall(r"(\d+)/(\d+) warm-up rounds", printed.err + printed.out)
+    assert rounds[-1] == (str(raw["meta"]["warm_up"]["rounds"] + 8),) * 2, "rounds that observe tasks count too"
     regression = load_meta_policy(run / STEM).starts.starts[0].regression
     assert regression is not None
     assert regression.errors[0] == error
