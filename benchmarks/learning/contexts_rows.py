@@ -8,8 +8,15 @@ from pathlib import Path
 
 from meta.methods.registry import OURS
 from meta.training.evaluation_settings import GridPoint
+from policies.rules.rule_registry import MethodSettings
 
 Changes = tuple[tuple[str, str], ...]
+
+
+def method_changes(method: MethodSettings) -> Changes:
+    """The changes to a run file that choose a within-task algorithm with its own settings."""
+    own = ((f"within_task.method.{key}", json.dumps(value)) for key, value in method.parameters.items())
+    return (("within_task.method.name", method.name), *own)
 
 
 @dataclass(frozen=True)

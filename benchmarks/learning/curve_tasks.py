@@ -19,6 +19,8 @@ from tasks.contract.task import Task
 from tasks.mujoco.robots import ROBOTS
 from tasks.stepping.batch import BatchEnvironment, make_batch
 
+PACKAGE = "safety_velocity"
+"""The family of Safety-Gymnasium's own robots."""
 _MOST_STEPS_OF_SMALL_ITERATIONS = 3_000_000
 
 
@@ -99,7 +101,7 @@ def package_task(robot: str, settings: NeuralSettings, margin: float) -> CurveTa
     """The same task on Safety-Gymnasium's own version of the robot: contacts are neither paid for nor, by Ant, seen."""
     return dataclasses.replace(
         _speed_limit(robot, (), settings, margin),
-        family="safety_velocity",
+        family=PACKAGE,
         family_parameters={"robot": robot, "horizon": 1000},
     )
 

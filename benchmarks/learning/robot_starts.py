@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import contexts
-from benchmarks.learning.contexts_page import shown
-from benchmarks.learning.contexts_rows import KNOWING, RANDOM, Changes
+from benchmarks.learning.contexts_page import Curves, shown
+from benchmarks.learning.contexts_rows import KNOWING, RANDOM, Changes, method_changes
 from benchmarks.result_page import table
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
@@ -43,9 +42,8 @@ Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 
 def configuration(part: str, method: MethodSettings, seed: int, changes: Changes = ()) -> RunConfig:
     """The run file of a part with an algorithm."""
-    own = [(f"within_task.method.{key}", json.dumps(value)) for key, value in method.parameters.items()]
-    named = ("within_task.method.name", method.name)
-    return load_config(RUN_FILES[part], [*SHORTER, *OF_PART.get(part, ()), ("seed", str(seed)), named, *own, *changes])
+    own = (*SHORTER, *OF_PART.get(part, ()), *method_changes(method))
+    return load_config(RUN_FILES[part], [*own, ("seed", str(seed)), *changes])
 
 
 def starts_settings(part: str, method: MethodSettings) -> dict[str, Any]:
@@ -67,15 +65,15 @@ def starts_cell(part: str, method: MethodSettings, seed: int) -> dict[str, Any]:
     return found
 
 
-def measures(held_out: Mapping[str, Any]) -> list[float]:
+def measures(held_out: dict[str, Any]) -> list[float]:
     """Means over a seed's tasks: reward at once, after all updates, violations, and the share of cost over the limit.
 
     Rewards are undiscounted. The last is the largest cost of any task and iterate over its limit.
     """
-    rewards = np.array(held_out["episodic"])[:, :, 0].mean(axis=0)
-    shares = np.array(held_out["values"])[:, :, 1] / np.array(held_out["limits"])
+    curves = Curves.of(held_out)
+    rewards = curves.rewards.mean(axis=0)
     violations = [float(np.mean(held_out[key])) for key in ("violation", "during")]
-    return [float(rewards[0]), float(rewards[-1]), *violations, float(shares.max())]
+    return [float(rewards[0]), float(rewards[-1]), *violations, float(curves.costs.max())]
 
 
 def starts_section(part: str, cells: Cells) -> list[str]:
@@ -91,10 +89,11 @@ def starts_section(part: str, cells: Cells) -> list[str]:
             rows.append(["", f"{OURS} better by", len(seeds), *_shown((signs * (ours - fresh)).tolist())])
     columns = ["algorithm", "start", "seeds", "reward at once", "after five updates"]
     columns += ["violation of the output", "during adaptation", "largest cost / limit"]
+    (spent,) = {cell[OURS]["env_steps"] for seeds in cells.values() for cell in seeds.values()}
     return [
         f"## {part} with a learned start",
         "",
-        f"Five updates on each of ten new target speeds, after 592,000 steps of training (`{RUN_FILES[part]}` with "
+        f"Five updates on each of ten new target speeds, after {spent:,} steps of training (`{RUN_FILES[part]}` with "
         "100 direct steps in the place of 450) or from a fresh policy. The direct steps are the same for every "
         "algorithm, the eight online tasks and the updates are its own. Rewards are undiscounted; violations and the "
         "largest cost of a task are of the discounted effort under its limit. Differences are paired by seed.",
@@ -106,17 +105,16 @@ def starts_section(part: str, cells: Cells) -> list[str]:
     ]
 
 
-def curves(cells: Cells) -> dict[str, tuple[FloatArray, FloatArray]]:
+def mean_curves(cells: Cells) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Of each learned start: undiscounted reward and cost over its limit of every iterate, means over tasks.
 
     Arrays are [seeds, iterates].
     """
     found: dict[str, tuple[FloatArray, FloatArray]] = {}
     for name, seeds in cells.items():
-        ours = [cell[OURS] for cell in seeds.values()]
-        rewards = np.array([np.array(one["episodic"])[:, :, 0].mean(axis=0) for one in ours])
-        costs = [np.array(one["values"])[:, :, 1] / np.array(one["limits"]) for one in ours]
-        found[name] = rewards, np.array([one.mean(axis=0) for one in costs])
+        ours = [Curves.of(cell[OURS]) for cell in seeds.values()]
+        rewards, costs = [one.rewards.mean(axis=0) for one in ours], [one.costs[:, :, 0].mean(axis=0) for one in ours]
+        found[name] = np.array(rewards), np.array(costs)
     return found
 
 

@@ -135,10 +135,8 @@ class Job:
 
 def lake_config(algorithm: Algorithm, seed: int, *changes: tuple[str, str]) -> RunConfig:
     """The settings of alike lakes with the algorithm."""
-    method = algorithm.method(table=True)
-    own = [(f"within_task.method.{key}", json.dumps(value)) for key, value in method.parameters.items()]
-    named = ("within_task.method.name", method.name)
-    return load_config(LAKE, [("seed", str(seed)), ("tracking.enabled", "false"), named, *own, *changes])
+    own = contexts_rows.method_changes(algorithm.method(table=True))
+    return load_config(LAKE, [("seed", str(seed)), ("tracking.enabled", "false"), *own, *changes])
 
 
 def solved_lakes(algorithm: Algorithm, seed: int, rate: float) -> dict[str, Any]:
@@ -270,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part: [(job, computed(job)) for job in jobs_of([part], names, options.steps) if job.path.exists()]
         for part in PARTS
     }
-    write_page(found, options.steps, {name: task.margin[0] for name, task in ROBOTS.items()})
+    write_page(found, options.steps, ROBOTS)
 
 
 def compute(jobs: Sequence[Job], processes: int, console: Console) -> None:

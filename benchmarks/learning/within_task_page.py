@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning.contexts_page import commits, shown
-from benchmarks.learning.robot_starts import RUN_FILES, starts_section
-from benchmarks.learning.robot_starts import curves as start_curves
+from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
+from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
@@ -31,14 +31,10 @@ PUBLISHED = {
     "humanoid": "P3O 5505 / 4.5 / 0.00, C-TRPO 5380 / 14.7 / 0.35, CPO 5504 / 15 / 0.33",
 }
 """Reward / cost / mean excess over 25 after 10 million steps, five seeds, by C-TRPO's authors."""
-_OWN_ROBOT = {
-    robot: f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
-    for robot in ("ant", "humanoid")
-}
 
 
-def write_page(found: Mapping[str, Found], steps: int, margins: Mapping[str, float]) -> None:
-    """Write the page of the cells that are finished; ``margins`` are those of each robot's limit."""
+def write_page(found: Mapping[str, Found], steps: int, tasks: Mapping[str, CurveTask]) -> None:
+    """Write the page of the cells that are finished; ``tasks`` are those of the robots alone."""
     lines = [
         *header("Within-task algorithms", COMMAND),
         "[algorithms.md](../algorithms.md) has the algorithms, at their default settings (npg_primal_dual on robots "
@@ -56,10 +52,10 @@ def write_page(found: Mapping[str, Found], steps: int, margins: Mapping[str, flo
         if found[part]:
             cells = by_algorithm(found[part])
             lines += starts_section(part, cells)
-            save(RESULTS / "within_task", figure(start_curves(cells), part, "policy updates", "undiscounted reward"))
+            save(RESULTS / "within_task", figure(mean_curves(cells), part, "policy updates", "undiscounted reward"))
     for robot in PUBLISHED:
-        if found.get(robot):
-            lines += robot_section(robot, by_algorithm(found[robot]), steps, margins[robot])
+        if found[robot]:
+            lines += robot_section(robot, by_algorithm(found[robot]), steps, tasks[robot])
     write("within_task.md", lines)
 
 
@@ -136,8 +132,11 @@ def meta_section(ours: Cells, random: Cells) -> list[str]:
     ]
 
 
-def robot_section(robot: str, cells: Cells, steps: int, margin: float) -> list[str]:
-    """A robot from a fresh policy; the algorithms' limits are lower than the task's by ``margin``."""
+def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list[str]:
+    """A robot from a fresh policy; the algorithms' limits are lower than the task's by its margin."""
+    whose = ""
+    if task.family == PACKAGE:
+        whose = f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
     rows: list[list[object]] = []
     curves: dict[str, tuple[FloatArray, FloatArray]] = {}
     for name, seeds in cells.items():
@@ -165,8 +164,8 @@ def robot_section(robot: str, cells: Cells, steps: int, margin: float) -> list[s
         "",
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
-        f"{margin:g}, and policies keep their function where statistics change (decision 0048). "
-        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.{_OWN_ROBOT.get(robot, '')}",
+        f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
+        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.{whose}",
         "",
         *table([*columns, "mean excess", "update, s"], rows),
         f"![{robot}](within_task/{robot}.png)",

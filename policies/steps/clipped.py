@@ -15,8 +15,11 @@ from policies.networks.mlp import Array
 from policies.networks.network import AnyNetwork
 from policies.rules.rule import ClippedSettings, Decision
 from policies.steps.combined import NaturalGradients, Room
-from policies.steps.natural_gradient import Cap, Samples, StepReport, compared
+from policies.steps.natural_gradient import Cap, Samples, StepReport, compared, just_under
 from tasks.contract.tabular_model import FloatArray
+
+_BACK = 0.1
+"""The factor on a way whose KL is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def clipped_step(
     """Epochs of Adam on minibatches of the decision's surrogate, until the mean KL passes ``delta_max``.
 
     Then the way from the batch's policy is shortened until its KL is at most ``delta_max``, or, as PPO does, kept
-    (``settings.shorten``). Where a policy has little noise, one epoch passes ``delta_max`` by a factor of thousands.
+    (``settings.shorten``). Where a policy has little noise, one epoch goes far past ``delta_max``.
     Samples must have equal weights.
     """
     network, vector, samples, linear = natural.network, natural.vector, natural.samples, natural.linear
@@ -122,7 +125,7 @@ def clipped_step(
     for _ in range(natural.settings.max_backtracks if settings.shorten else 0):
         if kl <= natural.settings.delta_max:
             break
-        scale *= 0.98 * float(np.sqrt(natural.settings.delta_max / kl)) if np.isfinite(kl) else 0.1
+        scale *= just_under(kl, natural.settings) if np.isfinite(kl) else _BACK
         moved = (vector + scale * way).astype(vector.dtype)
         kl, rises = compared(network, linear, moved, samples)
     if settings.shorten and not kl <= natural.settings.delta_max:

@@ -259,7 +259,12 @@ def shortening(kl: float, settings: TrustRegionSettings) -> float:
     """The factor on the length that takes a KL quadratic in it just under delta_max; at least ``backtracking``."""
     if not np.isfinite(kl):
         return settings.backtracking
-    return max(settings.backtracking, 0.98 * float(np.sqrt(settings.delta_max / kl)))
+    return max(settings.backtracking, just_under(kl, settings))
+
+
+def just_under(kl: float, settings: TrustRegionSettings) -> float:
+    """The factor on the length that takes a finite KL quadratic in it just under delta_max."""
+    return 0.98 * float(np.sqrt(settings.delta_max / kl))
 
 
 def _broken(kl: float, surrogate: Array, settings: TrustRegionSettings, constraints: Constraints) -> Cap:

@@ -33,7 +33,14 @@ from tasks.contract.variation import Sequence, Similarity, draw_point, require_p
 from tasks.mujoco import objectives
 from tasks.mujoco.mujoco_batch import MujocoBatch, Objective, base_action_bounds, change_body, compile_model
 from tasks.mujoco.robots import ROBOTS, Robot
-from tasks.mujoco.variants import Variant, dimensions, parameters_at, require_shares_of_torque
+from tasks.mujoco.variants import (
+    MODEL_FACTORS,
+    Variant,
+    dimensions,
+    model_factors,
+    parameters_at,
+    require_shares_of_torque,
+)
 
 RobotName = Literal["half_cheetah", "hopper", "swimmer", "walker2d", "ant", "humanoid"]
 CostKind = Literal["control_effort", "overspeed"]
@@ -43,8 +50,6 @@ _EFFORT_SHARE = 0.2
 """Default limit of control effort, as a share of the effort of full actions at every step."""
 _OVERSPEED_SHARE = 0.025
 """Default limit of overspeed, as a share of the steps (25 of 1,000, as is usual with Safety-Gymnasium)."""
-_CHANGED = ("body", "motors")
-"""Variants whose tasks have models of their own, and in which ``body_cost`` is the cost."""
 
 
 class Locomotion(BaseModel):
@@ -86,7 +91,7 @@ class Locomotion(BaseModel):
 
     @model_validator(mode="after")
     def _body_cost_is_used(self) -> Locomotion:
-        if self.variant not in _CHANGED and self.body_cost != "control_effort":
+        if self.variant not in MODEL_FACTORS and self.body_cost != "control_effort":
             raise ValueError(f"body_cost belongs to the variants body and motors; {self.variant} has its own cost")
         return self
 
@@ -148,15 +153,16 @@ class Locomotion(BaseModel):
         env = gymnasium.make(
             self._robot.gymnasium_id, max_episode_steps=self.horizon, render_mode=render_mode, disable_env_checker=True
         )
-        if self.variant in _CHANGED:
-            change_body(env.unwrapped.model, parameters)  # type: ignore[attr-defined]
+        factors = model_factors(self.variant, parameters)
+        if factors is not None:
+            change_body(env.unwrapped.model, factors)  # type: ignore[attr-defined]
         return objectives.ObjectiveEnv(env, self._robot, self._objective(parameters), self.robot)
 
     def batch(self, parameters: Parameters, num_copies: int, label: str | None = None) -> MujocoBatch:
         """n copies of the same environment on the fast path; ``label`` names the task in errors."""
         return MujocoBatch(
             self._robot,
-            compile_model(self._robot, parameters if self.variant in _CHANGED else None),
+            compile_model(self._robot, model_factors(self.variant, parameters)),
             num_copies,
             objective=self._objective(parameters),
             num_costs=1,
@@ -168,7 +174,7 @@ class Locomotion(BaseModel):
         self, parameters: Sequence_[Parameters], copies_of_each: int, label: str | None = None
     ) -> MujocoBatch | None:
         """Copies of several tasks in one batch; None for body and motors, whose tasks have models of their own."""
-        if self.variant in _CHANGED:
+        if self.variant in MODEL_FACTORS:
             return None
         return MujocoBatch(
             self._robot,
@@ -232,16 +238,6 @@ class Locomotion(BaseModel):
             limit = float(parameters.get("speed_limit", self._robot.speed_limit))
             return objectives.own_reward_with_speed_limit(limit, both_axes=self.robot in ("ant", "humanoid"))
         return objectives.own_reward_with_effort()
-
-
-def _strengths(point: Sequence_[float]) -> list[float]:
-    """Factors of the motors: 1, but 1 - 2 abs(z) for the one whose number z is the largest.
-
-    A damaged leg is the usual test of adaptation to changed dynamics (Nagabandi et al. 2019, arXiv 1803.11347).
-    """
-    sizes = [abs(value) for value in point]
-    damaged = sizes.index(max(sizes))
-    return [1.0 - 2.0 * size if place == damaged else 1.0 for place, size in enumerate(sizes)]
 
 
 class HalfCheetah(Locomotion):

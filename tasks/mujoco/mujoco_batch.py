@@ -38,6 +38,7 @@ class StepValues(NamedTuple):
     """[n, A], clipped."""
 
 
+_FACTORS = ("mass", "friction", "gravity", "strength")
 Objective = Callable[[StepValues], tuple[FloatArray, FloatArray]]
 """From a step's values to the task's reward [n] and costs [n, p]."""
 
@@ -76,7 +77,13 @@ def change_body(model: mujoco.MjModel, body: Parameters) -> None:
 
     ``friction`` scales the sliding friction of every geometry, ``strength`` the gear of every actuator, or of each by
     a factor of its own. What is not named stays. MuJoCo then recomputes what it derives from them.
+
+    Raises:
+        ValueError: a name is none of these.
     """
+    unknown = sorted(set(body) - set(_FACTORS))
+    if unknown:
+        raise ValueError(f"a body has no {unknown[0]}: its factors are {', '.join(_FACTORS)}")
     if "mass" in body:
         mass = np.array(body["mass"], dtype=np.float64)
         model.body_mass[1:] *= mass

@@ -12,6 +12,8 @@ from tasks.mujoco.robots import Robot
 
 Variant = Literal["velocity", "direction", "speed_limit", "body", "motors"]
 """Names of the variants; tasks.mujoco.locomotion has their rewards and costs."""
+MODEL_FACTORS = {"body": ("mass", "friction", "gravity", "strength"), "motors": ("strength",)}
+"""Factors on the robot's model, of the variants whose tasks have models of their own (there ``body_cost`` counts)."""
 _HEADING_GAIN = 0.2
 
 
@@ -29,11 +31,11 @@ def parameters_at(robot: Robot, variant: Variant, point: Sequence[float]) -> dic
     if variant == "velocity":
         return {"target_speed": robot.target_speed * (1.0 + point[0])}
     if variant == "direction":
-        return {"weights": heading_weights(robot.planar, point[0])}
+        return {"weights": _heading_weights(robot.planar, point[0])}
     if variant == "speed_limit":
         return {"speed_limit": robot.speed_limit * (1.0 + 0.5 * point[0])}
     if variant == "motors":
-        return {"strength": strengths(point)}
+        return {"strength": _strengths(point)}
     *mass, friction, gravity, strength = point
     return {
         "mass": [2.0**value for value in mass],
@@ -43,7 +45,14 @@ def parameters_at(robot: Robot, variant: Variant, point: Sequence[float]) -> dic
     }
 
 
-def heading_weights(planar: bool, turn: float) -> list[float]:
+def model_factors(variant: Variant, parameters: Parameters) -> Parameters | None:
+    """What a task changes in the robot's model; None where all tasks of the variant share it."""
+    if variant not in MODEL_FACTORS:
+        return None
+    return {name: parameters[name] for name in MODEL_FACTORS[variant]}
+
+
+def _heading_weights(planar: bool, turn: float) -> list[float]:
     """w, the heading at ``turn`` half-circles from +x; along x only, its sign times a gain that distinguishes tasks."""
     if planar:
         sign = 1.0 if abs(turn) <= 0.5 else -1.0
@@ -51,7 +60,7 @@ def heading_weights(planar: bool, turn: float) -> list[float]:
     return [math.cos(math.pi * turn), math.sin(math.pi * turn)]
 
 
-def strengths(point: Sequence[float]) -> list[float]:
+def _strengths(point: Sequence[float]) -> list[float]:
     """Factors of the motors: 1, but 1 - 2 abs(z) for the one whose number z is the largest.
 
     A damaged leg is a usual test of adaptation to changed dynamics (Nagabandi et al. 2019, arXiv 1803.11347); below 0

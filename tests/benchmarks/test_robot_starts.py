@@ -39,10 +39,11 @@ def test_measures_are_means_over_tasks_and_the_largest_cost() -> None:
 
 def test_the_difference_is_signed_so_that_above_zero_the_learned_start_is_better() -> None:
     def cell(better: float) -> dict[str, Any]:
-        ours, random = held_out(-20.0 + better, 5.0), held_out(-30.0, 12.0)
+        ours, random = {**held_out(-20.0 + better, 5.0), "env_steps": 1200}, held_out(-30.0, 12.0)
         return {"meta_srl": ours, "random": random, "f_hat": [0.1, 0.3], "learning_rates": [0.5, 0.25]}
 
     lines = robot_starts.starts_section("half_cheetah_velocity", {"crpo": {300: cell(0.0), 301: cell(2.0)}})
+    assert "after 1,200 steps of training" in "\n".join(lines)
     (row,) = [line for line in lines if "meta_srl better by" in line]
     cells = [part.strip().split(" ")[0] for part in row.strip("|").split("|")]
     assert cells[2:] == ["2", "11.0", "11.0", "1.000", "1.000", "0.70"]

@@ -40,6 +40,19 @@ def _body(name: str) -> dict[str, Any]:
     return {"mass": mass, "friction": 0.7, "gravity": 1.2, "strength": 0.8}
 
 
+def test_a_factor_that_no_body_has_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a body has no frictoin: its factors are mass, friction, gravity, strength"):
+        compile_model(ROBOTS["hopper"], {"frictoin": 0.7})
+
+
+def test_factors_that_are_not_named_stay() -> None:
+    whole, weak = compile_model(ROBOTS["hopper"]), compile_model(ROBOTS["hopper"], {"strength": [0.5, 1.0, -1.0]})
+    np.testing.assert_array_equal(weak.body_mass, whole.body_mass)
+    np.testing.assert_array_equal(weak.geom_friction, whole.geom_friction)
+    np.testing.assert_array_equal(weak.opt.gravity, whole.opt.gravity)
+    np.testing.assert_array_equal(weak.actuator_gear[:, 0], whole.actuator_gear[:, 0] * [0.5, 1.0, -1.0])
+
+
 def _actions(batch: MujocoBatch, steps: int, seed: int = 0) -> Iterator[Any]:
     """Some within the bounds, some at them and some outside."""
     rng = np.random.default_rng(seed)
