@@ -64,6 +64,9 @@ SEEDS = (200, 201, 202, 203, 204)
 RATE = GridPoint(rate=0.1)
 LONG: Changes = (("evaluation.pretrain_iterations", "null"),)
 """Pretraining for as many environment steps as the other methods."""
+WIDE_STEPS: Changes = (("within_task.trust_region.delta_max", "0.2"),)
+NARROW: Changes = (("within_task.initial_log_std", "-2.0"),)
+"""A fresh policy of little noise, as meta_srl's first direct step makes it, for a method that cannot narrow its own."""
 RANDOM = Variant("random", "random", WITHOUT, RATE)
 PRETRAINED = Variant("pretrained", "pretrained", (*WITHOUT, *LONG), RATE)
 KNOWING = (Variant("meta_srl, context", OURS),)
@@ -71,8 +74,8 @@ ROBOT_VARIANTS = (
     Variant("meta_srl, context", OURS, hidden=True),
     Variant("meta_srl, learned", OURS, (("meta.context", "learned"),)),
     Variant("meta_srl, none", OURS, TODAY),
-    Variant("multitask, context", "multitask", (("within_task.trust_region.delta_max", "0.2"),), RATE),
-    Variant("multitask, none", "multitask", (*WITHOUT, ("within_task.trust_region.delta_max", "0.2")), RATE),
+    Variant("multitask, context", "multitask", WIDE_STEPS, RATE),
+    Variant("multitask, none", "multitask", (*WITHOUT, *WIDE_STEPS), RATE),
     RANDOM,
     Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
     Variant("reptile, none", "reptile", WITHOUT, GridPoint(rate=0.1, step=0.5)),
@@ -131,6 +134,7 @@ SPEEDS_UNDER_LIMITS = [
 ]
 """Held-out tasks that show what a limit is worth: only it differs."""
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
+HUMANOID = Path("deploy/runs/humanoid_velocity_context.yaml")
 ACROBOT = Path("deploy/runs/acrobot.yaml")
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
@@ -210,6 +214,23 @@ SETTINGS = (
             RANDOM,
             PRETRAINED,
             Variant("simple_average", "simple_average", WITHOUT, RATE),
+        ),
+    ),
+    Setting(
+        "humanoid_velocity",
+        "Humanoid, target speeds, effort limit 2, 2 million steps of training",
+        HUMANOID,
+        (),
+        SEEDS[:3],
+        (
+            Variant("meta_srl, context", OURS),
+            RANDOM,
+            PRETRAINED,
+            Variant("simple_average", "simple_average", WITHOUT, RATE),
+            Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
+            Variant("multitask, context", "multitask", WIDE_STEPS, RATE),
+            Variant("multitask, context, narrow", "multitask", (*WIDE_STEPS, *NARROW), RATE),
+            Variant("pretrained, narrow", "pretrained", (*WITHOUT, *LONG, *NARROW), RATE),
         ),
     ),
     Setting(
