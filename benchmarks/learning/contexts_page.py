@@ -22,6 +22,7 @@ from tasks.contract.tabular_model import FloatArray
 COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
+OURS_CPO = "meta_srl, context, cpo"
 INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""
@@ -239,15 +240,14 @@ def lake_table(cells: Cells) -> list[str]:
         for name, found in means.items()
     ]
     lines = table(["start", "seeds", *keys.values()], rows)
-    for name, found in means.items():
-        if name == OURS:
-            continue
+    pairs = [(ours, other) for ours in (OURS, OURS_CPO) if ours in means for other in means if other != ours]
+    for own, other in pairs:
         parts = []
         for key, label in keys.items():
-            ours = means[OURS][key]
-            less = interval([value - ours[seed] for seed, value in found[key].items() if seed in ours])
+            ours = means[own][key]
+            less = interval([value - ours[seed] for seed, value in means[other][key].items() if seed in ours])
             parts.append(f"{label} less by {shown(less, digits)} ({verdict(less)})")
-        lines.append(f"- `{OURS}` against `{name}`: {'; '.join(parts)}.")
+        lines.append(f"- `{own}` against `{other}`: {'; '.join(parts)}.")
     return [*lines, ""]
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from benchmarks.learning import contexts, contexts_rows
-from benchmarks.learning.contexts_page import Curves, by_limit, commits, falling, held_out, robot_table, verdict
+from benchmarks.learning.contexts_page import (
+    Curves,
+    by_limit,
+    commits,
+    falling,
+    held_out,
+    lake_table,
+    robot_table,
+    verdict,
+)
 from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
 from meta.training.held_out_tasks import given_tasks
@@ -44,6 +53,23 @@ def test_a_table_has_the_means_the_largest_cost_and_paired_differences() -> None
     inferred = robot_table({"meta_srl, inferred": ours, "meta_srl, none": other})
     assert len([line for line in inferred if line.startswith("- `meta_srl, inferred` against")]) == 1
     assert "violation during adaptation less by -0.0500 [-0.6853, 0.5853] (no difference shown)" in difference
+
+
+def test_both_starts_of_ours_are_compared_with_every_other_lake_row() -> None:
+    def lakes(gap: float) -> dict[int, dict[str, Any]]:
+        found = {"gap": [gap, gap + 0.02], "violation": [0.0, 0.0], "during": [0.1, 0.3], "score": [gap, 0.1]}
+        return {200: found, 201: found}
+
+    lines = lake_table({"meta_srl, context": lakes(0.02), "meta_srl, context, cpo": lakes(0.01), "random": lakes(0.5)})
+    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
+        "- `meta_srl, context` against `meta_srl, context, cpo`",
+        "- `meta_srl, context` against `random`",
+        "- `meta_srl, context, cpo` against `meta_srl, context`",
+        "- `meta_srl, context, cpo` against `random`",
+    ]
+    (better,) = [line for line in lines if line.startswith("- `meta_srl, context, cpo` against `random`")]
+    assert "gap less by 0.4900 [0.4900, 0.4900] (better)" in better
+    assert "during adaptation less by 0.0000 [0.0000, 0.0000] (no difference shown)" in better
 
 
 def test_rows_have_the_seeds_that_are_finished() -> None:
