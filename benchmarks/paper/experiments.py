@@ -1,5 +1,6 @@
 """The paper's experiments and the checks of its claims: ``make paper`` writes docs/results/paper.md and its figures.
 
+All tasks are exact lakes, so that gaps and bounds are known. ``make contexts`` compares methods on robots.
 Finished cells are kept in ``runs/cells`` (docs/decisions/0032), so the same command resumes an interrupted run.
 ``--quick`` runs a small version in a few minutes and writes it to another folder.
 """
@@ -18,9 +19,7 @@ from benchmarks.paper.paper_studies import Studies, StudyPlan, run_studies
 from benchmarks.paper.paper_theory import (
     ablation_section,
     bounds_section,
-    exact,
     learning_section,
-    scalability_section,
     sensitivity_section,
     signature_section,
     stress_section,
@@ -37,18 +36,7 @@ from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.family_sources import sources_digest
 
 RUN_FILES = Path("deploy/runs/paper")
-SETTINGS = (
-    "frozen_lake_high",
-    "frozen_lake_low",
-    "acrobot_high",
-    "acrobot_low",
-    "half_cheetah_high",
-    "half_cheetah_low",
-    "circle",
-    "humanoid_high",
-    "humanoid_low",
-)
-QUICK_SETTINGS = ("frozen_lake_high", "frozen_lake_low", "half_cheetah_high")
+SETTINGS = ("frozen_lake_high", "frozen_lake_low")
 QUICK_STUDIES = StudyPlan(
     changed_tiles=(1, 12),
     drifts=(1, 4),
@@ -60,26 +48,21 @@ QUICK_STUDIES = StudyPlan(
 )
 
 
-def quick_overrides(name: str) -> list[tuple[str, str]]:
-    """Overrides that make a run file small: few and short tasks."""
-    lake = name.startswith("frozen_lake")
-    small = {
-        "family.num_tasks": "12" if lake else "4",
-        "evaluation.seeds": "[100, 101, 102]" if lake else "[20, 21]",
-        "evaluation.tuning_seeds": "[0]",
-        "evaluation.num_test_tasks": "4" if lake else "2",
-        "evaluation.grid_tasks": "4" if lake else "2",
-        "evaluation.tuning_tasks": "2" if lake else "1",
-    }
-    return [*small.items(), *([] if lake else [("within_task.num_iterations", "2"), ("family.horizon", "50")])]
+QUICK = (
+    ("family.num_tasks", "12"),
+    ("evaluation.seeds", "[100, 101, 102]"),
+    ("evaluation.tuning_seeds", "[0]"),
+    ("evaluation.num_test_tasks", "4"),
+    ("evaluation.grid_tasks", "4"),
+    ("evaluation.tuning_tasks", "2"),
+)
+"""Overrides that make a run file small."""
 
 
-def configs(names: Sequence[str], pool: str, workers: int, *, quick: bool) -> list[RunConfig]:
+def configs(pool: str, workers: int, *, quick: bool) -> list[RunConfig]:
     """The run files with the chosen pool and number of workers."""
-    cluster = [("cluster.pool", pool), ("cluster.num_workers", str(workers))]
-    return [
-        load_config(RUN_FILES / f"{name}.yaml", [*(quick_overrides(name) if quick else []), *cluster]) for name in names
-    ]
+    changes = [*(QUICK if quick else ()), ("cluster.pool", pool), ("cluster.num_workers", str(workers))]
+    return [load_config(RUN_FILES / f"{name}.yaml", changes) for name in SETTINGS]
 
 
 def page(comparisons: Sequence[Comparison], studies: Studies, command: str, folder: Path) -> list[str]:
@@ -87,8 +70,7 @@ def page(comparisons: Sequence[Comparison], studies: Studies, command: str, fold
     sections = [protocol(comparisons), verdicts(comparisons), bounds_section(comparisons, folder)]
     sections += [learning_section(comparisons, folder), trend_section(studies, folder)]
     sections += [stress_section(studies, folder), sensitivity_section(studies, folder)]
-    sections.append(ablation_section(comparisons, studies))
-    sections += [signature_section(comparisons), scalability_section(comparisons)]
+    sections += [ablation_section(comparisons, studies), signature_section(comparisons)]
     for found in comparisons:
         pictures = [
             save(folder, figures.adaptation(found, f"{short(found)}_adaptation")),
@@ -112,9 +94,8 @@ def made_of(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
     by = ", ".join(f"{count} at `{commit}`" for commit, count in commits.most_common())
     warning = f" **Other sources than the current ones computed {stale} of them.**" if stale else ""
     return [
-        f"{len(cells)} cells (one method on one seed of one setting), {minutes:.0f} core-minutes: {by}.{warning} Exact "
-        f"tasks: {', '.join(short(found) for found in exact(comparisons))}; in the other settings, values are CRPO's "
-        "own estimates from rollouts. [Symbols](../symbols.md), section 6, defines the methods.",
+        f"{len(cells)} cells (one method on one seed of one setting), {minutes:.0f} core-minutes: {by}.{warning} "
+        "[contexts.md](contexts.md) compares methods on robots. [Symbols](../symbols.md), section 6, defines them.",
         "",
     ]
 
@@ -123,22 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the missing cells, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="run a small version in a few minutes")
-    parser.add_argument(
-        "--settings", nargs="+", choices=SETTINGS, help="run only these settings (must include frozen_lake)"
-    )
     parser.add_argument("--pool", choices=("ray", "local"), default="ray", help="local: run in this process")
     parser.add_argument("--workers", type=int, default=2, help="number of cells computed at the same time")
     parser.add_argument(
         "--results", type=Path, help="folder of the page (default: docs/results, with --quick runs/quick)"
     )
     given = parser.parse_args(arguments)
-    names = tuple(given.settings or (QUICK_SETTINGS if given.quick else SETTINGS))
     target = given.results or (Path("runs/quick") if given.quick else RESULTS)
     console, began = Console(), time.monotonic()
-    chosen = configs(names, given.pool, given.workers, quick=given.quick)
+    chosen = configs(given.pool, given.workers, quick=given.quick)
     with stop_on_sigterm(), cell_runner(chosen[0], console) as runner:
         comparisons = compare_all(chosen, runner)
-        lakes = {short(found).removeprefix("frozen_lake_"): found for found in exact(comparisons)}
+        lakes = {short(found).removeprefix("frozen_lake_"): found for found in comparisons}
         studies = run_studies(lakes, QUICK_STUDIES if given.quick else StudyPlan(), runner)
     command = f"python -m benchmarks.paper{' --quick' if given.quick else ''}"
     lines = page(comparisons, studies, command, target / "paper")

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.paper.paper_studies import Point, Studies
 from benchmarks.result_plots import LIMIT, ONE_RUN, band, dots
 from distributed.jobs.comparison_cells import Comparison
-from meta.judging.claims import RELATIVE_DURING, RELATIVE_GAP, REWARD, profile, seed_means
+from meta.judging.claims import RELATIVE_DURING, RELATIVE_GAP, profile, seed_means
 from meta.measuring.statistics import linear_trend
 from meta.reporting.plot_model import Figure, Panel, Series
 from meta.reporting.styles import INK, method_style, numbered, styles_of
@@ -40,10 +40,9 @@ def adaptation(found: Comparison, name: str = "adaptation") -> Figure:
 
 
 def profiles(found: Comparison, name: str = "profiles") -> Figure:
-    """Performance profiles of the relative gap (or reward) and of the violation during adaptation."""
-    exact = all(cell["test"]["gap"] is not None for cells in found.judged.values() for cell in cells)
+    """Performance profiles of the relative gap and of the violation during adaptation."""
     panels = []
-    for measure in (RELATIVE_GAP if exact else REWARD, RELATIVE_DURING):
+    for measure in (RELATIVE_GAP, RELATIVE_DURING):
         everything = np.concatenate(
             [np.array([c["test"][measure.key] for c in cells]).ravel() for cells in found.judged.values()]
         )

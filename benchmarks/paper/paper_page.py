@@ -11,7 +11,6 @@ from distributed.jobs.comparison_cells import Comparison
 from meta.judging.claims import (
     DURING,
     RELATIVE_DURING,
-    REWARD,
     Claim,
     claims,
     line,
@@ -23,7 +22,6 @@ from meta.measuring.intervals import Interval
 from meta.measuring.statistics import improvement_interval
 from meta.methods.registry import OURS, grid_of
 from meta.training.evaluation_settings import MethodName
-from policies.neural.neural_settings import NeuralSettings
 
 WEAK: tuple[MethodName, ...] = ("random", "pretrained", "simple_average")
 STRONG: tuple[MethodName, ...] = ("fal", "reptile", "multitask", "maml_penalty")
@@ -56,22 +54,18 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
         points = {len(grid_of(evaluation, method)) for method in found.judged}
         cells = {method: cells[0] for method, cells in found.judged.items() if cells[0]["updates"]}
         updates = sorted({cell["updates"] for cell in cells.values()})
-        steps = sorted({cell["env_steps"] for cell in cells.values()})
         rows.append(
             [
                 f"`{short(found)}`",
                 f"{config.family.num_tasks} / {evaluation.num_test_tasks}",
-                f"{config.within_task.num_iterations}, {config.within_task.evaluation}",
+                config.within_task.num_iterations,
                 f"{found.seeds[0]}–{found.seeds[-1]} ({len(found.seeds)})",
                 ", ".join(map(str, evaluation.tuning_seeds)),
                 " or ".join(map(str, sorted(points))),
                 " to ".join(f"{count:,}" for count in dict.fromkeys((updates[0], updates[-1]))),
-                " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
-                if isinstance(config.within_task, NeuralSettings)
-                else "–",
             ]
         )
-    columns = ["setting", "training / held-out tasks", "M, values", "seeds", "tuned on seeds", "grid points"]
+    columns = ["setting", "training / held-out tasks", "M", "seeds", "tuned on seeds", "grid points"]
     return [
         "## Protocol",
         "",
@@ -79,10 +73,9 @@ def protocol(comparisons: Sequence[Comparison]) -> list[str]:
         "on them (each on one task's data), and produces a start. The same CRPO then solves the same held-out tasks "
         "from every start. random and oracle need no training. Each method's hyper-parameters are the best point of a "
         "grid of equal size, chosen on *training* tasks of seeds that are not reported. The score is the relative gap "
-        "(without an exact model: the relative loss of reward against a fresh policy) plus the violation during "
-        "adaptation over the limit. The run files are in `deploy/runs/paper/`.",
+        "plus the violation during adaptation over the limit. The run files are in `deploy/runs/paper/`.",
         "",
-        *table([*columns, "CRPO iterations in training", "environment steps in training"], rows),
+        *table([*columns, "CRPO iterations in training"], rows),
     ]
 
 
@@ -106,7 +99,7 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
         "*better* and *worse* mean that the interval excludes 0. Smaller gaps and violations and larger rewards are "
         "better."
     )
-    columns = ["setting", "by", "against", "gap or reward", "violation during adaptation"]
+    columns = ["setting", "by", "against", "gap", "violation during adaptation"]
     high = [found for found in comparisons if is_high(found)]
     answers = []
     for found in high:
@@ -160,7 +153,7 @@ def across(comparisons: Sequence[Comparison]) -> list[str]:
         "**Over all settings**: the probability that a seed of meta_srl beats a seed of the other method, mean over "
         "settings with a stratified-bootstrap interval (1/2 is parity; ties count half).",
         "",
-        *table(["against", "settings", "gap or reward", "violation during adaptation"], rows),
+        *table(["against", "settings", "gap", "violation during adaptation"], rows),
     ]
 
 
@@ -179,7 +172,7 @@ def family_section(found: Comparison, pictures: Sequence[str]) -> list[str]:
     known = [item["similarity"]["task_similarity"] for item in found.described if item["similarity"] is not None]
     limits = np.mean([item["limits_mean"] for item in found.described], axis=0)
     similar = f"D*^2 = {np.mean(known):.4f} (mean over seeds). " if known else ""
-    extra = "" if REWARD in measures[:1] else "Gaps are against the linear programme's optimum. "
+    extra = "Gaps are against the linear programme's optimum. "
     return [
         f"## {short(found)}",
         "",

@@ -14,7 +14,7 @@ from benchmarks.paper.paper_studies import Point, Studies
 from benchmarks.result_page import table
 from benchmarks.result_plots import save
 from distributed.jobs.comparison_cells import Comparison
-from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, REWARD, main_measure, seed_means
+from meta.judging.claims import DURING, GAP, RELATIVE_DURING, RELATIVE_GAP, seed_means
 from meta.measuring.intervals import interval
 from meta.measuring.statistics import linear_trend, paired_difference
 
@@ -23,15 +23,10 @@ class BoundBrokenError(AssertionError):
     """An exact task exceeds its computed bound, so the page is not written."""
 
 
-def exact(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The settings with known optima."""
-    return [found for found in comparisons if found.judged["meta_srl"][0]["test"]["gap"] is not None]
-
-
 def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
     """Compare every exact task with its computed bounds; raise if one is broken."""
     rows = []
-    for found in exact(comparisons):
+    for found in comparisons:
         for method, cells in found.judged.items():
             checked, held = (sum(cell["bounds"][key] for cell in cells) for key in ("checked", "held"))
             if not checked:
@@ -42,7 +37,7 @@ def bounds_section(comparisons: Sequence[Comparison], folder: Path) -> list[str]
             quartiles = ", ".join(f"{q:.3f}" for q in np.percentile(ratio, (25, 50, 75)))
             worst = max(cell["bounds"]["excess"] for cell in cells)
             rows.append([f"`{short(found)}`", f"`{method}`", f"{checked:,}", f"{held:,}", f"{worst:.2e}", quartiles])
-    picture = save(folder, figures.tightness(exact(comparisons)))
+    picture = save(folder, figures.tightness(comparisons))
     total = sum(int(str(row[2]).replace(",", "")) for row in rows)
     columns = ["setting", "method", "checks", "hold", "largest left - right", "left / right, quartiles"]
     return [
@@ -66,7 +61,7 @@ def learning_section(comparisons: Sequence[Comparison], folder: Path) -> list[st
         "Means over seeds with 95 % bands. The bound on the mean gap over N_0 follows from the per-run inequality."
     )
     rows = []
-    for found in exact(comparisons):
+    for found in comparisons:
         lines += ["", save(folder, figures.training(found, f"{short(found)}_training"))]
         lines += ["", save(folder, figures.inexactness(found, f"{short(found)}_inexactness"))]
         cells = found.judged["meta_srl"]
@@ -209,7 +204,7 @@ def tiles(numbers: Sequence[float]) -> str:
 def ablation_section(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
     """meta_srl on the lakes with one part replaced at a time, minus unchanged meta_srl, paired by seed."""
     rows = []
-    for found in exact(comparisons):
+    for found in comparisons:
         for name, cells in studies.ablation.get(short(found).removeprefix("frozen_lake_"), {}).items():
             unchanged = found.judged["meta_srl"][: len(cells)]
             differences = [
@@ -253,46 +248,4 @@ def signature_section(comparisons: Sequence[Comparison]) -> list[str]:
         "power if a round has few tasks. Runs of meta_srl:",
         "",
         *table(["setting", "of", "improved", "rising"], rows),
-    ]
-
-
-def scalability_row(found: Comparison) -> list[str]:
-    """Cost and quality of meta_srl in one setting."""
-    ours, random = found.judged["meta_srl"], found.judged["random"]
-    cost = {key: np.mean([cell["cost"][key] or np.nan for cell in ours]) for key in ours[0]["cost"]}
-    share = 100.0 * (cost["estimate_seconds"] * found.config.family.num_tasks) / cost["train_seconds"]
-    update = cost["update_seconds"] * found.config.family.num_tasks / found.config.cluster.tasks_per_round
-    removed = 1.0 - seed_means(ours, RELATIVE_DURING) / np.maximum(seed_means(random, RELATIVE_DURING), 1e-12)
-    measure = main_measure(found.judged)
-    gained = seed_means(ours, measure) - seed_means(random, measure)
-    gap = (
-        f"{formatted(interval(gained))} in reward"
-        if measure is REWARD
-        else formatted(interval(-gained / seed_means(random, measure)), 2) + " of the gap"
-    )
-    return [
-        f"`{short(found)}`",
-        f"{cost['training_solve_seconds']:.2f}",
-        f"{1000 * cost['estimate_seconds']:.1f} ({share:.1f} %)",
-        f"{1000 * cost['update_seconds']:.1f} ({100 * update / cost['train_seconds']:.1f} %)",
-        f"{cost['train_seconds']:.0f}",
-        f"{cost['resident_mb']:.0f}",
-        gap,
-        formatted(interval(removed), 2),
-    ]
-
-
-def scalability_section(comparisons: Sequence[Comparison]) -> list[str]:
-    """Cost and quality from the lake to the largest robot."""
-    columns = ["setting", "task, s", "estimate, ms (share)", "update, ms (share)", "training, s", "memory, MB"]
-    return [
-        "## Scalability",
-        "",
-        "meta_srl on one core, means over seeds; shares are of the training time. Memory is the resident memory of the "
-        "process after the cell, including all imports.",
-        "",
-        *table(
-            [*columns, "removed of random's", "share of random's violation removed"],
-            [scalability_row(found) for found in comparisons],
-        ),
     ]
