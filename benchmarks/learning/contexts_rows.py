@@ -265,7 +265,7 @@ SETTINGS = (
         LAKE,
         (("family.similarity", "low"),),
         tuple(range(200, 210)),
-        LAKE_VARIANTS,
+        (*LAKE_VARIANTS, *LAKE_CPO),
     ),
     Setting(
         "lakes_unlike",
