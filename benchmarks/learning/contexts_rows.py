@@ -123,6 +123,8 @@ HOPPING: Changes = (
     ("meta.warm_up.last_log_std", "null"),
 )
 """For robots that fall: episodes end early, and a wide first batch falls at once (docs/decisions/0040-contexts.md)."""
+SETTLING: Changes = (("meta.warm_up.delta_last", "0.02"), ("meta.warm_up.last_log_std", "-4.5"))
+"""For a Humanoid, as for HalfCheetah: ever shorter direct steps, and little noise at the end."""
 ONLINE: Changes = (
     ("family.num_tasks", "80"),
     ("meta.warm_up", "{}"),
@@ -229,10 +231,10 @@ SETTINGS = (
         "humanoid_velocity",
         "Humanoid, target speeds, effort limit 2, 2 million steps of training",
         HUMANOID,
-        (),
+        (("meta.warm_up.delta_last", "0.2"), ("meta.warm_up.last_log_std", "null")),
         SEEDS[:3],
         (
-            Variant("meta_srl, context", OURS),
+            Variant("meta_srl, context", OURS, SETTLING),
             RANDOM,
             PRETRAINED,
             Variant("simple_average", "simple_average", WITHOUT, RATE),

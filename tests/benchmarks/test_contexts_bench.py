@@ -131,6 +131,7 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
     ("table", "row", "file"),
     [
         ("hopper_velocity", "meta_srl, context", "hopper_velocity_context.yaml"),
+        ("humanoid_velocity", "meta_srl, context", "humanoid_velocity_context.yaml"),
         ("half_cheetah_motors", "meta_srl, inferred", "half_cheetah_motors.yaml"),
     ],
 )
