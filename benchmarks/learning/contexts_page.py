@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.learning.meta_page import formatted
+from benchmarks.learning.contexts_verdict import Compared, shown, summary, verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import band, reward_and_cost, save
-from meta.measuring.intervals import Interval, interval
+from meta.measuring.intervals import interval
 from meta.reporting.plot_model import Dash, Figure, Series
 from meta.reporting.styles import method_style
 from tasks.contract.tabular_model import FloatArray
@@ -118,12 +118,16 @@ def robot_table(cells: Cells) -> list[str]:
     lines += by_limit(list(cells[next(iter(cells))].values()))
     first = next(iter(curves))
     pairs = [(first, other) for other in curves if other not in (first, HIDDEN)] + [(INFERRED, NONE)]
-    lines += [
-        _difference(by_seed[ours], by_seed[other], (ours, other), min(5, last))
-        for ours, other in dict.fromkeys(pairs)
-        if ours in curves and other in curves
-    ]
-    return [*lines, ""]
+    known = [pair for pair in dict.fromkeys(pairs) if set(pair) <= curves.keys()]
+    return [*told([_compared(by_seed, *pair, min(5, last)) for pair in known], lines), ""]
+
+
+def told(compared: Sequence[Compared], lines: Sequence[str]) -> list[str]:
+    """A table with the verdict on its first row before it and the differences after it."""
+    if not compared:
+        return list(lines)
+    own = [one for one in compared if one.ours == compared[0].ours]
+    return [*summary(own), *lines, *(one.text for one in compared)]
 
 
 def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -201,30 +205,14 @@ def falling(seeds: Sequence[Curves]) -> str:
     return f"{sum(fit.slope + wide * fit.stderr < 0.0 for fit in fits)} of {len(fits)}"
 
 
-def _difference(ours: Mapping[int, Curves], others: Mapping[int, Curves], names: tuple[str, str], mark: int) -> str:
-    pairs = [(ours[seed], others[seed]) for seed in others if seed in ours]
-    at_once = interval([float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs])
-    later = interval([float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs])
-    excess = interval([b.excess() - a.excess() for a, b in pairs])
-    return (
-        f"- `{names[0]}` against `{names[1]}`: reward at once more by {shown(at_once)} ({verdict(at_once)}), "
-        f"after {mark} by {shown(later)} ({verdict(later)}); violation during adaptation less by {shown(excess, 4)} "
-        f"({verdict(excess)})."
-    )
-
-
-def shown(found: Interval, digits: int = 1) -> str:
-    """A mean with its interval; the value alone for a single seed."""
-    return formatted(found, digits) if found.n > 1 else f"{found.mean:.{digits}f}"
-
-
-def verdict(found: Interval) -> str:
-    """Whether a difference, of which more is better, is shown."""
-    if found.n < 2:
-        return "one seed"
-    if found.low > 0.0:
-        return "better"
-    return "worse" if found.high < 0.0 else "no difference shown"
+def _compared(by_seed: Mapping[str, Mapping[int, Curves]], ours: str, other: str, mark: int) -> Compared:
+    pairs = [(by_seed[ours][seed], one) for seed, one in by_seed[other].items() if seed in by_seed[ours]]
+    parts = {
+        "reward at once more": [float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs],
+        f"reward after {mark} more": [float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs],
+        "violation during adaptation less": [b.excess() - a.excess() for a, b in pairs],
+    }
+    return Compared(ours, other, {label: interval(values) for label, values in parts.items()})
 
 
 def lake_table(cells: Cells) -> list[str]:
@@ -240,15 +228,15 @@ def lake_table(cells: Cells) -> list[str]:
         for name, found in means.items()
     ]
     lines = table(["start", "seeds", *keys.values()], rows)
-    pairs = [(ours, other) for ours in (OURS, OURS_CPO) if ours in means for other in means if other != ours]
-    for own, other in pairs:
-        parts = []
-        for key, label in keys.items():
-            ours = means[own][key]
-            less = interval([value - ours[seed] for seed, value in means[other][key].items() if seed in ours])
-            parts.append(f"{label} less by {shown(less, digits)} ({verdict(less)})")
-        lines.append(f"- `{own}` against `{other}`: {'; '.join(parts)}.")
-    return [*lines, ""]
+    compared = []
+    for ours, other in itertools.product((OURS, OURS_CPO), means):
+        if ours in means and ours != other:
+            parts = {}
+            for key, label in keys.items():
+                own = means[ours][key]
+                parts[f"{label} less"] = [v - own[seed] for seed, v in means[other][key].items() if seed in own]
+            compared.append(Compared(ours, other, {label: interval(found) for label, found in parts.items()}))
+    return [*told(compared, lines), ""]
 
 
 def figure(cells: Cells, name: str, *, robot: bool) -> Figure:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import contexts
-from benchmarks.learning.contexts_page import Curves, shown
+from benchmarks.learning.contexts_page import Curves
 from benchmarks.learning.contexts_rows import KNOWING, RANDOM, Changes, method_changes
+from benchmarks.learning.contexts_verdict import shown
 from benchmarks.result_page import table
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config

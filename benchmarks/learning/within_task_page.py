@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.contexts_page import commits, shown
+from benchmarks.learning.contexts_page import commits
+from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
 from benchmarks.result_page import RESULTS, header, table, write

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.contexts_page import commits, shown
+from benchmarks.learning.contexts_page import commits
+from benchmarks.learning.contexts_verdict import shown
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import save
 from meta.measuring.intervals import Interval, interval

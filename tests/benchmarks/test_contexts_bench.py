@@ -17,8 +17,8 @@ from benchmarks.learning.contexts_page import (
     held_out,
     lake_table,
     robot_table,
-    verdict,
 )
+from benchmarks.learning.contexts_verdict import Compared, summary, verdict
 from distributed.settings.run_file import load_config
 from meta.measuring.intervals import interval
 from meta.training.held_out_tasks import given_tasks
@@ -61,7 +61,7 @@ def test_both_starts_of_ours_are_compared_with_every_other_lake_row() -> None:
         return {200: found, 201: found}
 
     lines = lake_table({"meta_srl, context": lakes(0.02), "meta_srl, context, cpo": lakes(0.01), "random": lakes(0.5)})
-    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
+    assert [line.split(":")[0] for line in lines if line.startswith("- `")] == [
         "- `meta_srl, context` against `meta_srl, context, cpo`",
         "- `meta_srl, context` against `random`",
         "- `meta_srl, context, cpo` against `meta_srl, context`",
@@ -70,6 +70,31 @@ def test_both_starts_of_ours_are_compared_with_every_other_lake_row() -> None:
     (better,) = [line for line in lines if line.startswith("- `meta_srl, context, cpo` against `random`")]
     assert "gap less by 0.4900 [0.4900, 0.4900] (better)" in better
     assert "during adaptation less by 0.0000 [0.0000, 0.0000] (no difference shown)" in better
+
+
+def test_a_verdict_in_words_comes_before_its_table() -> None:
+    def against(other: str, *differences: list[float]) -> Compared:
+        labels = ("reward at once more", "violation during adaptation less")
+        return Compared("ours", other, dict(zip(labels, map(interval, differences), strict=True)))
+
+    lines = summary(
+        [
+            against("a", [3.0, 3.1, 3.2], [0.0, 0.0, 0.0]),
+            against("b", [5.0, 5.5, 5.1], [0.0, 0.0, 0.0]),
+            against("c", [-3.0, -3.1, -3.2], [0.0, 0.0, 0.0]),
+            against("d", [2.0], [0.0, 0.0]),
+        ]
+    )
+    assert lines[0] == "**`ours` against the other rows**, by intervals:"
+    assert lines[2:-1] == [
+        "- reward at once: better than `a` and `b`; worse than `c`; not judged (one seed) against `d`.",
+        "- violation during adaptation: no difference shown against all 4 of them.",
+    ]
+    assert "better than all 2 of them" in summary([against("a", [3.0, 3.1], [0.0, 0.0])] * 2)[2]
+    page = robot_table({"meta_srl, context": {1: record(-20.0, 5.0)}, "random": {1: record(-30.0, 5.0)}})
+    assert page[0].startswith("**`meta_srl, context` against")
+    assert any(line.startswith("| start |") for line in page[1:])
+    assert robot_table({"meta_srl, context": {1: record(-20.0, 5.0)}})[0].startswith("| start |")
 
 
 def test_rows_have_the_seeds_that_are_finished() -> None:

@@ -1,0 +1,68 @@
+"""Rows of docs/results/contexts.md against each other: paired differences, and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.learning.meta_page import formatted
+from meta.measuring.intervals import Interval
+
+BETTER, WORSE, UNKNOWN, ONE_SEED = "better", "worse", "no difference shown", "one seed"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What row ``ours`` has more (or less) of than row ``other``, by measure; above 0 ours is better."""
+
+    ours: str
+    other: str
+    parts: Mapping[str, Interval]
+
+    @property
+    def text(self) -> str:
+        """A line with every difference, its interval and its verdict."""
+        parts = (
+            f"{label} by {shown(found, digits_of(label))} ({verdict(found)})" for label, found in self.parts.items()
+        )
+        return f"- `{self.ours}` against `{self.other}`: {'; '.join(parts)}."
+
+
+def digits_of(label: str) -> int:
+    """Rewards have one decimal, gaps, violations and scores four."""
+    return 1 if label.endswith("more") else 4
+
+
+def shown(found: Interval, digits: int = 1) -> str:
+    """A mean with its interval; the value alone for a single seed."""
+    return formatted(found, digits) if found.n > 1 else f"{found.mean:.{digits}f}"
+
+
+def verdict(found: Interval) -> str:
+    """Whether a difference, of which more is better, is shown."""
+    if found.n < 2:
+        return ONE_SEED
+    if found.low > 0.0:
+        return BETTER
+    return WORSE if found.high < 0.0 else UNKNOWN
+
+
+def summary(compared: Sequence[Compared]) -> list[str]:
+    """What the differences of one row to all others say, in words: a line for every measure."""
+    lines = [f"**`{compared[0].ours}` against the other rows**, by intervals:", ""]
+    for label in compared[0].parts:
+        by_verdict: dict[str, list[str]] = {BETTER: [], WORSE: [], UNKNOWN: [], ONE_SEED: []}
+        for one in compared:
+            by_verdict[verdict(one.parts[label])].append(f"`{one.other}`")
+        words = {BETTER: "better than", WORSE: "worse than", UNKNOWN: "no difference shown against"}
+        words[ONE_SEED] = "not judged (one seed) against"
+        measure = label.removesuffix(" more").removesuffix(" less")
+        told = [f"{words[key]} {_listed(names, len(compared))}" for key, names in by_verdict.items() if names]
+        lines.append(f"- {measure}: {'; '.join(told)}.")
+    return [*lines, ""]
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    if len(names) == count > 1:
+        return f"all {count} of them"
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
