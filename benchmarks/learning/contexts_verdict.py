@@ -64,5 +64,5 @@ def summary(compared: Sequence[Compared]) -> list[str]:
 
 def _listed(names: Sequence[str], count: int) -> str:
     if len(names) == count > 1:
-        return f"all {count} of them"
+        return "both" if count == 2 else f"all {count}"
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

@@ -88,9 +88,9 @@ def test_a_verdict_in_words_comes_before_its_table() -> None:
     assert lines[0] == "**`ours` against the other rows**, by intervals:"
     assert lines[2:-1] == [
         "- reward at once: better than `a` and `b`; worse than `c`; not judged (one seed) against `d`.",
-        "- violation during adaptation: no difference shown against all 4 of them.",
+        "- violation during adaptation: no difference shown against all 4.",
     ]
-    assert "better than all 2 of them" in summary([against("a", [3.0, 3.1], [0.0, 0.0])] * 2)[2]
+    assert "better than both." in summary([against("a", [3.0, 3.1], [0.0, 0.0])] * 2)[2]
     page = robot_table({"meta_srl, context": {1: record(-20.0, 5.0)}, "random": {1: record(-30.0, 5.0)}})
     assert page[0].startswith("**`meta_srl, context` against")
     assert any(line.startswith("| start |") for line in page[1:])
