@@ -232,7 +232,7 @@ SETTINGS = (
         "Humanoid, target speeds, effort limit 2, 2 million steps of training",
         HUMANOID,
         (("meta.warm_up.delta_last", "0.2"), ("meta.warm_up.last_log_std", "null")),
-        SEEDS[:3],
+        SEEDS,
         (
             Variant("meta_srl, context", OURS, SETTLING),
             RANDOM,
