@@ -19,7 +19,7 @@ FAST = {"clipped": {"learning_rate": 3e-3, "minibatch": 128}}
 METHODS: dict[str, dict[str, Any]] = {
     "npg_primal_dual": {"units": "relative"},
     "cpo": {},
-    "ppo_lagrangian": {**FAST, "proportional": 2.0, "integral": 0.05, "largest_multiplier": 5.0},
+    "ppo_lagrangian": {**FAST, "proportional": 2.0, "integral": 0.05, "largest_multiplier": 20.0},
     "p3o": FAST,
     "c_trpo": {},
     "pcrpo": {},
