@@ -110,7 +110,7 @@ within-task: setup ## every within-task algorithm on lakes and robots, to docs/r
 anytime-safety: setup ## safe adaptation at several confidences on lakes and robots, to docs/results/anytime_safety.md (lakes: a quarter of an hour, robots: half an hour; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.safety.anytime_safety
 
-paper: setup ## the paper's experiments on lakes with all baselines, to docs/results/paper.md (half an hour on 2 free cores; goes on where it was stopped)
+paper: setup ## the paper's experiments on lakes with all baselines, to docs/results/paper.md (goes on where it was stopped)
 	$(BIN)/python -m benchmarks.paper
 
 results: setup ## the tables and plots of docs/results (about an hour on 2 cores)

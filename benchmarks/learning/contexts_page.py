@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.learning.contexts_verdict import Compared, shown, summary, verdict
+from benchmarks.learning.contexts_verdict import compared, shown, told, verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import band, reward_and_cost, save
 from meta.measuring.intervals import interval
@@ -118,16 +118,16 @@ def robot_table(cells: Cells) -> list[str]:
     lines += by_limit(list(cells[next(iter(cells))].values()))
     first = next(iter(curves))
     pairs = [(first, other) for other in curves if other not in (first, HIDDEN)] + [(INFERRED, NONE)]
-    known = [pair for pair in dict.fromkeys(pairs) if set(pair) <= curves.keys()]
-    return [*told([_compared(by_seed, *pair, min(5, last)) for pair in known], lines), ""]
-
-
-def told(compared: Sequence[Compared], lines: Sequence[str]) -> list[str]:
-    """A table with the verdict on its first row before it and the differences after it."""
-    if not compared:
-        return list(lines)
-    own = [one for one in compared if one.ours == compared[0].ours]
-    return [*summary(own), *lines, *(one.text for one in compared)]
+    mark = min(5, last)
+    measured = {
+        name: {
+            "reward at once more": {seed: float(one.rewards[:, 0].mean()) for seed, one in seeds.items()},
+            f"reward after {mark} more": {seed: float(one.rewards[:, mark].mean()) for seed, one in seeds.items()},
+            "violation during adaptation less": {seed: one.excess() for seed, one in seeds.items()},
+        }
+        for name, seeds in by_seed.items()
+    }
+    return [*told(compared(measured, dict.fromkeys(pairs)), lines), ""]
 
 
 def by_limit(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -205,38 +205,22 @@ def falling(seeds: Sequence[Curves]) -> str:
     return f"{sum(fit.slope + wide * fit.stderr < 0.0 for fit in fits)} of {len(fits)}"
 
 
-def _compared(by_seed: Mapping[str, Mapping[int, Curves]], ours: str, other: str, mark: int) -> Compared:
-    pairs = [(by_seed[ours][seed], one) for seed, one in by_seed[other].items() if seed in by_seed[ours]]
-    parts = {
-        "reward at once more": [float((a.rewards[:, 0] - b.rewards[:, 0]).mean()) for a, b in pairs],
-        f"reward after {mark} more": [float((a.rewards[:, mark] - b.rewards[:, mark]).mean()) for a, b in pairs],
-        "violation during adaptation less": [b.excess() - a.excess() for a, b in pairs],
-    }
-    return Compared(ours, other, {label: interval(values) for label, values in parts.items()})
-
-
 def lake_table(cells: Cells) -> list[str]:
     """Gap, violation and score of every row, and the paired differences to ours."""
-    keys, digits = {"gap": "gap", "violation": "violation of the output", "during": "during adaptation"}, 4
-    keys["score"] = "score"
-    means = {
-        name: {key: {seed: float(np.mean(record[key])) for seed, record in records.items()} for key in keys}
+    labels = {"gap": "gap", "violation": "violation of the output", "during": "during adaptation", "score": "score"}
+    measured = {
+        name: {
+            f"{label} less": {seed: float(np.mean(record[key])) for seed, record in records.items()}
+            for key, label in labels.items()
+        }
         for name, records in cells.items()
     }
     rows: list[list[object]] = [
-        [name, len(cells[name]), *(shown(interval(list(found[key].values())), digits) for key in keys)]
-        for name, found in means.items()
+        [name, len(cells[name]), *(shown(interval(list(values.values())), 4) for values in found.values())]
+        for name, found in measured.items()
     ]
-    lines = table(["start", "seeds", *keys.values()], rows)
-    compared = []
-    for ours, other in itertools.product((OURS, OURS_CPO), means):
-        if ours in means and ours != other:
-            parts = {}
-            for key, label in keys.items():
-                own = means[ours][key]
-                parts[f"{label} less"] = [v - own[seed] for seed, v in means[other][key].items() if seed in own]
-            compared.append(Compared(ours, other, {label: interval(found) for label, found in parts.items()}))
-    return [*told(compared, lines), ""]
+    lines = table(["start", "seeds", *labels.values()], rows)
+    return [*told(compared(measured, itertools.product((OURS, OURS_CPO), measured)), lines), ""]
 
 
 def figure(cells: Cells, name: str, *, robot: bool) -> Figure:

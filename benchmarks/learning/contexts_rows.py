@@ -105,8 +105,8 @@ LAKE_CPO = tuple(
     for one in LAKE_VARIANTS
     if one.method in (OURS, "pretrained", "multitask")
 )
-"""Methods with steps that end at the limit. CRPO's own gap on a lake after 50 updates (docs/results/within_task.md) is
-most of the gap of its learned start after five, so that no start can do much better with CRPO."""
+"""Methods with steps that end at the limit. Starts are made of what the algorithm ends with, and CRPO's own gap on a
+lake after 50 updates (docs/results/within_task.md) is most of the gap of its learned start after five."""
 SHORT: Changes = (
     ("meta.warm_up.tasks", "5"),
     ("meta.warm_up.rounds", "352"),

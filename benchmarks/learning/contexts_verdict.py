@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.learning.meta_page import formatted
-from meta.measuring.intervals import Interval
+from meta.measuring.intervals import Interval, interval
 
+Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""By row, measure and seed. A measure ends with `more` or `less`, which of it is better."""
 BETTER, WORSE, UNKNOWN, ONE_SEED = "better", "worse", "no difference shown", "one seed"
 
 
@@ -26,6 +28,27 @@ class Compared:
             f"{label} by {shown(found, digits_of(label))} ({verdict(found)})" for label, found in self.parts.items()
         )
         return f"- `{self.ours}` against `{self.other}`: {'; '.join(parts)}."
+
+
+def compared(rows: Measured, pairs: Iterable[tuple[str, str]]) -> list[Compared]:
+    """The paired differences of each (ours, other) of which both are rows, over the seeds that both have."""
+    found = []
+    for ours, other in pairs:
+        if ours != other and ours in rows and other in rows:
+            parts = {}
+            for label, own in rows[ours].items():
+                both = [(own[seed], value) for seed, value in rows[other][label].items() if seed in own]
+                parts[label] = interval([a - b if label.endswith("more") else b - a for a, b in both])
+            found.append(Compared(ours, other, parts))
+    return found
+
+
+def told(found: Sequence[Compared], lines: Sequence[str]) -> list[str]:
+    """A table with the verdict on the first row before it and the differences after it."""
+    if not found:
+        return list(lines)
+    own = [one for one in found if one.ours == found[0].ours]
+    return [*summary(own), *lines, *(one.text for one in found)]
 
 
 def digits_of(label: str) -> int:
@@ -47,17 +70,17 @@ def verdict(found: Interval) -> str:
     return WORSE if found.high < 0.0 else UNKNOWN
 
 
-def summary(compared: Sequence[Compared]) -> list[str]:
+def summary(found: Sequence[Compared]) -> list[str]:
     """What the differences of one row to all others say, in words: a line for every measure."""
-    lines = [f"**`{compared[0].ours}` against the other rows**, by intervals:", ""]
-    for label in compared[0].parts:
+    lines = [f"**`{found[0].ours}` against the other rows**, by intervals:", ""]
+    for label in found[0].parts:
         by_verdict: dict[str, list[str]] = {BETTER: [], WORSE: [], UNKNOWN: [], ONE_SEED: []}
-        for one in compared:
+        for one in found:
             by_verdict[verdict(one.parts[label])].append(f"`{one.other}`")
         words = {BETTER: "better than", WORSE: "worse than", UNKNOWN: "no difference shown against"}
         words[ONE_SEED] = "not judged (one seed) against"
         measure = label.removesuffix(" more").removesuffix(" less")
-        told = [f"{words[key]} {_listed(names, len(compared))}" for key, names in by_verdict.items() if names]
+        told = [f"{words[key]} {_listed(names, len(found))}" for key, names in by_verdict.items() if names]
         lines.append(f"- {measure}: {'; '.join(told)}.")
     return [*lines, ""]
 

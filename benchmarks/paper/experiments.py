@@ -95,7 +95,7 @@ def made_of(comparisons: Sequence[Comparison], studies: Studies) -> list[str]:
     warning = f" **Other sources than the current ones computed {stale} of them.**" if stale else ""
     return [
         f"{len(cells)} cells (one method on one seed of one setting), {minutes:.0f} core-minutes: {by}.{warning} "
-        "[contexts.md](contexts.md) compares methods on robots. [Symbols](../symbols.md), section 6, defines them.",
+        "[contexts.md](contexts.md) has robots. [Symbols](../symbols.md), section 6, defines the methods.",
         "",
     ]
 

@@ -172,11 +172,11 @@ def family_section(found: Comparison, pictures: Sequence[str]) -> list[str]:
     known = [item["similarity"]["task_similarity"] for item in found.described if item["similarity"] is not None]
     limits = np.mean([item["limits_mean"] for item in found.described], axis=0)
     similar = f"D*^2 = {np.mean(known):.4f} (mean over seeds). " if known else ""
-    extra = "Gaps are against the linear programme's optimum. "
     return [
         f"## {short(found)}",
         "",
-        f"{similar}{extra}Mean limits {', '.join(f'{limit:.3f}' for limit in limits)}. Means over held-out tasks, then "
+        f"{similar}Gaps are against the linear programme's optimum. "
+        f"Mean limits {', '.join(f'{limit:.3f}' for limit in limits)}. Means over held-out tasks, then "
         "over seeds, with 95 % t-intervals:",
         "",
         *table(["method", *titles], rows),
