@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.learning.contexts_budgets import budget_figure, budget_table, budgets_of
 from benchmarks.learning.contexts_verdict import compared, shown, told, verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import band, reward_and_cost, save
@@ -49,6 +50,12 @@ def write_page(settings: Sequence[Any], cell: Callable[[Any, Any, int], dict[str
         lines += robot_table(cells) if robot else lake_table(cells)
         save(RESULTS / "contexts", figure(cells, setting.name, robot=robot))
         lines += [f"![{setting.title}](contexts/{setting.name}.png)", ""]
+    budgets = budgets_of(settings, lambda setting: by_row(setting, cell))
+    if budgets:
+        name = "half_cheetah_budgets"
+        save(RESULTS / "contexts", budget_figure(budgets, name))
+        title = "HalfCheetah at every budget of training"
+        lines += [f"## {title}", "", *budget_table(budgets), "", f"![{title}](contexts/{name}.png)", ""]
     write("contexts.md", lines)
 
 
@@ -64,16 +71,27 @@ def commits(cells: Sequence[dict[str, Any]]) -> list[str]:
     return [f"Cells: {', '.join(f'{count} at {commit}' for commit, count in counted.items())}.", ""]
 
 
-def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> Cells:
-    """The records of every row with a finished cell; the hidden ones as a row of their own."""
+def by_row(
+    setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """The finished cells of every row that has one."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for variant in setting.variants:
         for seed in setting.seeds:
             one = cell(setting, variant, seed)
             if one is not None:
-                found.setdefault(variant.name, {})[seed] = one["held_out"]
-                if variant.hidden:
-                    found.setdefault(HIDDEN, {})[seed] = one["hidden"]
+                found.setdefault(variant.name, {})[seed] = one
+    return found
+
+
+def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None]) -> Cells:
+    """The records of every row with a finished cell; the hidden ones as a row of their own."""
+    hidden = {variant.name for variant in setting.variants if variant.hidden}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row, cells in by_row(setting, cell).items():
+        found[row] = {seed: one["held_out"] for seed, one in cells.items()}
+        if row in hidden:
+            found[HIDDEN] = {seed: one["hidden"] for seed, one in cells.items()}
     return found
 
 

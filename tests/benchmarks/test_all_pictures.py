@@ -15,6 +15,7 @@ from benchmarks.dice.accuracy import ESTIMATORS, Errors
 from benchmarks.dice.correction_errors import CHEETAH_ESTIMATORS, LAKE_ESTIMATORS
 from benchmarks.learning import (
     contexts,
+    contexts_budgets,
     contexts_page,
     curve_page,
     meta_page,
@@ -68,6 +69,31 @@ def contexts_figure() -> Figure:
         for place, name in enumerate([*(variant.name for variant in setting.variants), contexts_page.HIDDEN])
     }
     return contexts_page.figure(records, "contexts", robot=True)
+
+
+def budgets() -> Figure:
+    rows = (
+        "meta_srl, context",
+        "multitask, context",
+        "reptile, context",
+        "fal, context",
+        "pretrained",
+        "meta_srl, none",
+    )
+
+    def cell(seed: int, steps: int) -> dict[str, Any]:
+        values, episodic = made.numbers(seed, made.TASKS, 6, 2), made.numbers(seed, made.TASKS, 6, 2, scale=100.0)
+        record = {"values": values, "episodic": episodic, "limits": made.numbers(seed + 1, made.TASKS, 1)}
+        return {"env_steps": steps, "held_out": record}
+
+    found = {
+        row: [
+            contexts_budgets.spent({seed: cell(seed + 10 * place, steps) for seed in range(3)})
+            for steps in (200_000, 600_000, 1_992_000)
+        ]
+        for place, row in enumerate(rows)
+    }
+    return contexts_budgets.budget_figure(found, "budgets")
 
 
 def learning_curve() -> Figure:
@@ -158,6 +184,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "benchmarks.paper.paper_figures.tightness": tightness,
     "benchmarks.safety.anytime_safety_page.figure": safety,
     "benchmarks.learning.contexts_page.figure": contexts_figure,
+    "benchmarks.learning.contexts_budgets.budget_figure": budgets,
     "benchmarks.learning.curve_page.figure": learning_curve,
     "benchmarks.learning.meta_page.curves_figure": lambda: meta_page.curves_figure(META_CELLS),
     "benchmarks.learning.meta_page.by_task_figure": lambda: meta_page.by_task_figure(META_CELLS),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.learning import contexts, contexts_rows
+from benchmarks.learning import contexts
+from benchmarks.learning.contexts_budgets import BUDGETS, budget_table, budgets_of
 from benchmarks.learning.contexts_page import (
     Curves,
     by_limit,
@@ -98,7 +99,7 @@ def test_a_verdict_in_words_comes_before_its_table() -> None:
 
 
 def test_rows_have_the_seeds_that_are_finished() -> None:
-    setting = contexts_rows.SETTINGS[0]
+    setting = contexts.SETTINGS[0]
 
     def cell(setting: Any, variant: Any, seed: int) -> dict[str, Any] | None:
         found = {"held_out": seed, "hidden": -seed, "commit": "a"}
@@ -143,8 +144,43 @@ def test_the_same_tasks_under_each_limit_show_what_doubling_a_limit_gains() -> N
     assert "less the smallest: 6.0 [6.0, 6.0] at once" in lines[-1]
 
 
+def test_budgets_show_every_row_that_has_all_of_them() -> None:
+    def cells(setting: Any) -> dict[str, dict[int, dict[str, Any]]]:
+        place = BUDGETS.index(setting.name)
+
+        def one(reward: float) -> dict[str, Any]:
+            own = record(reward, 15.0 if place == 0 else 5.0)
+            own = {key: [row * 2 for row in rows] if key != "limits" else rows for key, rows in own.items()}
+            return {"env_steps": 200_000 * (place + 1), "held_out": own}
+
+        ours = {seed: one(-20.0 + place + 0.1 * seed) for seed in (200, 201, 202)}
+        rows = {"meta_srl, context": ours, "pretrained": {seed: one(-30.0) for seed in (200, 201)}}
+        return rows if place else {**rows, "random": {200: one(-50.0)}}
+
+    found = budgets_of(contexts.SETTINGS, cells)
+    assert list(found) == ["meta_srl, context", "pretrained"]
+    lines = budget_table(found)
+    verdicts = [line for line in lines if line.startswith("- reward after 5")]
+    assert verdicts == [
+        f"- reward after 5 with {steps},000 steps: better than `pretrained`." for steps in (200, 400, 600)
+    ]
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in lines if line.startswith(("| 2", "| 4"))]
+    assert [row[:3] for row in rows] == [
+        ["200,000", "meta_srl, context", "3"],
+        ["200,000", "pretrained", "2"],
+        ["400,000", "meta_srl, context", "3"],
+        ["400,000", "pretrained", "2"],
+    ]
+    assert rows[0][3].startswith("0.1 [")
+    assert rows[0][4].startswith("2.1 [")
+    assert [row[5].split(" ")[0] for row in rows] == ["0.80", "0.80", "0.30", "0.30"]
+    assert [row[6] for row in rows] == ["50.00%", "50.00%", "0.00%", "0.00%"]
+    assert "with 200,000 steps more by" in lines[-1]
+    assert budgets_of(contexts.SETTINGS[:1], cells) == {}
+
+
 def test_every_setting_and_row_is_a_valid_run_file() -> None:
-    for setting in contexts_rows.SETTINGS:
+    for setting in contexts.SETTINGS:
         for variant in setting.variants:
             config = contexts.configuration(setting, variant, setting.seeds[0])
             assert config.seed == setting.seeds[0]
@@ -161,7 +197,7 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
     ],
 )
 def test_a_run_file_is_what_the_page_measures(table: str, row: str, file: str) -> None:
-    (setting,) = [one for one in contexts_rows.SETTINGS if one.name == table]
+    (setting,) = [one for one in contexts.SETTINGS if one.name == table]
     (variant,) = [one for one in setting.variants if one.name == row]
     measured = contexts.configuration(setting, variant, 0)
     shipped = load_config(Path("deploy/runs") / file, [("tracking.enabled", "false")])
@@ -169,7 +205,7 @@ def test_a_run_file_is_what_the_page_measures(table: str, row: str, file: str) -
 
 
 def test_every_cell_has_a_file_of_its_own_in_the_repository() -> None:
-    jobs = [(setting, variant, 1) for setting in contexts_rows.SETTINGS for variant in setting.variants]
+    jobs = [(setting, variant, 1) for setting in contexts.SETTINGS for variant in setting.variants]
     paths = {contexts.path_of(*job) for job in jobs}
     assert len(paths) == len(jobs)
     assert all(path.is_relative_to(contexts.CELLS) for path in paths)

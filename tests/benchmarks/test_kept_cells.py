@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.learning import contexts, within_task
-from benchmarks.learning.contexts_rows import SETTINGS
 
 NAMES = [algorithm.name for algorithm in within_task.ALGORITHMS]
 
@@ -19,7 +18,7 @@ def test_every_cell_of_a_robot_is_one_of_its_page() -> None:
 def test_every_cell_of_the_contexts_is_one_of_their_page() -> None:
     paths = {
         contexts.path_of(setting, variant, seed)
-        for setting in SETTINGS
+        for setting in contexts.SETTINGS
         for variant in setting.variants
         for seed in setting.seeds
     }
