@@ -97,12 +97,12 @@ def budgets_of(settings: Sequence[Setting], cells_of: Callable[[Setting], Finish
 
 def budget_table(found: Mapping[str, Sequence[Spent]]) -> list[str]:
     """The table of all budgets, with a verdict on the first row before it."""
+    ours = next(iter(found))
+    labels = [f"reward after {UPDATES} with {one.steps:,} steps more" for one in found[ours]]
     measured = {
         row: {
-            f"reward after {UPDATES} with {one.steps:,} steps more": {
-                seed: float(values[1]) for seed, values in one.rewards.items()
-            }
-            for one in budgets
+            label: {seed: float(values[1]) for seed, values in one.rewards.items()}
+            for label, one in zip(labels, budgets, strict=True)
         }
         for row, budgets in found.items()
     }
@@ -112,7 +112,6 @@ def budget_table(found: Mapping[str, Sequence[Spent]]) -> list[str]:
         for same in zip(*found.values(), strict=True)
         for row, one in zip(found, same, strict=True)
     ]
-    ours = next(iter(found))
     return told(compared(measured, ((ours, row) for row in found)), table([*columns, "task-iterations over"], rows))
 
 
