@@ -19,15 +19,19 @@ FAST = {"clipped": {"learning_rate": 3e-3, "minibatch": 128}}
 METHODS: dict[str, dict[str, Any]] = {
     "npg_primal_dual": {"units": "relative"},
     "cpo": {},
-    "ppo_lagrangian": {**FAST, "proportional": 2.0, "integral": 0.05, "largest_multiplier": 20.0},
+    "ppo_lagrangian": {**FAST, "proportional": 6.0, "integral": 0.01, "derivative": 4.0, "largest_multiplier": 20.0},
     "p3o": FAST,
     "c_trpo": {},
     "pcrpo": {},
 }
-"""Forty updates are few: faster steps than the defaults, and multipliers that do not grow far beyond their use."""
+"""Forty updates are few: faster steps than the defaults, and multipliers that do not grow far beyond their use.
+
+Those of ppo_lagrangian follow the violation itself and its rise: where they follow its sum (gains 2 and 0.05) they
+swing, and the last costs of seeds 0 to 4 are 5.7 to 8.2 limits. With these gains those of seeds 0 to 7 are 1.5 to 2.8.
+"""
 WITH_TWO_COSTS = {"npg_primal_dual": {"units": "relative", "dual_rate": 0.3, "largest_multiplier": 5.0}}
-LATE = {"ppo_lagrangian": 8.0}
-"""How far the mean cost of the last iterates may be over its limit, 3 times for the others: multipliers swing."""
+LATE = 3.0
+"""How many limits the mean cost of the last iterates may be."""
 SETTINGS = NeuralSettings(
     num_iterations=40,
     steps_per_iteration=1000,
@@ -66,7 +70,7 @@ def test_it_learns_the_reward_and_keeps_the_limits(method: str, limits: tuple[fl
     assert (np.array(costs) <= limits).all()
     assert reward > (10.0 if len(limits) == 1 else 7.0)
     late = solution.values[-15:, 1:].mean(axis=0)
-    assert (late < LATE.get(method, 3.0) * np.array(limits)).all()
+    assert (late < LATE * np.array(limits)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
