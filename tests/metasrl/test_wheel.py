@@ -132,7 +132,7 @@ def test_the_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -
     name, *places = _run([str(installed / "python"), "-c", asked], tmp_path).stdout.split()
     assert (name, len(places)) == ("metasrl.training", 2)
     assert all(place.startswith(str(installed.parent)) for place in places)
-    for name in ("frozen_lake", "half_cheetah_velocity_context", "paper/circle"):
+    for name in ("frozen_lake", "half_cheetah_velocity_context", "paper/frozen_lake_high"):
         assert "training tasks of" in metasrl("train", name, "--dry-run")
     small = [
         "--family.num_tasks",
