@@ -2,6 +2,7 @@
 
 Bits depend on the processor and on the linear algebra libraries. The digests are recorded for one kind of machine
 (:func:`fingerprint`); elsewhere the tests are skipped, and ``python -m tests.test_digests`` prints what to record.
+Processors that use the same kernels can still differ in float64 (an AMD one does on lakes): a case may have a list.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def test_the_learned_state_is_the_recorded_one(case: str) -> None:
     known = recorded()
     if case not in known:
         pytest.skip(f"{case!r} is not recorded for {fingerprint()!r}; python -m tests.test_digests prints it")
-    assert digest(case) == known[case]
+    ones = known[case]
+    assert digest(case) in ([ones] if isinstance(ones, str) else ones)
 
 
 if __name__ == "__main__":
