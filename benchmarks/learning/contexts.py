@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.learning import contexts_rows
 from benchmarks.learning.contexts_budgets import BUDGET_SETTINGS
 from benchmarks.learning.contexts_page import write_page
-from benchmarks.learning.contexts_rows import SETTINGS as OTHER_SETTINGS
 from benchmarks.learning.contexts_rows import Setting, Variant
 from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS
@@ -42,7 +42,7 @@ from tasks.contract.task import Task
 CELLS = RESULTS / "contexts" / "cells"
 _SECTIONS = ("seed", "family", "within_task", "dice", "meta", "evaluation")
 _DECIMALS = 5
-SETTINGS = (*OTHER_SETTINGS, *BUDGET_SETTINGS)
+SETTINGS = (*contexts_rows.SETTINGS, *BUDGET_SETTINGS)
 """All tables of the page."""
 
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.learning.contexts_curves import Curves, columns, measures, row_band
 from benchmarks.learning.contexts_rows import CHEETAH, ROBOT_VARIANTS, SEEDS, SHORT, TODAY, Changes, Setting, Variant
-from benchmarks.learning.contexts_verdict import compared, shown, told
+from benchmarks.learning.contexts_verdict import compared, told
 from benchmarks.result_page import table
-from benchmarks.result_plots import band, reward_and_cost
-from meta.measuring.intervals import interval
+from benchmarks.result_plots import reward_and_cost
 from meta.methods.registry import OURS
-from meta.reporting.plot_model import Dash, Figure, Series
-from meta.reporting.styles import method_style
-from tasks.contract.tabular_model import FloatArray
+from meta.reporting.plot_model import Figure, Series
 
 Finished = Mapping[str, Mapping[int, dict[str, Any]]]
 """Finished cells by row and seed."""
@@ -62,32 +60,20 @@ BUDGETS = (*(setting.name for setting in BUDGET_SETTINGS), "half_cheetah_velocit
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """A row under one budget: the environment steps of training of its first seed, and measures by seed.
-
-    ``rewards`` [2] are those at once and after ``UPDATES``, ``costs`` the largest mean cost over its limit of an
-    iterate, ``over`` the share of task-iterations over a limit.
-    """
+    """A row under one budget: the environment steps of training of its first seed, and the first updates by seed."""
 
     steps: int
-    rewards: Mapping[int, FloatArray]
-    costs: Mapping[int, float]
-    over: Mapping[int, float]
+    seeds: Mapping[int, Curves]
 
 
 def spent(cells: Mapping[int, dict[str, Any]]) -> Spent:
-    """What the cells of one row say, by seed."""
-    marks = [0, UPDATES]
-    rewards, costs, over = {}, {}, {}
-    for seed, cell in cells.items():
-        record = cell["held_out"]
-        rewards[seed] = np.array(record["episodic"])[:, :, 0].mean(axis=0)[marks]
-        share = np.array(record["values"])[:, : UPDATES + 1, 1:] / np.array(record["limits"])[:, None, :]
-        costs[seed], over[seed] = float(share.mean(axis=(0, 2)).max()), float((share > 1.0).mean())
-    return Spent(next(iter(cells.values()))["env_steps"], rewards, costs, over)
+    """What the cells of one row say."""
+    seeds = {seed: Curves.of(cell["held_out"]).until(UPDATES) for seed, cell in cells.items()}
+    return Spent(next(iter(cells.values()))["env_steps"], seeds)
 
 
 def budgets_of(settings: Sequence[Setting], cells_of: Callable[[Setting], Finished]) -> dict[str, list[Spent]]:
-    """The rows that have finished cells under every budget, fewest steps first; ours comes first."""
+    """The rows that have finished cells under every budget, fewest steps first; rows are in the settings' order."""
     by_name = {setting.name: setting for setting in settings}
     if not by_name.keys() >= {*BUDGETS}:
         return {}
@@ -101,28 +87,18 @@ def budget_table(found: Mapping[str, Sequence[Spent]]) -> list[str]:
     labels = [f"reward after {UPDATES} with {one.steps:,} steps more" for one in found[ours]]
     measured = {
         row: {
-            label: {seed: float(values[1]) for seed, values in one.rewards.items()}
+            label: {seed: curves.reward(UPDATES) for seed, curves in one.seeds.items()}
             for label, one in zip(labels, budgets, strict=True)
         }
         for row, budgets in found.items()
     }
-    columns = ["steps", "start", "seeds", "at once", f"after {UPDATES}", "largest mean cost / limit"]
+    marks = (0, UPDATES)
     rows = [
-        [f"{one.steps:,}", row, *_row(one)]
+        [f"{one.steps:,}", row, *measures(list(one.seeds.values()), marks)]
         for same in zip(*found.values(), strict=True)
         for row, one in zip(found, same, strict=True)
     ]
-    return told(compared(measured, ((ours, row) for row in found)), table([*columns, "task-iterations over"], rows))
-
-
-def _row(one: Spent) -> list[object]:
-    rewards = np.array(list(one.rewards.values()))
-    return [
-        len(rewards),
-        *(shown(interval(column)) for column in rewards.T),
-        shown(interval(list(one.costs.values())), 2),
-        f"{np.mean(list(one.over.values())):.2%}",
-    ]
+    return told(compared(measured, ((ours, row) for row in found)), table(["steps", "start", *columns(marks)], rows))
 
 
 def budget_figure(found: Mapping[str, Sequence[Spent]], name: str) -> Figure:
@@ -130,13 +106,10 @@ def budget_figure(found: Mapping[str, Sequence[Spent]], name: str) -> Figure:
     rewards: list[Series] = []
     costs: list[Series] = []
     for row, budgets in found.items():
-        seeds = sorted(set.intersection(*(set(one.rewards) for one in budgets)))
-        style = method_style(row)
-        dash: Dash = "solid" if style == method_style(row.split(", ")[0]) else "dash"
         steps = np.array([one.steps for one in budgets])
-        after = np.array([[one.rewards[seed][1] for one in budgets] for seed in seeds])
-        largest = np.array([[one.costs[seed] for one in budgets] for seed in seeds])
-        rewards.append(band(row, steps, after, style, dash=dash))
-        costs.append(band(row, steps, largest, style, dash=dash))
+        common = set.intersection(*(set(one.seeds) for one in budgets))
+        by_seed = [[one.seeds[seed] for one in budgets] for seed in sorted(common)]
+        rewards.append(row_band(row, steps, [[one.reward(UPDATES) for one in own] for own in by_seed]))
+        costs.append(row_band(row, steps, [[one.largest_mean_cost() for one in own] for own in by_seed]))
     along = "environment steps of training"
     return reward_and_cost(name, "", rewards, costs, reward=f"undiscounted reward after {UPDATES} updates", along=along)

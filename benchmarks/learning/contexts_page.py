@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from benchmarks.learning.contexts_budgets import budget_figure, budget_table, budgets_of
+from benchmarks.learning.contexts_curves import Curves, columns, measures, row_band
 from benchmarks.learning.contexts_verdict import compared, shown, told, verdict
 from benchmarks.result_page import RESULTS, header, table, write
-from benchmarks.result_plots import band, reward_and_cost, save
+from benchmarks.result_plots import reward_and_cost, save
 from meta.measuring.intervals import interval
-from meta.reporting.plot_model import Dash, Figure, Series
-from meta.reporting.styles import method_style
+from meta.reporting.plot_model import Figure, Series
 from tasks.contract.tabular_model import FloatArray
 
 COMMAND = "make contexts"
@@ -95,52 +94,22 @@ def held_out(setting: Any, cell: Callable[[Any, Any, int], dict[str, Any] | None
     return found
 
 
-@dataclass(frozen=True)
-class Curves:
-    """One seed: undiscounted rewards [N, M+1] and discounted costs over their limits [N, M+1, p]."""
-
-    rewards: FloatArray
-    costs: FloatArray
-
-    @staticmethod
-    def of(record: dict[str, Any]) -> Curves:
-        """The curves of a record."""
-        values, limits = np.array(record["values"]), np.array(record["limits"])
-        undiscounted = np.array(record["episodic"]) if record["episodic"][0] is not None else values
-        return Curves(undiscounted[:, :, 0], values[:, :, 1:] / limits[:, None, :])
-
-    def excess(self) -> float:
-        """Mean excess of a cost over its limit, in units of the limit, over tasks, iterates and costs."""
-        return float(np.maximum(self.costs - 1.0, 0.0).mean())
-
-
 def robot_table(cells: Cells) -> list[str]:
     """Rewards at marks, the largest cost, and how often a limit was broken or a task ended worse than it began."""
     by_seed = {name: {seed: Curves.of(record) for seed, record in records.items()} for name, records in cells.items()}
     curves = {name: list(found.values()) for name, found in by_seed.items()}
     last = min(found[0].rewards.shape[1] for found in curves.values()) - 1
     marks = [mark for mark in (0, 1, 5, 10) if mark <= last]
-    rows: list[list[object]] = []
-    for name, seeds in curves.items():
-        row: list[object] = [name, len(seeds)]
-        row += [shown(interval([float(one.rewards[:, mark].mean()) for one in seeds])) for mark in marks]
-        row.append(shown(interval([float(one.costs.mean(axis=0).max()) for one in seeds]), 2))
-        row.append(f"{max(float(one.costs.max()) for one in seeds):.2f}")
-        row.append(f"{np.mean([float((one.costs > 1.0).mean()) for one in seeds]):.2%}")
-        row += [_worse(seeds), falling(seeds)]
-        rows.append(row)
-    columns = ["start", "seeds", *("at once" if mark == 0 else f"after {mark}" for mark in marks)]
-    columns += ["largest mean cost / limit", "largest cost / limit", "task-iterations over"]
-    columns += ["tasks ending worse", "tasks falling"]
-    lines = table(columns, rows)
+    rows = [[name, *measures(seeds, marks), _worse(seeds), falling(seeds)] for name, seeds in curves.items()]
+    lines = table(["start", *columns(marks), "tasks ending worse", "tasks falling"], rows)
     lines += by_limit(list(cells[next(iter(cells))].values()))
     first = next(iter(curves))
     pairs = [(first, other) for other in curves if other not in (first, HIDDEN)] + [(INFERRED, NONE)]
     mark = min(5, last)
     measured = {
         name: {
-            "reward at once more": {seed: float(one.rewards[:, 0].mean()) for seed, one in seeds.items()},
-            f"reward after {mark} more": {seed: float(one.rewards[:, mark].mean()) for seed, one in seeds.items()},
+            "reward at once more": {seed: one.reward(0) for seed, one in seeds.items()},
+            f"reward after {mark} more": {seed: one.reward(mark) for seed, one in seeds.items()},
             "violation during adaptation less": {seed: one.excess() for seed, one in seeds.items()},
         }
         for name, seeds in by_seed.items()
@@ -247,11 +216,7 @@ def figure(cells: Cells, name: str, *, robot: bool) -> Figure:
     costs: list[Series] = []
     for row, records in cells.items():
         curves = [Curves.of(record) for record in records.values()]
-        style = method_style(row)
-        dash: Dash = "solid" if style == method_style(row.split(", ")[0]) else "dash"
-        for series, values in (
-            (rewards, [one.rewards.mean(axis=0) for one in curves]),
-            (costs, [one.costs.mean(axis=(0, 2)) for one in curves]),
-        ):
-            series.append(band(row, np.arange(len(values[0])), values, style, dash=dash))
+        x = np.arange(curves[0].rewards.shape[1])
+        rewards.append(row_band(row, x, [one.rewards.mean(axis=0) for one in curves]))
+        costs.append(row_band(row, x, [one.costs.mean(axis=(0, 2)) for one in curves]))
     return reward_and_cost(name, "", rewards, costs, reward="undiscounted reward" if robot else "reward J₀")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import contexts
-from benchmarks.learning.contexts_page import Curves
+from benchmarks.learning.contexts_curves import Curves
 from benchmarks.learning.contexts_rows import KNOWING, RANDOM, Changes, method_changes
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.result_page import table

@@ -70,11 +70,11 @@ def studies() -> Studies:
     return Studies(None, points(0), points(50), sensitivity, {}, [])  # type: ignore[arg-type]
 
 
-def held_out_record(seed: int, costs: int = 1) -> dict[str, Any]:
+def held_out_record(seed: int, costs: int = 1, iterates: int = UPDATES) -> dict[str, Any]:
     """A method's held-out tasks, as the pages of contexts and of groups read them."""
     return {
-        "values": numbers(seed, TASKS, UPDATES, 1 + costs),
-        "episodic": numbers(seed, TASKS, UPDATES, 1 + costs, scale=100.0),
+        "values": numbers(seed, TASKS, iterates, 1 + costs),
+        "episodic": numbers(seed, TASKS, iterates, 1 + costs, scale=100.0),
         "limits": numbers(seed + 1, TASKS, costs),
     }
 

@@ -72,26 +72,15 @@ def contexts_figure() -> Figure:
 
 
 def budgets() -> Figure:
-    rows = (
-        "meta_srl, context",
-        "multitask, context",
-        "reptile, context",
-        "fal, context",
-        "pretrained",
-        "meta_srl, none",
-    )
-
     def cell(seed: int, steps: int) -> dict[str, Any]:
-        values, episodic = made.numbers(seed, made.TASKS, 6, 2), made.numbers(seed, made.TASKS, 6, 2, scale=100.0)
-        record = {"values": values, "episodic": episodic, "limits": made.numbers(seed + 1, made.TASKS, 1)}
-        return {"env_steps": steps, "held_out": record}
+        return {"env_steps": steps, "held_out": made.held_out_record(seed, iterates=contexts_budgets.UPDATES + 1)}
 
     found = {
-        row: [
+        variant.name: [
             contexts_budgets.spent({seed: cell(seed + 10 * place, steps) for seed in range(3)})
             for steps in (200_000, 600_000, 1_992_000)
         ]
-        for place, row in enumerate(rows)
+        for place, variant in enumerate(contexts_budgets.BUDGET_SETTINGS[0].variants)
     }
     return contexts_budgets.budget_figure(found, "budgets")
 

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.learning import contexts
 from benchmarks.learning.contexts_budgets import BUDGETS, budget_table, budgets_of
+from benchmarks.learning.contexts_curves import Curves
 from benchmarks.learning.contexts_page import (
-    Curves,
     by_limit,
     commits,
     falling,
@@ -178,7 +178,8 @@ def test_budgets_show_every_row_that_has_all_of_them() -> None:
     assert rows[0][3].startswith("0.1 [")
     assert rows[0][4].startswith("2.1 [")
     assert [row[5].split(" ")[0] for row in rows] == ["0.80", "0.80", "0.30", "0.30"]
-    assert [row[6] for row in rows] == ["50.00%", "50.00%", "0.00%", "0.00%"]
+    assert [row[6] for row in rows] == ["1.50", "1.50", "0.50", "0.50"]
+    assert [row[7] for row in rows] == ["50.00%", "50.00%", "0.00%", "0.00%"]
     assert "with 200,000 steps more by" in lines[-1]
     assert budgets_of(contexts.SETTINGS[:1], cells) == {}
 
