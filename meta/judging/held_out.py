@@ -28,16 +28,17 @@ from tasks.contract.task import Task
 class HeldOut:
     """A start on held-out tasks. Intervals are over tasks; curves [M+1] and [M+1, p] are means over tasks.
 
-    ``gap``, ``violation`` (of the output, mean over costs) and ``violation_during``: see :class:`Measures`. ``reward``
-    is the output's J_0. ``episodic_curve`` [M+1, 1+p] are undiscounted sums, where they are measured.
+    ``gaps``, ``violations`` (of the output, mean over costs) and ``violations_during`` [N] of every task: see
+    :class:`Measures`. ``rewards`` [N] are J_0 of the outputs. ``episodic_curve`` [M+1, 1+p] are undiscounted sums,
+    where they are measured.
     ``learning_rates`` are those of every start that tasks could choose from, ``starts_used`` how many tasks chose each,
     and ``env_steps`` the mean per task, including the steps spent on choosing. ``records`` are the tasks one by one.
     """
 
-    gap: Interval
-    reward: Interval
-    violation: Interval
-    violation_during: Interval
+    gaps: FloatArray
+    rewards: FloatArray
+    violations: FloatArray
+    violations_during: FloatArray
     learning_rates: tuple[tuple[float, ...], ...]
     reward_curve: FloatArray
     cost_curve: FloatArray
@@ -46,6 +47,26 @@ class HeldOut:
     env_steps: float
     starts_used: tuple[int, ...]
     records: tuple[Record, ...]
+
+    @property
+    def gap(self) -> Interval:
+        """The mean of ``gaps``."""
+        return interval(self.gaps)
+
+    @property
+    def reward(self) -> Interval:
+        """The mean of ``rewards``."""
+        return interval(self.rewards)
+
+    @property
+    def violation(self) -> Interval:
+        """The mean of ``violations``."""
+        return interval(self.violations)
+
+    @property
+    def violation_during(self) -> Interval:
+        """The mean of ``violations_during``."""
+        return interval(self.violations_during)
 
 
 def hold_out(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> HeldOut:
@@ -59,10 +80,10 @@ def summarised(results: Sequence[TaskResult], start: Starts) -> HeldOut:
     values = np.mean([result.values for result in results], axis=0)
     episodic = [result.episodic for result in results]
     return HeldOut(
-        gap=interval([item.gap for item in measures]),
-        reward=interval([float(result.values[result.output, 0]) for result in results]),
-        violation=interval([float(item.violation.mean()) for item in measures]),
-        violation_during=interval([float(item.violation_during.mean()) for item in measures]),
+        gaps=np.array([item.gap for item in measures]),
+        rewards=np.array([result.values[result.output, 0] for result in results]),
+        violations=np.array([item.violation.mean() for item in measures]),
+        violations_during=np.array([item.violation_during.mean() for item in measures]),
         learning_rates=tuple(tuple(map(float, one.learning_rates)) for one in start.starts),
         reward_curve=values[:, 0],
         cost_curve=values[:, 1:],

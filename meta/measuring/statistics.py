@@ -125,7 +125,7 @@ def profile_with_band(strata: Strata, thresholds: FloatArray, seed: int = 0, res
 
 
 def paired_difference(first: FloatArray, second: FloatArray) -> Interval:
-    """Mean of ``first`` - ``second`` over paired seeds with Student's t interval."""
+    """Mean of ``first`` - ``second`` over paired seeds or tasks, with Student's t interval."""
     return interval(first - second)
 
 

@@ -13,7 +13,10 @@ from meta.judging.held_out import HeldOut
 from meta.learning.online import State
 from meta.measuring.intervals import FailureSignature, Interval, failure_signature
 from meta.measuring.similarity import Similarity
+from meta.measuring.statistics import paired_difference
+from meta.methods.registry import OURS
 from meta.reporting.summary import (
+    DifferencesSummary,
     EstimatesSummary,
     FailureSummary,
     GroupsSummary,
@@ -71,7 +74,7 @@ def run_summary(
         similarity=_similarity(similar),
         limits_mean=tuple(limits.mean(axis=0).tolist()),
         wall_seconds=wall_seconds,
-        test={name: method_summary(entry) for name, entry in held_out.items()},
+        test={name: method_summary(entry, held_out.get(OURS)) for name, entry in held_out.items()},
     )
 
 
@@ -83,8 +86,8 @@ def _failure(rows: list[Row], first_round: int) -> FailureSummary:
     )
 
 
-def method_summary(held_out: HeldOut) -> MethodSummary:
-    """A method's entry under ``test``."""
+def method_summary(held_out: HeldOut, ours: HeldOut | None = None) -> MethodSummary:
+    """A method's entry under ``test``, beside the results of meta_srl where there are any."""
     episodic = held_out.episodic_curve
     return MethodSummary(
         gap=interval_summary(held_out.gap),
@@ -98,6 +101,18 @@ def method_summary(held_out: HeldOut) -> MethodSummary:
         reward_curve=tuple(held_out.reward_curve.tolist()),
         cost_curve=tuple(map(tuple, held_out.cost_curve.tolist())),
         episodic_curve=None if episodic is None else tuple(map(tuple, episodic.tolist())),
+        minus_meta_srl=None if ours is None or ours is held_out else differences(held_out, ours),
+    )
+
+
+def differences(held_out: HeldOut, ours: HeldOut) -> DifferencesSummary:
+    """The results of a method minus those of meta_srl, paired by task."""
+    return DifferencesSummary(
+        gap=interval_summary(paired_difference(held_out.gaps, ours.gaps)),
+        reward=interval_summary(paired_difference(held_out.rewards, ours.rewards)),
+        violation_during_adaptation=interval_summary(
+            paired_difference(held_out.violations_during, ours.violations_during)
+        ),
     )
 
 

@@ -34,6 +34,17 @@ class IntervalSummary(_Part):
     """Sample size."""
 
 
+class DifferencesSummary(_Part):
+    """A method's results minus those of meta_srl on the same held-out tasks: means of paired differences."""
+
+    gap: IntervalSummary
+    """Of the optimality gap; null without an exact model."""
+    reward: IntervalSummary
+    """Of J_0 of the output."""
+    violation_during_adaptation: IntervalSummary
+    """Of the violation over all iterates."""
+
+
 class MethodSummary(_Part):
     """One method on the held-out tasks. Intervals are over tasks, curves are means over tasks."""
 
@@ -59,6 +70,8 @@ class MethodSummary(_Part):
     """J_1..J_p after 0..M updates, [M+1, p]."""
     episodic_curve: tuple[tuple[float, ...], ...] | None
     """Undiscounted sums [M+1, 1+p]; null where they are not measured."""
+    minus_meta_srl: DifferencesSummary | None = None
+    """Its differences from meta_srl; null for meta_srl itself, where it was not judged, and in older runs."""
 
 
 class GroupsSummary(_Part):

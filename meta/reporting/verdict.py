@@ -1,17 +1,47 @@
-"""What a run has shown, in words: how well a new task is solved, and which other methods do as well or better."""
+"""What a run has shown, in words: how well a new task is solved, and which other methods are not shown to be worse."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from meta.methods.registry import OURS
-from meta.reporting.summary import IntervalSummary, MethodSummary, RunSummary
+from meta.reporting.summary import DifferencesSummary, IntervalSummary, MethodSummary, RunSummary
 
 FRESH = "random"
 _NOT_COMPARED = (OURS, FRESH, "oracle")
 """Ours, the fresh start that is told apart, and the method that is given every task's optimum."""
-_Measure = tuple[str, Callable[[MethodSummary], IntervalSummary], float]
-"""A name, the numbers of a method, and -1 where more is better, else 1."""
+_Standing = Literal["better", "not shown", "worse", "unknown"]
+"""Of a method against meta_srl: its difference has an interval on one side of 0, or on both, or there is none."""
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What methods are compared by; ``sign`` is -1 where more is better."""
+
+    name: str
+    of: Callable[[MethodSummary | DifferencesSummary], IntervalSummary]
+    sign: float = 1.0
+
+    def standing(self, theirs: MethodSummary, ours: MethodSummary) -> _Standing:
+        """How a method stands against ours: by differences paired by task, or by two intervals in older runs."""
+        one, other = self.of(theirs), self.of(ours)
+        if one.mean is None or other.mean is None:
+            return "unknown"
+        paired = theirs.minus_meta_srl
+        if paired is None:
+            shown = _excludes(one, other.mean) and _excludes(other, one.mean)
+        else:
+            shown = _excludes(self.of(paired), 0.0)
+        if not shown:
+            return "not shown"
+        return "better" if self.sign * one.mean < self.sign * other.mean else "worse"
+
+
+_GAP = _Measure("gap", lambda entry: entry.gap)
+_REWARD = _Measure("reward", lambda entry: entry.reward, -1.0)
+_VIOLATION = _Measure("violation on the way", lambda entry: entry.violation_during_adaptation)
 
 
 def verdict(summary: RunSummary) -> str:
@@ -55,60 +85,45 @@ def _violation(ours: MethodSummary, fresh: MethodSummary | None) -> str:
 
 
 def _against_fresh(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
-    """A sentence where a fresh start is as good as the learned one, or better."""
-    fresh = test.get(FRESH)
+    """A sentence where a fresh start is not shown to be worse than the learned one."""
+    fresh, measure = test.get(FRESH), _result(exact=exact)
     if fresh is None:
         return ""
-    (name, of, sign), (_, violation, _) = _measures(exact=exact)
-    mine, theirs = of(test[OURS]), of(fresh)
-    safer = _better(violation(test[OURS]), violation(fresh), 1.0)
-    if _better(theirs, mine, sign):
-        return f" {'But' if safer else 'Meta-learning hurts here:'} a fresh start is better on the {name}."
-    if _alike(theirs, mine):
+    standing = measure.standing(fresh, test[OURS])
+    safer = _VIOLATION.standing(fresh, test[OURS]) == "worse"
+    if standing == "better":
+        return f" {'But' if safer else 'Meta-learning hurts here:'} a fresh start is better on the {measure.name}."
+    if standing == "not shown":
         unshown = "But" if safer else "Meta-learning is not shown to help here:"
-        return f" {unshown} a fresh start does as well on the {name}."
+        return f" {unshown} a fresh start is not shown to be worse on the {measure.name}."
     return ""
 
 
-def _measures(*, exact: bool) -> tuple[_Measure, _Measure]:
-    """What methods are compared by: the reward, or its gap where optima are known, and the violation."""
-    gap: _Measure = ("gap", lambda entry: entry.gap, 1.0)
-    reward: _Measure = ("reward", lambda entry: entry.reward, -1.0)
-    return gap if exact else reward, ("violation on the way", lambda entry: entry.violation_during_adaptation, 1.0)
+def _result(*, exact: bool) -> _Measure:
+    """What methods are compared by beside the violation: the reward, or its gap where optima are known."""
+    return _GAP if exact else _REWARD
 
 
 def _others(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
-    """The methods that do as well or better, measure by measure."""
-    told = []
-    for name, of, sign in _measures(exact=exact):
-        mine = of(test[OURS])
-        compared = {other: of(entry) for other, entry in test.items() if other not in _NOT_COMPARED}
-        better = [other for other, theirs in compared.items() if _better(theirs, mine, sign)]
-        alike = [other for other, theirs in compared.items() if other not in better and _alike(theirs, mine)]
-        if better:
-            told.append(f"{_listed(better)} {'is' if len(better) == 1 else 'are'} better on the {name}")
-        if alike:
-            told.append(f"{_listed(alike)} {'does' if len(alike) == 1 else 'do'} as well on the {name}")
-    return f" But {'; '.join(told)}." if told else ""
+    """The methods that are better or not shown to be worse; measures that name the same ones share their words."""
+    told: dict[str, list[str]] = {}
+    for measure in (_result(exact=exact), _VIOLATION):
+        standings = {
+            name: measure.standing(entry, test[OURS]) for name, entry in test.items() if name not in _NOT_COMPARED
+        }
+        for standing, words in (("better", "better"), ("not shown", "not shown to be worse")):
+            names = [name for name, found in standings.items() if found == standing]
+            if names:
+                what = f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {words}"
+                told.setdefault(what, []).append(f"on the {measure.name}")
+    parts = [f"{what} {' and '.join(measures)}" for what, measures in told.items()]
+    return f" But {'; '.join(parts)}." if parts else ""
 
 
-def _better(theirs: IntervalSummary, mine: IntervalSummary, sign: float) -> bool:
-    """Whether their mean is better and outside of my interval, and mine outside of theirs."""
-    if theirs.mean is None or mine.mean is None or _alike(theirs, mine):
-        return False
-    return sign * theirs.mean < sign * mine.mean
-
-
-def _alike(theirs: IntervalSummary, mine: IntervalSummary) -> bool:
-    """Whether one mean lies within the other's 95 % interval, or both are equal."""
-    if theirs.mean is None or mine.mean is None:
-        return False
-    return theirs.mean == mine.mean or _within(theirs.mean, mine) or _within(mine.mean, theirs)
-
-
-def _within(value: float, entry: IntervalSummary) -> bool:
+def _excludes(entry: IntervalSummary, value: float) -> bool:
+    """Whether the interval is known and does not hold the value."""
     low, high = entry.ci95
-    return low is not None and high is not None and low <= value <= high
+    return low is not None and high is not None and not low <= value <= high
 
 
 def _listed(names: list[str]) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from meta.judging.held_out import HeldOut
 from meta.reporting.html_page import method_table
+from meta.reporting.summarising import method_summary
 from meta.reporting.tables import report_lines, spent_line, warnings_of
 from meta.reporting.verdict import verdict
 from tests.meta.reporting.test_page import summary
@@ -24,6 +28,25 @@ def told(**test: dict[str, Any]) -> str:
     return verdict(summary(test=test))
 
 
+def solved(gaps: list[float], violations: list[float]) -> HeldOut:
+    count = len(gaps)
+    curve = np.zeros(3)
+    return HeldOut(
+        gaps=np.array(gaps),
+        rewards=1.0 - np.array(gaps),
+        violations=np.zeros(count),
+        violations_during=np.array(violations),
+        learning_rates=((1.0, 1.0),),
+        reward_curve=curve,
+        cost_curve=curve[:, np.newaxis],
+        episodic_curve=None,
+        score=0.0,
+        env_steps=0.0,
+        starts_used=(count,),
+        records=(),
+    )
+
+
 FRESH = method(measured(0.5, 0.1), 0.5, measured(0.4, 0.1))
 OURS = method(measured(0.02, 0.005), 0.98, measured(0.1, 0.02))
 
@@ -35,13 +58,34 @@ def test_the_share_of_the_optimum_and_of_the_violation() -> None:
     )
 
 
-def test_methods_that_do_as_well_or_better_are_named_for_each_measure() -> None:
+def test_methods_that_are_better_or_not_shown_to_be_worse_are_named_for_each_measure() -> None:
     as_well, better = method(measured(0.024, 0.01), 0.976, measured(0.3, 0.02)), OURS | {"gap": measured(0.01, 0.001)}
     text = told(random=FRESH, reptile=as_well, pretrained=better, fal=FRESH, meta_srl=OURS, oracle=better)
     assert text.endswith(
-        " But `pretrained` is better on the gap; `reptile` does as well on the gap; `pretrained` does as well on the "
-        "violation on the way."
+        " But `pretrained` is better on the gap; `reptile` is not shown to be worse on the gap; `pretrained` is not "
+        "shown to be worse on the violation on the way."
     )
+    both = told(random=FRESH, reptile=OURS, fal=OURS, meta_srl=OURS)
+    assert both.endswith(
+        " But `reptile` and `fal` are not shown to be worse on the gap and on the violation on the way."
+    )
+
+
+def test_differences_paired_by_task_decide_where_a_run_has_them() -> None:
+    """Two wide intervals overlap, and every task differs alike: one method is worse on all, another on none."""
+    ours = solved(gaps=[0.1, 0.5, 0.9], violations=[0.0, 0.0, 0.3])
+    worse = method_summary(solved(gaps=[0.2, 0.6, 1.0], violations=[0.1, 0.1, 0.4]), ours)
+    unclear = method_summary(solved(gaps=[0.0, 0.7, 0.8], violations=[0.0, 0.0, 0.3]), ours)
+    found = {
+        name: entry.model_dump(mode="json")
+        for name, entry in {"random": worse, "fal": worse, "reptile": unclear, "meta_srl": method_summary(ours)}.items()
+    }
+    text = told(**found)
+    assert text.endswith(" But `reptile` is not shown to be worse on the gap and on the violation on the way.")
+    older = {name: {**entry, "minus_meta_srl": None} for name, entry in found.items()}
+    assert "`fal` and `reptile` are not shown to be worse on the gap and on the violation" in told(**older)
+    alone = found | {"fal": method_summary(solved(gaps=[0.4], violations=[0.0]), solved(gaps=[0.1], violations=[0.0]))}
+    assert "`fal` and `reptile` are not shown" in told(**{**alone, "fal": alone["fal"].model_dump(mode="json")})
 
 
 def test_without_an_optimum_the_reward_is_told_and_compared() -> None:
@@ -53,7 +97,7 @@ def test_without_an_optimum_the_reward_is_told_and_compared() -> None:
     )
     better = ours | {"reward": measured(-10.0)}
     assert told(meta_srl=ours, reptile=better).endswith(
-        " But `reptile` is better on the reward; `reptile` does as well on the violation on the way."
+        " But `reptile` is better on the reward; `reptile` is not shown to be worse on the violation on the way."
     )
 
 
@@ -76,7 +120,7 @@ def test_a_run_notices_where_a_fresh_start_does_as_well_or_better() -> None:
         hurt = told(random=method(better, 0.99, violation), meta_srl=OURS)
         assert hurt.endswith(f". {hurts} a fresh start is better on the gap.")
         assert told(random=method(alike, 0.978, violation), meta_srl=OURS).endswith(
-            f". {unshown} a fresh start does as well on the gap."
+            f". {unshown} a fresh start is not shown to be worse on the gap."
         )
     ours, fresh = (method(measured(None), reward, measured(0.0)) for reward in (-16.0, -10.0))
     assert "Meta-learning hurts here: a fresh start is better on the reward." in told(random=fresh, meta_srl=ours)
