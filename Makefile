@@ -78,7 +78,7 @@ bench: setup ## speed and memory as ratios, to docs/results
 	$(BIN)/python -m benchmarks.speed.training_speed
 	$(BIN)/python -m benchmarks.speed.learner_share
 
-bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores)
+bench-corrections: setup ## whether corrections matter, to docs/results/corrections.md (twenty minutes on two free cores; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.dice.corrections
 
 bench-operations: setup ## what submission, tracking and reporting cost, to docs/results/operations.md (ten minutes)

@@ -48,50 +48,46 @@ def settings_of(name: str) -> DICESettings:
     return DICESettings.model_validate({"estimator": estimator, "linear": linear})
 
 
-def lake_errors(names: Sequence[str], seeds: Sequence[int], tasks: int) -> FloatArray:
-    """(f_hat - f) / f [names, seeds * tasks] with f = sum_s nu^{pi_hat}(s) KL(pi_hat || phi), exact; values sampled.
+def lake_errors(names: Sequence[str], seed: int, tasks: int) -> FloatArray:
+    """(f_hat - f) / f [names, tasks] with f = sum_s nu^{pi_hat}(s) KL(pi_hat || phi), exact; values sampled.
 
     As in a run, each task starts from the policy that the previous task ended with; every third one starts from a
     uniform policy.
     """
+    experiment = load_config(LAKE, [("within_task.evaluation", "sampled")]).experiment.with_seed(seed)
+    _, drawn = drawn_tasks(experiment, tasks)
+    family, phi = experiment.family.make(), table_of(drawn.fresh)
     errors = []
-    for seed in seeds:
-        config = load_config(LAKE, [("within_task.evaluation", "sampled")])
-        experiment = config.experiment.with_seed(seed)
-        _, drawn = drawn_tasks(experiment, tasks)
-        family, phi = experiment.family.make(), table_of(drawn.fresh)
-        for number, task in enumerate(drawn.train):
-            start = Start(phi if number % 3 else table_of(drawn.fresh), np.full(1 + drawn.num_costs, 1.0))
-            _, dataset = solve_task(family, task, start, experiment.within, collect=True)
-            assert isinstance(dataset, TaskDataset)
-            model = family.model(task.parameters)
-            assert model is not None
-            begun = table_of(start.initialization)
-            exact = initialization_loss(occupancy(ExactModel(model), dataset.policy), dataset.policy, begun)
-            found = [contribution(dataset, settings_of(name), MetaSettings()).loss for name in names]
-            errors.append([loss / exact - 1.0 for loss in found])
-            phi = 0.9 * dataset.policy + 0.1 / dataset.policy.shape[1]
+    for number, task in enumerate(drawn.train):
+        start = Start(phi if number % 3 else table_of(drawn.fresh), np.full(1 + drawn.num_costs, 1.0))
+        _, dataset = solve_task(family, task, start, experiment.within, collect=True)
+        assert isinstance(dataset, TaskDataset)
+        model = family.model(task.parameters)
+        assert model is not None
+        begun = table_of(start.initialization)
+        exact = initialization_loss(occupancy(ExactModel(model), dataset.policy), dataset.policy, begun)
+        found = [contribution(dataset, settings_of(name), MetaSettings()).loss for name in names]
+        errors.append([loss / exact - 1.0 for loss in found])
+        phi = 0.9 * dataset.policy + 0.1 / dataset.policy.shape[1]
     return np.array(errors).T
 
 
-def cheetah_errors(names: Sequence[str], seeds: Sequence[int], tasks: int, fresh: int) -> tuple[FloatArray, FloatArray]:
-    """(f_hat - f) / f [names, seeds * tasks], with f from ``fresh`` new episodes of pi_hat, and CPU seconds [names]."""
+def cheetah_errors(names: Sequence[str], seed: int, tasks: int, fresh: int) -> tuple[FloatArray, FloatArray]:
+    """(f_hat - f) / f [names, tasks], with f from ``fresh`` new episodes of pi_hat, and CPU seconds [names] a task."""
+    experiment = load_config(CHEETAH, [("dice.estimator", "dualdice_linear")]).experiment.with_seed(seed)
+    _, drawn = drawn_tasks(experiment, tasks)
+    family, phi = experiment.family.make(), drawn.fresh
     errors, seconds = [], np.zeros(len(names))
-    for seed in seeds:
-        experiment = load_config(CHEETAH, [("dice.estimator", "dualdice_linear")]).experiment.with_seed(seed)
-        _, drawn = drawn_tasks(experiment, tasks)
-        family = experiment.family.make()
-        phi = drawn.fresh
-        for number, task in enumerate(drawn.train):
-            start = Start(phi if number % 3 else drawn.fresh, np.full(1 + drawn.num_costs, 0.1))
-            _, dataset = solve_task(family, task, start, experiment.within, collect=True)
-            assert isinstance(dataset, NeuralDataset)
-            assert isinstance(start.initialization, PolicyState)
-            exact = fresh_loss(family, task, dataset.policy, start.initialization, fresh)
-            found, spent = estimated_losses(names, dataset, start.initialization, family.discount, task.index)
-            errors.append([loss / exact - 1.0 for loss in found])
-            seconds += spent
-            phi = dataset.policy
+    for number, task in enumerate(drawn.train):
+        start = Start(phi if number % 3 else drawn.fresh, np.full(1 + drawn.num_costs, 0.1))
+        _, dataset = solve_task(family, task, start, experiment.within, collect=True)
+        assert isinstance(dataset, NeuralDataset)
+        assert isinstance(start.initialization, PolicyState)
+        exact = fresh_loss(family, task, dataset.policy, start.initialization, fresh)
+        found, spent = estimated_losses(names, dataset, start.initialization, family.discount, task.index)
+        errors.append([loss / exact - 1.0 for loss in found])
+        seconds += spent
+        phi = dataset.policy
     return np.array(errors).T, seconds / len(errors)
 
 

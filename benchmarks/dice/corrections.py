@@ -1,15 +1,19 @@
 """Do corrections matter? ``make bench-corrections`` writes docs/results/corrections.md and its figure.
 
-Three measurements: the error of f_hat for each estimator, against the exact value (FrozenLake) or fresh episodes of
-pi_hat (HalfCheetah); the effect of corrections on the learned start; and the meta-learner's cost on HalfCheetah.
+Two measurements: the error of f_hat for each estimator, against the exact value (FrozenLake) or fresh episodes of
+pi_hat (HalfCheetah), and the effect of corrections on the learned start. A cell is one measurement on one seed, with
+the commit that computed it. Finished cells lie under docs/results/corrections/cells, so that the command can be stopped
+and continued. Remove a cell where a default or an equation changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -22,43 +26,90 @@ from benchmarks.dice.correction_errors import (
     cheetah_errors,
     lake_errors,
 )
+from benchmarks.learning.contexts_page import commits
+from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS, header, table
 from benchmarks.result_plots import ESTIMATOR_STYLES, save
-from distributed.cluster.workplace import workplace
 from distributed.settings.console import Console
+from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge
-from meta.measuring.intervals import interval
+from meta.measuring.intervals import Interval, interval
 from meta.reporting.plot_model import Bar, Figure, Panel
 from meta.training.evaluation_settings import GridPoint
-from meta.training.experiment import Experiment, draw
-from meta.training.loop import Position, TrainingPlan, train
 from tasks.contract.tabular_model import FloatArray
 
-MAIN = Path("deploy/runs/half_cheetah_velocity.yaml")
-FRESH_EPISODES = 400
 SEEDS = tuple(range(40, 50))
+PARTS = ("lake_errors", "cheetah_errors", "lake_starts", "cheetah_starts")
+PLAIN = "none"
+CORRECTED = {"lake_starts": "dualdice_tabular", "cheetah_starts": "dualdice_linear"}
+"""The default estimator of each family."""
 
 
-def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
-    """Mean absolute error of each estimator, and its difference from plain weights, paired by task."""
-    plain = np.abs(errors[names.index("none")])
-    rows = []
-    for name, found in zip(names, errors, strict=True):
-        own, less = interval(np.abs(found)), interval(np.abs(found) - plain)
-        difference = "–" if name == "none" else f"{less.mean:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
-        rows.append(
-            [f"`{name}`", f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]", f"{found.mean():+.4f}", difference]
-        )
-    return rows
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: tasks of a seed, fresh episodes of each, training and held-out tasks of a learned start."""
+
+    seeds: tuple[int, ...] = SEEDS
+    cheetah_seeds: tuple[int, ...] = SEEDS
+    cheetah_start_seeds: tuple[int, ...] = SEEDS[:5]
+    tasks: int = 6
+    fresh: int = 400
+    cheetah_estimators: tuple[str, ...] = CHEETAH_ESTIMATORS
+    lake_training: int | None = None
+    cheetah_training: int = 12
+    cheetah_held_out: int = 8
+
+    def seeds_of(self, part: str) -> tuple[int, ...]:
+        """The seeds of a part."""
+        own = {"cheetah_errors": self.cheetah_seeds, "cheetah_starts": self.cheetah_start_seeds}
+        return own.get(part, self.seeds)
 
 
-def learned_with(
-    path: Path, overrides: Sequence[tuple[str, str]], seeds: Sequence[int], point: GridPoint
-) -> dict[str, FloatArray]:
-    """Results of meta_srl by seed: gaps or rewards, and violations, on training tasks and on held-out tasks."""
-    cells = [judge(load_config(path, overrides).experiment.with_seed(seed), "meta_srl", point) for seed in seeds]
-    measure = "gap" if cells[0]["test"]["gap"] is not None else "reward"
+QUICK = Size(
+    seeds=SEEDS[:2],
+    cheetah_seeds=SEEDS[:1],
+    cheetah_start_seeds=SEEDS[:1],
+    tasks=2,
+    fresh=5,
+    cheetah_estimators=("dualdice_linear", PLAIN),
+    lake_training=8,
+    cheetah_training=4,
+    cheetah_held_out=2,
+)
+
+
+def computed(folder: Path, part: str, seed: int, size: Size) -> dict[str, Any]:
+    """The cell of a part on a seed, from its file where it is finished."""
+    with threadpool_limits(1):
+        return kept(folder / part / f"{seed}.json", lambda: {"commit": commit_of_results(), **cell(part, seed, size)})
+
+
+def cell(part: str, seed: int, size: Size) -> dict[str, Any]:
+    """Errors [estimators, tasks] with seconds of an estimate, or measures of a start with and without corrections."""
+    if part == "lake_errors":
+        return {"errors": lake_errors(LAKE_ESTIMATORS, seed, size.tasks).tolist()}
+    if part == "cheetah_errors":
+        errors, seconds = cheetah_errors(size.cheetah_estimators, seed, size.tasks, size.fresh)
+        return {"errors": errors.tolist(), "seconds": seconds.tolist()}
+    return {name: learned_with(part, name, seed, size) for name in (CORRECTED[part], PLAIN)}
+
+
+def learned_with(part: str, estimator: str, seed: int, size: Size) -> dict[str, float]:
+    """Results of meta_srl: gaps or rewards, and violations, on training tasks and on held-out tasks."""
+    if part == "lake_starts":
+        path, point = LAKE, GridPoint(forgetting=0.8)
+        changes = [("within_task.evaluation", "sampled")]
+        changes += [] if size.lake_training is None else [("family.num_tasks", str(size.lake_training))]
+    else:
+        path, point = CHEETAH, GridPoint(rate=0.1, step=0.001)
+        changes = [
+            ("family.num_tasks", str(size.cheetah_training)),
+            ("evaluation.num_test_tasks", str(size.cheetah_held_out)),
+        ]
+    config = load_config(path, [*changes, ("dice.estimator", estimator)])
+    judged = judge(config.experiment.with_seed(seed), "meta_srl", point)
+    measure = "gap" if judged["test"]["gap"] is not None else "reward"
     taken = {
         ("TAOG" if measure == "gap" else "mean reward of training tasks"): ("training", measure),
         "TACV": ("training", "violation"),
@@ -66,10 +117,23 @@ def learned_with(
         f"held-out {measure}": ("test", measure),
         "held-out violation during adaptation": ("test", "violation_during"),
     }
-    return {name: np.array([np.mean(cell[part][key]) for cell in cells]) for name, (part, key) in taken.items()}
+    return {name: float(np.mean(judged[where][key])) for name, (where, key) in taken.items()}
 
 
-def effect_rows(corrected: dict[str, FloatArray], plain: dict[str, FloatArray]) -> list[list[str]]:
+def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
+    """Mean absolute error of each estimator, and its difference from plain weights, paired by task."""
+    plain = np.abs(errors[names.index(PLAIN)])
+    rows = []
+    for name, found in zip(names, errors, strict=True):
+        own, less = interval(np.abs(found)), interval(np.abs(found) - plain)
+        difference = "–" if name == PLAIN else f"{less.mean:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
+        rows.append(
+            [f"`{name}`", f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]", f"{found.mean():+.4f}", difference]
+        )
+    return rows
+
+
+def effect_rows(corrected: Mapping[str, FloatArray], plain: Mapping[str, FloatArray]) -> list[list[str]]:
     """The means with and without corrections, and their difference paired by seed."""
     rows = []
     for name, with_them in corrected.items():
@@ -79,25 +143,24 @@ def effect_rows(corrected: dict[str, FloatArray], plain: dict[str, FloatArray]) 
     return rows
 
 
-def meta_learner_share(num_tasks: int, repeats: int) -> list[float]:
-    """Seconds of estimates and updates, as a share of the wall-clock time of training with the main run file."""
-    shares = []
-    for repeat in range(repeats):
-        config = load_config(MAIN, [("family.num_tasks", str(num_tasks)), ("seed", str(repeat))])
-        experiment: Experiment = config.experiment
-        with workplace(config, Console().say) as place:
-            drawn = draw(place.pool, experiment)
-            plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.training_within)
-            began = time.perf_counter()
-            train(plan, place.pool, place.learner, [], Position(drawn.initial_state(experiment.meta)))
-            seconds = time.perf_counter() - began
-            learner = place.learner
-            assert hasattr(learner, "busy_seconds")
-            shares.append(learner.busy_seconds() / seconds)
-    return shares
+def sided(differences: Mapping[str, Interval], below: str, above: str) -> str:
+    """In words, which differences have an interval below 0, above 0, or on both sides."""
+    found: dict[str, list[str]] = {below: [], above: [], "no difference shown": []}
+    for name, one in differences.items():
+        found[below if one.high < 0.0 else above if one.low > 0.0 else "no difference shown"].append(name)
+    return "; ".join(f"**{what}**: {', '.join(names)}" for what, names in found.items() if names) + "."
 
 
-def figure(results: dict[str, tuple[Sequence[str], FloatArray]]) -> Figure:
+def error_verdict(names: Sequence[str], errors: FloatArray) -> str:
+    """Which estimators are nearer to the reference than plain weights."""
+    plain = np.abs(errors[names.index(PLAIN)])
+    differences = {
+        f"`{name}`": interval(np.abs(found) - plain) for name, found in zip(names, errors, strict=True) if name != PLAIN
+    }
+    return sided(differences, f"Nearer to the reference than `{PLAIN}`", "farther from it")
+
+
+def figure(results: Mapping[str, tuple[Sequence[str], FloatArray]]) -> Figure:
     """Mean absolute errors of every estimator on every family, with 95 % t-intervals over tasks."""
     panels = []
     for title, (names, errors) in results.items():
@@ -110,32 +173,35 @@ def figure(results: dict[str, tuple[Sequence[str], FloatArray]]) -> Figure:
     return Figure("error", "", tuple(panels))
 
 
-def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[str]:
+def error_section(target: Path, cells: Mapping[str, Sequence[dict[str, Any]]], size: Size) -> list[str]:
     """How far f_hat is from f: both families, with the figure."""
-    tasks, fresh = (2, 5) if quick else (6, FRESH_EPISODES)
-    names = ("dualdice_linear", "none") if quick else CHEETAH_ESTIMATORS
-    lakes = lake_errors(LAKE_ESTIMATORS, seeds, tasks)
-    cheetah, seconds = cheetah_errors(names, seeds[:1] if quick else seeds, tasks, fresh)
-    panels: dict[str, tuple[Sequence[str], FloatArray]] = {
-        "FrozenLake, sampled": (LAKE_ESTIMATORS, lakes),
-        "HalfCheetah": (names, cheetah),
-    }
-    picture = save(target / "corrections", figure(panels))
-    columns = ["estimator", "mean absolute error", "mean error", "absolute error minus that of `none`"]
+    lakes, cheetah = (np.hstack([one["errors"] for one in cells[part]]) for part in PARTS[:2])
+    seconds = np.mean([one["seconds"] for one in cells["cheetah_errors"]], axis=0)
+    names = size.cheetah_estimators
+    picture = save(
+        target / "corrections",
+        figure({"FrozenLake, sampled": (LAKE_ESTIMATORS, lakes), "HalfCheetah": (names, cheetah)}),
+    )
+    columns = ["estimator", "mean absolute error", "mean error", f"absolute error minus that of `{PLAIN}`"]
     timed = [[*row, f"{spent:.2f}"] for row, spent in zip(error_rows(names, cheetah), seconds, strict=True)]
     return [
         f"Relative errors of f_hat over {lakes.shape[1]} lakes and {cheetah.shape[1]} HalfCheetah tasks of "
-        f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}); 95 % t-intervals over tasks, differences paired by task.",
+        f"{len(size.seeds)} seeds ({size.seeds[0]} to {size.seeds[-1]}); 95 % t-intervals over tasks, differences "
+        "paired by task.",
         "",
         "## FrozenLake with sampled values",
         "",
         "The reference is the exact f_hat, with nu of pi_hat in the true model.",
         "",
+        error_verdict(LAKE_ESTIMATORS, lakes),
+        "",
         *table(columns, error_rows(LAKE_ESTIMATORS, lakes)),
         "## HalfCheetah at target speeds",
         "",
-        f"The reference is the discounted mean over {fresh} fresh episodes of pi_hat. Each task has 4,000 transitions; "
-        "the last column is the CPU seconds of one estimate.",
+        f"The reference is the discounted mean over {size.fresh} fresh episodes of pi_hat. Each task has 4,000 "
+        "transitions; the last column is the CPU seconds of one estimate.",
+        "",
+        error_verdict(names, cheetah),
         "",
         *table([*columns, "s"], timed),
         picture,
@@ -143,68 +209,56 @@ def error_section(target: Path, seeds: Sequence[int], *, quick: bool) -> list[st
     ]
 
 
-def effect_section(seeds: Sequence[int], *, quick: bool) -> list[str]:
+def effect_section(cells: Mapping[str, Sequence[dict[str, Any]]], size: Size) -> list[str]:
     """What corrections change in the learned start: both families."""
-    few = [("family.num_tasks", "4" if quick else "12"), ("evaluation.num_test_tasks", "2" if quick else "8")]
-    lake_point, point = GridPoint(forgetting=0.8), GridPoint(rate=0.1, step=0.001)
-    sampled = [("within_task.evaluation", "sampled"), *([("family.num_tasks", "8")] if quick else [])]
-    effects = {
-        "FrozenLake, values sampled": [
-            learned_with(LAKE, [*sampled, ("dice.estimator", name)], seeds, lake_point)
-            for name in ("dualdice_tabular", "none")
-        ],
-        "HalfCheetah, 12 training tasks": [
-            learned_with(CHEETAH, [*few, ("dice.estimator", name)], seeds[:1] if quick else seeds[:5], point)
-            for name in ("dualdice_linear", "none")
-        ],
+    titles = {
+        "lake_starts": "FrozenLake, values sampled",
+        "cheetah_starts": f"HalfCheetah, {size.cheetah_training} training tasks",
     }
     lines = [
         "## What they change in what is learned",
         "",
-        "meta_srl with the default estimator and with plain weights, on the same tasks and seeds; differences are "
-        "paired by seed.",
+        "meta_srl with the default estimator and with plain weights, on the same tasks and "
+        f"{len(size.seeds)} seeds (HalfCheetah: {len(size.cheetah_start_seeds)}); differences are paired by seed.",
         "",
     ]
-    for title, (corrected, plain) in effects.items():
-        lines += [f"{title}:", "", *table(["", "corrected", "plain", "difference"], effect_rows(corrected, plain))]
+    for part, title in titles.items():
+        corrected, plain = (
+            {name: np.array([one[estimator][name] for one in cells[part]]) for name in cells[part][0][estimator]}
+            for estimator in (CORRECTED[part], PLAIN)
+        )
+        differences = {name: interval(with_them - plain[name]) for name, with_them in corrected.items()}
+        verdict = sided(differences, "Lower with corrections", "higher with corrections")
+        rows = effect_rows(corrected, plain)
+        lines += [f"### {title}", "", verdict, "", *table(["", "corrected", "plain", "difference"], rows)]
     return lines
 
 
-def page(target: Path, *, quick: bool) -> list[str]:
-    """Measure everything and make the page."""
-    seeds = SEEDS[:2] if quick else SEEDS
-    return [
-        *header("Do corrections matter?", "python -m benchmarks.dice.corrections"),
-        *error_section(target, seeds, quick=quick),
-        *effect_section(seeds, quick=quick),
-    ]
-
-
-def share_lines(*, quick: bool) -> list[str]:
-    """The section on the meta-learner's share of the training time."""
-    shares = meta_learner_share(4 if quick else 24, 1 if quick else 3)
-    listed = ", ".join(f"{share:.3f}" for share in shares)
-    return [
-        "## What the meta-learner costs",
-        "",
-        f"Share of estimation and update in the wall-clock time of training, `{MAIN}` with two workers: {listed} (at "
-        "most 0.10).",
-        "",
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="run a small version in a minute")
+    """Compute the missing cells, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="run a small version in a minute, all of it anew")
+    parser.add_argument("--processes", type=int, default=2, help="default: 2")
     parser.add_argument(
         "--results", type=Path, help="folder of the page (default: docs/results, with --quick runs/quick)"
     )
     given = parser.parse_args(arguments)
     target = given.results or (Path("runs/quick") if given.quick else RESULTS)
-    with threadpool_limits(1):
-        lines = page(target, quick=given.quick)
-    lines += share_lines(quick=given.quick)
+    size, folder = QUICK if given.quick else Size(), target / "corrections" / "cells"
+    if given.quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    jobs = [(folder, part, seed, size) for part in PARTS for seed in size.seeds_of(part)]
+    console = Console()
+    missing = [job for job in jobs if not (folder / job[1] / f"{job[2]}.json").exists()]
+    for done, (_, part, seed, _), _ in in_processes(computed, missing, given.processes):
+        console.say(f"{done}/{len(missing)} {part}, seed {seed}")
+    cells = {part: [computed(*job) for job in jobs if job[1] == part] for part in PARTS}
+    lines = [
+        *header("Do corrections matter?", "python -m benchmarks.dice.corrections"),
+        *commits([one for found in cells.values() for one in found]),
+        *error_section(target, cells, size),
+        *effect_section(cells, size),
+    ]
     (target / "corrections.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
