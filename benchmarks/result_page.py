@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +34,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
 
 
 def write(name: str, lines: Sequence[str]) -> None:
-    """Write a page to ``docs/results/`` and print it."""
+    """Write a page to ``docs/results/`` and print it; several empty lines become one."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(lines).rstrip() + "\n"
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
     (RESULTS / name).write_text(text, encoding="utf-8")
     print(text)
