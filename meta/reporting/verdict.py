@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,7 +114,7 @@ def _others(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
         for standing, words in (("better", "better"), ("not shown", "not shown to be worse")):
             names = [name for name, found in standings.items() if found == standing]
             if names:
-                what = f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {words}"
+                what = f"{listed(names)} {'is' if len(names) == 1 else 'are'} {words}"
                 told.setdefault(what, []).append(f"on the {measure.name}")
     parts = [f"{what} {' and '.join(measures)}" for what, measures in told.items()]
     return f" But {'; '.join(parts)}." if parts else ""
@@ -126,6 +126,7 @@ def _excludes(entry: IntervalSummary, value: float) -> bool:
     return low is not None and high is not None and not low <= value <= high
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as code, in a sentence: `a`, `b` and `c`."""
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
