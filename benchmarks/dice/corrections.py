@@ -27,6 +27,7 @@ from benchmarks.dice.correction_errors import (
     lake_errors,
 )
 from benchmarks.learning.contexts_page import commits
+from benchmarks.learning.contexts_verdict import sided
 from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS, header, table
 from benchmarks.result_plots import ESTIMATOR_STYLES, save
@@ -34,7 +35,7 @@ from distributed.settings.console import Console
 from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge
-from meta.measuring.intervals import Interval, interval
+from meta.measuring.intervals import interval
 from meta.reporting.plot_model import Bar, Figure, Panel
 from meta.training.evaluation_settings import GridPoint
 from tasks.contract.tabular_model import FloatArray
@@ -141,14 +142,6 @@ def effect_rows(corrected: Mapping[str, FloatArray], plain: Mapping[str, FloatAr
         shown = f"{less.mean:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
         rows.append([name, f"{with_them.mean():.4f}", f"{plain[name].mean():.4f}", shown])
     return rows
-
-
-def sided(differences: Mapping[str, Interval], below: str, above: str) -> str:
-    """In words, which differences have an interval below 0, above 0, or on both sides."""
-    found: dict[str, list[str]] = {below: [], above: [], "no difference shown": []}
-    for name, one in differences.items():
-        found[below if one.high < 0.0 else above if one.low > 0.0 else "no difference shown"].append(name)
-    return "; ".join(f"**{what}**: {', '.join(names)}" for what, names in found.items() if names) + "."
 
 
 def error_verdict(names: Sequence[str], errors: FloatArray) -> str:

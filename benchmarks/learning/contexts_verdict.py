@@ -70,6 +70,14 @@ def verdict(found: Interval) -> str:
     return WORSE if found.high < 0.0 else UNKNOWN
 
 
+def sided(differences: Mapping[str, Interval], below: str, above: str) -> str:
+    """In words, which differences have an interval below 0, above 0, or on both sides."""
+    found: dict[str, list[str]] = {above: [], below: [], UNKNOWN: []}
+    for name, one in differences.items():
+        found[below if one.high < 0.0 else above if one.low > 0.0 else UNKNOWN].append(name)
+    return "; ".join(f"**{what}**: {', '.join(names)}" for what, names in found.items() if names) + "."
+
+
 def summary(found: Sequence[Compared]) -> list[str]:
     """What the differences of one row to all others say, in words: a line for every measure."""
     lines = [f"**`{found[0].ours}` against the other rows**, by intervals:", ""]

@@ -13,10 +13,11 @@ from benchmarks.learning import contexts
 from benchmarks.learning.contexts_curves import Curves
 from benchmarks.learning.contexts_rows import KNOWING, RANDOM, Changes, method_changes
 from benchmarks.learning.contexts_verdict import shown
+from benchmarks.learning.within_task_verdict import starts_verdict
 from benchmarks.result_page import table
 from distributed.settings.run_config import RunConfig
 from distributed.settings.run_file import load_config
-from meta.measuring.intervals import interval
+from meta.measuring.intervals import Interval, interval
 from meta.methods.registry import OURS
 from meta.training.evaluation_settings import GridPoint
 from policies.rules.rule_registry import MethodSettings
@@ -80,6 +81,9 @@ def measures(held_out: dict[str, Any]) -> list[float]:
 def starts_section(part: str, cells: Cells) -> list[str]:
     """The table of one robot: the learned start, the fresh one, and their difference paired by seed."""
     rows: list[list[object]] = []
+    columns = ["reward at once", "after five updates"]
+    columns += ["violation of the output", "during adaptation", "largest cost / limit"]
+    differences: dict[str, dict[str, Interval]] = {label: {} for label in columns}
     for name, seeds in cells.items():
         by_start = {start.name: [measures(cell[start.name]) for cell in seeds.values()] for start in STARTS}
         for label, found in by_start.items():
@@ -87,9 +91,10 @@ def starts_section(part: str, cells: Cells) -> list[str]:
         if len(seeds) > 1:
             ours, fresh = np.array(by_start[OURS]), np.array(by_start[RANDOM.name])
             signs = np.array([1.0, 1.0, -1.0, -1.0, -1.0])
-            rows.append(["", f"{OURS} better by", len(seeds), *_shown((signs * (ours - fresh)).tolist())])
-    columns = ["algorithm", "start", "seeds", "reward at once", "after five updates"]
-    columns += ["violation of the output", "during adaptation", "largest cost / limit"]
+            better = (signs * (ours - fresh)).tolist()
+            rows.append(["", f"{OURS} better by", len(seeds), *_shown(better)])
+            for place, label in enumerate(columns):
+                differences[label][f"`{name}`"] = interval([one[place] for one in better])
     (spent,) = {cell[OURS]["env_steps"] for seeds in cells.values() for cell in seeds.values()}
     return [
         f"## {part} with a learned start",
@@ -99,7 +104,8 @@ def starts_section(part: str, cells: Cells) -> list[str]:
         "algorithm, the eight online tasks and the updates are its own. Rewards are undiscounted; violations and the "
         "largest cost of a task are of the discounted effort under its limit. Differences are paired by seed.",
         "",
-        *table(columns, rows),
+        *starts_verdict(differences),
+        *table(["algorithm", "start", "seeds", *columns], rows),
         *_facts(cells),
         f"![{part}: updates from the learned start](within_task/{part}.png)",
         "",

@@ -11,6 +11,7 @@ from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
+from benchmarks.learning.within_task_verdict import PUBLISHED, Achieved, robot_verdict, starts_verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
 from meta.measuring.intervals import Interval, interval
@@ -25,13 +26,6 @@ Found = Sequence[tuple[Any, dict[str, Any]]]
 """Jobs with their cells."""
 Cells = dict[str, dict[int, dict[str, Any]]]
 """Cells by algorithm and seed."""
-PUBLISHED = {
-    "half_cheetah": "P3O 3009 / 26.6 / 0.46, C-TRPO 2822 / 19.4 / 0.21, CPO 2808 / 24 / 2.77",
-    "hopper": "P3O 1604 / 14.5 / 0.10, C-TRPO 1429 / 19.3 / 2.22, CPO 1701 / 27 / 7.84",
-    "ant": "P3O 3089 / 20.5 / 0.02, C-TRPO 3092 / 15.9 / 0.51, CPO 3064 / 20 / 2.71",
-    "humanoid": "P3O 5505 / 4.5 / 0.00, C-TRPO 5380 / 14.7 / 0.35, CPO 5504 / 15 / 0.33",
-}
-"""Reward / cost / mean excess over 25 after 10 million steps, five seeds, by C-TRPO's authors."""
 
 
 def write_page(found: Mapping[str, Found], steps: int, tasks: Mapping[str, CurveTask]) -> None:
@@ -109,19 +103,23 @@ def lake_section(cells: Cells) -> list[str]:
 def meta_section(ours: Cells, random: Cells) -> list[str]:
     """Lakes from a learned start beside the random start of the same algorithm."""
     rows: list[list[object]] = []
+    labels = {"gap": "gap", "violation": "violation of the output", "during": "during adaptation", "score": "score"}
+    differences: dict[str, dict[str, Interval]] = {label: {} for label in labels.values()}
     for name, seeds in ours.items():
         own = random.get(name, {})
         both = [seed for seed in seeds if seed in own]
         for label, cells in (("meta_srl", seeds), ("random", own)):
             row: list[object] = [name, label, len(cells)]
-            rows.append([*row, *(shown(over_seeds(cells, key), 4) for key in ("gap", "violation", "during", "score"))])
+            rows.append([*row, *(shown(over_seeds(cells, key), 4) for key in labels)])
         if len(both) > 1:
-            less = [
-                interval([float(np.mean(own[seed][key]) - np.mean(seeds[seed][key])) for seed in both])
-                for key in ("gap", "violation", "during", "score")
-            ]
-            rows.append(["", "random less meta_srl", len(both), *(shown(one, 4) for one in less)])
-    columns = ["algorithm", "start", "seeds", "gap", "violation of the output", "during adaptation", "score"]
+            less = {
+                label: interval([float(np.mean(own[seed][key]) - np.mean(seeds[seed][key])) for seed in both])
+                for key, label in labels.items()
+            }
+            for label, one in less.items():
+                differences[label][f"`{name}`"] = one
+            rows.append(["", "random less meta_srl", len(both), *(shown(one, 4) for one in less.values())])
+    columns = ["algorithm", "start", "seeds", *labels.values()]
     return [
         "## Lakes with a learned start",
         "",
@@ -129,6 +127,7 @@ def meta_section(ours: Cells, random: Cells) -> list[str]:
         "random start has the best rate of its grid on the tuning seed. Differences are paired by seed; above 0 the "
         "learned start is better.",
         "",
+        *starts_verdict(differences),
         *table(columns, rows),
     ]
 
@@ -140,6 +139,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         whose = f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
     rows: list[list[object]] = []
     curves: dict[str, tuple[FloatArray, FloatArray]] = {}
+    achieved: dict[str, Achieved] = {}
     for name, seeds in cells.items():
         values = [np.array(cell["values"]) for cell in seeds.values()]
         (limit,) = {tuple(cell["limits"]) for cell in seeds.values()}
@@ -147,6 +147,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         tenth = [one[-max(1, len(one) // 10) :].mean(axis=0) for one in values]
         excess = [float(np.maximum(one[:, 1:] - limit, 0.0).mean()) for one in values]
         curves[name] = np.array([one[:, 0] for one in values]), np.array([one[:, 1] / limit[0] for one in values])
+        achieved[name] = Achieved(interval(final[:, 0]), interval(excess))
         spent = [cell["update_seconds"] / len(cell["values"]) for cell in seeds.values()]
         rows.append(
             [
@@ -154,7 +155,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
                 len(seeds),
                 *(shown(interval(final[:, head])) for head in range(2)),
                 *(shown(interval([one[head] for one in tenth])) for head in range(2)),
-                shown(interval(excess), 2),
+                shown(achieved[name].excess, 2),
                 f"{np.mean(spent):.3f}",
             ]
         )
@@ -166,7 +167,9 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
-        f"Published at 10 million steps (reward / cost / mean excess): {PUBLISHED[robot]}.{whose}",
+        f"Published at 10 million steps (reward / cost / mean excess): {', '.join(map(str, PUBLISHED[robot]))}.{whose}",
+        "",
+        robot_verdict(robot, achieved),
         "",
         *table([*columns, "mean excess", "update, s"], rows),
         f"![{robot}](within_task/{robot}.png)",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.dice.correction_errors import lake_errors
-from benchmarks.dice.corrections import effect_rows, error_rows, error_verdict, sided
+from benchmarks.dice.corrections import effect_rows, error_rows, error_verdict
+from benchmarks.learning.contexts_verdict import sided
 from meta.measuring.intervals import interval
 
 
@@ -30,4 +31,4 @@ def test_verdicts_follow_the_intervals() -> None:
         "**Nearer to the reference than `none`**: `a`; **no difference shown**: `b`, `c`."
     )
     found = {"gap": interval([-1.0, -1.1]), "TACV": interval([1.0, 1.1]), "reward": interval([1.0])}
-    assert sided(found, "lower", "higher") == "**lower**: gap; **higher**: TACV; **no difference shown**: reward."
+    assert sided(found, "lower", "higher") == "**higher**: TACV; **lower**: gap; **no difference shown**: reward."
