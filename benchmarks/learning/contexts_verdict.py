@@ -75,7 +75,8 @@ def sided(differences: Mapping[str, Interval], below: str, above: str) -> str:
     found: dict[str, list[str]] = {above: [], below: [], UNKNOWN: []}
     for name, one in differences.items():
         found[below if one.high < 0.0 else above if one.low > 0.0 else UNKNOWN].append(name)
-    return "; ".join(f"**{what}**: {', '.join(names)}" for what, names in found.items() if names) + "."
+    parts = [f"**{what}**: {_listed(names, len(differences))}" for what, names in found.items() if names]
+    return f"{'; '.join(parts)}."
 
 
 def summary(found: Sequence[Compared]) -> list[str]:

@@ -62,7 +62,8 @@ def robot_verdict(robot: str, achieved: Mapping[str, Achieved]) -> str:
     best = max(PUBLISHED[robot], key=lambda one: one.reward)
     (strict,) = (one for one in PUBLISHED[robot] if one.algorithm == STRICTEST)
     shares = {name: one.reward.mean / best.reward for name, one in achieved.items()}
-    enough = {name for name, share in shares.items() if share >= SHARE and achieved[name].excess.mean <= strict.excess}
+    kept = {name for name, one in achieved.items() if round(one.excess.mean, 2) <= strict.excess}  # as published
+    enough = {name for name in kept if shares[name] >= SHARE}
     nearest = max(enough or shares, key=lambda name: shares[name])
     one = achieved[nearest]
     found = f"`{nearest}` {shares[nearest]:.2f}, mean excess {one.excess.mean:.2f}, {_seeds(one.reward.n)}"

@@ -30,6 +30,6 @@ def test_a_robot_is_solved_by_reward_and_excess_together(found: dict[str, Achiev
 
 def test_learned_starts_are_told_apart_by_measure() -> None:
     better, unclear = interval([1.0, 1.1]), interval([-1.0, 1.0])
-    found = {"gap": {"`cpo`": better, "`p3o`": unclear}, "score": {"`cpo`": better}, "violation": {}}
+    found = {"gap": {"`cpo`": better, "`p3o`": unclear}, "score": {"`cpo`": better, "`p3o`": better}, "violation": {}}
     lines = starts_verdict(found)
-    assert lines[2:] == ["- gap: **better**: `cpo`; **no difference shown**: `p3o`.", "- score: **better**: `cpo`.", ""]
+    assert lines[2:] == ["- gap: **better**: `cpo`; **no difference shown**: `p3o`.", "- score: **better**: both.", ""]
