@@ -150,7 +150,7 @@ def error_verdict(names: Sequence[str], errors: FloatArray) -> str:
     differences = {
         f"`{name}`": interval(np.abs(found) - plain) for name, found in zip(names, errors, strict=True) if name != PLAIN
     }
-    return sided(differences, f"Nearer to the reference than `{PLAIN}`", "farther from it")
+    return sided(differences, {"below": f"nearer to the reference than `{PLAIN}`", "above": "farther from it"})
 
 
 def figure(results: Mapping[str, tuple[Sequence[str], FloatArray]]) -> Figure:
@@ -221,7 +221,7 @@ def effect_section(cells: Mapping[str, Sequence[dict[str, Any]]], size: Size) ->
             for estimator in (CORRECTED[part], PLAIN)
         )
         differences = {name: interval(with_them - plain[name]) for name, with_them in corrected.items()}
-        verdict = sided(differences, "Lower with corrections", "higher with corrections")
+        verdict = sided(differences, {"below": "lower with corrections", "above": "higher with corrections"})
         rows = effect_rows(corrected, plain)
         lines += [f"### {title}", "", verdict, "", *table(["", "corrected", "plain", "difference"], rows)]
     return lines

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.learning.meta_page import formatted
 from meta.measuring.intervals import Interval, interval
 
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
 """By row, measure and seed. A measure ends with `more` or `less`, which of it is better."""
+Side = Literal["below", "above"]
+"""Where an interval lies from 0."""
 BETTER, WORSE, UNKNOWN, ONE_SEED = "better", "worse", "no difference shown", "one seed"
 
 
@@ -70,11 +73,11 @@ def verdict(found: Interval) -> str:
     return WORSE if found.high < 0.0 else UNKNOWN
 
 
-def sided(differences: Mapping[str, Interval], below: str, above: str) -> str:
-    """In words, which differences have an interval below 0, above 0, or on both sides."""
-    found: dict[str, list[str]] = {above: [], below: [], UNKNOWN: []}
+def sided(differences: Mapping[str, Interval], words: Mapping[Side, str]) -> str:
+    """In words, which differences have an interval below 0, above 0, or on both sides; in the order of ``words``."""
+    found: dict[str, list[str]] = {**{what: [] for what in words.values()}, UNKNOWN: []}
     for name, one in differences.items():
-        found[below if one.high < 0.0 else above if one.low > 0.0 else UNKNOWN].append(name)
+        found[words["below"] if one.high < 0.0 else words["above"] if one.low > 0.0 else UNKNOWN].append(name)
     parts = [f"**{what}**: {_listed(names, len(differences))}" for what, names in found.items() if names]
     return f"{'; '.join(parts)}."
 

@@ -83,7 +83,7 @@ def _seeds(count: int) -> str:
 def starts_verdict(differences: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     """For each measure, with which algorithms the learned start is better than the random one (above 0: better)."""
     lines = [
-        f"- {measure}: {sided(by_algorithm, 'worse', 'better')}"
+        f"- {measure}: {sided(by_algorithm, {'above': 'better', 'below': 'worse'})}"
         for measure, by_algorithm in differences.items()
         if by_algorithm
     ]

@@ -28,7 +28,10 @@ def test_rows_are_paired_by_task_and_by_seed() -> None:
 def test_verdicts_follow_the_intervals() -> None:
     errors = np.array([[0.1, -0.2, 0.11], [0.5, 0.9, 0.4], [0.2, 0.6, 0.0], [0.2, 0.3, 0.2]])
     assert error_verdict(["a", "b", "c", "none"], errors) == (
-        "**Nearer to the reference than `none`**: `a`; **no difference shown**: `b` and `c`."
+        "**nearer to the reference than `none`**: `a`; **no difference shown**: `b` and `c`."
     )
     found = {"gap": interval([-1.0, -1.1]), "TACV": interval([1.0, 1.1]), "reward": interval([1.0])}
-    assert sided(found, "lower", "higher") == "**higher**: TACV; **lower**: gap; **no difference shown**: reward."
+    assert (
+        sided(found, {"above": "higher", "below": "lower"})
+        == "**higher**: TACV; **lower**: gap; **no difference shown**: reward."
+    )
