@@ -34,6 +34,7 @@ from meta.reporting.summary import RunFacts, RunSummary
 from meta.training.experiment import Drawn, draw_tasks, measure_similarity, observed
 from meta.training.loop import train, training_plan
 from policies.exact.horizon import horizon_warning
+from policies.neural.neural_settings import NeuralSettings
 from tasks.contract.task import TaskError
 
 LATEST = Path("latest")
@@ -149,9 +150,9 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
             drawn = draw_tasks(place.pool, experiment)
         except TaskError as error:
             raise ConfigurationError(str(error)) from error
-    warning = horizon_warning(experiment.family.make(), drawn.train[0])
-    if warning is not None:
-        console.warn(warning)
+    for warning in (rates_warning(config), horizon_warning(experiment.family.make(), drawn.train[0])):
+        if warning is not None:
+            console.warn(warning)
     with console.status("measuring what a fresh policy earns and pays"):
         position = directory.position(
             lambda: observed(place.pool, experiment, drawn).initial_state(experiment.meta), console.say
@@ -165,6 +166,18 @@ def _train_and_evaluate(context: RunContext, place: Workplace, trackers: Tracker
     summary = _evaluated(context, place, drawn, state)
     _write_results(context, summary, state, drawn)
     return summary
+
+
+def rates_warning(config: RunConfig) -> str | None:
+    """What to say where rates are learned that no step takes; None elsewhere."""
+    within = config.within_task
+    if config.meta.learning_rates.method == "fixed" or not isinstance(within, NeuralSettings) or not within.clipped:
+        return None
+    return (
+        f"meta.learning_rates: the clipped steps of {within.method.name} take no learning rate, so what is learned of "
+        "them changes nothing; within_task.method.clipped sets these steps, and meta.learning_rates.method: fixed "
+        "learns no rates"
+    )
 
 
 def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State) -> RunSummary:

@@ -131,10 +131,15 @@ class NeuralSettings(BaseModel):
 
     @model_validator(mode="after")
     def _clipped_steps_keep_nothing(self) -> NeuralSettings:
-        rule = RULES.get(self.method.name)
-        if self.trust_region.keep_satisfied and rule is not None and "clipped" in rule.model_fields:
+        if self.trust_region.keep_satisfied and self.clipped:
             raise ValueError(f"trust_region.keep_satisfied: has no effect on the clipped steps of {self.method.name}")
         return self
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the steps are epochs on a clipped surrogate, whose lengths no learning rate decides."""
+        rule = RULES.get(self.method.name)
+        return rule is not None and "clipped" in rule.model_fields
 
     @property
     def evaluation(self) -> Literal["sampled"]:
