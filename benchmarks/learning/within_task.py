@@ -77,9 +77,9 @@ Ant takes long steps that shrink. With 0.05 to 0.01 and a margin of 5 it earns 3
 0.02 (tuning seed 100), and from a fresh standard deviation of e^-2 instead of e^-1 2,825. On Gymnasium's v5, which also
 observes contacts and pays for them, the same settings earn 2,846, and steps of 0.02 2,752. Humanoid has Ant's settings:
 after 600,000 steps it earns 612, and 615 with ten episodes an iteration (tuning seed 100). What it earns early hardly
-depends on the settings. Between 100,000 and 200,000 steps of a schedule of 400,000: 498 with a damping of 0.02, 490 with
-1, 496 with a reward trace of 0.85 and 15 passes of the critic, 425 with a standard deviation of 1. Of a schedule of a
-million: 532 with a discount of 0.995, 515 with steps of 0.1 to 0.05, 489 with these and ten episodes an iteration.
+depends on the settings. Between 100,000 and 200,000 steps of a schedule of 400,000: 498 with a damping of 0.02, 490
+with 1, 496 with a reward trace of 0.85 and 15 passes of the critic, 425 with a standard deviation of 1. Of a schedule
+of a million: 532 with a discount of 0.995, 515 with steps of 0.1 to 0.05, 489 with these and ten episodes an iteration.
 """
 
 
