@@ -157,7 +157,11 @@ SETTINGS = (
         CHEETAH,
         (),
         SEEDS,
-        ROBOT_VARIANTS,
+        (
+            *ROBOT_VARIANTS,
+            Variant("simple_average, context", "simple_average", (), RATE),
+            Variant("simple_average, none", "simple_average", WITHOUT, RATE),
+        ),
     ),
     Setting(
         "half_cheetah_noisy",
