@@ -59,6 +59,7 @@ def test_a_small_job_learns_within_seconds() -> None:
     assert np.mean(learned["violation_during"]) <= 0.3 * np.mean(random["violation_during"])
 
 
+@pytest.mark.slow
 def test_a_small_main_job_keeps_limits_that_a_single_start_breaks() -> None:
     size = (("family.num_tasks", "64"), ("evaluation.num_test_tasks", "10"))
     single = (("meta.context", "none"), ("meta.contexts", "{}"))
