@@ -35,7 +35,7 @@ from distributed.settings.console import Console
 from distributed.settings.provenance import commit_of_results
 from distributed.settings.run_file import load_config
 from meta.judging.protocol import judge
-from meta.measuring.intervals import interval
+from meta.measuring.intervals import Interval, interval
 from meta.reporting.plot_model import Bar, Figure, Panel
 from meta.training.evaluation_settings import GridPoint
 from tasks.contract.tabular_model import FloatArray
@@ -121,13 +121,28 @@ def learned_with(part: str, estimator: str, seed: int, size: Size) -> dict[str, 
     return {name: float(np.mean(judged[where][key])) for name, (where, key) in taken.items()}
 
 
+def signed(found: Interval) -> str:
+    """A difference with its interval."""
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def error_differences(names: Sequence[str], errors: FloatArray) -> dict[str, Interval]:
+    """The absolute error of each estimator minus that of plain weights, paired by task."""
+    plain = np.abs(errors[names.index(PLAIN)])
+    return {name: interval(np.abs(found) - plain) for name, found in zip(names, errors, strict=True) if name != PLAIN}
+
+
+def effect_differences(corrected: Mapping[str, FloatArray], plain: Mapping[str, FloatArray]) -> dict[str, Interval]:
+    """Each measure with corrections minus that without, paired by seed."""
+    return {name: interval(with_them - plain[name]) for name, with_them in corrected.items()}
+
+
 def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
     """Mean absolute error of each estimator, and its difference from plain weights, paired by task."""
-    plain = np.abs(errors[names.index(PLAIN)])
-    rows = []
+    rows, differences = [], error_differences(names, errors)
     for name, found in zip(names, errors, strict=True):
-        own, less = interval(np.abs(found)), interval(np.abs(found) - plain)
-        difference = "–" if name == PLAIN else f"{less.mean:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
+        own = interval(np.abs(found))
+        difference = "–" if name == PLAIN else signed(differences[name])
         rows.append(
             [f"`{name}`", f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]", f"{found.mean():+.4f}", difference]
         )
@@ -136,20 +151,15 @@ def error_rows(names: Sequence[str], errors: FloatArray) -> list[list[str]]:
 
 def effect_rows(corrected: Mapping[str, FloatArray], plain: Mapping[str, FloatArray]) -> list[list[str]]:
     """The means with and without corrections, and their difference paired by seed."""
-    rows = []
-    for name, with_them in corrected.items():
-        less = interval(with_them - plain[name])
-        shown = f"{less.mean:+.4f} [{less.low:+.4f}, {less.high:+.4f}]"
-        rows.append([name, f"{with_them.mean():.4f}", f"{plain[name].mean():.4f}", shown])
-    return rows
+    return [
+        [name, f"{corrected[name].mean():.4f}", f"{plain[name].mean():.4f}", signed(difference)]
+        for name, difference in effect_differences(corrected, plain).items()
+    ]
 
 
 def error_verdict(names: Sequence[str], errors: FloatArray) -> str:
     """Which estimators are nearer to the reference than plain weights."""
-    plain = np.abs(errors[names.index(PLAIN)])
-    differences = {
-        f"`{name}`": interval(np.abs(found) - plain) for name, found in zip(names, errors, strict=True) if name != PLAIN
-    }
+    differences = {f"`{name}`": one for name, one in error_differences(names, errors).items()}
     return sided(differences, {"below": f"nearer to the reference than `{PLAIN}`", "above": "farther from it"})
 
 
@@ -220,8 +230,10 @@ def effect_section(cells: Mapping[str, Sequence[dict[str, Any]]], size: Size) ->
             {name: np.array([one[estimator][name] for one in cells[part]]) for name in cells[part][0][estimator]}
             for estimator in (CORRECTED[part], PLAIN)
         )
-        differences = {name: interval(with_them - plain[name]) for name, with_them in corrected.items()}
-        verdict = sided(differences, {"below": "lower with corrections", "above": "higher with corrections"})
+        verdict = sided(
+            effect_differences(corrected, plain),
+            {"below": "lower with corrections", "above": "higher with corrections"},
+        )
         rows = effect_rows(corrected, plain)
         lines += [f"### {title}", "", verdict, "", *table(["", "corrected", "plain", "difference"], rows)]
     return lines
@@ -237,7 +249,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     target = given.results or (Path("runs/quick") if given.quick else RESULTS)
-    size, folder = QUICK if given.quick else Size(), target / "corrections" / "cells"
+    size, folder = (
+        QUICK if given.quick else Size(),
+        target / "corrections" / ("quick_cells" if given.quick else "cells"),
+    )
     if given.quick:
         shutil.rmtree(folder, ignore_errors=True)
     jobs = [(folder, part, seed, size) for part in PARTS for seed in size.seeds_of(part)]

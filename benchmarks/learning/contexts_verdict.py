@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.learning.meta_page import formatted
+from meta.judging.claims import AGAINST
 from meta.measuring.intervals import Interval, interval
+from meta.reporting.verdict import listed
 
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
 """By row, measure and seed. A measure ends with `more` or `less`, which of it is better."""
@@ -89,8 +91,7 @@ def summary(found: Sequence[Compared]) -> list[str]:
         by_verdict: dict[str, list[str]] = {BETTER: [], WORSE: [], UNKNOWN: [], ONE_SEED: []}
         for one in found:
             by_verdict[verdict(one.parts[label])].append(f"`{one.other}`")
-        words = {BETTER: "better than", WORSE: "worse than", UNKNOWN: "no difference shown against"}
-        words[ONE_SEED] = "not judged (one seed) against"
+        words = {**AGAINST, ONE_SEED: "not judged (one seed) against"}
         measure = label.removesuffix(" more").removesuffix(" less")
         told = [f"{words[key]} {_listed(names, len(found))}" for key, names in by_verdict.items() if names]
         lines.append(f"- {measure}: {'; '.join(told)}.")
@@ -100,4 +101,4 @@ def summary(found: Sequence[Compared]) -> list[str]:
 def _listed(names: Sequence[str], count: int) -> str:
     if len(names) == count > 1:
         return "both" if count == 2 else f"all {count}"
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    return listed(names)

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.learning.contexts_verdict import sided
+from benchmarks.learning.curve_tasks import Published
 from meta.measuring.intervals import Interval
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published result: mean reward and cost after 10 million steps, mean excess over 25 of all iterations."""
+class PublishedCurve(Published):
+    """A published result with its mean excess over 25 of all iterations."""
 
-    algorithm: str
-    reward: float
-    cost: float
     excess: float
 
     def __str__(self) -> str:
@@ -24,24 +22,24 @@ class Published:
 
 PUBLISHED = {
     "half_cheetah": (
-        Published("P3O", 3009, 26.6, 0.46),
-        Published("C-TRPO", 2822, 19.4, 0.21),
-        Published("CPO", 2808, 24, 2.77),
+        PublishedCurve("P3O", 3009, 26.6, 0.46),
+        PublishedCurve("C-TRPO", 2822, 19.4, 0.21),
+        PublishedCurve("CPO", 2808, 24, 2.77),
     ),
     "hopper": (
-        Published("P3O", 1604, 14.5, 0.10),
-        Published("C-TRPO", 1429, 19.3, 2.22),
-        Published("CPO", 1701, 27, 7.84),
+        PublishedCurve("P3O", 1604, 14.5, 0.10),
+        PublishedCurve("C-TRPO", 1429, 19.3, 2.22),
+        PublishedCurve("CPO", 1701, 27, 7.84),
     ),
     "ant": (
-        Published("P3O", 3089, 20.5, 0.02),
-        Published("C-TRPO", 3092, 15.9, 0.51),
-        Published("CPO", 3064, 20, 2.71),
+        PublishedCurve("P3O", 3089, 20.5, 0.02),
+        PublishedCurve("C-TRPO", 3092, 15.9, 0.51),
+        PublishedCurve("CPO", 3064, 20, 2.71),
     ),
     "humanoid": (
-        Published("P3O", 5505, 4.5, 0.00),
-        Published("C-TRPO", 5380, 14.7, 0.35),
-        Published("CPO", 5504, 15, 0.33),
+        PublishedCurve("P3O", 5505, 4.5, 0.00),
+        PublishedCurve("C-TRPO", 5380, 14.7, 0.35),
+        PublishedCurve("CPO", 5504, 15, 0.33),
     ),
 }
 """Five seeds each, by C-TRPO's authors."""

@@ -19,18 +19,16 @@ from distributed.settings.stopping import stop_on_sigterm
 from distributed.storage.checkpoints import write_atomically
 from distributed.storage.run_directory import HELD_OUT, RunDirectory
 from distributed.tracking.work_progress import WorkProgress
-from meta.judging.claims import MEASURES, OURS, Judged, claims, line, main_measure, measures_of
+from meta.judging.claims import AGAINST, MEASURES, OURS, Judged, claims, line, main_measure, measures_of
 from meta.judging.task_records import held_out_rows
 from meta.measuring.intervals import interval
 from meta.reporting.figures import adaptation, held_out
 from meta.reporting.render_matplotlib import save_figures
 from meta.reporting.summary import SCHEMA_VERSION, IntervalSummary
 from meta.reporting.verdict import listed
-from meta.training.evaluation_settings import MethodName
 from meta.training.records import Row
 from policies.common.digits import digits, interval_text
 
-_WORDS = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown against"}
 _ABSENT = IntervalSummary(mean=None, ci95=(None, None), n=0)
 
 
@@ -183,12 +181,12 @@ def told_claims(judged: Judged) -> list[str]:
     """What meta_srl is better than, worse than, or not told from, in words: a line for each of two measures."""
     if OURS not in judged or len(judged) == 1:
         return []
-    told: dict[str, dict[str, list[MethodName]]] = {}
+    told: dict[str, dict[str, list[str]]] = {}
     for claim in claims(judged, [method for method in judged if method != OURS]):
-        told.setdefault(claim.measure.title, {}).setdefault(claim.verdict, []).append(claim.other)
+        told.setdefault(claim.measure.title, {}).setdefault(claim.verdict, []).append(f"`{claim.other}`")
     lines = [f"**`{OURS}`**, by 95 % intervals of differences paired by seed:", ""]
     for title, by_verdict in told.items():
-        parts = [f"{words} {listed(by_verdict[found])}" for found, words in _WORDS.items() if found in by_verdict]
+        parts = [f"{words} {listed(by_verdict[found])}" for found, words in AGAINST.items() if found in by_verdict]
         lines.append(f"- {title}: {'; '.join(parts)}.")
     return [*lines, ""]
 

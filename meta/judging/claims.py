@@ -107,6 +107,10 @@ def profile(judged: Judged, method: MethodName, measure: Measure, thresholds: Fl
     return profile_with_band([scores(judged[method], measure)], thresholds)
 
 
+AGAINST = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown against"}
+"""Verdicts before the name of a method."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Whether meta_srl is better than ``other`` under ``measure``: the interval of the difference excludes 0."""

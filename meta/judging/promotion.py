@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meta.judging.held_out import hold_out
 from meta.measuring.intervals import Interval
-from meta.measuring.measures import measure
 from meta.measuring.statistics import paired_difference
-from meta.training.pool import Pool, solve_in_order
+from meta.training.pool import Pool
 from policies.common.digits import interval_text
 from policies.common.results import Starts
 from policies.solving.algorithms import WithinTask
-from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 
 
@@ -59,25 +58,10 @@ def judge(
         within: how the tasks are solved.
         other: the pool of the rival, where its tasks carry other contexts.
     """
-    ours, theirs = (_measured(where, tasks, start, within) for where, start in ((pool, first), (other or pool, second)))
-    exact = not (np.isnan(ours[0]).any() or np.isnan(theirs[0]).any())
-    column = 0 if exact else 1
+    ours, theirs = (hold_out(where, tasks, start, within) for where, start in ((pool, first), (other or pool, second)))
+    exact = not (np.isnan(ours.gaps).any() or np.isnan(theirs.gaps).any())
     return Verdict(
         "gap" if exact else "minus the reward",
-        paired_difference(ours[column], theirs[column]),
-        paired_difference(ours[2], theirs[2]),
-    )
-
-
-def _measured(pool: Pool, tasks: Sequence[Task], start: Starts, within: WithinTask) -> FloatArray:
-    """Gap, minus reward and violation during adaptation of every task, [3, N]."""
-    results = solve_in_order(pool, tasks, start, within)
-    found = [measure(result) for result in results]
-    rewards = [-float(result.values[result.output, 0]) for result in results]
-    return np.array(
-        [
-            [item.gap for item in found],
-            rewards,
-            [float(item.violation_during.mean()) for item in found],
-        ]
+        paired_difference(ours.gaps, theirs.gaps) if exact else paired_difference(-ours.rewards, -theirs.rewards),
+        paired_difference(ours.violations_during, theirs.violations_during),
     )

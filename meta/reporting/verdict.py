@@ -112,7 +112,7 @@ def _others(test: Mapping[str, MethodSummary], *, exact: bool) -> str:
             name: measure.standing(entry, test[OURS]) for name, entry in test.items() if name not in _NOT_COMPARED
         }
         for standing, words in (("better", "better"), ("not shown", "not shown to be worse")):
-            names = [name for name, found in standings.items() if found == standing]
+            names = [f"`{name}`" for name, found in standings.items() if found == standing]
             if names:
                 what = f"{listed(names)} {'is' if len(names) == 1 else 'are'} {words}"
                 told.setdefault(what, []).append(f"on the {measure.name}")
@@ -127,6 +127,5 @@ def _excludes(entry: IntervalSummary, value: float) -> bool:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as code, in a sentence: `a`, `b` and `c`."""
-    quoted = [f"`{name}`" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    """Names in a sentence: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
