@@ -36,7 +36,7 @@ from benchmarks.chaos.trial import (
     under_way,
     until_ray_starts,
 )
-from benchmarks.learning.meta_learning import kept
+from benchmarks.kept_cells import kept
 from benchmarks.result_page import header, table, write
 
 

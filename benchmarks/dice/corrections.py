@@ -26,9 +26,9 @@ from benchmarks.dice.correction_errors import (
     cheetah_errors,
     lake_errors,
 )
+from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import sided
-from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS, header, table
 from benchmarks.result_plots import ESTIMATOR_STYLES, save
 from distributed.settings.console import Console

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning.meta_learning import kept
+from benchmarks.kept_cells import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.learning.several_starts import solve_held_out
 from benchmarks.result_page import header, table, write

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts_rows
 from benchmarks.learning.contexts_budgets import BUDGET_SETTINGS
 from benchmarks.learning.contexts_page import write_page
 from benchmarks.learning.contexts_rows import Setting, Variant
-from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
 from distributed.settings.provenance import commit_of_results

@@ -16,9 +16,9 @@ import ray
 from ray.tune.registry import register_env
 from threadpoolctl import threadpool_limits
 
+from benchmarks.kept_cells import kept
 from benchmarks.learning.curve_tasks import TASKS, solver_limits
 from benchmarks.learning.learning_curves import train
-from benchmarks.learning.meta_learning import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import header, table, write
 from distributed.rllib.crpo_algorithm import CRPOConfig

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.kept_cells import kept
 from benchmarks.learning.kept_rows import Rows
-from benchmarks.learning.meta_learning import kept
 from benchmarks.learning.meta_page import formatted
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import band, reward_and_cost, save

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.curve_tasks import TASKS, package_task
 from benchmarks.learning.learning_curves import chosen, evaluate
-from benchmarks.learning.meta_learning import in_processes, kept
 from benchmarks.learning.robot_starts import RUN_FILES, starts_cell, starts_settings
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.learning.meta_learning import in_processes, kept
+from benchmarks.kept_cells import in_processes, kept
 from benchmarks.result_page import RESULTS
 from benchmarks.safety.anytime_safety_page import write_page
 from distributed.settings.console import Console

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.spatial loads where it is first used
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
 
 from meta.offline.diagnostics import EstimateError
 from meta.offline.dice_settings import LinearDICESettings
@@ -72,7 +72,7 @@ def _random_fourier(data: OfflineData, settings: LinearDICESettings, seed: int) 
     inputs = data.inputs(data.sample.observations, data.sample.actions)
     centre, spread = inputs.mean(axis=0), np.maximum(inputs.std(axis=0), _LEAST_SPREAD)
     some = np.unique(np.linspace(0, len(inputs) - 1, _PAIRS).astype(np.int64))
-    length = float(np.median(pdist((inputs[some] - centre) / spread))) if some.size > 1 else 1.0
+    length = float(np.median(scipy.spatial.distance.pdist((inputs[some] - centre) / spread))) if some.size > 1 else 1.0
     count = settings.num_features - 1
     frequencies = rng.standard_normal((centre.size, count)) / (settings.bandwidth * max(length, _LEAST_SPREAD))
     phases = rng.uniform(0.0, 2.0 * np.pi, count).astype(np.float32)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats, which takes a second to load, loads where it is first used
+from scipy.special import stdtrit
 
 from tasks.contract.tabular_model import FloatArray
 
@@ -33,7 +34,7 @@ def interval(values: Sequence[float] | FloatArray) -> Interval:
     mean = float(array.mean()) if array.size else math.nan
     if array.size < 2:
         return Interval(mean, math.nan, math.nan, array.size)
-    half = float(stats.t.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    half = float(stdtrit(array.size - 1, 0.975) * array.std(ddof=1) / math.sqrt(array.size))
     return Interval(mean, mean - half, mean + half, array.size)
 
 
@@ -46,7 +47,7 @@ def ratio_interval(numerators: FloatArray, denominators: FloatArray, seed: int =
     point = float(ratio(numerators, denominators))
     if np.ptp(numerators / denominators) == 0.0:
         return Interval(point, point, point, numerators.size)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (numerators, denominators),
         ratio,
         paired=True,
@@ -78,9 +79,9 @@ def failure_signature(values: FloatArray, first_round: int) -> FailureSignature 
     if values.size < 8 or np.isnan(values).any() or not values.any():
         return None
     late = values[values.size // 2 :]
-    test = stats.mannwhitneyu(late, values[: max(first_round, 1)], alternative="less")
+    test = scipy.stats.mannwhitneyu(late, values[: max(first_round, 1)], alternative="less")
     trend = (0.0, 1.0)
     if np.ptp(late) > 0.0:
-        kendall = stats.kendalltau(np.arange(late.size), late)
+        kendall = scipy.stats.kendalltau(np.arange(late.size), late)
         trend = (float(kendall.statistic), float(kendall.pvalue))
     return FailureSignature(bool(test.pvalue < 0.05), float(test.pvalue), trend[0] > 0.0 and trend[1] < 0.05, *trend)

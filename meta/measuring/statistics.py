@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # scipy.stats loads where it is first used
 
 from meta.measuring.intervals import Interval, interval
 from tasks.contract.tabular_model import FloatArray
@@ -27,7 +27,7 @@ LEVEL = 0.95
 def interquartile_means(strata: Strata) -> FloatArray:
     """:func:`interquartile_mean` of R data sets, [R]."""
     pooled = np.concatenate([_flat(scores) for scores in strata], axis=1)
-    return np.asarray(stats.trim_mean(pooled, 0.25, axis=1))
+    return np.asarray(scipy.stats.trim_mean(pooled, 0.25, axis=1))
 
 
 def interquartile_mean(strata: Strata) -> float:
@@ -157,7 +157,7 @@ def linear_trend(x: FloatArray, y: FloatArray, seed: int = 0) -> Trend:
         return np.asarray((pairs[..., 0] * pairs[..., 1]).sum(axis=1) / np.where(square > 0.0, square, 1.0))
 
     found = bootstrap_interval([np.stack([x, y], axis=1)], slopes, seed)
-    rank = stats.spearmanr(x, y) if np.ptp(y) > 0.0 else None
+    rank = scipy.stats.spearmanr(x, y) if np.ptp(y) > 0.0 else None
     return Trend(
         slope=found,
         intercept=float(y.mean() - found.mean * x.mean()),

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # scipy.optimize loads where it is first used
 from jaxtyping import Float
 from scipy import sparse
-from scipy.optimize import linprog
 from scipy.sparse.linalg import splu
 
 from tasks.contract.tabular_model import FloatArray, TabularModel
@@ -214,7 +214,9 @@ def _highs(
 ) -> Any:
     (flow, start), (rows, bounds) = equalities, inequalities
     options: Any = {"primal_feasibility_tolerance": accuracy, "dual_feasibility_tolerance": accuracy}
-    return linprog(objective, A_eq=flow, b_eq=start, A_ub=rows, b_ub=bounds, method=method, options=options)
+    return scipy.optimize.linprog(
+        objective, A_eq=flow, b_eq=start, A_ub=rows, b_ub=bounds, method=method, options=options
+    )
 
 
 def _inequalities(

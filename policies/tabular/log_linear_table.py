@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.optimize loads where it is first used
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 
@@ -171,7 +171,7 @@ def _loss(
 
 def _minimum(objective: Callable[[FloatArray], tuple[float, FloatArray]], begin: FloatArray) -> FloatArray:
     options: Any = {"maxiter": _STEPS, "gtol": _GRADIENT, "ftol": 1e-12}
-    return np.asarray(minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x)
+    return np.asarray(scipy.optimize.minimize(objective, begin, jac=True, method="L-BFGS-B", options=options).x)
 
 
 def design_of(

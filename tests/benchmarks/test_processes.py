@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.learning.meta_learning import in_processes
+from benchmarks.kept_cells import in_processes
 from tests.distributed.helpers import is_alive, wait_until
 
 _PARENT = """
 import sys
 from pathlib import Path
-from benchmarks.learning.meta_learning import in_processes
+from benchmarks.kept_cells import in_processes
 from tests.benchmarks.test_processes import note_and_wait
 if __name__ == "__main__":
     for _ in in_processes(note_and_wait, [(Path(sys.argv[1]) / name,) for name in "ab"], 2):

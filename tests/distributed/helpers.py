@@ -163,9 +163,12 @@ def exit_code(*arguments: str | Path) -> int:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Environment of a command that is run as a process; test modules are importable in it."""
+    """Environment of a command that is run as a process; test modules are importable in it.
+
+    Its Ray workers do not stand back behind the other tests, as they would at Ray's default niceness.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", **more}
+    return {**kept, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", **more}
 
 
 def command(arguments: Sequence[str | Path], cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:

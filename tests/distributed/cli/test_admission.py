@@ -327,7 +327,7 @@ class Lakes(FrozenLake):
 """
 
 
-@pytest.mark.parametrize("name", ["my_lakes:Lakes", "my_lakes.py:Lakes"])
+@pytest.mark.parametrize("name", [pytest.param("my_lakes:Lakes", marks=pytest.mark.slow), "my_lakes.py:Lakes"])
 def test_an_own_family_is_adapted_watched_and_reported_where_it_is_named(
     name: str, workplace: Path, no_plots: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,7 @@ def _name(words: str) -> str:
 
 def test_a_run_listens_on_the_loopback_interface_only(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept["RAY_worker_niceness"] = "0"  # beside other tests its workers would wait
     words = [sys.executable, "-c", RUN]
     done = subprocess.run(
         words, cwd=ROOT, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -65,6 +66,14 @@ def drifting(seed: int, rounds: int = 600, phase: int = 150) -> tuple[FloatArray
         comparators.append(comparator)
         policies.append(shrink(np.eye(ACTIONS)[rng.choice(ACTIONS, p=comparator)], 0.02) if still else comparator)
     return np.array(policies), np.array(comparators)
+
+
+@functools.cache
+def losses_of_each_expert(seed: int) -> tuple[float, ...]:
+    """What each step size of the grid loses alone over :func:`drifting`."""
+    policies, _ = drifting(seed)
+    sizes = step_size_grid(MIDDLE, COUNT)
+    return tuple(float(losses_over(policies, mixed(middle=size, schedule="dynamic"))[0].sum()) for size in sizes)
 
 
 def test_the_grid_doubles_about_its_middle() -> None:
@@ -144,7 +153,7 @@ def test_each_expert_is_plain_gradient_descent_with_its_step_size() -> None:
         np.testing.assert_array_equal(point, alone.initialization)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
 def test_a_drift_that_changes_its_speed_is_followed_better_than_by_any_step_size_of_the_grid(seed: int) -> None:
     policies, comparators = drifting(seed)
     least = sum(
@@ -152,11 +161,7 @@ def test_a_drift_that_changes_its_speed_is_followed_better_than_by_any_step_size
         for index, (policy, comparator) in enumerate(zip(policies, comparators, strict=True))
     )
     regret = losses_over(policies, mixed())[0].sum() - least
-    fixed = [
-        losses_over(policies, mixed(middle=size, schedule="dynamic"))[0].sum() - least
-        for size in step_size_grid(MIDDLE, COUNT)
-    ]
-    assert 0.0 < regret < 0.8 * min(fixed)
+    assert 0.0 < regret < 0.8 * (min(losses_of_each_expert(seed)) - least)
 
 
 @pytest.mark.parametrize("switching", [0.001, 0.01, 0.1])
@@ -174,8 +179,7 @@ def test_the_regret_bounds_hold(seed: int, switching: float) -> None:
     least = sum(loss_of(of_policy(i, p), u[None]) for i, (p, u) in enumerate(zip(policies, comparators, strict=True)))
     slope = max(float(np.linalg.norm(policy)) for policy in policies) * ACTIONS / SHRINKAGE
     bounds = []
-    for size in step_size_grid(MIDDLE, COUNT):
-        alone = losses_over(policies, mixed(middle=float(size), schedule="dynamic"))[0].sum()
+    for size, alone in zip(step_size_grid(MIDDLE, COUNT), losses_of_each_expert(seed), strict=True):
         assert total - alone <= sharing + 1e-9
         bounds.append(diameter**2 / (2.0 * size) + diameter * path / size + size * slope**2 * rounds / 2.0)
         assert alone - least <= bounds[-1] + 1e-9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy import stats
 
 from policies.common.confidence import (
     allowed_over,
@@ -14,6 +14,7 @@ from policies.common.confidence import (
     longest_passing,
     next_margins,
     quantile_step,
+    skew,
     upper_bound,
 )
 
@@ -31,7 +32,7 @@ def test_the_bound_covers_skewed_costs_where_a_plain_interval_covers_too_little(
     rng = np.random.default_rng(2)
     samples = rng.poisson(0.4, size=(count, 20_000)) * rng.uniform(0.3, 1.0, size=(count, 20_000))
     mean, error, half = upper_bound(samples, 0.95)
-    covered, plain = (mean + half >= 0.26).mean(), (mean + norm.ppf(0.95) * error >= 0.26).mean()
+    covered, plain = (mean + half >= 0.26).mean(), (mean + stats.norm.ppf(0.95) * error >= 0.26).mean()
     assert plain < 0.935
     assert covered > plain + 0.01
     assert covered >= 0.935
@@ -74,7 +75,7 @@ def test_margins_are_never_negative_and_miss_no_more_often() -> None:
         margins = next_margins(margins, seen, rate, confidence)
         assert (margins >= 0.0).all()
     assert (missed <= 0.1 * 2000 + margins / rate + 1e-6).all()
-    assert margins[0] == pytest.approx(0.1 * norm.ppf(0.9), abs=0.06), "the quantile of what is seen"
+    assert margins[0] == pytest.approx(0.1 * stats.norm.ppf(0.9), abs=0.06), "the quantile of what is seen"
     assert margins[1] == 0.0
 
 
@@ -110,3 +111,8 @@ def test_a_start_chosen_on_tasks_is_over_a_limit_on_a_new_one_no_more_often_than
         chosen = ladder[counts <= allowed_over(tasks, 0.95)][-1]
         over.append(thresholds[-1] > chosen)
     assert np.mean(over) <= 0.05 + 0.01
+
+
+def test_the_skewness_is_that_of_scipy() -> None:
+    samples = np.random.default_rng(3).exponential(size=(40, 3)) * [1.0, 1e-3, 1e6]
+    np.testing.assert_allclose(skew(samples), stats.skew(samples, axis=0), rtol=1e-12)

@@ -10,7 +10,6 @@ import pytest
 from scipy import sparse
 from scipy.optimize import linprog
 
-from policies.exact import solver
 from policies.exact.drawing import require_feasible
 from policies.exact.solver import ExactModel, InfeasibleError, SolverError, cost_range, optimal_policy
 from policies.solving.solve_task import reference_solution
@@ -110,7 +109,7 @@ def test_tolerances_follow_each_other_until_one_succeeds(status: int, monkeypatc
             found.status = status
         return found
 
-    monkeypatch.setattr(solver, "linprog", stubborn)
+    monkeypatch.setattr("scipy.optimize.linprog", stubborn)
     found = optimal_policy(model)
     assert tried == [1e-10, 1e-9, 1e-8]
     assert (exact.accuracy, found.accuracy) == (1e-10, 1e-8)

@@ -204,11 +204,11 @@ def test_on_a_table_the_step_is_the_tabular_one(rate: float, branch: int) -> Non
 
 @pytest.mark.parametrize("name", ACTORS)
 def test_the_preconditioner_saves_products_and_keeps_the_solution(name: str) -> None:
-    network = Network((17, 64, 64, 6), (("log_std", 6),) if ACTORS[name].extras else ())
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(2000, 17)) * 3.0 * 0.7 ** np.arange(17) @ np.linalg.qr(rng.normal(size=(17, 17)))[0]
-    actions = rng.normal(size=(2000, 6)) if network.extras else rng.integers(6, size=2000)
-    samples = Samples(inputs, actions, rng.normal(size=(2000, 1)), equal_weights(inputs))
+    network = Network((17, 32, 32, 6), (("log_std", 6),) if ACTORS[name].extras else ())
+    rng, number = np.random.default_rng(0), 800
+    inputs = rng.normal(size=(number, 17)) * 3.0 * 0.7 ** np.arange(17) @ np.linalg.qr(rng.normal(size=(17, 17)))[0]
+    actions = rng.normal(size=(number, 6)) if network.extras else rng.integers(6, size=number)
+    samples = Samples(inputs, actions, rng.normal(size=(number, 1)), equal_weights(inputs))
     linear = linearize(network, initialize(network, 0, 1.0, np.float64), inputs)
     gradient = policy_gradient(network, linear, samples, 0)
 
