@@ -199,6 +199,7 @@ def test_every_setting_and_row_is_a_valid_run_file() -> None:
         ("hopper_velocity", "meta_srl, context", "hopper_velocity_context.yaml"),
         ("humanoid_velocity", "meta_srl, context", "humanoid_velocity_context.yaml"),
         ("half_cheetah_motors", "meta_srl, inferred", "half_cheetah_motors.yaml"),
+        ("circle", "meta_srl, context", "circle_context.yaml"),
     ],
 )
 def test_a_run_file_is_what_the_page_measures(table: str, row: str, file: str) -> None:
