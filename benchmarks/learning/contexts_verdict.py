@@ -8,14 +8,14 @@ from typing import Literal
 
 from benchmarks.learning.meta_page import formatted
 from meta.judging.claims import AGAINST
-from meta.measuring.intervals import Interval, interval
+from meta.measuring.intervals import BETTER, UNKNOWN, WORSE, Interval, interval, verdict_of
 from meta.reporting.verdict import listed
 
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
 """By row, measure and seed. A measure ends with `more` or `less`, which of it is better."""
 Side = Literal["below", "above"]
 """Where an interval lies from 0."""
-BETTER, WORSE, UNKNOWN, ONE_SEED = "better", "worse", "no difference shown", "one seed"
+ONE_SEED = "one seed"
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,8 @@ def shown(found: Interval, digits: int = 1) -> str:
 
 
 def verdict(found: Interval) -> str:
-    """Whether a difference, of which more is better, is shown."""
-    if found.n < 2:
-        return ONE_SEED
-    if found.low > 0.0:
-        return BETTER
-    return WORSE if found.high < 0.0 else UNKNOWN
+    """Whether a difference, of which more is better, is shown; one seed shows nothing."""
+    return ONE_SEED if found.n < 2 else verdict_of(found)
 
 
 def sided(differences: Mapping[str, Interval], words: Mapping[Side, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meta.judging.task_numbers import Numbers
-from meta.measuring.intervals import Interval, interval
+from meta.measuring.intervals import BETTER, UNKNOWN, WORSE, Interval, interval, verdict_of
 from meta.measuring.statistics import (
     Profile,
     bootstrap_interval,
@@ -107,7 +107,7 @@ def profile(judged: Judged, method: MethodName, measure: Measure, thresholds: Fl
     return profile_with_band([scores(judged[method], measure)], thresholds)
 
 
-AGAINST = {"better": "better than", "worse": "worse than", "no difference shown": "no difference shown against"}
+AGAINST = {BETTER: "better than", WORSE: "worse than", UNKNOWN: f"{UNKNOWN} against"}
 """Verdicts before the name of a method."""
 
 
@@ -122,11 +122,9 @@ class Claim:
     @property
     def verdict(self) -> str:
         """``better``, ``worse`` or ``no difference shown``."""
-        sign = -1.0 if self.measure.less_is_better else 1.0
-        low, high = sorted((sign * self.difference.low, sign * self.difference.high))
-        if low > 0.0:
-            return "better"
-        return "worse" if high < 0.0 else "no difference shown"
+        found = self.difference
+        less = self.measure.less_is_better
+        return verdict_of(Interval(-found.mean, -found.high, -found.low, found.n) if less else found)
 
 
 def claims(judged: Judged, others: Sequence[MethodName]) -> list[Claim]:

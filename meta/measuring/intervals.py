@@ -12,6 +12,8 @@ from scipy.special import stdtrit
 
 from tasks.contract.tabular_model import FloatArray
 
+BETTER, WORSE, UNKNOWN = "better", "worse", "no difference shown"
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -26,6 +28,13 @@ class Interval:
         """``{"mean", "ci95": [low, high], "n"}`` with null for what is not known."""
         bounds = [None if math.isnan(bound) else bound for bound in (self.low, self.high)]
         return {"mean": None if math.isnan(self.mean) else self.mean, "ci95": bounds, "n": self.n}
+
+
+def verdict_of(gain: Interval) -> str:
+    """Whether a difference, of which more is better, is shown: its interval does not reach 0."""
+    if gain.low > 0.0:
+        return BETTER
+    return WORSE if gain.high < 0.0 else UNKNOWN
 
 
 def interval(values: Sequence[float] | FloatArray) -> Interval:
