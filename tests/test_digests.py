@@ -58,7 +58,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
     "alike lakes": ("frozen_lake", {}),
 }
-SLOW = {"alike lakes"}
+SLOW = {"alike lakes", "grouped lakes"}
 
 
 def processor() -> str:

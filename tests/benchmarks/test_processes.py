@@ -56,7 +56,7 @@ def test_no_job_begins_after_an_error(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) < 10
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_processes_end_with_the_one_that_asked(ending: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(_PARENT, encoding="utf-8")

@@ -37,6 +37,7 @@ def test_half_cheetah_learns_to_run_under_its_speed_limit(tmp_path: Path) -> Non
     assert max(_costs(curve, 1)) > 25.0, "the limit was never felt"
 
 
+@pytest.mark.slow
 def test_acrobot_learns_to_swing_up_under_both_limits(tmp_path: Path) -> None:
     """Four seconds. Measured on five seeds, last fifth: reward -194 to -151, costs 7.5 to 9.2 (limits 10).
 
