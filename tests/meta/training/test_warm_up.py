@@ -233,6 +233,7 @@ def test_the_mean_of_teams_is_the_mean_of_their_functions_first_layers_included(
         mean_policy(cast("PolicyState", drawn.fresh), [begin, begin])
 
 
+@pytest.mark.slow
 def test_a_start_with_contexts_goes_to_the_goal_of_a_new_task_at_once() -> None:
     warm = WarmUpSettings(rounds=60, teams=2, tasks=10, distinct_tasks=40, delta_max=0.1)
     rewards = {}

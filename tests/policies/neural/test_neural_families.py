@@ -25,6 +25,7 @@ def _solve(name: str, settings: NeuralSettings) -> tuple[NeuralSolution, tuple[f
     return solution, task.limits
 
 
+@pytest.mark.slow
 def test_half_cheetah_comes_under_its_limit_and_moves_towards_its_target_speed() -> None:
     solution, (limit,) = _solve("half_cheetah", NeuralSettings(num_iterations=15))
     assert solution.values[0, 1] > 1.3 * limit, "a fresh policy spends too much effort"

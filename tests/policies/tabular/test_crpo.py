@@ -227,7 +227,7 @@ def test_ends_at_closed_form_optima(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("output", ["best", "uniform", "last"])
-@pytest.mark.parametrize("constraint_choice", ["largest", "first", "random"])
+@pytest.mark.parametrize("constraint_choice", ["largest", pytest.param("first", marks=pytest.mark.slow), "random"])
 def test_every_rule_reaches_the_optimum(output: str, constraint_choice: str) -> None:
     model = ExactModel(random_cmdp(4, 5, 3, 2, 0.8))
     limits = interior_limits(model.tabular, 0.5)
