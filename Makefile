@@ -21,7 +21,7 @@ help: ## what make can do
 
 setup: $(READY)
 
-# A newer pip resolves in a third of the time, and modules that nothing imports need no bytecode: together half of the set-up.
+# A newer pip, and no bytecode of modules that nothing imports: a third of the time (docs/decisions/0002-dependencies-and-pins.md)
 # Safety-Gymnasium comes without its dependencies, whose pins contradict Ray's: docs/decisions/0016-safety-gymnasium.md
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -61,7 +61,7 @@ docs: setup ## the documentation site, to build/site/index.html; a warning is an
 	@echo "open build/site/index.html"
 
 notebook: setup ## three notebooks in the browser: a first run, an environment of your own, reading results
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebook]"
+	$(PIP) -e ".[notebook]"
 	$(BIN)/jupyter lab docs/notebooks
 
 schemas: setup ## docs/schemas: JSON schemas of the files that a run writes

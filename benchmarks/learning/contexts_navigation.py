@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.learning.contexts_rows import LONG, RANDOM, RATE, SEEDS, WIDE_STEPS, WITHOUT, Setting, Variant
+from benchmarks.learning.contexts_rows import (
+    KNOWING,
+    PRETRAINED,
+    RANDOM,
+    RATE,
+    SEEDS,
+    WIDE_STEPS,
+    WITHOUT,
+    Setting,
+    Variant,
+)
 from meta.methods.registry import OURS
 from meta.training.evaluation_settings import GridPoint
 
@@ -17,11 +27,11 @@ NAVIGATION_SETTINGS = (
         (),
         SEEDS[:3],
         (
-            Variant("meta_srl, context", OURS),
+            *KNOWING,
             Variant("meta_srl, none", OURS, WITHOUT),
             Variant("multitask, context", "multitask", WIDE_STEPS, RATE),
             Variant("reptile, context", "reptile", (), GridPoint(rate=0.1, step=0.5)),
-            Variant("pretrained", "pretrained", (*WITHOUT, *LONG), RATE),
+            PRETRAINED,
             RANDOM,
         ),
     ),

@@ -71,7 +71,7 @@ def upper_bound(
 
 
 def skew(samples: Float[FloatArray, "n p"]) -> Float[FloatArray, " p"]:
-    """The third central moment over the second to the power of 1.5, as of SciPy, whose statistics load a second."""
+    """The third central moment over the second to the power of 1.5: SciPy's, which takes a second to load."""
     centred = samples - samples.mean(axis=0)
     return np.asarray((centred**2 * centred).mean(axis=0) / (centred**2).mean(axis=0) ** 1.5)
 
