@@ -83,6 +83,7 @@ def corridor(steps: int, iterations: int) -> FloatArray:
     return solve_neural(batch, start, rates, limits, settings, 0, discount=family.discount, label="corridor").values
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_remembers_what_a_step_does_not_show() -> None:
     """The right door pays 0.77; a coin earns 0.38 at cost 0.5. Measured on the seeds 0 to 3: 0.77 and 0.00."""
     values = corridor(8, 12)

@@ -55,6 +55,12 @@ class ExactModel:
         return sparse.csr_matrix((model.probabilities, (model.pairs, model.next_states)), shape=shape)
 
     @cached_property
+    def dense_transitions(self) -> FloatArray:
+        """P, [A, S, S], for few states."""
+        states, actions = self.shape
+        return np.ascontiguousarray(self.transitions.toarray().reshape(states, actions, states).swapaxes(0, 1))
+
+    @cached_property
     def objectives(self) -> FloatArray:
         """[1 + p, S, A]: reward, then costs."""
         return self.tabular.objectives
@@ -100,23 +106,32 @@ def policy_transitions(model: ExactModel, policy: FloatArray) -> Any:
 
 
 def _solve(matrix: Any, right: FloatArray, *, transpose: bool = False) -> FloatArray:
-    """Solve (matrix or its transpose) x = right for a sparse matrix; ``right`` is [S] or [S, K]."""
-    if matrix.shape[0] <= DENSE_STATES:
-        dense = matrix.toarray()
-        return np.asarray(np.linalg.solve(dense.T if transpose else dense, right))
-    return np.asarray(splu((matrix.T if transpose else matrix).tocsc()).solve(right))
+    """Solve (matrix or its transpose) x = right for a dense or a sparse matrix; ``right`` is [S] or [S, K]."""
+    matrix = matrix.T if transpose else matrix
+    if isinstance(matrix, np.ndarray):
+        return np.asarray(np.linalg.solve(matrix, right))
+    return np.asarray(splu(matrix.tocsc()).solve(right))
 
 
-def _bellman_matrix(model: ExactModel, policy: FloatArray) -> Any:
-    states, _ = model.shape
-    return sparse.identity(states, format="csr") - model.tabular.discount * policy_transitions(model, policy)
+def bellman_matrix(model: ExactModel, policy: FloatArray) -> Any:
+    """I - gamma P^pi, dense for few states: sparse products of tiny matrices take most of their time to be set up.
+
+    Both forms add the actions' shares in the same order, so that they are equal to the last bit.
+    """
+    states, actions = model.shape
+    if states > DENSE_STATES:
+        return sparse.identity(states, format="csr") - model.tabular.discount * policy_transitions(model, policy)
+    mixed = np.zeros((states, states))
+    for action in range(actions):
+        mixed += policy[:, action, None] * model.dense_transitions[action]
+    return np.identity(states) - model.tabular.discount * mixed
 
 
 def evaluate(model: ExactModel, policy: Float[FloatArray, "S A"]) -> Evaluation:
     """Exact J_i, V_i and Q_i of every objective: V = (I - gamma P^pi)^{-1} c^pi, Q = c + gamma P V."""
     states, actions = model.shape
     expected = np.einsum("sa,isa->si", policy, model.objectives)
-    state_values = _solve(_bellman_matrix(model, policy), expected).T
+    state_values = _solve(bellman_matrix(model, policy), expected).T
     successor = np.asarray(model.transitions @ state_values.T).T.reshape(-1, states, actions)
     action_values = model.objectives + model.tabular.discount * successor
     return Evaluation(state_values @ model.tabular.initial, state_values, action_values)
@@ -125,7 +140,7 @@ def evaluate(model: ExactModel, policy: Float[FloatArray, "S A"]) -> Evaluation:
 def occupancy(model: ExactModel, policy: Float[FloatArray, "S A"]) -> Float[FloatArray, " S"]:
     """Discounted state distribution nu = (1 - gamma) (I - gamma P^pi)^{-T} rho, shape [S]."""
     start = (1.0 - model.tabular.discount) * model.tabular.initial
-    return _solve(_bellman_matrix(model, policy), start, transpose=True)
+    return _solve(bellman_matrix(model, policy), start, transpose=True)
 
 
 def optimal_policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,7 @@ def number(value: Any, name: str, where: Where) -> float:
         result = float(value.item() if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError):
         raise TaskError(f"{where()}: {name} must be a number, got {value!r}") from None
-    if not np.isfinite(result):
+    if not math.isfinite(result):
         raise TaskError(f"{where()}: {name} is {result}; it must be finite")
     return result
 
@@ -91,13 +92,25 @@ def costs(info: dict[str, Any], num_costs: int, where: Where) -> list[float]:
     if "cost" not in info:
         raise TaskError(f'{where()}: step reports no info["cost"]; it must hold {num_costs} number(s)')
     given = info["cost"]
-    values = list(np.ravel(given)) if np.ndim(given) <= 1 else []
+    values = _entries(given)
     if len(values) != num_costs:
         raise TaskError(f'{where()}: info["cost"] must hold {num_costs} number(s), got {given!r}')
     found = [number(value, 'info["cost"]', where) + 0.0 for value in values]  # no negative zeros
     if min(found) < 0.0:
         raise TaskError(f'{where()}: info["cost"] is {given!r}; a cost must be at least 0')
     return found
+
+
+def _entries(given: Any) -> list[Any]:
+    """The entries of a number, or of what is like a vector; none of anything else.
+
+    NumPy takes three times as long to find that a list of plain numbers is one, and this is asked in every step.
+    """
+    if type(given) is float:
+        return [given]
+    if type(given) in (list, tuple) and all(type(entry) is float for entry in given):
+        return list(given)
+    return list(np.ravel(given)) if np.ndim(given) <= 1 else []
 
 
 def space_stays(now: object, first: object, where: Where) -> None:

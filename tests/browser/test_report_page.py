@@ -14,6 +14,7 @@ from meta.reporting.summary import RunSummary
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
+from tests.support.variants import few
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,10 @@ def test_a_narrow_window_holds_the_page(browser: Any, page_file: Path) -> None:
         assert faults == []
 
 
-@pytest.mark.parametrize("width", [1400, 420])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["page_file", "page_of_long_names"])
+@pytest.mark.parametrize(
+    ("which", "scheme", "width"),
+    few(itertools.product(["page_file", "page_of_long_names"], ["light", "dark"], [1400, 420]), 0, -1),
+)
 def test_texts_are_readable_and_overlap_nowhere(
     browser: Any, which: str, tmp_path: Path, width: int, scheme: str, request: pytest.FixtureRequest
 ) -> None:

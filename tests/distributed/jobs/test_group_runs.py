@@ -35,6 +35,7 @@ from tests.distributed.helpers import (
 from tests.distributed.jobs.test_neural_runs import noted as noted_neural
 from tests.distributed.jobs.test_neural_runs import table
 from tests.distributed.storage.test_resume import Crash, CrashAfter
+from tests.support.variants import few
 
 GROUPS: Raw = {
     "meta": {"num_initializations": 2, "groups": {"split_after": 0, "probe_episodes": 2}},
@@ -61,7 +62,7 @@ def raw_of(case: str, folder: Path) -> Raw:
     return changed(make(folder), changes)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, 0, 3))
 def test_an_interrupted_run_ends_as_one_that_never_was(workplace: Path, case: str) -> None:
     config = parsed(raw_of(case, workplace / "notes"))
     undisturbed = RunDirectory.create(config)

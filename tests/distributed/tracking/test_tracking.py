@@ -42,6 +42,7 @@ from tests.distributed.helpers import (
     undisturbed_sha,
     wait_until,
 )
+from tests.support.variants import few
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, no_plots: None) -> Fake:
 
 
 @pytest.mark.parametrize("kind", [RunDirectory, MLflowTracker])
-@pytest.mark.parametrize(("method", "call"), [("task_finished", 3), ("task_finished", 8), ("round_finished", 1)])
+@pytest.mark.parametrize(
+    ("method", "call"), few([("task_finished", 3), ("task_finished", 8), ("round_finished", 1)], 0)
+)
 def test_a_run_that_is_stopped_between_its_trackers_loses_and_doubles_no_event(
     workplace: Path, fake: Fake, kind: type[Any], method: str, call: int
 ) -> None:

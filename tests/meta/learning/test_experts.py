@@ -17,6 +17,7 @@ from meta.learning.updates import project_to_shrunk_simplex
 from policies.tabular.kernel_table import shrink
 from tasks.contract.tabular_model import FloatArray
 from tests.meta.learning.test_learner import SOUND, contributions
+from tests.support.variants import few
 
 ACTIONS, SHRINKAGE, COUNT, MIDDLE = 4, 0.05, 7, 0.02
 
@@ -164,8 +165,8 @@ def test_a_drift_that_changes_its_speed_is_followed_better_than_by_any_step_size
     assert 0.0 < regret < 0.8 * (min(losses_of_each_expert(seed)) - least)
 
 
-@pytest.mark.parametrize("switching", [0.001, 0.01, 0.1])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.parametrize("switching", few([0.001, 0.01, 0.1], 1))
+@pytest.mark.parametrize("seed", few(range(3), 0))
 def test_the_regret_bounds_hold(seed: int, switching: float) -> None:
     """Against each expert alone: mass (ln N + (T - 1) ln(1 / (1 - switching))). Against a moving comparator: that and
     the dynamic regret of an expert's gradient descent, D^2 / (2 beta) + D P / beta + beta G^2 T / 2 (Zinkevich 2003).

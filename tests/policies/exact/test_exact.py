@@ -144,6 +144,20 @@ def test_dense_and_sparse_paths_agree(num_states: int, monkeypatch: pytest.Monke
         np.testing.assert_allclose(visits, other_visits, rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    "model", [*RANDOM, *(problem.model for problem in PROBLEMS)], ids=lambda model: model.num_states
+)
+def test_dense_and_sparse_bellman_matrices_are_equal_to_the_last_bit(
+    model: TabularModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, policy = ExactModel(model), _policy(model)
+    dense = policies.exact.solver.bellman_matrix(exact, policy)
+    monkeypatch.setattr(policies.exact.solver, "DENSE_STATES", 0)
+    sparse = policies.exact.solver.bellman_matrix(exact, policy)
+    assert isinstance(dense, np.ndarray)
+    assert dense.tobytes() == np.ascontiguousarray(sparse.toarray()).tobytes()
+
+
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_programme_finds_the_closed_form_optimum(problem: Problem) -> None:
     exact = ExactModel(problem.model)

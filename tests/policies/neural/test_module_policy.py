@@ -30,6 +30,7 @@ from policies.neural.solving import solve_neural_task
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.task import TaskError
 from tests.support.point_batch import PointBatch, PointFamily
+from tests.support.variants import few
 
 NORMED, TANH, HEADLESS = (f"tests.support.modules:{name}" for name in ("Normed", "Tanh", "Headless"))
 HEADS = ((TARGET_MEAN, 2), (TARGET_SCALE, 2))
@@ -46,7 +47,7 @@ SETTINGS = NeuralSettings(
 FAMILY = PointFamily(0, 4)
 
 
-@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("discrete", few([True, False], 1))
 def test_it_learns_the_reward_and_keeps_the_limit(discrete: bool) -> None:
     """As the NumPy network does (test_neural_crpo); the best of limit 1 is about 18, a random policy earns about 0.
 

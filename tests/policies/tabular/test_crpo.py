@@ -15,6 +15,7 @@ from policies.exact.solver import Evaluation, ExactModel, evaluate, optimal_poli
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
 from tasks.contract.tabular_model import FloatArray
 from tests.support.problems import PROBLEMS, Problem, interior_limits, random_cmdp, uniform_policy
+from tests.support.variants import few
 
 LIMITS = np.array([1.0, 10.0, 4.0])
 NO_TOLERANCE = np.zeros(3)
@@ -200,7 +201,7 @@ def _check_against_programme(seed: int, num_costs: int, count: int, tolerance: f
 
 
 @pytest.mark.parametrize("num_costs", [1, 2, 3])
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 17))])
+@pytest.mark.parametrize("seed", few(range(17), 0, 1, 2))
 def test_ends_at_the_optimum_of_the_programme(seed: int, num_costs: int) -> None:
     """Values reach c_max / (1 - gamma) = 5: violation and gap are 0.4 % and 0.2 % of it."""
     _check_against_programme(seed, num_costs, count=500, tolerance=0.02, gap=0.01, slack=0.04)
@@ -213,7 +214,7 @@ def test_more_iterations_end_closer(seed: int, num_costs: int) -> None:
     _check_against_programme(seed, num_costs, count=2000, tolerance=0.005, gap=0.005, slack=0.02)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", few(PROBLEMS, 0, -1), ids=str)
 def test_ends_at_closed_form_optima(problem: Problem) -> None:
     model = ExactModel(problem.model)
     scale = 1.0 / (1.0 - problem.model.discount)
@@ -227,7 +228,7 @@ def test_ends_at_closed_form_optima(problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("output", ["best", "uniform", "last"])
-@pytest.mark.parametrize("constraint_choice", ["largest", pytest.param("first", marks=pytest.mark.slow), "random"])
+@pytest.mark.parametrize("constraint_choice", few(["largest", "first", "random"], 0))
 def test_every_rule_reaches_the_optimum(output: str, constraint_choice: str) -> None:
     model = ExactModel(random_cmdp(4, 5, 3, 2, 0.8))
     limits = interior_limits(model.tabular, 0.5)

@@ -20,6 +20,7 @@ from policies.tabular.safe_steps import costs_of_episodes
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 from tasks.lakes.frozen_lake import FrozenLake
+from tests.support.variants import few
 
 LAKE = FrozenLake(seed=2, map_size=4, horizon=120, discount=0.9)
 TASK = draw_task(LAKE, "frozen_lake", 2, "train", 0)
@@ -58,7 +59,7 @@ def safety(confidence: float = 0.95, **settings: Any) -> Safety:
     return Safety(SafetySettings(confidence=confidence, **settings), np.zeros(1))
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["with Q", "with any Q"])
+@pytest.mark.parametrize("known", few([True, False], 1), ids=["with Q", "with any Q"])
 def test_costs_of_a_candidate_are_estimated_without_bias(known: bool) -> None:
     acted, candidate = policies()
     exact = evaluate(model(), np.exp(acted)).action_values[1:]
