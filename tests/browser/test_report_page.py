@@ -14,7 +14,7 @@ from meta.reporting.summary import RunSummary
 from policies.filming.pictures import write_video
 from tests.browser.conftest import opened
 from tests.meta.reporting.test_page import rows, summary
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 
 @pytest.fixture(scope="module")

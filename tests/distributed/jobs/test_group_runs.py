@@ -35,7 +35,7 @@ from tests.distributed.helpers import (
 from tests.distributed.jobs.test_neural_runs import noted as noted_neural
 from tests.distributed.jobs.test_neural_runs import table
 from tests.distributed.storage.test_resume import Crash, CrashAfter
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 GROUPS: Raw = {
     "meta": {"num_initializations": 2, "groups": {"split_after": 0, "probe_episodes": 2}},

@@ -31,7 +31,7 @@ from tests.distributed.helpers import (
     undisturbed_sha,
 )
 from tests.distributed.storage.test_checkpoints import flip, truncate
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 
 class Crash(BaseException):

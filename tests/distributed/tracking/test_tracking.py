@@ -42,7 +42,7 @@ from tests.distributed.helpers import (
     undisturbed_sha,
     wait_until,
 )
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from policies.common.transition_sample import TransitionSample
 from policies.neural.policy_state import new_policy
 from policies.tabular.transitions import tabular_sample
 from tasks.contract.tabular_model import FloatArray
+from tests.support.few_variants import few
 from tests.support.linear_system import HORIZON, LinearSystem
 from tests.support.meta_helpers import ending_cmdp, random_rows, sample_mixture
 from tests.support.problems import random_cmdp
-from tests.support.variants import few
 
 DISCOUNT = 0.9
 TRAINED = NeuralDICESettings(last_layer="trained")

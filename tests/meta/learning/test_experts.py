@@ -17,7 +17,7 @@ from meta.learning.updates import project_to_shrunk_simplex
 from policies.tabular.kernel_table import shrink
 from tasks.contract.tabular_model import FloatArray
 from tests.meta.learning.test_learner import SOUND, contributions
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 ACTIONS, SHRINKAGE, COUNT, MIDDLE = 4, 0.05, 7, 0.02
 

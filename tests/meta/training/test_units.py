@@ -21,7 +21,7 @@ from meta.training.pool import LocalLearner, LocalPool, solve_in_order
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 RUNS = Path(__file__).resolve().parents[3] / "deploy" / "runs"
 TOLERANCE = 1e-4

@@ -20,7 +20,7 @@ from policies.checking.limit_probe import Probe, discounted, told_by_model, told
 from tasks.contract.family_registry import BUILT_IN
 from tasks.contract.task import Parameters, Split
 from tasks.lakes.frozen_lake import FrozenLake
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 HERE = "tests.policies.checking.test_family_check"
 _COUNTER = itertools.count()

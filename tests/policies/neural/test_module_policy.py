@@ -29,8 +29,8 @@ from policies.neural.policy_state import (
 from policies.neural.solving import solve_neural_task
 from policies.steps.natural_gradient import TrustRegionSettings
 from tasks.contract.task import TaskError
+from tests.support.few_variants import few
 from tests.support.point_batch import PointBatch, PointFamily
-from tests.support.variants import few
 
 NORMED, TANH, HEADLESS = (f"tests.support.modules:{name}" for name in ("Normed", "Tanh", "Headless"))
 HEADS = ((TARGET_MEAN, 2), (TARGET_SCALE, 2))

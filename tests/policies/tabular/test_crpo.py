@@ -14,8 +14,8 @@ from policies.exact.softmax import kl_divergence, log_policy
 from policies.exact.solver import Evaluation, ExactModel, evaluate, optimal_policy
 from policies.tabular.crpo import ExactEvaluator, WithinTaskSettings, solve
 from tasks.contract.tabular_model import FloatArray
+from tests.support.few_variants import few
 from tests.support.problems import PROBLEMS, Problem, interior_limits, random_cmdp, uniform_policy
-from tests.support.variants import few
 
 LIMITS = np.array([1.0, 10.0, 4.0])
 NO_TOLERANCE = np.zeros(3)

@@ -20,7 +20,7 @@ from policies.tabular.safe_steps import costs_of_episodes
 from tasks.contract.tabular_model import FloatArray
 from tasks.contract.task import Task
 from tasks.lakes.frozen_lake import FrozenLake
-from tests.support.variants import few
+from tests.support.few_variants import few
 
 LAKE = FrozenLake(seed=2, map_size=4, horizon=120, discount=0.9)
 TASK = draw_task(LAKE, "frozen_lake", 2, "train", 0)
