@@ -29,9 +29,10 @@ from tests.distributed.helpers import (
     tiny,
     undisturbed_sha,
 )
+from tests.support.few_variants import few
 
 QUITS = ("raise", "exit", "leave", "interrupt")
-SOME = ["exit", *(pytest.param(how, marks=pytest.mark.slow) for how in ("raise", "leave", "interrupt"))]
+SOME = few(["exit", "raise", "leave", "interrupt"], 0)
 """One of them by default."""
 
 

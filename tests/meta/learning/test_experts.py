@@ -154,7 +154,7 @@ def test_each_expert_is_plain_gradient_descent_with_its_step_size() -> None:
         np.testing.assert_array_equal(point, alone.initialization)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
+@pytest.mark.parametrize("seed", few(range(5), 0))
 def test_a_drift_that_changes_its_speed_is_followed_better_than_by_any_step_size_of_the_grid(seed: int) -> None:
     policies, comparators = drifting(seed)
     least = sum(

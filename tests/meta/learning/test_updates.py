@@ -15,6 +15,7 @@ from meta.learning.updates import (
 )
 from policies.tabular.kernel_table import leader, shrink
 from tasks.contract.tabular_model import FloatArray
+from tests.support.few_variants import few
 from tests.support.meta_helpers import random_rows
 
 
@@ -130,7 +131,7 @@ def test_initialization_gradient_is_that_of_the_loss() -> None:
             assert gradient[state, action] == pytest.approx(difference / (2.0 * step), rel=1e-7)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", few(range(3), 0))
 def test_online_gradient_descent_finds_the_minimiser(seed: int) -> None:
     """Many passes with beta / sqrt(t) over fixed tasks end at the closed-form minimiser."""
     mass, policies = losses(seed, num_tasks=5, states=3, actions=3)
