@@ -55,7 +55,10 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "hopper_velocity_context",
         {**SHORT, "family.num_tasks": "2", "meta.warm_up.rounds": "3", "meta.warm_up.tasks": "4"},
     ),
-    "lakes that know their holes": ("frozen_lake_context", {"family.num_tasks": "8"}),
+    "lakes that know their holes": (
+        "frozen_lake_context",
+        {"family.num_tasks": "8", "within_task.num_iterations": "5", "meta.learning_rates.new_task_updates": "null"},
+    ),
     "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
     "alike lakes": ("frozen_lake", {}),
 }

@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts_rows
 from benchmarks.learning.contexts_budgets import BUDGET_SETTINGS
+from benchmarks.learning.contexts_lakes import LAKE_SETTINGS
 from benchmarks.learning.contexts_navigation import NAVIGATION_SETTINGS
 from benchmarks.learning.contexts_page import write_page
 from benchmarks.learning.contexts_rows import Setting, Variant
@@ -43,7 +44,7 @@ from tasks.contract.task import Task
 CELLS = RESULTS / "contexts" / "cells"
 _SECTIONS = ("seed", "family", "within_task", "dice", "meta", "evaluation")
 _DECIMALS = 5
-SETTINGS = (*contexts_rows.SETTINGS, *NAVIGATION_SETTINGS, *BUDGET_SETTINGS)
+SETTINGS = (*contexts_rows.SETTINGS, *LAKE_SETTINGS, *NAVIGATION_SETTINGS, *BUDGET_SETTINGS)
 """All tables of the page."""
 
 

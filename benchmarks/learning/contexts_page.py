@@ -22,7 +22,7 @@ from tasks.contract.tabular_model import FloatArray
 COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
-OURS_CPO = "meta_srl, context, cpo"
+OURS_CPO, OURS_DEEP = "meta_srl, context, cpo", "meta_srl, context, deep"
 INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""
@@ -207,7 +207,7 @@ def lake_table(cells: Cells) -> list[str]:
         for name, found in measured.items()
     ]
     lines = table(["start", "seeds", *labels.values()], rows)
-    return [*told(compared(measured, itertools.product((OURS, OURS_CPO), measured)), lines), ""]
+    return [*told(compared(measured, itertools.product((OURS, OURS_CPO, OURS_DEEP), measured)), lines), ""]
 
 
 def figure(cells: Cells, name: str, *, robot: bool) -> Figure:

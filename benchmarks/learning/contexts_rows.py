@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,23 +91,6 @@ INFERRING = (
     Variant("meta_srl, none", OURS, WITHOUT),
 )
 """Bodies: all rows take direct steps; a regression learns from some of the tasks of `inferred`."""
-LAKE_VARIANTS = (
-    Variant("meta_srl, context", OURS, (("meta.context", "given"), ("meta.contexts.map", "log_linear"))),
-    Variant("meta_srl, none", OURS),
-    Variant("pretrained", "pretrained"),
-    Variant("simple_average", "simple_average"),
-    Variant("fal", "fal"),
-    Variant("multitask", "multitask"),
-    Variant("random", "random"),
-)
-CPO: Changes = (("within_task.method.name", "cpo"),)
-LAKE_CPO = tuple(
-    dataclasses.replace(one, name=f"{one.name}, cpo", changes=(*one.changes, *CPO))
-    for one in LAKE_VARIANTS
-    if one.method in (OURS, "pretrained", "multitask")
-)
-"""Methods with steps that end at the limit. Starts are made of what the algorithm ends with, and CRPO's own gap on a
-lake after 50 updates (docs/results/within_task.md) is most of the gap of its learned start after five."""
 SHORT: Changes = (
     ("meta.warm_up.tasks", "5"),
     ("meta.warm_up.rounds", "352"),
@@ -149,7 +131,6 @@ SPEEDS_UNDER_LIMITS = [
 CHEETAH = Path("deploy/runs/half_cheetah_velocity_context.yaml")
 HUMANOID = Path("deploy/runs/humanoid_velocity_context.yaml")
 ACROBOT = Path("deploy/runs/acrobot.yaml")
-LAKE = Path("deploy/runs/frozen_lake.yaml")
 SETTINGS = (
     Setting(
         "half_cheetah_velocity",
@@ -273,22 +254,5 @@ SETTINGS = (
             Variant("multitask, none", "multitask", ONLINE, RATE),
             Variant("random", "random", ONLINE, RATE),
         ),
-    ),
-    Setting("lakes_high", "Lakes of high similarity", LAKE, (), tuple(range(200, 210)), (*LAKE_VARIANTS, *LAKE_CPO)),
-    Setting(
-        "lakes_low",
-        "Lakes of low similarity",
-        LAKE,
-        (("family.similarity", "low"),),
-        tuple(range(200, 210)),
-        (*LAKE_VARIANTS, *LAKE_CPO),
-    ),
-    Setting(
-        "lakes_unlike",
-        "Lakes that differ in 40 of their 62 tiles",
-        LAKE,
-        (("family.similarity", "40"),),
-        tuple(range(200, 206)),
-        tuple(one for one in LAKE_VARIANTS if one.method in (OURS, "random")),
     ),
 )

@@ -213,7 +213,8 @@ def _of_run(run_dir: Path, named: str | None, console: Console, method: str | No
     random = load_summary(run_dir).test.get("random")
     rates = None if random is None else np.array(random.learning_rates, np.float64)
     family = family_of(LocalPool(config.experiment.family), config.experiment)
-    return Source(str(run_dir), config, state.start, rates, run_dir / "adapt", None, family)
+    starts = config.experiment.held_out_starts(state.start)
+    return Source(str(run_dir), config, starts, rates, run_dir / "adapt", None, family)
 
 
 def _starts(source: Source, family: TaskFamily, task: Task) -> dict[str, Starts]:

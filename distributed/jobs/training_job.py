@@ -189,7 +189,7 @@ def _evaluated(context: RunContext, place: Workplace, drawn: Drawn, state: State
         similar = measure_similarity(place.pool, experiment, drawn)
         methods = chosen_methods(experiment.evaluation, within)
         given = place.pool, place.learner, experiment, drawn, methods
-        held_out = compare_starts(*given, state.start, similar, bar.report)
+        held_out = compare_starts(*given, experiment.held_out_starts(state.start), similar, bar.report)
     directory.write_held_out(held_out_rows({name: entry.records for name, entry in held_out.items()}))
     facts = RunFacts(
         name=config.name,

@@ -62,8 +62,9 @@ def watch(
     warn_outside(family, task, state.starts[0].initialization, console)
     path = output or run_dir / "adapt" / f"{task.stem}.mp4"
     require_pictures(family, task)
+    starts = config.experiment.held_out_starts(state.start)
     with console.status(f"adapting to {task.label}"):
-        result = next(iter(pool.solve([task], state.start, config.experiment.held_out_within, collect=False))).result
+        result = next(iter(pool.solve([task], starts, config.experiment.held_out_within, collect=False))).result
     adapted = f"after {len(result.branches)} updates (iterate {result.output})"
     learned = policy_for(state.starts[result.start_index].initialization, result.context)
     settled = settled_family(family, result)

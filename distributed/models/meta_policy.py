@@ -145,7 +145,7 @@ def meta_policy_of(
     spec = spec or config.experiment.family
     family = spec.make()
     return MetaPolicy(
-        starts=state.start,
+        starts=config.experiment.held_out_starts(state.start),
         settings={name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS},
         spaces=kind_of(config.within_task).spaces(family, task),
         cost_names=tuple(family.cost_names),

@@ -50,18 +50,20 @@ def _start_without(method: Method, bench: Workbench) -> tuple[Start, Workbench]:
 def tuned_start(method: Method, bench: Workbench) -> Start:
     """The start that ``method`` learns from all training tasks.
 
-    It learns at the rate that is best for the fresh policy, and its start then gets the grid's best rate; a method with
-    an ``own_rate`` gets the rate of least mean score in the later half of its own run over the grid tasks.
+    It learns at the rate that is best for the fresh policy, and its start then gets the grid's best rate for new tasks.
+    A method with an ``own_rate`` gets the rate of least mean score in the later half of its own run over the grid
+    tasks.
     """
+    grid = bench.experiment.evaluation.rate_grid
     if method.own_rate:
-        grid, half = bench.experiment.evaluation.rate_grid, len(bench.grid_tasks) // 2
+        half = len(bench.grid_tasks) // 2
         small, best = replace(bench, tasks=bench.grid_tasks), 0
         if len(grid) > 1:
             scores = [mean_score(method.learn(small, _point(method, rate)).results[half:]) for rate in grid]
             best = int(np.argmin(scores))
         (start,) = method.learn(bench, _point(method, grid[best])).start.starts
         return start
-    point = _point(method, float(bench.random.learning_rates[0]))
+    point = _point(method, grid[0] if method.trains_on == "none" else bench.training_rate)
     (start,) = method.learn(bench, point).start.starts
     return bench.best_rate(start.initialization)
 

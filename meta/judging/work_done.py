@@ -149,13 +149,22 @@ def work_to_learn(name: MethodName, bench: Workbench) -> float:
 def stages_of(methods: Sequence[MethodName], bench: Workbench) -> list[tuple[str, float]]:
     """The stages of comparing the starts of ``methods`` after training, which has learned that of meta_srl."""
     rates = len(bench.experiment.evaluation.rate_grid)
-    grid = (rates if rates > 1 else 0) * len(bench.grid_tasks) * work_of(bench.within)
+    trials = (rates if rates > 1 else 0) * len(bench.grid_tasks)
+    grid, grid_new = trials * work_of(bench.within), trials * work_of(bench.within_new)
     test = len(bench.drawn.test) * work_of(bench.experiment.held_out_within)
-    learning, tuned = list[tuple[str, float]](), False
+    learning, one_rate = list[tuple[str, float]](), bench.within_new == bench.within
+    of_training = of_random = False  # whether the rate is known
     for name in methods:
         if name == OURS:
             continue
-        tuning = grid if METHODS[name].own_rate or name == "random" else grid + (0.0 if tuned else grid)
+        method = METHODS[name]
+        if method.own_rate:
+            tuning = grid
+        elif method.trains_on == "none":
+            tuning = 0.0 if of_random else grid_new
+            of_random, of_training = True, of_training or one_rate
+        else:
+            tuning = grid_new + (0.0 if of_training else grid)
+            of_training, of_random = True, of_random or one_rate
         learning.append((learning_stage(name), work_to_learn(name, bench) + tuning))
-        tuned = tuned or not METHODS[name].own_rate
     return [*learning, *((solving_stage(name), test) for name in methods)]

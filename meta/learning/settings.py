@@ -100,6 +100,8 @@ class LearningRateSettings(BaseModel):
     units: Units = "observed"
     """observed: initial, minimum, maximum and evaluation.rate_grid are in units of 1 / limit for a cost, and for the
     reward of 1 / (J_0* - J_0) of a fresh policy (1 / |J_0| without a model; of networks, those of one step)."""
+    new_tasks: Literal["same", "scaled"] = "same"
+    """Learned rates on a new task of M' updates, training tasks having M: the same, or scaled by sqrt(M / M')."""
     curvature: Curvature = "measured"
     """b: mean over an objective's own steps; measured_shared: over all; worst_case: CRPO's constant for costs <= 1."""
 

@@ -38,7 +38,7 @@ def learn(bench: Workbench, point: GridPoint) -> Learned:
     results = [seen.results[task.index] for task in bench.tasks]
     solving, updates = sum(result.seconds for result in results), len(bench.tasks) * experiment.within.num_iterations
     return Learned(
-        state.start,
+        experiment.held_out_starts(state.start),
         updates,
         sum(result.env_steps for result in results) + seen.warm_up_steps,
         results=results,

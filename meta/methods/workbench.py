@@ -17,6 +17,7 @@ from meta.offline.dice_settings import DICESettings
 from meta.training.disturbance import Disturbance
 from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import Drawn, Experiment, measure_similarity
+from meta.training.held_out_tasks import held_out_settings
 from meta.training.pool import Learner, LocalLearner, Pool, solve_and_estimate, solve_in_order
 from meta.training.quarantine import require_all
 from meta.training.records import Row
@@ -85,9 +86,24 @@ class Workbench:
         return measure_similarity(self.pool, self.experiment, replace(self.drawn, train=self.tasks))
 
     @cached_property
+    def within_new(self) -> WithinTask:
+        """How a training task is solved where a start is tried on it: as a held-out one."""
+        return held_out_settings(self.within, self.experiment.evaluation)
+
+    @cached_property
     def random(self) -> Start:
-        """The policy that has learned nothing, with the grid's best rate."""
-        return self._with_best_rate(self.drawn.fresh)
+        """The policy that has learned nothing, with the grid's best rate for new tasks."""
+        return self.fixed(self.drawn.fresh, self._rate_of_random)
+
+    @cached_property
+    def training_rate(self) -> float:
+        """The grid's best rate for training tasks, from the policy that has learned nothing."""
+        same = self.within_new == self.within
+        return self._rate_of_random if same else self._best_of_grid(self.drawn.fresh, self.within)
+
+    @cached_property
+    def _rate_of_random(self) -> float:
+        return self._best_of_grid(self.drawn.fresh, self.within_new)
 
     @property
     def grid_tasks(self) -> Sequence[Task]:
@@ -127,15 +143,20 @@ class Workbench:
         return self.fixed(policy, point.rate)
 
     def best_rate(self, policy: Policy) -> Start:
-        """``policy`` with the grid's rate with the least mean score on the grid tasks (ties go to the smaller rate)."""
-        return self.random if policy is self.drawn.fresh else self._with_best_rate(policy)
+        """``policy`` with the grid's rate with the least mean score on the grid tasks (ties go to the smaller rate).
 
-    def _with_best_rate(self, policy: Policy) -> Start:
+        They are solved as held-out tasks are: a rate that is right for many updates is too small for few.
+        """
+        if policy is self.drawn.fresh:
+            return self.random
+        return self.fixed(policy, self._best_of_grid(policy, self.within_new))
+
+    def _best_of_grid(self, policy: Policy, within: WithinTask) -> float:
         grid = self.experiment.evaluation.rate_grid
         if len(grid) == 1:
-            return self.fixed(policy, grid[0])  # there is nothing to choose
-        scores = [mean_score(self.solve(self.grid_tasks, self.fixed(policy, rate))) for rate in grid]
-        return self.fixed(policy, grid[int(np.argmin(scores))])
+            return grid[0]  # there is nothing to choose
+        scores = [mean_score(self.solve(self.grid_tasks, self.fixed(policy, rate), within)) for rate in grid]
+        return grid[int(np.argmin(scores))]
 
     def solve(self, tasks: Sequence[Task], start: Start, within: WithinTask | None = None) -> list[TaskResult]:
         """Solve tasks without collecting datasets; results in task order."""

@@ -16,11 +16,11 @@ from meta.learning.tabular import no_memory
 from meta.measuring.similarity import ContextMaps, Similarity, similarity
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings
-from meta.training.held_out_tasks import held_out_settings, held_out_tasks
+from meta.training.held_out_tasks import held_out_settings, held_out_starts, held_out_tasks
 from meta.training.pool import Pool, solve_in_order
 from meta.training.warm_up import rounds_of
 from policies.common.policy import Policy, table_of
-from policies.common.results import Start, TaskResult
+from policies.common.results import Start, Starts, TaskResult
 from policies.mixtures.latent import first_latents, latent_space
 from policies.networks.distributions import LOG_STD
 from policies.neural.policy_state import PolicyState
@@ -49,6 +49,10 @@ class Experiment:
     def held_out_within(self) -> WithinTask:
         """How a held-out task is solved."""
         return held_out_settings(self.within, self.evaluation)
+
+    def held_out_starts(self, learned: Starts) -> Starts:
+        """The start that was learned from training tasks, as a held-out task takes it."""
+        return held_out_starts(learned, self.within, self.held_out_within, self.meta.learning_rates)
 
     @property
     def training_within(self) -> WithinTask:
@@ -239,11 +243,9 @@ def training_counts(experiment: Experiment) -> tuple[int, int, int]:
 
 def family_of(pool: Pool, experiment: Experiment) -> FamilySpec:
     """The family of a run's tasks, with their contexts where ``meta.context`` asks for them."""
-    return (
-        experiment.family
-        if experiment.meta.context == "none"
-        else with_contexts(experiment, training_tasks(pool, experiment).known)
-    )
+    if experiment.meta.context == "none":
+        return experiment.family
+    return with_contexts(experiment, training_tasks(pool, experiment).known)
 
 
 def with_contexts(experiment: Experiment, train: Sequence[Task]) -> FamilySpec:

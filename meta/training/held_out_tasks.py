@@ -1,13 +1,17 @@
-"""Held-out tasks: drawn from the test split or given by their parameters, and the settings that solve them."""
+"""Held-out tasks: drawn from the test split or given by their parameters, and how they are solved."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, cast
 
 from threadpoolctl import threadpool_limits
 
+from meta.learning.settings import LearningRateSettings
 from meta.training.evaluation_settings import EvaluationSettings, GivenTask
 from meta.training.pool import Pool
+from policies.common.results import Candidates, Starts
 from policies.exact.own_task import OwnTaskError, own_task
 from policies.neural.neural_settings import NeuralSettings
 from policies.solving.algorithms import WithinTask
@@ -51,6 +55,19 @@ def held_out_settings(within: WithinTask, evaluation: EvaluationSettings) -> Wit
     if region:  # only networks have one, which :func:`require_held_out_settings` checks
         own["trust_region"] = cast("NeuralSettings", within).trust_region.model_copy(update=region)
     return within.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
+def held_out_starts(learned: Starts, within: WithinTask, held_out: WithinTask, rates: LearningRateSettings) -> Starts:
+    """``learned`` as new tasks take it: with the rates that ``meta.learning_rates.new_tasks`` asks for.
+
+    The best rate of a task is sqrt(f_hat / (M b)), the minimiser of f_hat / (alpha M) + alpha b. Learned from tasks
+    of M updates, it is sqrt(M / M') times as large where a new task takes M'.
+    """
+    if rates.new_tasks == "same" or within.num_iterations == held_out.num_iterations:
+        return learned
+    factor = math.sqrt(within.num_iterations / held_out.num_iterations)
+    starts = tuple(replace(start, learning_rates=factor * start.learning_rates) for start in learned.starts)
+    return replace(learned, starts=starts) if isinstance(learned, Candidates) else starts[0]
 
 
 def require_held_out_settings(within: WithinTask, evaluation: EvaluationSettings) -> None:

@@ -47,11 +47,22 @@ def test_shares_follow_the_expected_work() -> None:
         work.begin("a")
 
 
-def test_every_method_is_counted_as_expected(experiment: Experiment) -> None:
+@pytest.mark.parametrize("updates", [None, 2])
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("random", "pretrained", "simple_average", "fal", "oracle", "meta_srl"),
+        ("fal", "meta_srl", "random", "pretrained"),
+    ],
+)
+def test_every_method_is_counted_as_expected(
+    experiment: Experiment, methods: tuple[str, ...], updates: int | None
+) -> None:
+    """Whether new tasks take as many updates as training tasks, or fewer."""
+    experiment = replace(experiment, evaluation=experiment.evaluation.model_copy(update={"num_iterations": updates}))
     pool = LocalPool(experiment.family)
     drawn = draw(pool, experiment)
     learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
-    methods = ("random", "pretrained", "simple_average", "fal", "oracle", "meta_srl")
     similar = measure_similarity(pool, experiment, drawn)
     own = Start(drawn.fresh, np.ones(1 + drawn.num_costs))
     told: list[tuple[str, float]] = []

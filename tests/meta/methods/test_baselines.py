@@ -10,15 +10,16 @@ from meta.judging.tuned_starts import starts_of, tuned_start
 from meta.judging.work_done import CountedPool
 from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.methods.registry import METHODS
-from meta.methods.workbench import Workbench, mean_score
+from meta.methods.workbench import Learned, Workbench, mean_score
 from meta.offline.dice_settings import DICESettings
-from meta.training.evaluation_settings import EvaluationSettings
+from meta.training.evaluation_settings import EvaluationSettings, GridPoint
 from meta.training.experiment import Drawn, Experiment, draw, measure_similarity
 from meta.training.pool import LocalLearner, LocalPool
 from policies.common.results import Start
 from policies.tabular.crpo import WithinTaskSettings
 from policies.tabular.kernel_table import shrink
 from tasks.contract.family_registry import FamilySpec
+from tasks.contract.tabular_model import FloatArray
 
 EXPERIMENT = Experiment(
     FamilySpec("frozen_lake", 1, 8, {"map_size": 4}),
@@ -71,6 +72,44 @@ def test_a_grid_of_one_rate_is_not_tried(pool: LocalPool, drawn: Drawn) -> None:
     assert solved == []
     starts_of(("fal",), bench, bench.random)
     assert len(solved) == len(drawn.train), "fal learns once from every training task"
+
+
+def test_a_start_gets_the_rate_that_is_best_for_as_many_updates_as_a_new_task_takes(
+    pool: LocalPool, drawn: Drawn
+) -> None:
+    """15 updates ask for a smaller rate than one; baselines learn at the one and are judged at the other."""
+    evaluation = EXPERIMENT.evaluation.model_copy(update={"num_iterations": 1, "rate_grid": (0.3, 3.0, 30.0)})
+    within = WithinTaskSettings(num_iterations=15)
+    deep = replace(EXPERIMENT, within=within, evaluation=evaluation)
+    bench = Workbench(pool, LEARNER, deep.dice, deep, drawn, drawn.train)
+
+    def best(updates: int) -> float:
+        settings = within.model_copy(update={"num_iterations": updates})
+        return min(
+            evaluation.rate_grid,
+            key=lambda rate: mean_score(bench.solve(bench.grid_tasks, bench.fixed(drawn.fresh, rate), settings)),
+        )
+
+    assert (bench.training_rate, float(bench.random.learning_rates[0])) == (best(15), best(1))
+    assert best(15) != best(1)
+
+
+def test_baselines_learn_at_a_rate_of_the_grid_also_in_observed_units(pool: LocalPool) -> None:
+    """A rate in units is turned into absolute numbers once, not twice."""
+    meta = MetaSettings(learning_rates=LearningRateSettings(units="observed"))
+    observed = replace(EXPERIMENT, meta=meta)
+    drawn = draw(pool, observed)
+    bench = Workbench(pool, LEARNER, observed.dice, observed, drawn, drawn.train)
+    assert drawn.units is not None
+    assert bench.training_rate in EXPERIMENT.evaluation.rate_grid
+    rates: list[FloatArray] = []
+
+    def learn(given: Workbench, point: GridPoint) -> Learned:
+        rates.append(given.start(drawn.fresh, point).learning_rates)
+        return given.learned(drawn.fresh, point)
+
+    tuned_start(replace(METHODS["simple_average"], forms={"tabular": learn}), bench)
+    np.testing.assert_array_equal(rates, [bench.rates(bench.training_rate)])
 
 
 def test_simple_average_averages_the_policies_of_all_training_tasks(bench: Workbench, drawn: Drawn) -> None:

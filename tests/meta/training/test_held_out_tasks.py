@@ -10,13 +10,14 @@ import pydantic
 import pytest
 
 from meta.judging.held_out import HeldOut, hold_out
-from meta.learning.settings import MetaSettings
+from meta.learning.bounds import best_learning_rate
+from meta.learning.settings import LearningRateSettings, MetaSettings
 from meta.offline.dice_settings import DICESettings
 from meta.training.evaluation_settings import EvaluationSettings, GivenTask, HeldOutTrustRegion
 from meta.training.experiment import Experiment, draw
 from meta.training.held_out_tasks import given_tasks, held_out_settings, held_out_tasks, require_held_out_settings
 from meta.training.pool import LocalPool
-from policies.common.results import Start
+from policies.common.results import Candidates, Start
 from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
@@ -129,6 +130,37 @@ def test_settings_for_held_out_tasks_replace_those_within_a_task() -> None:
             "trust_region": found.trust_region,
         }
     )
+
+
+def test_rates_of_new_tasks_minimise_the_bound_of_their_own_number_of_updates() -> None:
+    """The least f_hat / (alpha M) + alpha b: M = 15 in training and M' = 5 on a new task ask for sqrt(3) times it."""
+    learned = np.array([best_learning_rate(0.7, 15, curvature) for curvature in (0.3, 20.0)])
+    deep = experiment(
+        within=WithinTaskSettings(num_iterations=15),
+        evaluation=EvaluationSettings(num_iterations=5),
+        meta=MetaSettings(learning_rates=LearningRateSettings(new_tasks="scaled")),
+    )
+    start = Start(np.full((2, 2), 0.5), learned)
+    found = deep.held_out_starts(start)
+    assert isinstance(found, Start)
+    assert found.initialization is start.initialization
+    best = [best_learning_rate(0.7, 5, curvature) for curvature in (0.3, 20.0)]
+    np.testing.assert_allclose(found.learning_rates, best, rtol=1e-12)
+    several = deep.held_out_starts(Candidates((start, start), "round_robin", 3))
+    assert isinstance(several, Candidates)
+    assert (several.selection, several.probe_episodes) == ("round_robin", 3)
+    np.testing.assert_allclose([one.learning_rates for one in several.starts], [best, best], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rates", "updates"), [("same", 5), ("scaled", 15), ("scaled", None)])
+def test_rates_stay_where_nothing_asks_for_others(rates: Any, updates: int | None) -> None:
+    chosen = experiment(
+        within=WithinTaskSettings(num_iterations=15),
+        evaluation=EvaluationSettings(num_iterations=updates),
+        meta=MetaSettings(learning_rates=LearningRateSettings(new_tasks=rates)),
+    )
+    start = Start(np.full((2, 2), 0.5), np.ones(2))
+    assert chosen.held_out_starts(start) is start
 
 
 @pytest.mark.parametrize(
