@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "lakes that know their holes": (
         "frozen_lake_context",
-        {"family.num_tasks": "8", "within_task.num_iterations": "5", "meta.learning_rates.new_task_updates": "null"},
+        {"family.num_tasks": "8", "within_task.num_iterations": "5"},
     ),
     "grouped lakes": ("frozen_lake_clustered", {"family.num_tasks": "24"}),
     "alike lakes": ("frozen_lake", {}),
