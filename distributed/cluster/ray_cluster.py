@@ -125,6 +125,7 @@ def _options(settings: ClusterSettings, address: str | None, cpus_of_worker: int
         "include_dashboard": settings.dashboard,
         "dashboard_host": "127.0.0.1",
         "_node_ip_address": "127.0.0.1",
+        "_system_config": {"num_workers_soft_limit": settings.num_workers},  # idle processes that estimates find again
     }
     return options if settings.dashboard_port is None else options | {"dashboard_port": settings.dashboard_port}
 

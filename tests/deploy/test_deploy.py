@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from distributed.cli.app import app
+from distributed.cli.main import app
 from distributed.cluster.ray_metrics import EXPORTED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
