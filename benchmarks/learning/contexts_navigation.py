@@ -25,7 +25,7 @@ NAVIGATION_SETTINGS = (
         "Safety-Gymnasium's circle, other radii, boundaries and limits, 1.2 million steps of training",
         CIRCLE,
         (),
-        NEW_SEEDS[:3],
+        NEW_SEEDS,
         (
             *KNOWING,
             Variant("meta_srl, none", OURS, WITHOUT),
