@@ -38,6 +38,12 @@ LAKE_DEEP = tuple(
 )
 """Training tasks of 15 updates, new ones of five (docs/decisions/0050-deep-training-tasks.md). `pretrained` has one
 training task, of 300 updates, and `random` none: they are the same either way."""
+LAKE_DEEP_CPO = tuple(
+    dataclasses.replace(one, name=f"{one.name}, cpo", changes=(*one.changes, *CPO))
+    for one in LAKE_DEEP
+    if one.method == OURS
+)
+_ALL = (*LAKE_VARIANTS, *LAKE_CPO, *LAKE_DEEP, *LAKE_DEEP_CPO)
 LAKE_SETTINGS = (
     Setting(
         "lakes_high",
@@ -45,7 +51,7 @@ LAKE_SETTINGS = (
         LAKE,
         (),
         tuple(range(200, 210)),
-        (*LAKE_VARIANTS, *LAKE_CPO, *LAKE_DEEP),
+        _ALL,
     ),
     Setting(
         "lakes_low",
@@ -53,7 +59,7 @@ LAKE_SETTINGS = (
         LAKE,
         (("family.similarity", "low"),),
         tuple(range(200, 210)),
-        (*LAKE_VARIANTS, *LAKE_CPO, *LAKE_DEEP),
+        _ALL,
     ),
     Setting(
         "lakes_unlike",
