@@ -150,9 +150,9 @@ def stages_of(methods: Sequence[MethodName], bench: Workbench) -> list[tuple[str
     """The stages of comparing the starts of ``methods`` after training, which has learned that of meta_srl."""
     rates = len(bench.experiment.evaluation.rate_grid)
     trials = (rates if rates > 1 else 0) * len(bench.grid_tasks)
-    grid, grid_new = trials * work_of(bench.within), trials * work_of(bench.within_new)
+    grid, grid_new = trials * work_of(bench.within), trials * work_of(bench.held_out_within)
     test = len(bench.drawn.test) * work_of(bench.experiment.held_out_within)
-    learning, one_rate = list[tuple[str, float]](), bench.within_new == bench.within
+    learning, one_rate = list[tuple[str, float]](), bench.held_out_within == bench.within
     of_training = of_random = False  # whether the rate is known
     for name in methods:
         if name == OURS:

@@ -86,7 +86,7 @@ class Workbench:
         return measure_similarity(self.pool, self.experiment, replace(self.drawn, train=self.tasks))
 
     @cached_property
-    def within_new(self) -> WithinTask:
+    def held_out_within(self) -> WithinTask:
         """How a training task is solved where a start is tried on it: as a held-out one."""
         return held_out_settings(self.within, self.experiment.evaluation)
 
@@ -98,12 +98,12 @@ class Workbench:
     @cached_property
     def training_rate(self) -> float:
         """The grid's best rate for training tasks, from the policy that has learned nothing."""
-        same = self.within_new == self.within
+        same = self.held_out_within == self.within
         return self._rate_of_random if same else self._best_of_grid(self.drawn.fresh, self.within)
 
     @cached_property
     def _rate_of_random(self) -> float:
-        return self._best_of_grid(self.drawn.fresh, self.within_new)
+        return self._best_of_grid(self.drawn.fresh, self.held_out_within)
 
     @property
     def grid_tasks(self) -> Sequence[Task]:
@@ -149,7 +149,7 @@ class Workbench:
         """
         if policy is self.drawn.fresh:
             return self.random
-        return self.fixed(policy, self._best_of_grid(policy, self.within_new))
+        return self.fixed(policy, self._best_of_grid(policy, self.held_out_within))
 
     def _best_of_grid(self, policy: Policy, within: WithinTask) -> float:
         grid = self.experiment.evaluation.rate_grid
