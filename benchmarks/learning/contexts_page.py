@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,19 @@ from benchmarks.learning.contexts_verdict import compared, shown, told, verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import reward_and_cost, save
 from meta.measuring.intervals import interval
-from meta.reporting.plot_model import Figure, Series
+from meta.reporting.plot_model import Figure, Panel, Series
 from tasks.contract.tabular_model import FloatArray
 
 COMMAND = "make contexts"
 HIDDEN = "meta_srl, context hidden"
 OURS = "meta_srl, context"
 OURS_CPO, OURS_DEEP = "meta_srl, context, cpo", "meta_srl, context, deep"
+_PARTS = {
+    "deep, cpo": "15 updates of a training task, CPO",
+    "deep": "15 updates of a training task",
+    "cpo": "CPO",
+}
+"""Rows of these variants, by the ends of their names."""
 INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""
@@ -211,12 +218,28 @@ def lake_table(cells: Cells) -> list[str]:
 
 
 def figure(cells: Cells, name: str, *, robot: bool) -> Figure:
-    """Reward and cost over its limit after every update, means over seeds. Variants of a method are dashed."""
-    rewards: list[Series] = []
-    costs: list[Series] = []
+    """Reward and cost over its limit after every update, means over seeds. Variants of a method are dashed.
+
+    Rows that others repeat with another algorithm or deeper training tasks have panels of their own.
+    """
+    parts: dict[str, tuple[list[Series], list[Series]]] = {}
     for row, records in cells.items():
+        part, label = _part_of(row)
+        rewards, costs = parts.setdefault(part, ([], []))
         curves = [Curves.of(record) for record in records.values()]
         x = np.arange(curves[0].rewards.shape[1])
-        rewards.append(row_band(row, x, [one.rewards.mean(axis=0) for one in curves]))
-        costs.append(row_band(row, x, [one.costs.mean(axis=(0, 2)) for one in curves]))
-    return reward_and_cost(name, "", rewards, costs, reward="undiscounted reward" if robot else "reward J₀")
+        rewards.append(row_band(label, x, [one.rewards.mean(axis=0) for one in curves]))
+        costs.append(row_band(label, x, [one.costs.mean(axis=(0, 2)) for one in curves]))
+    unit, panels = "undiscounted reward" if robot else "reward J₀", list[Panel]()
+    for part, (rewards, costs) in parts.items():
+        made = reward_and_cost(name, "", rewards, costs, reward=unit).panels
+        panels += [dataclasses.replace(panel, title=part, alike=panel.y_label) for panel in made]
+    return Figure(name, "", tuple(panels), columns=2)
+
+
+def _part_of(row: str) -> tuple[str, str]:
+    """The title of the panels that a row belongs to, and its name there."""
+    for suffix, title in _PARTS.items():
+        if row.endswith(f", {suffix}"):
+            return title, row.removesuffix(f", {suffix}")
+    return "", row

@@ -280,7 +280,7 @@ class RunConfig(BaseModel):
             "within_task": _for_digest(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
             "meta": _for_digest(self.meta)
-            | {"warm_up": _for_digest(self.meta.warm_up), "contexts": _for_digest(self.meta.contexts)},
+            | {name: _for_digest(getattr(self.meta, name)) for name in ("warm_up", "contexts", "learning_rates")},
             "tasks_per_round": self.cluster.tasks_per_round,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

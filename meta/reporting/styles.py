@@ -40,6 +40,9 @@ _VARIANTS: dict[str, Marker] = {
     "learned": "triangle-left",
     "inferred": "triangle-right",
     "context hidden": "diamond",
+    "narrow": "pentagon",
+    "context, narrow": "pentagon",
+    "no direct steps": "square",
 }
 """Markers of a method's variants (``meta_srl, none``), which keep its colour; any other variant keeps both."""
 

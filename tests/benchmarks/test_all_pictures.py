@@ -17,6 +17,7 @@ from benchmarks.learning import (
     contexts,
     contexts_budgets,
     contexts_page,
+    contexts_rows,
     curve_page,
     meta_page,
     several_starts,
@@ -214,6 +215,15 @@ def test_a_method_looks_the_same_everywhere_and_unlike_all_else_beside_it(figure
         for bar in panel.bars:
             assert bar.label not in METHODS or bar.colour == method_style(bar.label).colour
     assert len(set(seen.values())) == len(seen), seen
+
+
+@pytest.mark.parametrize("setting", contexts.SETTINGS, ids=lambda setting: setting.name)
+def test_every_table_of_contexts_has_a_picture_whose_rows_are_told_apart(setting: contexts_rows.Setting) -> None:
+    records = {variant.name: {0: made.held_out_record(place)} for place, variant in enumerate(setting.variants)}
+    drawn = contexts_page.figure(records, setting.name, robot=False)
+    for panel in drawn.panels:
+        assert len({(one.colour, one.marker, one.dash) for one in panel.series}) == len(panel.series), panel.title
+    assert sum(len(panel.series) for panel in drawn.panels) == 2 * len(setting.variants)
 
 
 def test_the_table_has_every_function_that_makes_a_figure() -> None:
