@@ -170,3 +170,25 @@ def test_patience_follows_the_slowest_call_and_its_work() -> None:
     assert patience.limit("solve", 100.0) == 400.0
     assert patience.limit("solve", 0.1) == 2.0
     assert patience.limit("draw", 1.0) == 100.0
+
+
+def test_processes_of_estimates_live_on_where_workers_hold_every_cpu(ray_cluster: str) -> None:
+    """Ray ends an idle process after a second where no CPU is free; every round would start new ones."""
+
+    @ray.remote
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    @ray.remote(num_cpus=0)
+    def process() -> int:
+        return os.getpid()
+
+    actor: Any = Holder
+    holder = actor.options(num_cpus=ray.available_resources()["CPU"]).remote()
+    assert ray.get(holder.ready.remote())
+    assert ray.available_resources().get("CPU", 0.0) == 0.0
+    first = ray.get(process.remote())
+    time.sleep(3.0)
+    assert ray.get(process.remote()) == first
+    ray.kill(holder)

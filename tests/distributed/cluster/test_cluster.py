@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,28 +49,6 @@ def test_a_cluster_that_is_started_has_room_for_all_workers(asked: dict[str, Any
     assert asked["num_cpus"] == 2, "3 x 0.5, rounded up"
     assert asked["resources"] == {"shelf": 6.0}
     assert "num_gpus" not in asked, "Ray finds out how many there are"
-
-
-def test_processes_of_estimates_live_on_where_workers_hold_every_cpu(ray_cluster: str) -> None:
-    """Ray ends an idle process after a second where no CPU is free; every round would start new ones."""
-
-    @ray.remote
-    class Holder:
-        def ready(self) -> bool:
-            return True
-
-    @ray.remote(num_cpus=0)
-    def process() -> int:
-        return os.getpid()
-
-    actor: Any = Holder
-    holder = actor.options(num_cpus=ray.available_resources()["CPU"]).remote()
-    assert ray.get(holder.ready.remote())
-    assert ray.available_resources().get("CPU", 0.0) == 0.0
-    first = ray.get(process.remote())
-    time.sleep(3.0)
-    assert ray.get(process.remote()) == first
-    ray.kill(holder)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_warm_up_and_contexts_give_the_same_bits_on_ray(one: RayPool, two: RayPo
     assert solved[0] == solved[1] == solved[2]
 
 
+@pytest.mark.slow
 def test_a_meta_learner_killed_in_the_warm_up_continues_from_its_last_state(two: RayPool) -> None:
     experiment = contextual()
     learner = RayLearner(experiment.meta, experiment.dice, experiment.within.num_iterations, Rules(3))
@@ -207,6 +208,7 @@ def test_a_task_that_kills_every_worker_ends_the_run(one: RayPool, learner: RayL
     assert counts(notes(tmp_path / "notes", "runs")) == {"train/0": 1, "train/1": 2}
 
 
+@pytest.mark.slow
 def test_a_worker_that_ray_kills_to_save_memory_is_replaced_too(
     two: RayPool, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ from tests.distributed.helpers import (
     tiny,
     tiny_neural,
 )
+from tests.support.few_variants import few
 
 GOALS = "tests.support.goal_family:GoalFamily"
 NAMED = ["--family", GOALS]
@@ -228,7 +229,7 @@ def changed_name(config: Any, name: str) -> Any:
 MAPS: dict[str, type[ContextTable]] = {"kernel": KernelTable, "log_linear": LogLinearTable}
 
 
-@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("kind", few(MAPS, 1))
 def test_lakes_start_from_the_table_of_their_map(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished(tmp_path, tiny(meta={"context": "given", "contexts": {"map": kind}}))
     capsys.readouterr()
