@@ -60,7 +60,7 @@ def cell(changes: Sequence[tuple[str, str]], seed: int) -> tuple[Path, Any]:
         learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
         plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
         state = train(plan, pool, learner, [], Position(drawn.initial_state(experiment.meta)))
-        held_out = solve_held_out(pool, drawn.test, state.start, experiment.held_out_within)
+        held_out = solve_held_out(pool, drawn.test, experiment.held_out_starts(state.start), experiment.held_out_within)
         rates = state.starts[0].learning_rates.tolist()
         return {**held_out, "limits": [task.limits for task in drawn.test], "rates": rates}
 

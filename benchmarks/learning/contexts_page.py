@@ -29,7 +29,7 @@ _PARTS = {
     "deep": "15 updates of a training task",
     "cpo": "CPO",
 }
-"""Rows of these variants, by the ends of their names."""
+"""Titles of the panels of these variants, by the ends of their rows' names: the first that fits."""
 INFERRED, NONE = "meta_srl, inferred", "meta_srl, none"
 Cells = Mapping[str, Mapping[int, dict[str, Any]]]
 """Records by row and seed."""

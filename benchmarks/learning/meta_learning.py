@@ -79,7 +79,7 @@ def learned_part(config: RunConfig, place: Workplace) -> dict[str, Any]:
         "minutes": (time.perf_counter() - began) / 60.0,
         "workers": place.pool.num_workers,
         "train_steps": len(drawn.train) * within.steps_per_iteration * (experiment.within.num_iterations + 1),
-        "meta_srl": solve_all(place, drawn.test, state.start, within),
+        "meta_srl": solve_all(place, drawn.test, experiment.held_out_starts(state.start), within),
     }
 
 

@@ -81,7 +81,9 @@ def cell(config: RunConfig, fresh: bool) -> dict[str, Any]:
         learner = LocalLearner(experiment.meta, experiment.dice, experiment.within.num_iterations)
         plan = TrainingPlan(drawn.train, experiment.tasks_per_round, experiment.within)
         state = train(plan, pool, learner, [seen], Position(state))
-    start: Starts = Start(drawn.fresh, state.starts[0].learning_rates) if fresh else state.start
+    start: Starts = (
+        Start(drawn.fresh, state.starts[0].learning_rates) if fresh else experiment.held_out_starts(state.start)
+    )
     return {
         "rows": seen.rows,
         "limits": [task.limits for task in drawn.test],

@@ -35,7 +35,8 @@ def one(config: RunConfig, place: Workplace) -> dict[str, float]:
     state = train(plan, place.pool, place.learner, [seen], Position(drawn.initial_state(experiment.meta)))
     similar = measure_similarity(place.pool, experiment, drawn)
     assert similar is not None
-    test = compare_starts(place.pool, place.learner, experiment, drawn, ("random", "meta_srl"), state.start, similar)
+    start, methods = experiment.held_out_starts(state.start), ("random", "meta_srl")
+    test = compare_starts(place.pool, place.learner, experiment, drawn, methods, start, similar)
     half = len(seen.rows) // 2
     return {
         "task_similarity": similar.task_similarity,

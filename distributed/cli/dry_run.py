@@ -26,7 +26,9 @@ def dry_run(config: RunConfig) -> str:
     lines.append(f"- {_steps(config)}")
     methods = chosen_methods(config.evaluation, within)
     tasks = config.evaluation.num_test_tasks if config.evaluation.tasks is None else len(config.evaluation.tasks)
-    lines.append(f"- then {tasks} held-out tasks, solved from {len(methods)} starts: {', '.join(methods)}")
+    updates = experiment.held_out_within.num_iterations
+    each = "" if updates == within.num_iterations else f", {updates} policy updates each"
+    lines.append(f"- then {tasks} held-out tasks, solved from {len(methods)} starts: {', '.join(methods)}{each}")
     tracked = "MLflow" if config.tracking.enabled else "no tracking"
     lines.append(f"- results in {local_parent(config)}/<timestamp>; {tracked}")
     changed = len(flatten(config.model_dump(mode="json", exclude_defaults=True)))

@@ -181,8 +181,13 @@ _LATER = {
 
 
 def _for_digest(section: BaseModel) -> dict[str, JsonValue]:
-    """A section without later keys that are left at their defaults, so that the digests of earlier runs stay."""
+    """A section without later keys that are left at their defaults, so that the digests of earlier runs stay.
+
+    Sections within it likewise.
+    """
     content = section.model_dump(mode="json")
+    nested = {name: value for name, value in section if name in content and isinstance(value, BaseModel)}
+    content |= {name: _for_digest(value) for name, value in nested.items()}
     defaults = type(section).model_construct().model_dump(mode="json", include=_LATER & content.keys())
     return {key: value for key, value in content.items() if key not in _LATER or value != defaults[key]}
 
@@ -279,8 +284,7 @@ class RunConfig(BaseModel):
             "family": self.family.model_dump(mode="json"),
             "within_task": _for_digest(self.within_task),
             "dice": self.dice.model_dump(mode="json"),
-            "meta": _for_digest(self.meta)
-            | {name: _for_digest(getattr(self.meta, name)) for name in ("warm_up", "contexts", "learning_rates")},
+            "meta": _for_digest(self.meta),
             "tasks_per_round": self.cluster.tasks_per_round,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

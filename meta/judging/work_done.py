@@ -150,21 +150,25 @@ def stages_of(methods: Sequence[MethodName], bench: Workbench) -> list[tuple[str
     """The stages of comparing the starts of ``methods`` after training, which has learned that of meta_srl."""
     rates = len(bench.experiment.evaluation.rate_grid)
     trials = (rates if rates > 1 else 0) * len(bench.grid_tasks)
-    grid, grid_new = trials * work_of(bench.within), trials * work_of(bench.held_out_within)
     test = len(bench.drawn.test) * work_of(bench.experiment.held_out_within)
-    learning, one_rate = list[tuple[str, float]](), bench.held_out_within == bench.within
-    of_training = of_random = False  # whether the rate is known
+    learning, tried = list[tuple[str, float]](), list[WithinTask]()
+
+    def from_fresh(within: WithinTask) -> float:
+        """Work of trying the rates from the fresh policy, once for each kind of task."""
+        if within in tried:
+            return 0.0
+        tried.append(within)
+        return trials * work_of(within)
+
     for name in methods:
         if name == OURS:
             continue
         method = METHODS[name]
         if method.own_rate:
-            tuning = grid
+            tuning = trials * work_of(bench.within)
         elif method.trains_on == "none":
-            tuning = 0.0 if of_random else grid_new
-            of_random, of_training = True, of_training or one_rate
+            tuning = from_fresh(bench.held_out_within)
         else:
-            tuning = grid_new + (0.0 if of_training else grid)
-            of_training, of_random = True, of_random or one_rate
+            tuning = from_fresh(bench.within) + trials * work_of(bench.held_out_within)
         learning.append((learning_stage(name), work_to_learn(name, bench) + tuning))
     return [*learning, *((solving_stage(name), test) for name in methods)]
