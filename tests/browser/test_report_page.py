@@ -155,7 +155,7 @@ def contrast(front: list[float], back: list[float]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize(("scheme", "text"), [("light", "rgb(34, 34, 34)"), ("dark", "rgb(230, 230, 230)")])
+@pytest.mark.parametrize(("scheme", "text"), few([("light", "rgb(34, 34, 34)"), ("dark", "rgb(230, 230, 230)")], 1))
 def test_black_lines_have_the_colour_of_the_text(browser: Any, page_file: Path, scheme: str, text: str) -> None:
     with opened(browser, page_file, color_scheme=scheme) as (page, _):
         page.wait_for_selector("body[data-ready=true]", timeout=60_000)

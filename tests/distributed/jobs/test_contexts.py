@@ -335,7 +335,7 @@ def test_holes_in_new_places_are_a_guess_only_where_weights_are_not_shared(
     assert ("outside the training tasks' range: hole[" in reported) == warned
 
 
-@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("kind", few(MAPS, 0))
 def test_tables_are_served_and_exported_for_a_context(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
