@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,13 @@ from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import TaskError
+from tests.support.wings import ROOT
 
 LAKES = FamilySpec("frozen_lake", 1, 4, {"map_size": 4})
 CHEETAHS = FamilySpec("half_cheetah", 0, 4, {})
 NEURAL = NeuralSettings(steps_per_iteration=400, num_copies=2)
+TRAINING = ("meta/training/loop.py", "meta/methods/fal.py")
+"""They solve training tasks with what was learned so far."""
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -174,3 +178,14 @@ def test_rates_stay_where_nothing_asks_for_others(rates: Any, updates: int | Non
 def test_settings_without_effect_are_refused(within: Any, evaluation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         require_held_out_settings(within, EvaluationSettings.model_validate(evaluation))
+
+
+def learned_starts_elsewhere() -> list[str]:
+    """Where a module outside the training loop reads a learner's start without making it a new task's."""
+    rooms = (path for room in ("meta", "distributed", "metasrl", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+    others = (path for path in rooms if path.relative_to(ROOT).as_posix() not in TRAINING)
+    return [str(path) for path in others if re.search(r"(?<!held_out_starts\()\bstate\.start\b", path.read_text())]
+
+
+def test_a_learned_start_reaches_new_tasks_with_the_rates_of_new_tasks() -> None:
+    assert learned_starts_elsewhere() == []
