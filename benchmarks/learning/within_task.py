@@ -3,7 +3,8 @@
 Four parts write docs/results/within_task.md: single lakes with exact values, lakes with a learned start, robots with a
 learned start, and single robots under a limit of 25. A cell is one algorithm on one seed, with the commit that computed
 it. Finished cells lie under docs/results/within_task/cells, in the repository, so that the command can be stopped and
-continued on any machine. Remove a cell where a default or an equation changes.
+continued on any machine; unfinished robots lie under runs/within_task and go on at the commit that began them. Remove a
+cell where a default or an equation changes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts, contexts_rows
-from benchmarks.learning.curve_tasks import TASKS, package_task
-from benchmarks.learning.learning_curves import chosen, evaluate
 from benchmarks.learning.robot_starts import RUN_FILES, starts_cell, starts_settings
+from benchmarks.learning.single_robots import CLIPPED, ROBOTS, robot_cell
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
@@ -36,12 +35,9 @@ from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import draw
 from meta.training.pool import LocalPool
 from policies.common.results import Start
-from policies.neural.critic import CriticSettings
-from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
-from policies.neural.update import Problem
 from policies.rules.rule_registry import RULES, MethodSettings
 
-CELLS = RESULTS / "within_task" / "cells"
+CELLS, STATES = RESULTS / "within_task" / "cells", Path("runs") / "within_task"
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SEEDS = (300, 301, 302, 303, 304)
 """No setting was chosen on them."""
@@ -49,48 +45,6 @@ SEEDS_OF = dict.fromkeys(("hopper", "humanoid"), (305, 306, 307, 308, 309))
 """Other seeds of parts whose settings were changed after the usual ones had been seen."""
 TUNING_SEED, RATES = 0, (0.3, 1.0, 3.0)
 LAKE_UPDATES, ROBOT_STEPS = 50, 3_000_000
-_HOPPER = TASKS["hopper"].settings.trust_region.model_copy(update={"delta_max": 0.03, "delta_last": None})
-_ANT = TASKS["half_cheetah"].settings.trust_region.model_copy(update={"delta_max": 0.05, "delta_last": 0.01})
-ROBOTS = {
-    "half_cheetah": TASKS["half_cheetah"].with_settings(keep_function=True),
-    "hopper": dataclasses.replace(
-        TASKS["hopper"].with_settings(
-            keep_function=True, trust_region=_HOPPER, num_copies=10, steps_per_iteration=10_000
-        ),
-        margin=(20.0,),
-    ),
-    "ant": package_task("ant", TASKS["half_cheetah"].settings, 10.0).with_settings(
-        keep_function=True, trust_region=_ANT
-    ),
-    "humanoid": package_task("humanoid", TASKS["half_cheetah"].settings, 10.0).with_settings(
-        keep_function=True,
-        trust_region=_ANT.model_copy(update={"delta_max": 0.06, "delta_last": 0.02}),
-        critic_hidden=(256, 256),
-        critic=CriticSettings(epochs=10, learning_rate=1e-3),
-        reward_trace=0.8,
-    ),
-}
-"""The tasks of the learning curves, with policies that stay the functions they are where statistics change (decision
-0048).
-
-Hopper has a wider margin and ten episodes an iteration instead of five, with longer steps: five say little of a cost
-that few episodes have, and a step on the reward can take a cost of 8 to 50. C-TRPO's reward of the last tenth and mean
-excess with steps of 0.03: margin 15 1,686 and 0.02 (tuning seed 101), margin 20 1,703 and 0.04, 1,661 and 0.00 (101,
-102). With steps of 0.02: margin 15 1,687 and 0.02, 1,587 and 0.02 (100, 101), margin 10 1,647 and 0.12.
-
-Ant takes long steps that shrink. With 0.05 to 0.01 and a margin of 5 it earns 3,120 after 3 million steps, mean excess
-0.02 (tuning seed 100), and from a fresh standard deviation of e^-2 instead of e^-1 2,825. On Gymnasium's v5, which also
-observes contacts and pays for them, the same settings earn 2,846, and steps of 0.02 2,752.
-
-Humanoid with Ant's settings stands near 600 for a million steps (C-TRPO at 3 million 2,230 [858, 3,602], seeds 300 to
-304 of an earlier commit). Rewards around 500,000 steps of a schedule of 3 million (tuning seed 100): C-TRPO with a
-critic of 256 and 256 units, 10 passes and a reward trace of 0.9 627, with steps of 0.15 669; PPO's clipped steps with
-minibatches of 64, the smaller critic and a trace of 0.95 615, with the wider critic and 0.9 722 (818 at 650,000), 0.8
-723 (883), 0.6 slower (540 and 580 at 200,000). Clipped steps of 0.1 overshoot to 0.25 (539 and 580 at 250,000).
-"""
-
-CLIPPED: dict[str, dict[str, Any]] = {"humanoid": {"minibatch": 64}}
-"""Clipped steps of first-order algorithms on a robot, where they are not the default ones."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +97,11 @@ class Job:
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         steps = f"-{self.steps}" if self.steps else ""
         return CELLS / self.part / self.algorithm.name / f"{self.seed}{steps}-{digest}.json"
+
+    @property
+    def state(self) -> Path:
+        """Where a long cell is kept before it is finished."""
+        return (STATES / self.path.relative_to(CELLS)).with_suffix(".safetensors")
 
     @property
     def tuning(self) -> Job:
@@ -200,48 +159,10 @@ def robot_meta_cell(job: Job) -> dict[str, Any]:
     return starts_cell(job.part, job.algorithm.method(table=False), job.seed)
 
 
-def robot_cell(job: Job) -> dict[str, Any]:
-    """A robot trained from a fresh policy: reward and cost of every iterate, and of the output in 100 episodes.
-
-    Settings, limits and their margin are those of ``ROBOTS``.
-    """
-    task = ROBOTS[job.part]
-    settings = task.settings_for(job.steps).model_copy(
-        update={"method": job.algorithm.method(table=False, part=job.part)}
-    )
-    batch = task.batch(settings.num_copies)
-    problem = task.problem(settings, batch.horizon)
-    output: NeuralIteration | None = None
-    values, branches, seconds = [], [], [0.0, 0.0]
-    start, rng = fresh_policy(batch, settings, job.seed), np.random.default_rng([job.seed, 0])
-    with threadpool_limits(1):
-        for iteration in iterate_neural(batch, start, problem, settings, job.seed, rng, label=job.part):
-            assert iteration.update is not None
-            output = chosen(output, kept_limits(iteration, problem), settings.output)
-            values.append(np.round(iteration.values, 2).tolist())
-            branches.append(iteration.update.branch)
-            seconds[0] += iteration.rollout_seconds
-            seconds[1] += iteration.update.update_seconds
-        assert output is not None
-        final = evaluate(task, output.policy, job.seed)
-    return {
-        "values": values,
-        "branches": branches,
-        "limits": task.limits,
-        "final": final.mean(axis=0).round(2).tolist(),
-        "rollout_seconds": round(seconds[0], 1),
-        "update_seconds": round(seconds[1], 1),
-    }
-
-
-def kept_limits(iteration: NeuralIteration, problem: Problem) -> NeuralIteration:
-    """The iteration with a branch that says whether its own estimates keep the solver's limits, as CRPO's branch does.
-
-    :func:`benchmarks.learning.learning_curves.chosen` takes the output by it.
-    """
-    assert iteration.update is not None
-    over = bool((iteration.values[1:] > problem.limits + problem.tolerance).any())
-    return dataclasses.replace(iteration, update=dataclasses.replace(iteration.update, branch=int(over)))
+def lone_cell(job: Job) -> dict[str, Any]:
+    """A robot trained from a fresh policy, or from where it was stopped."""
+    method = job.algorithm.method(table=False, part=job.part)
+    return robot_cell(job.part, method, job.seed, job.steps, job.state, Console().say)
 
 
 PARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
@@ -249,13 +170,15 @@ PARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
     OURS: meta_cell,
     "random": meta_cell,
     **dict.fromkeys(RUN_FILES, robot_meta_cell),
-    **dict.fromkeys(ROBOTS, robot_cell),
+    **dict.fromkeys(ROBOTS, lone_cell),
 }
 
 
 def computed(job: Job) -> dict[str, Any]:
     """The cell, from its file where it is finished."""
-    return kept(job.path, lambda: {"commit": commit_of_results(), **PARTS[job.part](job)})
+    found = kept(job.path, lambda: {"commit": commit_of_results(), **PARTS[job.part](job)})
+    job.state.unlink(missing_ok=True)
+    return found
 
 
 def jobs_of(parts: Sequence[str], algorithms: Sequence[str], steps: int, seeds: int = len(SEEDS)) -> list[Job]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,15 +151,20 @@ def iterate_neural(
     label: str,
     on_batch: Callable[[int, NeuralTransitions], None] = lambda iteration, data: None,
     safe: SafeSteps | None = None,
+    first: int = 0,
+    memory: Any = None,
 ) -> Iterator[NeuralIteration]:
     """The iterations of :func:`solve_neural` one by one, none of them kept: for runs of any length.
+
+    Iteration ``first`` continues an earlier call to the same bits, where ``start`` is what its last iteration
+    ``improved``, ``memory`` that of its update, and ``rng`` in the state in which it was left.
 
     Raises:
         TaskError: as :func:`solve_neural`.
     """
     rollouts = NeuralRollouts(batch, _steps_per_copy(batch, settings, label), seed, label)
-    policy, memory = start, None
-    for index in range(settings.num_iterations + settings.evaluate_last):
+    policy = start
+    for index in range(first, settings.num_iterations + settings.evaluate_last):
         began = time.perf_counter()
         data = rollouts.collect(policy, index)
         seconds = time.perf_counter() - began
