@@ -11,6 +11,7 @@ from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
+from benchmarks.learning.single_robots import CLIPPED
 from benchmarks.learning.within_task_verdict import PUBLISHED, Achieved, robot_verdict, starts_verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
@@ -167,6 +168,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
+        f"{settings_line(task, CLIPPED.get(robot, {}))} "
         f"Published at 10 million steps (reward / cost / mean excess): {', '.join(map(str, PUBLISHED[robot]))}.{whose}",
         "",
         robot_verdict(robot, achieved),
@@ -175,6 +177,22 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         f"![{robot}](within_task/{robot}.png)",
         "",
     ]
+
+
+def settings_line(task: CurveTask, clipped: Mapping[str, Any]) -> str:
+    """A robot's settings in words; ``clipped`` are those of first-order algorithms, where they are not the default."""
+    settings = task.settings
+    region = settings.trust_region
+    step = f"{region.delta_max:g}" + ("" if region.delta_last is None else f" to {region.delta_last:g}")
+    words = [
+        f"{settings.num_copies} copies of {settings.steps_per_iteration // settings.num_copies:,} steps an iteration",
+        f"KL of a step {step}",
+        f"{' and '.join(map(str, settings.critic_hidden))} units of the critic",
+        f"traces {settings.reward_trace:g} and {settings.cost_trace:g}",
+        f"discount {task.discount:g}",
+        *(f"{name} of clipped steps {value}" for name, value in clipped.items()),
+    ]
+    return f"Settings: {', '.join(words)}."
 
 
 def figure(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: str, reward: str) -> Figure:
