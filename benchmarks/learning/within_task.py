@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.robot_starts import RUN_FILES, starts_cell, starts_settings
-from benchmarks.learning.single_robots import CLIPPED, ROBOTS, robot_cell
+from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER, ROBOTS, robot_cell, robot_task, takes_clipped_steps
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
@@ -35,14 +35,14 @@ from meta.training.evaluation_settings import GridPoint
 from meta.training.experiment import draw
 from meta.training.pool import LocalPool
 from policies.common.results import Start
-from policies.rules.rule_registry import RULES, MethodSettings
+from policies.rules.rule_registry import MethodSettings
 
 CELLS, STATES = RESULTS / "within_task" / "cells", Path("runs") / "within_task"
 LAKE = Path("deploy/runs/frozen_lake.yaml")
 SEEDS = (300, 301, 302, 303, 304)
 """No setting was chosen on them."""
-SEEDS_OF = dict.fromkeys(("hopper", "humanoid"), (305, 306, 307, 308, 309))
-"""Other seeds of parts whose settings were changed after the usual ones had been seen."""
+LATER_SEEDS = (305, 306, 307, 308, 309)
+"""For settings that were changed after the others had been seen."""
 TUNING_SEED, RATES = 0, (0.3, 1.0, 3.0)
 LAKE_UPDATES, ROBOT_STEPS = 50, 3_000_000
 
@@ -58,7 +58,7 @@ class Algorithm:
     def method(self, *, table: bool, part: str = "") -> MethodSettings:
         """The ``within_task.method`` section, with the clipped steps of ``part`` where the algorithm takes them."""
         own = {"name": self.name, **dict(self.table if table else self.network)}
-        if "clipped" in RULES[self.name].model_fields and part in CLIPPED:
+        if takes_clipped_steps(self.name) and part in CLIPPED:
             own["clipped"] = CLIPPED[part]
         return MethodSettings.model_validate(own)
 
@@ -90,9 +90,9 @@ class Job:
         if self.part in RUN_FILES:
             parts.append(starts_settings(self.part, self.algorithm.method(table=False)))
         if self.part in ROBOTS:
-            task = ROBOTS[self.part]
+            task = robot_task(self.part, self.algorithm.name)
             parts += [task.settings.model_dump(mode="json", exclude_defaults=True), task.margin, task.discount]
-            parts += [CLIPPED[self.part]] if self.part in CLIPPED else []
+            parts += [CLIPPED[self.part]] if self.part in CLIPPED and takes_clipped_steps(self.algorithm.name) else []
         key = json.dumps(parts, sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         steps = f"-{self.steps}" if self.steps else ""
@@ -181,10 +181,16 @@ def computed(job: Job) -> dict[str, Any]:
     return found
 
 
+def seeds_of(part: str, algorithm: Algorithm) -> tuple[int, ...]:
+    """The seeds on which no setting of this part and algorithm was chosen."""
+    later = part == "hopper" or (part in FIRST_ORDER and takes_clipped_steps(algorithm.name))
+    return LATER_SEEDS if later else SEEDS
+
+
 def jobs_of(parts: Sequence[str], algorithms: Sequence[str], steps: int, seeds: int = len(SEEDS)) -> list[Job]:
     """The cells of the first ``seeds`` seeds, seed by seed, so that tables fill up evenly."""
     return [
-        Job(part, algorithm, SEEDS_OF.get(part, SEEDS)[place], steps if part in ROBOTS else 0)
+        Job(part, algorithm, seeds_of(part, algorithm)[place], steps if part in ROBOTS else 0)
         for place in range(seeds)
         for algorithm in ALGORITHMS
         for part in parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
-from benchmarks.learning.single_robots import CLIPPED
+from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER
 from benchmarks.learning.within_task_verdict import PUBLISHED, Achieved, robot_verdict, starts_verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
@@ -161,6 +162,8 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
             ]
         )
     columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
+    first_order = FIRST_ORDER.get(robot)
+    own = f"Clipped steps: {settings_line(first_order, CLIPPED.get(robot, {}))} " if first_order is not None else ""
     save(RESULTS / "within_task", figure(curves, robot, "iteration", "undiscounted reward"))
     return [
         f"## {robot}, {steps / 1e6:.1f} million steps, limit 25",
@@ -168,8 +171,8 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
-        f"{settings_line(task, CLIPPED.get(robot, {}))} "
-        f"Published at 10 million steps (reward / cost / mean excess): {', '.join(map(str, PUBLISHED[robot]))}.{whose}",
+        f"Settings: {settings_line(task)} {own}Published at 10 million steps (reward / cost / mean excess): "
+        f"{', '.join(map(str, PUBLISHED[robot]))}.{whose}",
         "",
         robot_verdict(robot, achieved),
         "",
@@ -179,7 +182,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
     ]
 
 
-def settings_line(task: CurveTask, clipped: Mapping[str, Any]) -> str:
+def settings_line(task: CurveTask, clipped: Mapping[str, Any] = MappingProxyType({})) -> str:
     """A robot's settings in words; ``clipped`` are those of first-order algorithms, where they are not the default."""
     settings = task.settings
     region = settings.trust_region
@@ -192,7 +195,7 @@ def settings_line(task: CurveTask, clipped: Mapping[str, Any]) -> str:
         f"discount {task.discount:g}",
         *(f"{name} of clipped steps {value}" for name, value in clipped.items()),
     ]
-    return f"Settings: {', '.join(words)}."
+    return f"{', '.join(words)}."
 
 
 def figure(curves: Mapping[str, tuple[FloatArray, FloatArray]], name: str, along: str, reward: str) -> Figure:
