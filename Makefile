@@ -47,7 +47,7 @@ fuzz: setup ## 14,000 damaged run files and 2,000 damaged run directories: docum
 lint: setup ## linter, formatter, strict type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(MYPY_OPTIONS)
 
 format: setup
 	$(BIN)/ruff check --fix .

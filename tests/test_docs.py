@@ -23,6 +23,7 @@ from policies.neural.neural_settings import NeuralSettings
 from policies.tabular.crpo import WithinTaskSettings
 from tasks.contract.family_registry import make_family
 from tasks.stepping.batch import make_batch
+from tests.support.few_variants import few
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -109,6 +110,7 @@ def test_the_example_of_an_own_robot_is_shown_verbatim_and_its_batch_agrees() ->
     assert next(check.verdict for check in checks if check.name == "batch") == "ok"
 
 
+@pytest.mark.slow
 def test_the_continuous_example_comes_under_its_limit() -> None:
     family = make_family(str(DOCS / "examples" / f"{CONTINUOUS}.py:Pendulums"), seed=0, num_tasks=2, parameters={})
     task = draw_task(family, "pendulums", 0, "train", 0)
@@ -145,7 +147,7 @@ def test_every_check_of_a_family_is_explained() -> None:
     assert not set(NAMES) - explained("families.md")
 
 
-@pytest.mark.parametrize("made", ["example_run", "neural_run"])
+@pytest.mark.parametrize("made", few(["example_run", "neural_run"], 0))
 def test_every_column_and_summary_key_is_explained(made: str, request: pytest.FixtureRequest) -> None:
     run: Path = request.getfixturevalue(made)
     summary = json.loads((run / "summary.json").read_text())

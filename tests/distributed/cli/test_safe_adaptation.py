@@ -44,6 +44,7 @@ def test_a_start_that_cannot_be_safe_says_so(trained: Path, capsys: pytest.Captu
     assert "evaluation.safety: no start is safe enough" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_judges_with_safe_steps_and_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for name, changes in (("plain", {}), ("safe", {"safety": SMALL})):

@@ -36,6 +36,7 @@ from tasks.contract.family_registry import FamilySpec
 from tasks.contract.task import TaskError
 from tests.distributed.families import counts, modules_of_the_driver, notes
 from tests.distributed.helpers import courier, learn, local, noted, parsed, tiny, undisturbed_sha, wait_until
+from tests.support.few_variants import few
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Said = list[str]
@@ -79,7 +80,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         ]
 
 
-@pytest.mark.parametrize("evaluation", ["exact", "sampled"])
+@pytest.mark.parametrize("evaluation", few(["exact", "sampled"], 1))
 def test_local_pool_and_ray_pools_give_the_same_bits(
     evaluation: str, one: RayPool, two: RayPool, learner: RayLearner
 ) -> None:

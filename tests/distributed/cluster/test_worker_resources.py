@@ -47,6 +47,7 @@ def test_workers_hold_what_they_are_given_as_long_as_they_live(ray_cluster: str)
     assert eventually(lambda: free() == SHELVES)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_lacks_them_says_what_each_worker_needs(ray_cluster: str) -> None:
     assert eventually(lambda: free() == SHELVES)
     with pytest.raises(WorkerLostError, match=r"only 1 of 2 .* each needs 1 of 6 CPU, 2 of 3 shelf of the"):

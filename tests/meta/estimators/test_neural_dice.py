@@ -68,6 +68,7 @@ def test_networks_come_near_the_closed_form(
     assert distance(DICESettings(estimator="none"), ends=ends) > 0.5
 
 
+@pytest.mark.slow
 def test_the_exponent_changes_nu_but_not_the_ratio() -> None:
     """q = 1.5 is what DualDICE's authors used; w = f'(y) is the same ratio."""
     wide = {"hidden": (64,), "steps": 6000, "outer_rate": 2e-3}

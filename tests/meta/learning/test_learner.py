@@ -39,6 +39,7 @@ from tasks.contract.contextual_family import Contexts
 from tasks.contract.family_registry import FamilySpec
 from tasks.contract.tabular_model import TabularModel
 from tasks.lakes.frozen_lake import FrozenLake
+from tests.support.few_variants import few
 from tests.support.meta_helpers import random_rows
 
 STATES, ACTIONS, COSTS, ITERATIONS = 5, 3, 2, 7
@@ -571,7 +572,7 @@ def test_maps_share_by_their_losses_before_the_round(kind: ContextMap) -> None:
     assert after_both.memory.contexts[:, 0].tolist() == [0.0, 1.0, 2.0, 0.1, 1.9]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, 0))
 def test_the_mixture_of_maps_keeps_its_regret(kind: ContextMap) -> None:
     """log(H) / lambda + lambda T F^2 / 8 to the best map, with F the largest loss of a task."""
     chosen = conditional(kind, (0.01, 0.3, math.inf))
