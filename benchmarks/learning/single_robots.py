@@ -21,7 +21,6 @@ from distributed.settings.provenance import commit_of_results
 from distributed.storage.checkpoints import write_atomically
 from policies.neural.critic import CriticSettings
 from policies.neural.crpo import NeuralIteration, fresh_policy, iterate_neural
-from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, policy_from_arrays
 from policies.neural.update import Problem
 from policies.rules.rule_registry import RULES, MethodSettings
@@ -72,10 +71,11 @@ FIRST_ORDER = {
 """The task of a robot for algorithms of clipped steps, where they have settings of their own.
 
 Humanoid leaves the 600 earlier with them. Rewards around 500,000 steps of a schedule of 3 million (tuning seed 100):
-C-TRPO with a critic of 256 and 256 units, 10 passes and a reward trace of 0.9 627, with steps of 0.15 669; clipped
-steps with minibatches of 64, the smaller critic and a trace of 0.95 615, with the wider critic and 0.9 722 (818 at
-650,000), 0.8 723 (883), 0.6 slower (540 and 580 at 200,000). Clipped steps of 0.1 overshoot to 0.25 (539 and 580 at
-250,000).
+C-TRPO with a critic of 256 and 256 units, 10 passes and a reward trace of 0.9 627, with steps of 0.15 669. PPO-
+Lagrangian with minibatches of 64, steps of 0.05 and the last pass kept: with the smaller critic and a trace of 0.95
+615, with the wider critic and 0.9 722, and 1,374 at a million. P3O with the wider critic and steps of 0.06: with a
+trace of 0.9 583 at 350,000, with 0.8 629 there, 723 at 500,000 and 883 at 650,000, with 0.6 540 at 200,000 (0.8: 580).
+Steps of 0.1 with the last pass kept overshoot to 0.25: 539 at 250,000.
 """
 
 CLIPPED: dict[str, dict[str, Any]] = {"humanoid": {"minibatch": 64}}
@@ -85,14 +85,19 @@ _KEEP_EVERY = 50
 """Iterations between two states on disk, and between two lines on the terminal."""
 
 
-def takes_clipped_steps(algorithm: str) -> bool:
-    """Whether a rule updates a network by epochs on a clipped surrogate."""
-    return "clipped" in RULES[algorithm].model_fields
+def of_first_order(robot: str, algorithm: str) -> bool:
+    """Whether an algorithm takes clipped steps, and these have settings of their own on a robot."""
+    return robot in FIRST_ORDER and "clipped" in RULES[algorithm].model_fields
 
 
 def robot_task(robot: str, algorithm: str) -> CurveTask:
     """The task of a robot, with the settings for an algorithm."""
-    return (FIRST_ORDER if takes_clipped_steps(algorithm) and robot in FIRST_ORDER else ROBOTS)[robot]
+    return (FIRST_ORDER if of_first_order(robot, algorithm) else ROBOTS)[robot]
+
+
+def clipped_steps(robot: str, algorithm: str) -> dict[str, Any]:
+    """What an algorithm's clipped steps on a robot have for their defaults; empty for those that take none."""
+    return CLIPPED.get(robot, {}) if of_first_order(robot, algorithm) else {}
 
 
 @dataclass
@@ -181,13 +186,6 @@ def _memory(parts: Mapping[str, Any], first: Any) -> Any:
     return type(first)(**parts)
 
 
-def robot_settings(task: CurveTask, method: MethodSettings, steps: int) -> NeuralSettings:
-    """The settings of a training of ``steps`` environment steps; its output is the last iterate that keeps limits."""
-    settings = task.settings_for(steps).model_copy(update={"method": method})
-    assert settings.output == "last"
-    return settings
-
-
 def robot_cell(
     robot: str, method: MethodSettings, seed: int, steps: int, state: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -200,7 +198,9 @@ def robot_cell(
         ValueError: another commit began the training that ``state`` keeps.
     """
     task = robot_task(robot, method.name)
-    settings, rng = robot_settings(task, method, steps), np.random.default_rng([seed, 0])
+    settings = task.settings_for(steps).model_copy(update={"method": method})
+    assert settings.output == "last", "the rule of Training.take"
+    rng = np.random.default_rng([seed, 0])
     batch = task.batch(settings.num_copies)
     problem = task.problem(settings, batch.horizon)
     first = method.make().first(len(task.limits))

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.kept_cells import in_processes, kept
 from benchmarks.learning import contexts, contexts_rows
 from benchmarks.learning.robot_starts import RUN_FILES, starts_cell, starts_settings
-from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER, ROBOTS, robot_cell, robot_task, takes_clipped_steps
+from benchmarks.learning.single_robots import ROBOTS, clipped_steps, of_first_order, robot_cell, robot_task
 from benchmarks.learning.within_task_page import write_page
 from benchmarks.result_page import RESULTS
 from distributed.settings.console import Console
@@ -58,9 +58,8 @@ class Algorithm:
     def method(self, *, table: bool, part: str = "") -> MethodSettings:
         """The ``within_task.method`` section, with the clipped steps of ``part`` where the algorithm takes them."""
         own = {"name": self.name, **dict(self.table if table else self.network)}
-        if takes_clipped_steps(self.name) and part in CLIPPED:
-            own["clipped"] = CLIPPED[part]
-        return MethodSettings.model_validate(own)
+        clipped = clipped_steps(part, self.name)
+        return MethodSettings.model_validate({**own, "clipped": clipped} if clipped else own)
 
 
 ALGORITHMS = (
@@ -91,8 +90,9 @@ class Job:
             parts.append(starts_settings(self.part, self.algorithm.method(table=False)))
         if self.part in ROBOTS:
             task = robot_task(self.part, self.algorithm.name)
+            clipped = clipped_steps(self.part, self.algorithm.name)
             parts += [task.settings.model_dump(mode="json", exclude_defaults=True), task.margin, task.discount]
-            parts += [CLIPPED[self.part]] if self.part in CLIPPED and takes_clipped_steps(self.algorithm.name) else []
+            parts += [clipped] if clipped else []
         key = json.dumps(parts, sort_keys=True)
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         steps = f"-{self.steps}" if self.steps else ""
@@ -183,8 +183,7 @@ def computed(job: Job) -> dict[str, Any]:
 
 def seeds_of(part: str, algorithm: Algorithm) -> tuple[int, ...]:
     """The seeds on which no setting of this part and algorithm was chosen."""
-    later = part == "hopper" or (part in FIRST_ORDER and takes_clipped_steps(algorithm.name))
-    return LATER_SEEDS if later else SEEDS
+    return LATER_SEEDS if part == "hopper" or of_first_order(part, algorithm.name) else SEEDS
 
 
 def jobs_of(parts: Sequence[str], algorithms: Sequence[str], steps: int, seeds: int = len(SEEDS)) -> list[Job]:

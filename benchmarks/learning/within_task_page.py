@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -171,7 +170,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
-        f"Settings: {settings_line(task)} {own}Published at 10 million steps (reward / cost / mean excess): "
+        f"Settings: {settings_line(task, {})} {own}Published at 10 million steps (reward / cost / mean excess): "
         f"{', '.join(map(str, PUBLISHED[robot]))}.{whose}",
         "",
         robot_verdict(robot, achieved),
@@ -182,7 +181,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
     ]
 
 
-def settings_line(task: CurveTask, clipped: Mapping[str, Any] = MappingProxyType({})) -> str:
+def settings_line(task: CurveTask, clipped: Mapping[str, Any]) -> str:
     """A robot's settings in words; ``clipped`` are those of first-order algorithms, where they are not the default."""
     settings = task.settings
     region = settings.trust_region

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning import single_robots
+from benchmarks.learning.learning_curves import chosen
 from benchmarks.learning.single_robots import ROBOTS, robot_cell
 from policies.rules.rule_registry import MethodSettings
 from tests.support.few_variants import few
@@ -67,15 +68,16 @@ def test_the_output_is_the_newest_iterate_that_keeps_the_solvers_limits() -> Non
     problem = ROBOTS["half_cheetah"].problem(ROBOTS["half_cheetah"].settings_for(5000), 1000)
     assert problem.limits.tolist() == [20.0]
     for costs, expected in (([30.0, 25.0], 1), ([30.0, 19.0, 25.0], 1), ([10.0, 20.0, 20.1, 3.0], 3)):
-        training = single_robots.Training(policy=None, output=None)  # type: ignore[arg-type]
+        training, output = single_robots.Training(policy=None, output=None), None  # type: ignore[arg-type]
         for index, cost in enumerate(costs):
             training.take(iteration_of(index, cost), problem)
-        assert training.output == expected, costs
+            output = chosen(output, iteration_of(index, cost), "last")
+        assert training.output == output.policy == expected, costs
 
 
 def iteration_of(index: int, cost: float) -> Any:
     """An iteration of which only the estimates matter; its policy is its number."""
-    update = SimpleNamespace(branch=0, memory=(), update_seconds=0.0)
+    update = SimpleNamespace(branch=int(cost > 20.0), memory=(), update_seconds=0.0)
     return SimpleNamespace(
         policy=index, improved=None, values=np.array([1.0, cost]), update=update, rollout_seconds=0.0
     )
