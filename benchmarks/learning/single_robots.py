@@ -81,6 +81,13 @@ Steps of 0.1 with the last pass kept overshoot to 0.25: 539 at 250,000.
 CLIPPED: dict[str, dict[str, Any]] = {"humanoid": {"minibatch": 64}}
 """Their clipped steps on a robot, where they are not the default ones."""
 
+LONGER = {"humanoid_longer": ("humanoid", 5_000_000)}
+"""Robots trained for more steps than the others, with iterations as small: what they are called, which and how long."""
+for _name, (_robot, _steps) in LONGER.items():
+    for _tasks in (ROBOTS, FIRST_ORDER):
+        _tasks[_name] = dataclasses.replace(_tasks[_robot], small_iterations=_steps)
+    CLIPPED[_name] = CLIPPED[_robot]
+
 _KEEP_EVERY = 50
 """Iterations between two states on disk, and between two lines on the terminal."""
 

@@ -11,7 +11,7 @@ from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
-from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER
+from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER, LONGER
 from benchmarks.learning.within_task_verdict import PUBLISHED, Achieved, robot_verdict, starts_verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
@@ -49,9 +49,9 @@ def write_page(found: Mapping[str, Found], steps: int, tasks: Mapping[str, Curve
             cells = by_algorithm(found[part])
             lines += starts_section(part, cells)
             save(RESULTS / "within_task", figure(mean_curves(cells), part, "policy updates", "undiscounted reward"))
-    for robot in PUBLISHED:
-        if found[robot]:
-            lines += robot_section(robot, by_algorithm(found[robot]), steps, tasks[robot])
+    for part, task in tasks.items():
+        if found[part]:
+            lines += robot_section(part, by_algorithm(found[part]), LONGER.get(part, (part, steps)), task)
     write("within_task.md", lines)
 
 
@@ -133,9 +133,9 @@ def meta_section(ours: Cells, random: Cells) -> list[str]:
     ]
 
 
-def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list[str]:
-    """A robot from a fresh policy; the algorithms' limits are lower than the task's by its margin."""
-    whose = ""
+def robot_section(part: str, cells: Cells, trained: tuple[str, int], task: CurveTask) -> list[str]:
+    """A robot from a fresh policy, ``trained`` (which, and for how many steps) under limits lower by its margin."""
+    (robot, steps), whose = trained, ""
     if task.family == PACKAGE:
         whose = f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
     rows: list[list[object]] = []
@@ -161,9 +161,9 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
             ]
         )
     columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
-    first_order = FIRST_ORDER.get(robot)
-    own = f"Clipped steps: {settings_line(first_order, CLIPPED.get(robot, {}))} " if first_order is not None else ""
-    save(RESULTS / "within_task", figure(curves, robot, "iteration", "undiscounted reward"))
+    first_order = FIRST_ORDER.get(part)
+    own = f"Clipped steps: {settings_line(first_order, CLIPPED.get(part, {}))} " if first_order is not None else ""
+    save(RESULTS / "within_task", figure(curves, part, "iteration", "undiscounted reward"))
     return [
         f"## {robot}, {steps / 1e6:.1f} million steps, limit 25",
         "",
@@ -176,7 +176,7 @@ def robot_section(robot: str, cells: Cells, steps: int, task: CurveTask) -> list
         robot_verdict(robot, achieved),
         "",
         *table([*columns, "mean excess", "update, s"], rows),
-        f"![{robot}](within_task/{robot}.png)",
+        f"![{robot}](within_task/{part}.png)",
         "",
     ]
 
