@@ -33,6 +33,7 @@ from tests.distributed.helpers import (
     tiny,
     undisturbed_sha,
 )
+from tests.support.drawings import real_pictures
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -41,7 +42,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of one finished run, made in this process."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, real_pictures():
         patch.chdir(folder)
         assert exit_code("train", run_file(folder, tiny()), "--output.keep_checkpoints", "2") == 0
     return only_run(folder)
@@ -196,7 +197,8 @@ def test_report_prints_and_draws_again(trained: Path, capsys: pytest.CaptureFixt
     pictures = list((trained / "plots").iterdir())
     for path in pictures:
         path.unlink()
-    assert exit_code("report", trained) == 0
+    with real_pictures():
+        assert exit_code("report", trained) == 0
     reported = capsys.readouterr()
     summary = summary_of(trained)
     assert f"TAOG {summary['taog']:.4f}" in reported.out
@@ -212,7 +214,8 @@ def read_curve(printed: str) -> list[list[str]]:
 
 
 def test_adapt_writes_curve_and_policy_of_a_held_out_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("adapt", trained, "--task-index", "1") == 0
+    with real_pictures():
+        assert exit_code("adapt", trained, "--task-index", "1") == 0
     printed = capsys.readouterr().out
     assert "Task frozen_lake/test/1 (desc " in printed
     rows = read_curve(printed)
@@ -361,7 +364,8 @@ def test_only_commands_with_settings_take_them(trained: Path, capsys: pytest.Cap
 
 def test_compare_runs_all_methods_for_every_seed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_file(workplace, tiny(evaluation={"seeds": [3, 4]}))
-    assert exit_code("compare", file, "--results", "docs/page.md") == 0
+    with real_pictures():
+        assert exit_code("compare", file, "--results", "docs/page.md") == 0
     (run,) = (workplace / "runs" / "tiny-compare").iterdir()
     summary = summary_of(run)
     assert summary["schema_version"] == 1
