@@ -183,8 +183,12 @@ def _require_effect(
         )
     if settings.device != "cpu":
         raise ValueError(f"within_task.device: must be cpu where within_task.method.name is {name}")
-    if settings.trust_region.delta_last is not None:
-        raise ValueError(f"within_task.trust_region.delta_last: has no effect where within_task.method.name is {name}")
+    for key, given in (
+        ("trust_region.delta_last", settings.trust_region.delta_last),
+        ("final_log_std", settings.final_log_std),
+    ):
+        if given is not None:
+            raise ValueError(f"within_task.{key}: has no effect where within_task.method.name is {name}")
     if isinstance(config, CRPOConfig):
         return
     defaults = NeuralSettings()

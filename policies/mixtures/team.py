@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from policies.common.context_regression import Moments
 from policies.mixtures.contextual import plain_contexts
 from policies.mixtures.latent import Latents
 from policies.mixtures.mixture import Centring, Mixture, improve_mixture, task_returns
-from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import ObservationStatistics, Parameters, PolicyState, merge, no_observations
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
@@ -90,7 +88,7 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
     """
     began = time.perf_counter()
     if team.begin_log_std is not None:
-        policy = _with_noise(policy, team.begin_log_std)
+        policy = policy.with_noise(team.begin_log_std)
     limits = np.array([task.limits for task in team.tasks])
     seed = int(np.random.SeedSequence([team.tasks[0].seed, _STREAM, team.round, team.team]).generate_state(1)[0])
     with code_of_others(lambda: team.label):
@@ -120,13 +118,6 @@ def team_step(family: TaskFamily, team: Team, policy: PolicyState, settings: Neu
         moves=moves,
         moments=moments,
     )
-
-
-def _with_noise(policy: PolicyState, log_std: float) -> PolicyState:
-    """The policy with other log standard deviations; a categorical one has none."""
-    network, vector = policy.actor.network, policy.actor.vector.copy()
-    extra_of(network, vector)[:] = log_std
-    return dataclasses.replace(policy, actor=Parameters(network, vector))
 
 
 def _collected(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from policies.common.branches import choose_output
 from policies.common.safety import Guard
+from policies.networks.distributions import extra_of
 from policies.neural.neural_settings import NeuralSettings
 from policies.neural.policy_state import PolicyState, new_policy
 from policies.neural.rollouts import NeuralRollouts, NeuralTransitions
@@ -175,12 +176,22 @@ def iterate_neural(
                 yield NeuralIteration(index, policy, values, None, policy, seconds)
                 return
             improved, report = improve(policy, data, problem, settings.at(index), rng, memory)
+            improved = _with_less_noise(policy, improved, settings, index)
             if safe is not None:
                 improved = safe.taken(index, policy, improved, report)
         except NonFiniteError as error:
             raise TaskError(f"task {label}, iteration {index}: {error}") from error
         yield NeuralIteration(index, policy, report.values, report, improved, seconds)
         policy, memory = improved, report.memory
+
+
+def _with_less_noise(policy: PolicyState, improved: PolicyState, settings: NeuralSettings, index: int) -> PolicyState:
+    """What came out of update ``index``, with the noise of its schedule where there is one."""
+    if settings.final_log_std is None:
+        return improved
+    noise = extra_of(policy.actor.network, policy.actor.vector)
+    left = settings.num_iterations - index
+    return improved.with_noise(noise + (settings.final_log_std - noise) / left)
 
 
 def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:

@@ -55,6 +55,8 @@ class NeuralSettings(BaseModel):
     """Where modules are computed while a task is solved; learning across tasks stays on the CPU."""
     initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
     """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
+    final_log_std: float | None = Field(default=None, allow_inf_nan=False)
+    """Log standard deviation after the last update, reached in equal steps from the start's; null learns it."""
     reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
     """lambda of the reward's advantages."""
     cost_trace: float = Field(default=0.95, ge=0.0, le=1.0)

@@ -125,6 +125,12 @@ class PolicyState:
         outputs = self.actor.network.apply(self.actor.vector, self.statistics.normalize(observations))
         return outputs, extra_of(self.actor.network, self.actor.vector)
 
+    def with_noise(self, log_std: float | Array) -> PolicyState:
+        """The policy with other log standard deviations (one, or [k]); a categorical one has none."""
+        network, vector = self.actor.network, self.actor.vector.copy()
+        extra_of(network, vector)[:] = log_std
+        return dataclasses.replace(self, actor=Parameters(network, vector))
+
     def with_statistics(self, statistics: ObservationStatistics) -> PolicyState:
         """The same actions and values under other ``statistics`` (up to rounding and the clipping at +-10).
 

@@ -64,6 +64,7 @@ def raw(method: dict[str, Any], within: dict[str, Any] | None = None, **changes:
             raw(CRPO, {"trust_region": {"delta_last": 0.1}}),
             "trust_region.delta_last: has no effect where .* rllib:CRPO",
         ),
+        (raw(CRPO, {"final_log_std": -2.0}), r"within_task\.final_log_std: has no effect where .* rllib:CRPO"),
         (raw(PPO, {"reward_trace": 0.5}), "within_task.reward_trace: has no effect where within_task.method.name is"),
         (raw(PPO, {"trust_region": {"delta_max": 0.5}}), "within_task.trust_region: has no effect"),
         (raw(PPO, meta={"learning_rates": {"method": "ftl"}}), "meta.learning_rates.method: must be fixed where .*PPO"),

@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 import pytest
 
+from policies.networks.distributions import extra_of
 from policies.networks.mlp import Array
 from policies.neural.crpo import NeuralSolution, fresh_policy, iterate_neural, solve_neural
 from policies.neural.neural_settings import NeuralSettings
@@ -164,6 +165,28 @@ def test_the_trust_region_shrinks_linearly_from_the_first_step_to_the_last() -> 
     for step, most in zip(steps, [0.04, 0.03, 0.02, 0.01], strict=True):
         assert step.cap == "trust_region"
         assert 0.6 * most < step.kl <= most
+
+
+def test_the_noise_goes_in_equal_steps_to_its_last_value() -> None:
+    """Whatever the gradient says of it; the first step changes nothing else."""
+    learned, shrinking = _solve(initial_log_std=-1.0), _solve(initial_log_std=-1.0, final_log_std=-3.0)
+    noise = [extra_of(one.actor.network, one.actor.vector).tolist() for one in shrinking.iterates]
+    assert noise == [[pytest.approx(value)] for value in (-1.0, -1.5, -2.0, -2.5, -3.0)]
+    one, other = (found.iterates[1].with_noise(0.0).to_arrays() for found in (learned, shrinking))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+    assert extra_of(learned.iterates[4].actor.network, learned.iterates[4].actor.vector) > -1.5
+
+
+def test_a_schedule_of_noise_goes_on_where_it_was() -> None:
+    settings = SETTINGS.model_copy(update={"final_log_std": -3.0})
+    problem = Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
+    start, rng = fresh_policy(PointBatch(5), settings, 0), np.random.default_rng(0)
+    given = (problem, settings, 0, rng)
+    first = next(iterate_neural(PointBatch(5), start, *given, label="point/0"))
+    second = next(iterate_neural(PointBatch(5), first.improved, *given, label="point/0", first=1))
+    noise = [extra_of(one.actor.network, one.actor.vector)[0] for one in (start, first.improved, second.improved)]
+    assert noise == pytest.approx([-0.5, -1.125, -1.75])
 
 
 def test_iterations_are_not_kept() -> None:
