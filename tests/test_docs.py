@@ -36,6 +36,7 @@ def example_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("own_family.py", "own_family.yaml"):
         (folder / name).write_text((DOCS / "examples" / name).read_text())
     options = ["--cluster.pool", "local", "--family.num_tasks", "8", "--evaluation.num_test_tasks", "3"]
+    options += ["--evaluation.grid_tasks", "2"]
     command = [sys.executable, "-m", "distributed.train", "own_family.yaml", *options, "--tracking.enabled", "false"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

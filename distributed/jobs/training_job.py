@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from distributed.cluster.workplace import Workplace, workplace
 from distributed.jobs.trackers import trackers_of
@@ -134,8 +135,9 @@ def shown(path: Path) -> Path:
 
 
 def _tracked(context: RunContext, more: Sequence[RunTracker]) -> RunSummary:
+    """The run, on one thread of linear algebra as its workers: more wait for each other, and bits may depend on it."""
     quarantine = context.directory.open_quarantine(context.config, context.console.say)
-    with stop_on_sigterm(), trackers_of(context, more) as trackers:
+    with stop_on_sigterm(), threadpool_limits(1), trackers_of(context, more) as trackers:
         with workplace(context.config, context.console.say, quarantine) as place:
             summary = _train_and_evaluate(context, place, trackers)
         trackers.finished(summary)
