@@ -38,6 +38,7 @@ from policies.rules.rule_registry import CRPO_METHOD
 OF_RLLIB = {
     "num_iterations": "algorithm.train() makes one iteration",
     "final_log_std": "algorithm.train() makes one iteration, and none is the last",
+    "final_noise_share": "algorithm.train() makes one iteration, and none is the last",
     "steps_per_iteration": "config.training(train_batch_size=...)",
     "num_copies": "config.env_runners(num_env_runners=..., num_envs_per_env_runner=...)",
     "evaluate_last": "config.evaluation(...)",

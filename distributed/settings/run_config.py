@@ -176,7 +176,7 @@ CODE_KINDS = {
 _LATER = {
     *("network", "network_arguments", "critic_network", "critic_network_arguments", "device", "new_tasks"),
     *("first_tasks", "begin_log_std", "first_log_std", "last_log_std", "centring", "map", "ridges", "keep_function"),
-    "final_log_std",
+    *("final_log_std", "final_noise_share"),
 }
 """Keys that sections of a digest got after runs had begun without them."""
 

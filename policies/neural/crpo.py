@@ -187,11 +187,8 @@ def iterate_neural(
 
 def _with_less_noise(policy: PolicyState, improved: PolicyState, settings: NeuralSettings, index: int) -> PolicyState:
     """What came out of update ``index``, with the noise of its schedule where there is one."""
-    if settings.final_log_std is None:
-        return improved
-    noise = extra_of(policy.actor.network, policy.actor.vector)
-    left = settings.num_iterations - index
-    return improved.with_noise(noise + (settings.final_log_std - noise) / left)
+    noise = settings.noise_after(index, extra_of(policy.actor.network, policy.actor.vector))
+    return improved if noise is None else improved.with_noise(noise)
 
 
 def _steps_per_copy(batch: BatchEnvironment, settings: NeuralSettings, label: str) -> int:

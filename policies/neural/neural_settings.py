@@ -56,7 +56,9 @@ class NeuralSettings(BaseModel):
     initial_log_std: float = Field(default=-0.5, allow_inf_nan=False)
     """Log standard deviation of a fresh Gaussian actor, in units of half the action range."""
     final_log_std: float | None = Field(default=None, allow_inf_nan=False)
-    """Log standard deviation after the last update, reached in equal steps from the start's; null learns it."""
+    """Log standard deviation after the last update, reached in equal steps over the last updates; null learns it."""
+    final_noise_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the updates that go to `final_log_std`, the last ones; those before them learn it."""
     reward_trace: float = Field(default=0.95, ge=0.0, le=1.0)
     """lambda of the reward's advantages."""
     cost_trace: float = Field(default=0.95, ge=0.0, le=1.0)
@@ -137,6 +139,12 @@ class NeuralSettings(BaseModel):
             raise ValueError(f"trust_region.keep_satisfied: has no effect on the clipped steps of {self.method.name}")
         return self
 
+    @model_validator(mode="after")
+    def _noise_goes_somewhere(self) -> NeuralSettings:
+        if self.final_log_std is None and self.final_noise_share != 1.0:
+            raise ValueError("final_noise_share: has no effect where final_log_std is null")
+        return self
+
     @property
     def clipped(self) -> bool:
         """Whether the steps are epochs on a clipped surrogate, whose lengths no learning rate decides."""
@@ -157,6 +165,13 @@ class NeuralSettings(BaseModel):
     def steps_of_batch(self) -> int:
         """Environment steps of one iteration."""
         return self.steps_per_iteration
+
+    def noise_after(self, iteration: int, log_std: FloatArray) -> FloatArray | None:
+        """Log standard deviations that follow ``log_std`` [k] after an iteration; None where they are learned."""
+        learned = round((1.0 - self.final_noise_share) * self.num_iterations)
+        if self.final_log_std is None or iteration < learned:
+            return None
+        return log_std + (self.final_log_std - log_std) / (self.num_iterations - iteration)
 
     def at(self, iteration: int) -> NeuralSettings:
         """The settings of one iteration: those of its trust region."""

@@ -178,6 +178,17 @@ def test_the_noise_goes_in_equal_steps_to_its_last_value() -> None:
     assert extra_of(learned.iterates[4].actor.network, learned.iterates[4].actor.vector) > -1.5
 
 
+def test_noise_that_is_lowered_at_the_end_is_learned_until_then() -> None:
+    learned = _solve(initial_log_std=-1.0)
+    late = _solve(initial_log_std=-1.0, final_log_std=-3.0, final_noise_share=0.5)
+    np.testing.assert_array_equal(learned.iterates[2].actor.vector, late.iterates[2].actor.vector)
+    before, between, last = (extra_of(one.actor.network, one.actor.vector)[0] for one in late.iterates[2:])
+    assert between == pytest.approx((before - 3.0) / 2.0)
+    assert last == pytest.approx(-3.0)
+    with pytest.raises(pydantic.ValidationError, match="final_noise_share: has no effect where final_log_std is null"):
+        NeuralSettings(final_noise_share=0.5)
+
+
 def test_a_schedule_of_noise_goes_on_where_it_was() -> None:
     settings = SETTINGS.model_copy(update={"final_log_std": -3.0})
     problem = Problem(np.full(2, 0.1), np.ones(1), np.zeros(1), 0.95, 20)
