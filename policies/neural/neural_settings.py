@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from policies.common.branches import tolerance_of_each
+from policies.networks.mlp import Array
 from policies.networks.module_network import MLP, ROLES, ModuleSpec
 from policies.neural.critic import CriticSettings
 from policies.neural.policy_state import Modules
@@ -166,7 +167,7 @@ class NeuralSettings(BaseModel):
         """Environment steps of one iteration."""
         return self.steps_per_iteration
 
-    def noise_after(self, iteration: int, log_std: FloatArray) -> FloatArray | None:
+    def noise_after(self, iteration: int, log_std: Array) -> Array | None:
         """Log standard deviations that follow ``log_std`` [k] after an iteration; None where they are learned."""
         learned = round((1.0 - self.final_noise_share) * self.num_iterations)
         if self.final_log_std is None or iteration < learned:
