@@ -21,6 +21,7 @@ from tasks.stepping.batch import BatchEnvironment, make_batch
 
 PACKAGE = "safety_velocity"
 """The family of Safety-Gymnasium's own robots."""
+_MOST_STEPS_OF_SMALL_ITERATIONS = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,14 @@ class CurveTask:
     settings: NeuralSettings
     discount: float = 0.99
     published: tuple[Published, ...] = ()
-    small_iterations: int = 3_000_000
-    """Steps of the longest run whose iterations have the size of ``settings``."""
 
     def settings_for(self, steps: int) -> NeuralSettings:
-        """The settings of a run of this length: beyond ``small_iterations``, iterations grow in size and not in number.
+        """The settings of a run of this length: beyond 3 million steps, iterations grow in size and not in number.
 
         The policy's noise shrinks with every update; the less noise there is, the more episodes a gradient needs.
         """
         chosen = self.settings
-        factor = max(1, math.ceil(steps / self.small_iterations))
+        factor = max(1, math.ceil(steps / _MOST_STEPS_OF_SMALL_ITERATIONS))
         size = factor * chosen.steps_per_iteration
         if steps % size:
             raise ValueError(f"steps must be a multiple of {size} (one iteration), got {steps}")

@@ -81,11 +81,15 @@ Steps of 0.1 with the last pass kept overshoot to 0.25: 539 at 250,000.
 CLIPPED: dict[str, dict[str, Any]] = {"humanoid": {"minibatch": 64}}
 """Their clipped steps on a robot, where they are not the default ones."""
 
-LONGER = {"humanoid_longer": ("humanoid", 5_000_000)}
-"""Robots trained for more steps than the others, with iterations as small: what they are called, which and how long."""
-for _name, (_robot, _steps) in LONGER.items():
+QUIETER = {"humanoid_quieter": "humanoid"}
+"""Robots whose noise is lowered over the last 0.3 of the updates, to a standard deviation of e^-2: which robot it is.
+
+No gradient lowers the noise of Humanoid's 17 joints: after 3.25 million steps of one training its standard deviation is
+e^-0.8 and ten episodes earn 2,745; the same policy earns 5,435 with e^-1.5 and 5,557 with e^-3 (decision 0051).
+"""
+for _name, _robot in QUIETER.items():
     for _tasks in (ROBOTS, FIRST_ORDER):
-        _tasks[_name] = dataclasses.replace(_tasks[_robot], small_iterations=_steps)
+        _tasks[_name] = _tasks[_robot].with_settings(final_log_std=-2.0, final_noise_share=0.3)
     CLIPPED[_name] = CLIPPED[_robot]
 
 _KEEP_EVERY = 50

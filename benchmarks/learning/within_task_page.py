@@ -11,7 +11,7 @@ from benchmarks.learning.contexts_page import commits
 from benchmarks.learning.contexts_verdict import shown
 from benchmarks.learning.curve_tasks import PACKAGE, CurveTask
 from benchmarks.learning.robot_starts import RUN_FILES, mean_curves, starts_section
-from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER, LONGER
+from benchmarks.learning.single_robots import CLIPPED, FIRST_ORDER, QUIETER
 from benchmarks.learning.within_task_verdict import PUBLISHED, Achieved, robot_verdict, starts_verdict
 from benchmarks.result_page import RESULTS, header, table, write
 from benchmarks.result_plots import curve, reward_and_cost, save
@@ -51,7 +51,7 @@ def write_page(found: Mapping[str, Found], steps: int, tasks: Mapping[str, Curve
             save(RESULTS / "within_task", figure(mean_curves(cells), part, "policy updates", "undiscounted reward"))
     for part, task in tasks.items():
         if found[part]:
-            lines += robot_section(part, by_algorithm(found[part]), LONGER.get(part, (part, steps)), task)
+            lines += robot_section(part, by_algorithm(found[part]), steps, task)
     write("within_task.md", lines)
 
 
@@ -133,9 +133,9 @@ def meta_section(ours: Cells, random: Cells) -> list[str]:
     ]
 
 
-def robot_section(part: str, cells: Cells, trained: tuple[str, int], task: CurveTask) -> list[str]:
-    """A robot from a fresh policy, ``trained`` (which, and for how many steps) under limits lower by its margin."""
-    (robot, steps), whose = trained, ""
+def robot_section(part: str, cells: Cells, steps: int, task: CurveTask) -> list[str]:
+    """A robot from a fresh policy; the algorithms' limits are lower than the task's by its margin."""
+    robot, whose = QUIETER.get(part, part), ""
     if task.family == PACKAGE:
         whose = f" {robot.capitalize()} is Safety-Gymnasium's own version, as in the published results."
     rows: list[list[object]] = []
@@ -161,11 +161,12 @@ def robot_section(part: str, cells: Cells, trained: tuple[str, int], task: Curve
             ]
         )
     columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
+    quieter = ", the noise lowered at the end" if part in QUIETER else ""
     first_order = FIRST_ORDER.get(part)
     own = f"Clipped steps: {settings_line(first_order, CLIPPED.get(part, {}))} " if first_order is not None else ""
     save(RESULTS / "within_task", figure(curves, part, "iteration", "undiscounted reward"))
     return [
-        f"## {robot}, {steps / 1e6:.1f} million steps, limit 25",
+        f"## {robot}, {steps / 1e6:.1f} million steps, limit 25{quieter}",
         "",
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
@@ -194,6 +195,9 @@ def settings_line(task: CurveTask, clipped: Mapping[str, Any]) -> str:
         f"discount {task.discount:g}",
         *(f"{name} of clipped steps {value}" for name, value in clipped.items()),
     ]
+    if settings.final_log_std is not None:
+        share, last = settings.final_noise_share, settings.final_log_std
+        words.append(f"over the last {share:g} of the updates the standard deviation goes to e^{last:g}")
     return f"{', '.join(words)}."
 
 
