@@ -162,6 +162,7 @@ def robot_section(part: str, cells: Cells, steps: int, task: CurveTask) -> list[
         )
     columns = ["algorithm", "seeds", "reward", "cost", "reward, last tenth", "cost, last tenth"]
     quieter = ", the noise lowered at the end" if part in QUIETER else ""
+    given = "" if part in QUIETER else f"Settings: {settings_line(task, {})} "  # those are of clipped steps alone
     first_order = FIRST_ORDER.get(part)
     own = f"Clipped steps: {settings_line(first_order, CLIPPED.get(part, {}))} " if first_order is not None else ""
     save(RESULTS / "within_task", figure(curves, part, "iteration", "undiscounted reward"))
@@ -171,7 +172,7 @@ def robot_section(part: str, cells: Cells, steps: int, task: CurveTask) -> list[
         "Reward and cost of the output in 100 new episodes, and of the iterates of the last tenth; mean excess of the "
         "cost over 25 across all iterations; seconds of an update. Limits within the algorithms are lower by "
         f"{task.margin[0]:g}, and policies keep their function where statistics change (decision 0048). "
-        f"Settings: {settings_line(task, {})} {own}Published at 10 million steps (reward / cost / mean excess): "
+        f"{given}{own}Published at 10 million steps (reward / cost / mean excess): "
         f"{', '.join(map(str, PUBLISHED[robot]))}.{whose}",
         "",
         robot_verdict(robot, achieved),

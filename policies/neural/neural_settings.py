@@ -168,11 +168,14 @@ class NeuralSettings(BaseModel):
         return self.steps_per_iteration
 
     def noise_after(self, iteration: int, log_std: Array) -> Array | None:
-        """Log standard deviations that follow ``log_std`` [k] after an iteration; None where they are learned."""
-        learned = round((1.0 - self.final_noise_share) * self.num_iterations)
-        if self.final_log_std is None or iteration < learned:
+        """Log standard deviations that follow ``log_std`` [k] after an iteration; None where they are learned.
+
+        However small the share and few the updates, the last one goes to ``final_log_std``.
+        """
+        left, lowered = self.num_iterations - iteration, round(self.final_noise_share * self.num_iterations)
+        if self.final_log_std is None or left > max(1, lowered):
             return None
-        return log_std + (self.final_log_std - log_std) / (self.num_iterations - iteration)
+        return log_std + (self.final_log_std - log_std) / left
 
     def at(self, iteration: int) -> NeuralSettings:
         """The settings of one iteration: those of its trust region."""

@@ -185,6 +185,8 @@ def test_noise_that_is_lowered_at_the_end_is_learned_until_then() -> None:
     before, between, last = (extra_of(one.actor.network, one.actor.vector)[0] for one in late.iterates[2:])
     assert between == pytest.approx((before - 3.0) / 2.0)
     assert last == pytest.approx(-3.0)
+    short = _solve(final_log_std=-3.0, final_noise_share=0.01)  # of four updates: the last one all the same
+    assert extra_of(short.iterates[4].actor.network, short.iterates[4].actor.vector)[0] == pytest.approx(-3.0)
     with pytest.raises(pydantic.ValidationError, match="final_noise_share: has no effect where final_log_std is null"):
         NeuralSettings(final_noise_share=0.5)
 
